@@ -1,0 +1,48 @@
+# Every target builds .venv when it is missing or older than what it is built from.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+
+.PHONY: demo test test-full lint bench docs clean venv
+.DEFAULT_GOAL := test
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "normsmith: building $(VENV) from constraints.txt (a minute or two; only when it changes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[study]' --group dev --group docs
+	@touch $@
+
+venv: $(STAMP)
+
+demo: $(STAMP)
+	@echo "normsmith: studying the embedded digits (two to three minutes on two cores)"
+	@$(BIN)/normsmith study --profile quick --report report.html
+
+test: $(STAMP)
+	@echo "normsmith: tests (shapes checked)"
+	@$(BIN)/python -m pytest -q -n 2 -m "not compiles"
+	@echo "normsmith: tests that compile"
+	@NORMSMITH_CHECK_SHAPES=0 $(BIN)/python -m pytest -q -n 2 -m compiles
+
+lint: $(STAMP)
+	@echo "normsmith: ruff, mypy, import contract"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+bench: $(STAMP)
+	@echo "normsmith: benchmarks (minutes; results in benchmarks/results)"
+	@$(BIN)/python -m benchmarks.run
+
+docs: $(STAMP)
+	@echo "normsmith: documentation, in docs/_build/html"
+	@$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --builder html docs docs/_build/html
+
+clean:
+	@echo "normsmith: removing .venv, caches and built files"
+	@rm -rf $(VENV) build dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""A task: the user's network, data, loss and metric in one object."""

@@ -1,0 +1,27 @@
+"""Every test runs on one thread, with unwritten memory poisoned and shapes checked."""
+
+import os
+
+import pytest
+import torch
+
+if os.environ.get("NORMSMITH_CHECK_SHAPES", "1") == "1":
+    from jaxtyping import install_import_hook
+
+    install_import_hook("normsmith", "beartype.beartype")
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _poison_uninitialised_memory():
+    """torch fills `empty` with NaN while deterministic: an output that nobody writes is seen."""
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True, warn_only=False)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
