@@ -1,0 +1,26 @@
+"""Tasks: a network, its data, loss and metric in one object."""
+
+from normsmith.tasks.build import build, seeded
+from normsmith.tasks.check import check
+from normsmith.tasks.data import batches, evaluate, evaluation_batches
+from normsmith.tasks.digits import digits_cnn, digits_mlp
+from normsmith.tasks.fingerprint import fingerprint
+from normsmith.tasks.load import EMBEDDED, load
+from normsmith.tasks.metrics import accuracy
+from normsmith.tasks.task import Task
+
+__all__ = [
+    "EMBEDDED",
+    "Task",
+    "accuracy",
+    "batches",
+    "build",
+    "check",
+    "digits_cnn",
+    "digits_mlp",
+    "evaluate",
+    "evaluation_batches",
+    "fingerprint",
+    "load",
+    "seeded",
+]

@@ -1,1 +1,298 @@
 """A task: the user's network, data, loss and metric in one object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sized
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
+
+from normsmith.errors import TaskError
+
+ACTIVATIONS = ("relu", "tanh", "sigmoid")
+SPLITS = ("train", "validation", "test")
+_HELD_OUT = 5  # one sample in this many validates when the user brings no validation set
+_HELD_OUT_SEED = 20150211
+
+Data = Dataset[Any] | tuple[Tensor, ...] | DataLoader[Any]
+
+
+class CollatedDataset(Dataset[Any]):
+    """A dataset together with the `collate_fn` of the DataLoader it came from."""
+
+    def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any]) -> None:
+        self.dataset = dataset
+        self.collate = collate
+
+    def __len__(self) -> int:
+        return length(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        return samples(self.dataset, indices)
+
+
+def momentum_sgd(parameters: Iterable[Tensor], learning_rate: float) -> Optimizer:
+    """Stochastic gradient descent with momentum 0.9: the optimizer of a task that names none."""
+    return torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9)
+
+
+def pair_forward(model: nn.Module, batch: Any) -> tuple[Any, Any]:
+    """Take a batch as (input, target) and return (model(input), target)."""
+    return model(batch[0]), batch[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a study needs to know of a network: how to build it, its data, its loss and its metric.
+
+    Arguments:
+        model: a factory without arguments that builds a new `nn.Module` at each call (a class will do), with
+            weights drawn from the current random state; a module itself is refused, because every trial needs
+            a network of its own.
+        train, test: a map-style Dataset, a tuple of tensors of one length (a `TensorDataset`), or a
+            DataLoader,
+            of which the dataset and the `collate_fn` are taken and nothing else: batch size and order are the
+            task's and the study's. A DataLoader with a sampler of its own is refused: pass
+            `torch.utils.data.Subset` instead, so that no sample is used that the sampler left out.
+        loss: `loss(output, target)` → scalar tensor, a mean over samples.
+        metric: `metric(output, target)` → float; called once on the outputs of a whole split, so that
+            measures
+            which are no mean over samples (AUC, F1) are right.
+        validation: like `train`; without it a fifth of `train`, drawn with a fixed seed, is held out and is
+            no
+            longer trained on.
+        name, description: shown in reports.
+        batch_size: samples per training step; an epoch's incomplete last batch is left out.
+        steps: training steps of a trial.
+        learning_rates: those a study may tune over.
+        optimizer: `optimizer(parameters, learning_rate)` → `torch.optim.Optimizer`.
+        forward: `forward(model, batch)` → (output, target), for batches that are not (input, target).
+        higher_is_better: whether a larger metric is better.
+        target: the metric at which the network counts as trained; None lets the study decide.
+        activations: names out of "relu", "tanh", "sigmoid" that a study should try in place of the network's
+            own; empty means its own only.
+        device: where to train, as `torch.device` names it.
+        collate: list of samples → batch; None means torch's `default_collate`. A DataLoader's own
+            `collate_fn`
+            goes before it. Not used for tensors, which are indexed as a whole.
+
+    Raises TaskError when an argument is not what is described here.
+
+    >>> x, y = torch.randn(100, 3), torch.randint(2, (100,))
+    >>> task = Task(model=lambda: nn.Linear(3, 2), train=(x, y), test=(x, y), loss=nn.CrossEntropyLoss(),
+    ...             metric=lambda output, target: float((output.argmax(1) == target).float().mean()))
+    >>> len(task.train), len(task.validation)
+    (80, 20)
+    """
+
+    model: Callable[[], nn.Module]
+    train: Data
+    test: Data
+    loss: Callable[[Any, Any], Tensor]
+    metric: Callable[[Any, Any], Any]
+    _: KW_ONLY
+    validation: Data | None = None
+    name: str = "task"
+    description: str = ""
+    batch_size: int = 64
+    steps: int = 300
+    learning_rates: tuple[float, ...] = (2**-6, 2**-4, 2**-2, 1.0)
+    optimizer: Callable[[Any, float], Optimizer] = momentum_sgd
+    forward: Callable[[nn.Module, Any], tuple[Any, Any]] = pair_forward
+    higher_is_better: bool = True
+    target: float | None = None
+    activations: tuple[str, ...] = ()
+    device: str = "cpu"
+    collate: Callable[[list[Any]], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and self.name.strip()):
+            raise TaskError(f"Task: name must be a non-empty string, got {self.name!r}")
+        self._check_callables()
+        self._check_numbers()
+        self._normalise_data()
+
+    def dataset(self, split: str) -> Dataset[Any]:
+        """The dataset of "train", "validation" or "test"."""
+        if split not in SPLITS:
+            raise TaskError(f"task {self.name!r}: split must be one of {', '.join(SPLITS)}, got {split!r}")
+        dataset: Dataset[Any] = getattr(self, split)
+        return dataset
+
+    def _fail(self, message: str) -> TaskError:
+        return TaskError(f"task {self.name!r}: {message}")
+
+    def _check_callables(self) -> None:
+        if isinstance(self.model, nn.Module):
+            raise self._fail(
+                "model must be a factory that builds a new network at each call, got a finished "
+                f"{type(self.model).__name__}; pass its class or `lambda: {type(self.model).__name__}(...)`"
+            )
+        for field in ("model", "loss", "metric", "optimizer", "forward"):
+            if not callable(getattr(self, field)):
+                raise self._fail(f"{field} must be callable, got {_kind(getattr(self, field))}")
+        if self.collate is not None and not callable(self.collate):
+            raise self._fail(f"collate must be callable or None, got {_kind(self.collate)}")
+
+    def _check_numbers(self) -> None:
+        for field in ("batch_size", "steps"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise self._fail(f"{field} must be a positive integer, got {value!r}")
+        object.__setattr__(self, "learning_rates", self._rates())
+        if self.target is not None and not _is_finite(self.target):
+            raise self._fail(f"target must be a finite number or None, got {self.target!r}")
+        if not isinstance(self.higher_is_better, bool):
+            raise self._fail(f"higher_is_better must be True or False, got {self.higher_is_better!r}")
+        chosen: Any = self.activations
+        if isinstance(chosen, str) or not set(chosen) <= set(ACTIVATIONS):
+            raise self._fail(f"activations must be a tuple out of {', '.join(ACTIVATIONS)}, got {chosen!r}")
+        object.__setattr__(self, "activations", tuple(dict.fromkeys(chosen)))
+        try:
+            object.__setattr__(self, "device", str(torch.device(self.device)))
+        except (RuntimeError, TypeError) as error:
+            raise self._fail(
+                f"device must be one that torch knows, such as 'cpu', got {self.device!r}"
+            ) from error
+
+    def _rates(self) -> tuple[float, ...]:
+        try:
+            rates = tuple(self.learning_rates)
+        except TypeError:
+            rates = ()
+        if not rates or not all(_is_finite(rate) and rate > 0 for rate in rates):
+            raise self._fail(f"learning_rates must be positive finite numbers, got {self.learning_rates!r}")
+        return tuple(float(rate) for rate in rates)
+
+    def _normalise_data(self) -> None:
+        train = as_dataset(self.train, f"task {self.name!r}: train")
+        test = as_dataset(self.test, f"task {self.name!r}: test")
+        held_out = self.validation is None
+        if self.validation is None:
+            train, validation = hold_out(train)
+        else:
+            validation = as_dataset(self.validation, f"task {self.name!r}: validation")
+        object.__setattr__(self, "train", train)
+        object.__setattr__(self, "validation", validation)
+        object.__setattr__(self, "test", test)
+        if length(train) < self.batch_size:
+            left = " after a fifth was held out for validation" if held_out else ""
+            raise self._fail(
+                f"train must hold at least one batch, {self.batch_size} samples, got {length(train)}{left}; "
+                "give more data or a smaller batch_size"
+            )
+        for split, dataset in (("validation", validation), ("test", test)):
+            if length(dataset) < 1:
+                raise self._fail(f"{split} must hold at least one sample, got none")
+
+
+def as_dataset(data: Any, where: str) -> Dataset[Any]:
+    """Turn tensors, a DataLoader or a Dataset into a map-style Dataset; TaskError names `where`."""
+    if isinstance(data, DataLoader):
+        return _from_loader(data, where)
+    if isinstance(data, (tuple, list)):
+        return _from_tensors(tuple(data), where)
+    if isinstance(data, IterableDataset):
+        raise TaskError(
+            f"{where} must be a map-style dataset (with __len__ and __getitem__), got the iterable "
+            f"{type(data).__name__}; studies need the same samples in the same order in every arm"
+        )
+    if not (hasattr(data, "__getitem__") and isinstance(data, Sized)) or isinstance(
+        data, (Tensor, dict, str)
+    ):
+        raise TaskError(
+            f"{where} must be a Dataset with a length, a tuple of tensors or a DataLoader, got {_kind(data)}"
+        )
+    return _flat(data)  # type: ignore[arg-type]
+
+
+def length(dataset: Any) -> int:
+    """The number of samples of a map-style dataset."""
+    return len(dataset)
+
+
+def samples(dataset: Any, indices: list[int]) -> list[Any]:
+    """The samples at `indices`, in one call where the dataset offers it."""
+    if hasattr(dataset, "__getitems__"):
+        fetched: list[Any] = dataset.__getitems__(indices)
+        return fetched
+    return [dataset[index] for index in indices]
+
+
+def hold_out(dataset: Dataset[Any]) -> tuple[Dataset[Any], Dataset[Any]]:
+    """Split off a fifth of the samples, drawn with a fixed seed: (rest, held out), each in its old order."""
+    count = length(dataset)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(_HELD_OUT_SEED))
+    cut = count // _HELD_OUT
+    held = order[:cut].sort().values.tolist()
+    rest = order[cut:].sort().values.tolist()
+    return _subset(dataset, rest), _subset(dataset, held)
+
+
+def _subset(dataset: Dataset[Any], indices: list[int]) -> Dataset[Any]:
+    if isinstance(dataset, CollatedDataset):
+        return CollatedDataset(Subset(dataset.dataset, indices), dataset.collate)
+    return _flat(Subset(dataset, indices))
+
+
+def _flat(dataset: Dataset[Any]) -> Dataset[Any]:
+    """Index a Subset of tensors once, so that its batches are as fast as the tensors' own."""
+    if type(dataset) is Subset:
+        inner = _flat(dataset.dataset)
+        if type(inner) is TensorDataset:
+            index = torch.as_tensor(dataset.indices, dtype=torch.long)
+            return TensorDataset(*(tensor[index] for tensor in inner.tensors))
+    return dataset
+
+
+def _from_tensors(tensors: tuple[Any, ...], where: str) -> Dataset[Any]:
+    if not tensors or not all(isinstance(tensor, Tensor) and tensor.ndim for tensor in tensors):
+        raise TaskError(f"{where} must be a tuple of tensors with a batch dimension, got {_kind(tensors)}")
+    if len({len(tensor) for tensor in tensors}) != 1:
+        counts = ", ".join(str(len(tensor)) for tensor in tensors)
+        raise TaskError(f"{where} must be tensors of one length, got lengths {counts}")
+    return TensorDataset(*tensors)
+
+
+def _from_loader(loader: DataLoader[Any], where: str) -> Dataset[Any]:
+    dataset = as_dataset(loader.dataset, where)
+    if loader.batch_size is None or type(loader.batch_sampler) is not BatchSampler:
+        raise TaskError(
+            f"{where} is a DataLoader that makes its own batches; pass the dataset of single samples instead"
+        )
+    if type(loader.sampler) not in {RandomSampler, SequentialSampler}:
+        raise TaskError(
+            f"{where} is a DataLoader with a {type(loader.sampler).__name__}, which a task would not use; "
+            "pass torch.utils.data.Subset(dataset, indices) instead"
+        )
+    if loader.collate_fn is default_collate:
+        return dataset
+    return CollatedDataset(dataset, loader.collate_fn)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"{type(value).__name__} of {', '.join(type(item).__name__ for item in value) or 'nothing'}"
+    return f"{type(value).__name__} {value!r:.60}" if not isinstance(value, Tensor) else "a single Tensor"

@@ -1,0 +1,72 @@
+"""Building a task's network from a seed, without disturbing the caller's random state."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from normsmith.errors import TaskError
+from normsmith.tasks.task import Task
+
+
+@contextmanager
+def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
+    """Seed torch, numpy and Python's random inside the block, and put their states back after it.
+
+    The states of torch on the CPU and on `device`, of numpy (if it is imported) and of `random` are kept.
+
+    >>> with seeded(3):
+    ...     first = torch.rand(2)
+    >>> with seeded(3):
+    ...     bool((torch.rand(2) == first).all())
+    True
+    """
+    numpy = sys.modules.get("numpy")
+    python_state = random.getstate()
+    numpy_state = numpy.random.get_state() if numpy else None
+    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            torch.manual_seed(seed)
+            random.seed(seed)
+            if numpy:
+                numpy.random.seed(seed % 2**32)
+            yield
+        finally:
+            random.setstate(python_state)
+            if numpy:
+                numpy.random.set_state(numpy_state)
+
+
+def build(task: Task, seed: int) -> nn.Module:
+    """A new network of the task on its device, its weights decided by `seed` alone.
+
+    The random state of the caller is as before. Raises TaskError when the factory fails or returns no module.
+
+    >>> task = Task(model=lambda: nn.Linear(2, 1), train=(torch.zeros(80, 2),), test=(torch.zeros(1, 2),),
+    ...             loss=nn.MSELoss(), metric=nn.MSELoss())
+    >>> bool((build(task, 5).weight == build(task, 5).weight).all())
+    True
+    """
+    with seeded(seed, task.device):
+        try:
+            model = task.model()
+        except Exception as error:
+            raise TaskError(
+                f"task {task.name!r}: the model factory raised {type(error).__name__}: {error}"
+            ) from error
+    if not isinstance(model, nn.Module):
+        raise TaskError(
+            f"task {task.name!r}: the model factory must return an nn.Module, got {type(model).__name__}"
+        )
+    try:
+        return model.to(task.device)
+    except (RuntimeError, AssertionError) as error:
+        raise TaskError(
+            f"task {task.name!r}: the network cannot be put on device {task.device!r}: {error}"
+        ) from error

@@ -1,0 +1,116 @@
+"""Try a task on one batch before a study spends minutes on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
+
+from normsmith.errors import TaskError
+from normsmith.tasks.build import build, seeded
+from normsmith.tasks.data import batches, evaluate
+from normsmith.tasks.task import Task
+
+
+def check(task: Task) -> None:
+    """Do everything a trial does, once: build, one training step, evaluate validation and test.
+
+    Nothing of the task is changed and the caller's random state is as before. Raises TaskError that says in
+    one line
+    what failed and where: the model factory, the batch, the forward, the loss (not a scalar, not finite, no
+    gradient), the optimizer, the metric.
+
+    >>> from normsmith.tasks.digits import digits_mlp
+    >>> check(digits_mlp())
+    """
+    model = _model(task)
+    with seeded(0, task.device):
+        with _naming(task, "the training data raised"):
+            batch = next(batches(task, torch.Generator().manual_seed(0)))
+        loss = _loss(task, model, batch)
+        _step(task, model, loss)
+    for split in ("validation", "test"):
+        with _naming(task, f"evaluating the untrained network on {split} raised"):
+            evaluate(task, model, split)
+
+
+def _model(task: Task) -> nn.Module:
+    """Build twice: trials need networks of their own, and pairs of trials the same initial weights."""
+    model, again = build(task, 0), build(task, 0)
+    first, second = (list(chain(m.parameters(), m.buffers())) for m in (model, again))
+    if model is again or {id(tensor) for tensor in first} & {id(tensor) for tensor in second}:
+        raise _fail(
+            task, "the model factory must build a new network at each call; two calls share parameters"
+        )
+    lazy = any(nn.parameter.is_lazy(tensor) for tensor in first)
+    if not lazy and not all(
+        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+        for a, b in zip(first, second, strict=True)
+    ):
+        raise _fail(
+            task,
+            "the model factory must draw from torch's, numpy's or Python's global random state; two "
+            "calls from one seed gave different weights",
+        )
+    return model
+
+
+def _loss(task: Task, model: nn.Module, batch: Any) -> Tensor:
+    model.train()
+    with _naming(task, f"forward raised on a training batch of {_shapes(batch)}"):
+        pair: Any = task.forward(model, batch)
+    if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
+        raise _fail(task, f"forward must return (output, target), got {type(pair).__name__}")
+    with _naming(task, f"loss raised on output {_shapes(pair[0])} and target {_shapes(pair[1])}"):
+        loss: Any = task.loss(pair[0], pair[1])
+    if not isinstance(loss, Tensor) or loss.ndim:
+        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise _fail(task, f"loss must return a scalar tensor, got {got}")
+    if not torch.isfinite(loss):
+        raise _fail(
+            task, f"loss is {float(loss)} from the start, at the initial weights; look at data and loss"
+        )
+    if not loss.requires_grad:
+        raise _fail(task, "loss must depend on the network's parameters, got a tensor without a gradient")
+    return loss
+
+
+def _step(task: Task, model: nn.Module, loss: Tensor) -> None:
+    with _naming(task, "the optimizer raised"):
+        optimizer: Any = task.optimizer(model.parameters(), task.learning_rates[0])
+    if not isinstance(optimizer, Optimizer):
+        raise _fail(task, f"optimizer must return a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    with _naming(task, "the first training step raised"):
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def _shapes(batch: Any) -> str:
+    """Shapes of the tensors in a batch, for people.
+
+    >>> _shapes({"x": torch.zeros(2, 3), "y": torch.zeros(2)})
+    '(2, 3), (2,)'
+    """
+    tensors = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+    return ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or type(batch).__name__
+
+
+@contextmanager
+def _naming(task: Task, what: str) -> Iterator[None]:
+    try:
+        yield
+    except TaskError:
+        raise
+    except Exception as error:
+        message = " ".join(str(error).split())
+        raise _fail(task, f"{what} {type(error).__name__}: {message}") from error
+
+
+def _fail(task: Task, message: str) -> TaskError:
+    return TaskError(f"task {task.name!r}: {message}")

@@ -1,0 +1,131 @@
+"""Find a task by its name: "digits-mlp", "file.py:name" or "package.module:name"."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+import traceback
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from normsmith.errors import MissingExtraError, TaskError
+from normsmith.tasks.digits import digits_cnn, digits_mlp
+from normsmith.tasks.task import Task
+
+EMBEDDED = {"digits-cnn": digits_cnn, "digits-mlp": digits_mlp}
+_FORMS = f"{', '.join(EMBEDDED)}, file.py:name or package.module:name"
+
+_made: dict[tuple[str, str], Task] = {}  # (module, attribute): what functions returned
+
+
+def load(name: str) -> Task:
+    """Load a task by name.
+
+    - "digits-mlp", "digits-cnn": embedded.
+    - "file.py:name": **executes that file** and takes what it calls `name`. The file's folder is added to the
+      end of `sys.path`, so that the file can import its neighbours.
+    - "package.module:name": imports that module; the current folder is added to the end of `sys.path`.
+
+    `name` is a Task or a function without arguments that returns one. A file that did not change since is not
+    executed again, and gives the same Task; a file that did is executed as a new module.
+
+    Raises TaskError: unknown name, no such file or module, an error in it (with its line), no such attribute
+        (with the tasks that there are), not a task.
+
+    >>> load("digits-mlp").batch_size
+    64
+    """
+    if name in EMBEDDED:
+        return EMBEDDED[name]()
+    place, separator, attribute = name.rpartition(":")
+    if not (separator and place and attribute.isidentifier()):
+        raise TaskError(f"no task {name!r}; expected {_FORMS}")
+    is_file = place.endswith(".py") or "/" in place or "\\" in place
+    module = _from_file(place) if is_file else _from_package(place)
+    return _task_of(module, attribute, place)
+
+
+def _from_file(place: str) -> ModuleType:
+    path = Path(place).expanduser().resolve()
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        what = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise TaskError(f"cannot load a task from {place}: {what} ({path})") from error
+    digest = hashlib.sha256(str(path).encode() + b"\0" + source).hexdigest()[:16]
+    module_name = f"_normsmith_task_{digest}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = spec_from_file_location(module_name, path)
+    if spec is None:
+        raise TaskError(f"cannot load a task from {place}: expected a Python file ending in .py")
+    module = module_from_spec(spec)
+    _reachable(path.parent)
+    sys.modules[module_name] = module  # before execution: dataclasses and pickle look classes up there
+    try:
+        exec(compile(source, str(path), "exec"), module.__dict__)
+    except (Exception, SystemExit) as error:
+        del sys.modules[module_name]
+        raise _failed(place, path, error) from error
+    return module
+
+
+def _from_package(place: str) -> ModuleType:
+    _reachable(Path.cwd())
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (place == error.name or place.startswith(f"{error.name}.")):
+            hint = f"; did you mean {place}.py?" if Path(f"{place}.py").is_file() else ""
+            raise TaskError(
+                f"cannot load a task from {place}: no module named {error.name} here or installed{hint}"
+            ) from error
+        raise _failed(place, None, error) from error
+    except (Exception, SystemExit) as error:
+        raise _failed(place, None, error) from error
+
+
+def _reachable(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _failed(place: str, path: Path | None, error: BaseException) -> TaskError:
+    """Say which line of the user's file raised: the last one of it, as libraries below are not theirs."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame.lineno for frame in frames if path is not None and frame.filename == str(path)]
+    where = f"{place}, line {own[-1]}" if own else place
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        where = f"{error.filename}, line {error.lineno}"
+    return TaskError(f"cannot load a task from {where}: {type(error).__name__}: {error}")
+
+
+def _task_of(module: ModuleType, attribute: str, place: str) -> Task:
+    made = _made.get((module.__name__, attribute))
+    if made is not None:
+        return made
+    if not hasattr(module, attribute):
+        tasks = sorted(name for name, value in vars(module).items() if isinstance(value, Task))
+        there = f"tasks there: {', '.join(tasks)}" if tasks else "there is no Task in it"
+        raise TaskError(f"{place} has no attribute {attribute!r}; {there}")
+    value: Any = getattr(module, attribute)
+    if isinstance(value, Task):
+        return value
+    if not callable(value) or isinstance(value, type):
+        raise TaskError(
+            f"{place}:{attribute} must be a Task or a function that returns one, got {type(value).__name__}"
+        )
+    try:
+        value = value()
+    except MissingExtraError:
+        raise
+    except (Exception, SystemExit) as error:
+        file = getattr(module, "__file__", None)
+        raise _failed(f"{place}:{attribute}", Path(file) if file else None, error) from error
+    if not isinstance(value, Task):
+        raise TaskError(f"{place}:{attribute}() must return a Task, got {type(value).__name__}")
+    _made[module.__name__, attribute] = value
+    return value

@@ -1,0 +1,27 @@
+"""Metrics that the embedded tasks use and users may."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from normsmith.errors import InputError
+
+
+def accuracy(output: Tensor, target: Tensor) -> float:
+    """Share of samples whose largest logit is at the target class.
+
+    accuracy = mean(argmax(output, 1) == target)
+
+    `output` is (N, C, ...) of any floating dtype, `target` is (N, ...) of class indices; the result is
+    between 0 and 1. The same in training and inference. Raises InputError when the shapes do not fit.
+
+    >>> import torch
+    >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
+    0.5
+    """
+    if output.ndim < 2 or (output.shape[0], *output.shape[2:]) != target.shape:
+        raise InputError(
+            "accuracy: expected output (N, C, ...) and target (N, ...), "
+            f"got {tuple(output.shape)} and {tuple(target.shape)}"
+        )
+    return float((output.argmax(1) == target).double().mean())
