@@ -1,0 +1,255 @@
+"""Opening the database of a store: nothing is made half, and nothing of others is touched."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    IntegrityError,
+    NoSuchModuleError,
+    SQLAlchemyError,
+    StatementError,
+)
+
+from normsmith.errors import InputError, MissingExtraError, StoreError
+
+APPLICATION = "normsmith"
+SCHEMA_VERSION = 1
+LOCK_SECONDS = 30
+"""How long a write waits for another study that is writing to the same SQLite file."""
+
+_FORMS = "sqlite:///study.db or postgresql://user@host/name"
+
+schema = sa.MetaData()
+meta = sa.Table(
+    "meta",
+    schema,
+    sa.Column("application", sa.String(32), primary_key=True),
+    sa.Column("schema_version", sa.Integer, nullable=False),
+    sa.Column("created", sa.String(32), nullable=False),
+)
+
+
+def now() -> str:
+    """The time as it is stored: UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def open_database(url: str) -> tuple[str, sa.Engine]:
+    """The URL as it may be shown (no password), and an engine on a writable database that has `schema`.
+
+    Raises:
+        StoreError: the URL is malformed, or what it names is not a store, of a newer schema, or not writable.
+        MissingExtraError: the database's driver is not installed.
+    """
+    parsed = _parse(url)
+    shown = parsed.render_as_string(hide_password=True)
+    file = _file(parsed)
+    with explained(shown):
+        if file is not None:
+            _prepare_file(file, shown)
+        engine = _engine(parsed, file)
+        try:
+            if file is None:
+                _create_tables(engine)
+                _verify(engine, shown)
+            _require_writable(engine)
+        except BaseException:
+            engine.dispose()
+            raise
+    return shown, engine
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Turn what the database or the file system says into one line; IntegrityError is left to the caller."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except StatementError as error:
+        if isinstance(error.orig, InputError):
+            raise error.orig from None
+        raise _failure(url, error.orig or error) from error
+    except (SQLAlchemyError, OSError, sqlite3.Error, json.JSONDecodeError) as error:
+        raise _failure(url, error) from error
+
+
+def _failure(url: str, error: BaseException) -> StoreError:
+    said = " ".join(str(error).split())
+    return StoreError(
+        f"expected a database that can be read and written at {url}, got {type(error).__name__}: {said}; "
+        "check the path, its permissions and the free space, or choose another store"
+    )
+
+
+# From a URL to an engine.
+
+
+def _parse(url: str) -> sa.URL:
+    try:
+        parsed = sa.make_url(url)
+        backend = parsed.get_backend_name()
+        shown = parsed.render_as_string(hide_password=True)
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        asynchronous = parsed.get_dialect().is_async
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        hidden = re.sub(r":[^:/@]*@", ":***@", url)
+        raise StoreError(f"expected a database URL such as {_FORMS}, got {hidden!r}") from None
+    plain = backend == "postgresql" or (
+        parsed.drivername in ("sqlite", "sqlite+pysqlite") and not parsed.query
+    )
+    if asynchronous or not plain or (parsed.database or "").startswith("file:"):
+        raise StoreError(f"expected a plain database URL such as {_FORMS}, got {shown!r}")
+    return parsed
+
+
+def _file(url: sa.URL) -> Path | None:
+    """The file of a SQLite URL; None for a database in memory or behind a server."""
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        return None
+    return Path(str(url.database)).absolute()
+
+
+def _engine(url: sa.URL, file: Path | None) -> sa.Engine:
+    if file is not None:
+        return _file_engine(file, "rw")
+    if url.get_backend_name() == "sqlite":
+        # One connection for all threads: another would see another database.
+        shared = sa.create_engine(
+            "sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False}
+        )
+        return _transactional(shared)
+    try:
+        return sa.create_engine(url)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the store {url.render_as_string(hide_password=True)} needs the driver {error.name}, "
+            "which is not installed: pip install 'normsmith[postgres]'"
+        ) from error
+
+
+def _file_engine(file: Path, mode: str) -> sa.Engine:
+    """SQLite opened by a URI whose mode says whether it may create or write the file."""
+    uri = f"{file.as_uri()}?mode={mode}"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, check_same_thread=False)
+        connection.execute("PRAGMA synchronous = NORMAL")  # with a write-ahead log: safe against SIGKILL
+        return connection
+
+    return _transactional(sa.create_engine("sqlite://", creator=connect, poolclass=sa.QueuePool))
+
+
+def _transactional(engine: sa.Engine) -> sa.Engine:
+    """Have SQLAlchemy, and not Python's sqlite3, begin transactions: only then are CREATEs part of one."""
+
+    @sa.event.listens_for(engine, "connect")
+    def _(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None
+
+    @sa.event.listens_for(engine, "begin")
+    def _(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+# Making and checking.
+
+
+def _prepare_file(file: Path, url: str) -> None:
+    """Make the file if there is none; else make sure, without the means to write, that it is a store."""
+    if not file.parent.is_dir():
+        raise StoreError(
+            f"cannot create {url}: expected a directory at {file.parent}, got none; make it first"
+        )
+    if not file.exists():
+        _create_file(file)
+    if not file.is_file():
+        raise StoreError(
+            f"expected a file for the store {url}, got {file}, which is none; choose another path"
+        )
+    with file.open("rb") as opened:
+        if opened.read(16) != b"SQLite format 3\0":
+            raise StoreError(f"expected a store of normsmith at {url}, got another file; choose another path")
+    # Without a write-ahead log nobody has the file open: `immutable` then keeps SQLite from making one.
+    log = file.with_name(f"{file.name}-wal")
+    reader = _file_engine(file, "ro" if log.exists() else "ro&immutable=1")
+    try:
+        _verify(reader, url)
+    finally:
+        reader.dispose()
+
+
+def _create_file(file: Path) -> None:
+    """Make the store under another name, then link it into place: nobody ever sees half a store."""
+    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    engine = _file_engine(draft, "rwc")
+    try:
+        with engine.connect() as connection:
+            connection.connection.cursor().execute("PRAGMA journal_mode = WAL")
+        _create_tables(engine)
+        engine.dispose()
+        try:
+            file.hardlink_to(draft)
+        except FileExistsError:
+            pass  # another study was faster: its store serves
+        except OSError:  # a file system without hard links
+            draft.rename(file)
+    finally:
+        engine.dispose()
+        draft.unlink(missing_ok=True)
+
+
+def _create_tables(engine: sa.Engine) -> None:
+    """Create the tables in an empty database; others' tables are left for `_verify` to refuse."""
+    if sa.inspect(engine).get_table_names():
+        return
+    try:
+        with engine.begin() as connection:
+            schema.create_all(connection)
+            row = {"application": APPLICATION, "schema_version": SCHEMA_VERSION, "created": now()}
+            connection.execute(meta.insert().values(row))
+    except DatabaseError:
+        if not sa.inspect(engine).get_table_names():  # else another study was faster: its tables serve
+            raise
+
+
+def _verify(engine: sa.Engine, url: str) -> None:
+    """Raises StoreError unless the database is ours and of a schema that this version reads."""
+    foreign = StoreError(
+        f"expected a store of normsmith at {url}, got another application's database; "
+        "choose another path or database"
+    )
+    if not set(schema.tables) <= set(sa.inspect(engine).get_table_names()):
+        raise foreign
+    try:
+        with engine.connect() as connection:
+            found = connection.execute(sa.select(meta.c.application, meta.c.schema_version)).all()
+    except DatabaseError as error:
+        raise foreign from error
+    if len(found) != 1 or found[0].application != APPLICATION:
+        raise foreign
+    if found[0].schema_version > SCHEMA_VERSION:
+        raise StoreError(
+            f"expected schema {SCHEMA_VERSION} in {url}, got {found[0].schema_version}: "
+            "a newer normsmith wrote it; upgrade normsmith or choose another store"
+        )
+
+
+def _require_writable(engine: sa.Engine) -> None:
+    """Write nothing: databases refuse even that where writing is not allowed."""
+    with engine.begin() as connection:
+        connection.execute(meta.update().where(sa.false()).values(schema_version=SCHEMA_VERSION))
