@@ -1,0 +1,33 @@
+"""nn.Modules: which statistics, whether to update, how they are corrected."""
+
+from normsmith.layers.batch_norm import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    LazyBatchNorm1d,
+    LazyBatchNorm2d,
+    LazyBatchNorm3d,
+)
+from normsmith.layers.batch_renorm import (
+    BatchRenorm1d,
+    BatchRenorm2d,
+    BatchRenorm3d,
+    LazyBatchRenorm1d,
+    LazyBatchRenorm2d,
+    LazyBatchRenorm3d,
+)
+
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
+    "BatchRenorm1d",
+    "BatchRenorm2d",
+    "BatchRenorm3d",
+    "LazyBatchNorm1d",
+    "LazyBatchNorm2d",
+    "LazyBatchNorm3d",
+    "LazyBatchRenorm1d",
+    "LazyBatchRenorm2d",
+    "LazyBatchRenorm3d",
+]

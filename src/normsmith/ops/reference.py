@@ -1,0 +1,99 @@
+"""The reference backend: plain torch, any device, float32 and float64. The oracle of every other backend.
+
+Four halves: `moments`, `apply`, and for the gradient `reduce` and `gradient`. Between the halves ranks may talk
+and `resolve` decides; here is only what touches whole batches.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from normsmith.ops._shapes import Batch, Elements, PerGroup
+from normsmith.ops.activation import Activation
+from normsmith.ops.moments import Groups, moments, spread, total
+
+__all__ = ["Operands", "Reference", "apply", "gradient", "moments", "reduce"]
+
+
+class Operands(NamedTuple):
+    """A batch and what is done to it: y = act((x − mean)·scale + shift + residual), 0 where not valid.
+
+    `x` and `residual` have the shape (batch, channels, *space) and hold finite values where not valid;
+    `mean`, `scale` and `shift` are (groups, channels); `valid` (bool) and `weights` (how much an element counts in the
+    moments) are (batch, 1, *space), broadcastable.
+    """
+
+    x: Batch
+    mean: PerGroup
+    scale: PerGroup
+    shift: PerGroup
+    residual: Batch | None = None
+    activation: Activation | None = None
+    valid: Elements | None = None
+    weights: Elements | None = None
+    groups: Groups | None = None
+
+
+def apply(call: Operands) -> Batch:
+    """Normalise a batch: y = act((x − mean)·scale + shift + residual), 0 where not valid."""
+    y = _pre_activation(call)
+    if call.activation is not None:
+        y = call.activation.forward(y)
+    return y if call.valid is None else torch.where(call.valid, y, 0.0)
+
+
+def reduce(g: Batch, call: Operands) -> tuple[PerGroup, PerGroup]:
+    """The two sums of the gradient: Σg and Σg·(x − mean), where g is the gradient before the activation."""
+    g = _pre_gradient(g, call)
+    return total(g, call.groups), total(g * _centred(call), call.groups)
+
+
+def gradient(
+    g: Batch, call: Operands, offset: PerGroup | None, slope: PerGroup | None
+) -> tuple[Batch, Batch]:
+    """The gradients of x and of the residual: dx = scale·g − w·(offset + slope·(x − mean)), and g.
+
+    Offset and slope are None where no group was normalised by its own moments.
+    """
+    g = _pre_gradient(g, call)
+    dx = g * _laid_out(call.scale, call)
+    if offset is not None and slope is not None:
+        through = torch.addcmul(_laid_out(offset, call), _centred(call), _laid_out(slope, call))
+        dx = dx - (through if call.weights is None else through * call.weights)
+    return dx, g
+
+
+def _laid_out(values: PerGroup, call: Operands) -> Tensor:
+    return spread(values.to(call.x.dtype), call.x, call.groups)
+
+
+def _centred(call: Operands) -> Tensor:
+    return call.x - _laid_out(call.mean, call)
+
+
+def _pre_activation(call: Operands) -> Tensor:
+    y = torch.addcmul(_laid_out(call.shift, call), _centred(call), _laid_out(call.scale, call))
+    return y if call.residual is None else y + call.residual
+
+
+def _pre_gradient(g: Tensor, call: Operands) -> Tensor:
+    if call.valid is not None:
+        g = torch.where(call.valid, g, 0.0)
+    return g if call.activation is None else call.activation.backward(g, _pre_activation(call))
+
+
+class Reference:
+    """The row `reference` of the dispatch table: serves every call."""
+
+    name = "reference"
+    moments = staticmethod(moments)
+    apply = staticmethod(apply)
+    reduce = staticmethod(reduce)
+    gradient = staticmethod(gradient)
+
+    def supports(self, x: Tensor) -> str | None:
+        """None: any call on any device."""
+        return None

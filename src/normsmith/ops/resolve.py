@@ -1,0 +1,259 @@
+"""Every decision about statistics: from moments and running statistics to what normalises, and what is kept.
+
+All tensors here are tiny, of shape (groups, channels). Small counts, non-finite values, renorm's r and d are
+settled here and nowhere else, without the host ever waiting for the device.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from normsmith.ops._shapes import PerChannel, PerGroup
+from normsmith.ops.moments import Moments
+
+
+class Running(NamedTuple):
+    """The running buffers of a layer, of shape (channels,), and its counter of updates.
+
+    `std` is the running standard deviation of the renorm paper; without it σ = sqrt(var + eps).
+    """
+
+    mean: PerChannel
+    var: PerChannel
+    std: PerChannel | None = None
+    batches: Tensor | None = None
+
+
+class Renorm(NamedTuple):
+    """Bounds of batch renormalization: r in [1/r_max, r_max], d in [−d_max, d_max]. Never below 1 and 0."""
+
+    r_max: Tensor | float
+    d_max: Tensor | float
+
+
+class Resolved(NamedTuple):
+    """What normalises each group and channel: y = γ·((x − mean)·inv_std·r + d) + β.
+
+    `by_batch` says whether mean and inv_std are the batch's own (and so depend on x): for all groups, for none,
+    or, where only run time tells, for the groups that are True in a tensor of shape (groups, 1). `r` and `d` are
+    constants of the backward pass; None stands for 1 and 0. `low` is the rest of a mean that one number cannot
+    hold; None stands for 0.
+    """
+
+    mean: PerGroup
+    low: PerGroup | None
+    inv_std: PerGroup
+    r: PerGroup | None
+    d: PerGroup | None
+    by_batch: Tensor | bool
+
+
+def resolve(
+    moments: Moments | None, running: Running | None, eps: float, renorm: Renorm | None = None
+) -> Resolved:
+    """Decide what normalises.
+
+    Without moments: the running statistics. With moments: the batch's own, corrected by renorm if asked; groups
+    that have too few values (known only at run time) fall back to the running statistics, or to mean 0 and
+    variance 1, their initial values, where nothing is tracked.
+
+        r = clip(σ_B/σ, 1/r_max, r_max)    d = clip((μ_B − μ)/σ, −d_max, d_max)    σ_B = sqrt(var_B + eps)
+
+    >>> from normsmith.ops import moments
+    >>> batch = moments(torch.tensor([[0.0], [2.0]]))
+    >>> resolve(batch, None, eps=0.0).mean.item(), resolve(batch, None, eps=0.0).inv_std.item()
+    (1.0, 1.0)
+    """
+    if moments is None:
+        if running is None:
+            raise ValueError("resolve needs moments or running statistics; got neither")
+        mean, inv_std = _population(running, eps)
+        return Resolved(mean, None, inv_std, None, None, False)
+    mean, low, inv_std, r, d = moments.mean, moments.low, (moments.variance + eps).rsqrt(), None, None
+    population = None
+    if renorm is not None:
+        if running is None:
+            raise ValueError("renorm needs running statistics; got None")
+        population = _population(running, eps)
+        r, d = _correction(moments, inv_std, *population, renorm)
+    enough = moments.enough
+    if enough is True:
+        return Resolved(mean, low, inv_std, r, d, True)
+    if population is None:
+        population = _population(running, eps) if running is not None else _initial(mean, eps)
+    if enough is False:
+        return Resolved(population[0], None, population[1], None, None, False)
+    mean, inv_std = torch.where(enough, mean, population[0]), torch.where(enough, inv_std, population[1])
+    if r is not None and d is not None:
+        r, d = torch.where(enough, r, 1.0), torch.where(enough, d, 0.0)
+    return Resolved(mean, torch.where(enough, low, 0.0), inv_std, r, d, enough)
+
+
+def resolve_again(moments: Moments, eps: float, earlier: Resolved) -> Resolved:
+    """Repeat an earlier decision on differentiable moments of the same batch, for gradients of gradients."""
+    if earlier.by_batch is False:
+        return earlier
+    own = Resolved(
+        moments.mean,
+        moments.low,
+        (moments.variance + eps).rsqrt(),
+        earlier.r,
+        earlier.d,
+        earlier.by_batch,
+    )
+    if isinstance(own.by_batch, Tensor):
+        own = own._replace(
+            mean=torch.where(own.by_batch, own.mean, earlier.mean),
+            low=torch.where(own.by_batch, moments.low, 0.0),
+            inv_std=torch.where(own.by_batch, own.inv_std, earlier.inv_std),
+        )
+    return own
+
+
+def correction(moments: Moments, running: Running, eps: float, renorm: Renorm) -> tuple[PerGroup, PerGroup]:
+    """Renorm's r and d for these moments: within their bounds, and constants of the backward pass."""
+    return _correction(moments, (moments.variance + eps).rsqrt(), *_population(running, eps), renorm)
+
+
+def _correction(
+    moments: Moments, inv_std: Tensor, running_mean: Tensor, running_inv_std: Tensor, renorm: Renorm
+) -> tuple[Tensor, Tensor]:
+    r = running_inv_std / inv_std.detach()
+    d = ((moments.mean.detach() - running_mean) + moments.low.detach()) * running_inv_std
+    r_max, d_max = renorm
+    if isinstance(r_max, Tensor) or isinstance(d_max, Tensor):
+        r_max = torch.as_tensor(r_max, dtype=r.dtype, device=r.device).clamp(min=1.0)
+        d_max = torch.as_tensor(d_max, dtype=d.dtype, device=d.device).clamp(min=0.0)
+    else:
+        r_max, d_max = max(r_max, 1.0), max(d_max, 0.0)
+    return r.clamp(1.0 / r_max, r_max), d.clamp(-d_max, d_max)
+
+
+def _population(running: Running, eps: float) -> tuple[Tensor, Tensor]:
+    # a copy, always: a running buffer must never be saved for backward, it changes under its feet
+    mean = running.mean.detach().clone().unsqueeze(0)
+    if running.std is not None:
+        return mean, running.std.detach().reciprocal().unsqueeze(0)
+    return mean, (running.var.detach() + eps).rsqrt().unsqueeze(0)
+
+
+def _initial(like: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(like), torch.full_like(like, (1.0 + eps) ** -0.5)
+
+
+def coefficients(
+    resolved: Resolved, weight: PerChannel | None, bias: PerChannel | None
+) -> tuple[PerGroup, PerGroup]:
+    """Scale γr/σ and shift γd + β − low·scale of each group and channel: y = (x − mean)·scale + shift."""
+    scale, shift = resolved.inv_std, resolved.d
+    if resolved.r is not None:
+        scale = scale * resolved.r
+    if weight is not None:
+        weight = weight.to(scale.dtype)
+        scale = scale * weight
+        shift = None if shift is None else shift * weight
+    if bias is not None:
+        bias = bias.to(scale.dtype)
+        shift = bias if shift is None else shift + bias
+    if shift is None:
+        shift = torch.zeros_like(scale)
+    if resolved.low is not None:
+        return scale, torch.addcmul(shift, resolved.low, scale, value=-1)
+    return scale, shift.expand_as(scale)
+
+
+class Gradients(NamedTuple):
+    """What follows from the two sums of a gradient: dγ and dβ, of shape (channels,), and the terms of dx.
+
+    dx = scale·g − w·(offset + slope·(x − mean)); offset and slope are None where no group has its own moments.
+    """
+
+    weight: PerChannel
+    bias: PerChannel
+    offset: PerGroup | None
+    slope: PerGroup | None
+
+
+def gradients(
+    resolved: Resolved, scale: PerGroup, count: Tensor | float, plain: PerGroup, moment: PerGroup
+) -> Gradients:
+    """From the sums Σg (`plain`) and Σg·(x − mean) (`moment`) of each group to the gradients.
+
+    dβ = Σg    dγ = r·Σg·x̂ + d·Σg    dx = (γr/σ)·(g − (w/W)·(Σg + x̂·Σg·x̂))
+    """
+    if resolved.low is not None:
+        moment = torch.addcmul(moment, resolved.low, plain, value=-1)
+    normal = dweight = moment * resolved.inv_std
+    if resolved.r is not None and resolved.d is not None:
+        dweight = torch.addcmul(plain * resolved.d, normal, resolved.r)
+    dweight, dbias = dweight.sum(0), plain.sum(0)
+    if resolved.by_batch is False:
+        return Gradients(dweight, dbias, None, None)
+    share = scale / count
+    if isinstance(resolved.by_batch, Tensor):
+        share = torch.where(resolved.by_batch, share, 0.0)
+    offset, slope = share * plain, share * normal * resolved.inv_std
+    if resolved.low is not None:
+        offset = torch.addcmul(offset, slope, resolved.low, value=-1)
+    return Gradients(dweight, dbias, offset, slope)
+
+
+def commit(
+    running: Running,
+    moments: Moments,
+    *,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    on_nonfinite: str = "skip",
+) -> None:
+    """Move the running statistics towards a batch, in place: one update, whatever the number of groups.
+
+        running ← (1 − m)·running + m·(mean of the groups' means, or of their unbiased variances)
+
+    `momentum=None` stands for m = 1/(updates so far + 1), the cumulative average. Groups with too few values
+    are left out. With `on_nonfinite="skip"` a channel whose statistics are not finite (or do not fit the buffer)
+    keeps its old values; `"propagate"` takes them in, as torch does. The counter counts training batches, or,
+    with `momentum=None`, those that were taken in.
+
+    >>> from normsmith.ops import moments
+    >>> running = Running(torch.zeros(1), torch.ones(1))
+    >>> commit(running, moments(torch.tensor([[0.0], [2.0]])), momentum=0.5)
+    >>> running.mean, running.var
+    (tensor([0.5000]), tensor([1.5000]))
+    """
+    enough = moments.enough
+    if enough is False:
+        return
+    mean = _average(moments.mean + moments.low, enough)
+    var = _average(moments.unbiased_variance, enough)
+    usable = enough.any() if isinstance(enough, Tensor) else None
+    if on_nonfinite == "skip":
+        finite = var <= torch.finfo(running.var.dtype).max
+        usable = finite if usable is None else finite & usable
+    factor: Tensor | float
+    if momentum is not None:
+        factor = momentum
+    elif running.batches is not None:
+        factor = 1.0 / (running.batches + 1).to(running.mean.dtype)
+    else:
+        raise ValueError("momentum=None needs a counter of batches; got None")
+    _move(running.mean, mean, factor, usable)
+    _move(running.var, var, factor, usable)
+    if running.std is not None:
+        _move(running.std, _average((moments.variance + eps).sqrt(), enough), factor, usable)
+    if running.batches is not None:
+        running.batches.add_(1 if usable is None or momentum is not None else usable.any())
+
+
+def _average(values: PerGroup, enough: Tensor | bool) -> PerChannel:
+    if isinstance(enough, Tensor):
+        return torch.where(enough, values, 0.0).sum(0) / enough.sum(0).clamp(min=1)
+    return values[0] if values.shape[0] == 1 else values.mean(0)
+
+
+def _move(buffer: Tensor, value: Tensor, factor: Tensor | float, usable: Tensor | None) -> None:
+    value = value.to(buffer.dtype)
+    buffer.lerp_(value if usable is None else torch.where(usable, value, buffer), factor)
