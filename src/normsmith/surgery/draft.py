@@ -51,16 +51,19 @@ class Draft:
         ]
 
     def hidden_activations(self) -> list[tuple[Flow, int, Step]]:
-        """Activations that layers with weights follow; the others are kept, as the network's output."""
-        found = self.steps(is_activation)
-        for flow, index, step in found:
-            if not flow.is_hidden(index):
-                self.keep(step.path, f"{type(step.module).__name__} is the network's output")
-        return [(flow, index, step) for flow, index, step in found if flow.is_hidden(index)]
+        """Activations that layers with weights follow; the others are kept, as the network's output.
 
-    def require_activations(self) -> None:
-        if not (self._changes or self._refusals or any("already" in remark.reason for remark in self._kept)):
+        Raises SurgeryError when there is none, nor any that is refused.
+        """
+        hidden = []
+        for flow, index, step in self.steps(is_activation):
+            if flow.is_hidden(index):
+                hidden.append((flow, index, step))
+            else:
+                self.keep(step.path, f"{type(step.module).__name__} is the network's output")
+        if not (hidden or self._refusals):
             raise SurgeryError(f"found no activation in {type(self.model).__name__}: {_LOOKED_FOR}")
+        return hidden
 
     def uses(self, part: nn.Module | nn.Parameter) -> int:
         return self._uses[id(part)]

@@ -52,7 +52,6 @@ def insert(model: nn.Module, norm: Norm, where: str = "before", **options: Any) 
     draft = Draft(model, f"{name} norm {where} each activation", "activation")
     for flow, index, step in draft.hidden_activations():
         _insert_at(draft, flow, index, step, norm, where, options)
-    draft.require_activations()
     return draft.plan()
 
 
@@ -105,7 +104,6 @@ def swap_activation(model: nn.Module, activation: str) -> Plan:
             draft.refuse(step.path, f"{type(old).__name__} has hooks, which would be lost")
         else:
             draft.replace(step, [new.train(old.training)], str(new), "asked for")
-    draft.require_activations()
     return draft.plan()
 
 

@@ -125,7 +125,7 @@ class _Trail:
             flow = Flow(list(self._steps(module, path)), continues)
             self.flows.append(flow)
             for index, step in enumerate(flow.steps):
-                if _is_foreign(step.module):
+                if _is_foreign(step.module) or _is_sequential(step.module):
                     self._visit_part(step.module, step.path, continues=flow.is_hidden(index))
         elif _is_leaf(module):
             if is_norm(module) or (is_activation(module) and continues):

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -122,7 +123,7 @@ class _Digest:
             dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
             self._text(dense.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
 
-    def _array(self, value: np.ndarray[Any, Any]) -> None:
+    def _array(self, value: NDArray[Any]) -> None:
         self._text("array", value.dtype, value.shape)
         if value.dtype.hasobject:
             self.add(value.tolist())

@@ -1,0 +1,79 @@
+"""A plan says what it will do, does all of it or nothing, and only once."""
+
+import pytest
+import torch
+from torch import nn
+
+from normsmith.errors import SurgeryError
+from normsmith.surgery import insert, strip, swap_activation
+from normsmith.surgery.plan import BiasEdit
+
+
+def model():
+    return nn.Sequential(
+        nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2), nn.Softmax(1)
+    )
+
+
+def test_planning_changes_nothing():
+    network = model()
+    before = repr(network), list(network.state_dict())
+    str(strip(network))
+    str(swap_activation(network, "tanh"))
+    assert (repr(network), list(network.state_dict())) == before
+
+
+def test_printing_is_the_dry_run():
+    lines = str(strip(model())).splitlines()
+    assert lines[0] == "without norms: 2 changes, 0 refusals"
+    assert lines[1].split("  ")[1] == "1"
+    assert "BatchNorm1d(8, eps=1e-05" in lines[1]
+    assert "no bias → bias" in lines[2]
+    assert any("renamed 1" in line for line in lines)
+
+
+def test_refusals_are_printed_and_leave_the_model_alone():
+    network = model()
+    plan = insert(network, "layer")
+    assert "refused" in str(plan)
+    with pytest.raises(SurgeryError, match=r"2: BatchNorm1d 1 is before it already; strip the norms first"):
+        plan.apply()
+    assert type(network[1]) is nn.BatchNorm1d
+
+
+def test_a_plan_is_applied_once():
+    plan = strip(model())
+    plan.apply()
+    with pytest.raises(SurgeryError, match="applied already"):
+        plan.apply()
+
+
+def test_a_plan_for_a_model_that_changed_since_is_refused():
+    network = model()
+    plan = strip(network)
+    network[2] = nn.Tanh()
+    with pytest.raises(SurgeryError, match="changed after the plan"):
+        plan.apply()
+    assert type(network[1]) is nn.BatchNorm1d
+
+
+def test_an_exception_in_the_middle_leaves_the_model_as_it_was(monkeypatch):
+    network = model()
+    plan = strip(network)
+    plan.edits = (*plan.edits, BiasEdit(network[3], network[3].bias, None))
+    states = {name: value.clone() for name, value in network.state_dict().items()}
+    do = BiasEdit.do
+    calls = []
+
+    def failing(edit):
+        calls.append(edit)
+        if len(calls) == 2:
+            raise MemoryError("in the middle")
+        do(edit)
+
+    monkeypatch.setattr(BiasEdit, "do", failing)
+    with pytest.raises(MemoryError):
+        plan.apply()
+    assert network.state_dict().keys() == states.keys()
+    assert all(torch.equal(value, states[name]) for name, value in network.state_dict().items())
+    assert network[0].bias is None
