@@ -1,0 +1,214 @@
+"""Forest plots: each paired effect with its seeds, its estimate and 95 % interval, and its margin.
+
+Rows are laid out in pixels (one unit of the y axis is one pixel), with the label above its interval rather
+than beside it: the same figure reads well on a telephone and on paper.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from normsmith.report import words
+from normsmith.report.axes import ratio_ticks, round_ticks
+from normsmith.report.palette import VERDICT_COLOURS
+from normsmith.report.plots import Figure, base_axis, base_layout, plain
+from normsmith.studies.results import Effect, Verdict
+
+_LINE = 17  # pixels of a line of the label
+_INTERVAL = 16  # from the label to the interval
+_SEEDS = 14  # from the interval to the seeds
+_GAP = 22  # from the seeds to the next label
+_SYMBOLS = {
+    Verdict.HOLDS: "circle",
+    Verdict.NOT_HERE: "circle",
+    Verdict.REVERSED: "diamond",
+    Verdict.INCONCLUSIVE: "square",
+}
+_FILLED = {Verdict.HOLDS, Verdict.REVERSED}
+
+
+def forest_figures(effects: Sequence[Effect]) -> list[Figure]:
+    """One figure for each scale and unit among `effects`, in the order they come."""
+    order = {(e.scale, e.unit): i for i, e in reversed(list(enumerate(effects)))}
+    together = sorted(effects, key=lambda e: order[e.scale, e.unit])
+    return [_figure(list(group)) for _, group in groupby(together, key=lambda e: (e.scale, e.unit))]
+
+
+def _figure(effects: list[Effect]) -> Figure:
+    low, high = _range(effects)
+    rows = list(_rows(effects))
+    bottom = rows[-1].seeds + _SEEDS
+    layout = base_layout(height=bottom + 64)
+    layout["xaxis"] = {**base_axis(), **_x_axis(effects[0], low, high)}
+    layout["yaxis"] = {"range": [bottom, 0], "visible": False, "fixedrange": True}
+    layout["annotations"] = [_label(row) for row in rows]
+    layout["shapes"] = [
+        _vertical(0.0, 0, bottom, color="axis", width=1.5),
+        *(shape for row in rows for shape in _margins(row)),
+    ]
+    spec = {"data": [trace for row in rows for trace in _traces(row)], "layout": layout}
+    columns, cells = _table(effects)
+    title = ": ".join(filter(None, ("Paired effects", _measure(effects[0]))))
+    return Figure(title, _description(effects), "", spec, (), columns, cells)
+
+
+def _measure(effect: Effect) -> str:
+    if effect.scale == "difference":
+        return effect.unit
+    return f"ratio of {effect.unit}" if effect.unit else "ratio"
+
+
+class _Row:
+    """Where one effect is drawn, in pixels from the top."""
+
+    def __init__(self, effect: Effect, top: int) -> None:
+        self.effect = effect
+        self.name = plain(effect.name, width=44)
+        self.top = top
+        self.interval = top + _LINE * (self.name.count("<br>") + 2) + _INTERVAL
+        self.seeds = self.interval + _SEEDS
+
+
+def _rows(effects: Sequence[Effect]) -> Iterator[_Row]:
+    top = 4
+    for effect in effects:
+        row = _Row(effect, top)
+        yield row
+        top = row.seeds + _GAP
+
+
+def _range(effects: Sequence[Effect]) -> tuple[float, float]:
+    marks = [0.0]
+    for effect in effects:
+        marks += [*effect.values, effect.low, effect.estimate, effect.high, effect.margin]
+        marks += [-effect.margin] if effect.kind == "equivalence" else []
+    finite = [mark for mark in marks if math.isfinite(mark)]
+    low, high = min(finite), max(finite)
+    pad = 0.06 * (high - low) or 0.1
+    return low - pad, high + pad
+
+
+def _x_axis(effect: Effect, low: float, high: float) -> dict[str, Any]:
+    # Ratios arrive as logarithms: a linear axis with ratios for labels is a log axis.
+    if effect.scale == "ratio":
+        ratios = ratio_ticks(low, high)
+        ticks, labels = [math.log(ratio) for ratio in ratios], [f"{words.exact(r)}×" for r in ratios]
+    else:
+        ticks = round_ticks(low, high)
+        labels = [("+" if tick > 0 else "") + words.exact(tick) for tick in ticks]
+    title = [plain(_measure(effect), width=44, lines=1), "farther right: more as claimed"]
+    return {
+        "range": [low, high],
+        "tickmode": "array",
+        "tickvals": ticks,
+        "ticktext": labels,
+        "title": {
+            "text": "<br>".join(filter(None, title)),
+            "standoff": 8,
+            "font": {"size": 13, "color": "muted"},
+        },
+    }
+
+
+def _label(row: _Row) -> dict[str, Any]:
+    return {
+        "xref": "paper",
+        "x": 0,
+        "xanchor": "left",
+        "y": row.top,
+        "yanchor": "top",
+        "align": "left",
+        "showarrow": False,
+        "borderpad": 0,
+        "text": f"<b>{row.name}</b><br>{plain(words.estimate(row.effect), width=44, lines=1)}",
+        "font": {"size": 13, "color": "ink"},
+        "bgcolor": "paper",
+    }
+
+
+def _vertical(x: float, top: int, bottom: int, **line: Any) -> dict[str, Any]:
+    return {"type": "line", "x0": x, "x1": x, "y0": top, "y1": bottom, "layer": "below", "line": line}
+
+
+def _margins(row: _Row) -> list[dict[str, Any]]:
+    effect, top, bottom = row.effect, row.interval - 11, row.seeds + 7
+    ends = [effect.margin] if effect.kind == "superiority" else [-effect.margin, effect.margin]
+    lines = [_vertical(end, top, bottom, color="ink", width=1.5, dash="dot") for end in ends if end]
+    if effect.kind == "superiority" or not effect.margin:
+        return lines
+    zone = {
+        "type": "rect",
+        "x0": -effect.margin,
+        "x1": effect.margin,
+        "y0": top,
+        "y1": bottom,
+        "layer": "below",
+        "fillcolor": "grid",
+        "line": {"width": 0},
+    }
+    return [zone, *lines]
+
+
+def _traces(row: _Row) -> list[dict[str, Any]]:
+    effect = row.effect
+    colour = VERDICT_COLOURS[effect.verdict]
+    shared = {"type": "scatter", "cliponaxis": False}
+    return [
+        {
+            **shared,
+            "mode": "markers",
+            "x": [_finite(value) for value in effect.values],
+            "y": [row.seeds] * len(effect.values),
+            "marker": {"color": colour, "size": 8, "opacity": 0.4, "symbol": "circle"},
+            "text": [
+                f"seed {seed}: {words.amount(effect, value)}"
+                for seed, value in zip(effect.seeds, effect.values, strict=False)
+            ],
+            "hovertemplate": "%{text}<extra></extra>",
+        },
+        {
+            **shared,
+            "mode": "lines",
+            "x": [_finite(effect.low), _finite(effect.high)],
+            "y": [row.interval, row.interval],
+            "line": {"color": colour, "width": 3},
+            "hoverinfo": "skip",
+        },
+        {
+            **shared,
+            "mode": "markers",
+            "x": [_finite(effect.estimate)],
+            "y": [row.interval],
+            "marker": {
+                "color": colour if effect.verdict in _FILLED else "paper",
+                "size": 12,
+                "opacity": 1,
+                "symbol": _SYMBOLS[effect.verdict],
+                "line": {"color": colour, "width": 2.5},
+            },
+            "text": [f"{plain(words.estimate(effect))}: {effect.verdict.value}"],
+            "hovertemplate": "%{text}<extra></extra>",
+        },
+    ]
+
+
+def _finite(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _description(effects: Sequence[Effect]) -> str:
+    """The figure in words, for those who do not see it."""
+    rows = "; ".join(f"{e.name}: {words.estimate(e)}, {e.verdict.value}" for e in effects)
+    return f"Estimate with 95 % interval, positive in the direction of the claim. {rows}."
+
+
+def _table(effects: Sequence[Effect]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """A row for each seed, a column for each effect."""
+    cells = [
+        {seed: words.amount(effect, value) for seed, value in zip(effect.seeds, effect.values, strict=False)}
+        for effect in effects
+    ]
+    seeds = sorted({seed for effect in effects for seed in effect.seeds})
+    columns = ("seed", *(effect.name for effect in effects))
+    return columns, tuple((str(seed), *(cell.get(seed, "") for cell in cells)) for seed in seeds)

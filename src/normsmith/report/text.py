@@ -1,0 +1,100 @@
+"""Verdicts on a terminal: a table, then a sentence a question, then what did not finish."""
+
+import unicodedata
+
+from rich.box import HORIZONTALS
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from normsmith.report import failures, words
+from normsmith.studies.results import Effect, StudyResult, Verdict
+
+_STYLES = {
+    Verdict.HOLDS: "bold green",
+    Verdict.NOT_HERE: "bold",
+    Verdict.REVERSED: "bold red",
+    Verdict.INCONCLUSIVE: "yellow",
+}
+_TROUBLES = 5  # groups told one by one; the report has them all
+_ASCII = str.maketrans(
+    {"−": "-", "×": "x", "–": "-", "—": "-", "…": "...", "±": "+/-", "·": "-", "“": '"', "”": '"', "’": "'"}
+)
+
+
+def print_verdicts(result: StudyResult, console: Console) -> None:
+    """Print what `result` found, readable in 80 columns, without colour and on an ASCII terminal."""
+    say = _Voice(console)
+    if any(answer.effects for answer in result.answers):
+        console.print(_table(result, say, narrow=console.width < 100))
+    for answer in result.answers:
+        console.print()
+        console.print(say(answer.title, "bold"))
+        console.print(say(answer.headline))
+    for question, reason in result.skipped.items():
+        console.print()
+        console.print(say(f"Not asked: {question}. {reason}"))
+    if not result.answers:
+        console.print(say("No question was answered."))
+    console.print()
+    _print_failures(result, say, console)
+    console.print(say(_trials(result)))
+
+
+class _Voice:
+    """Turns words, a user's too, into text that this console can show and that cannot steer it."""
+
+    def __init__(self, console: Console) -> None:
+        self.ascii = console.options.ascii_only
+
+    def __call__(self, text: str, style: str = "") -> Text:
+        # Control characters could move the cursor or change its colours.
+        clean = "".join(" " if unicodedata.category(c) in {"Cc", "Cf"} else c for c in text)
+        if self.ascii:
+            clean = clean.translate(_ASCII).encode("ascii", "replace").decode()
+        return Text(clean, style=style)
+
+
+def _table(result: StudyResult, say: _Voice, *, narrow: bool) -> Table:
+    table = Table(box=HORIZONTALS, title=say(result.task), title_justify="left", title_style="bold")
+    table.add_column("question", overflow="fold", ratio=3)
+    table.add_column("hypothesis", overflow="fold", ratio=4)
+    table.add_column(say("effect (95 % interval)"), overflow="fold", ratio=4)
+    table.add_column("p (Holm)", no_wrap=True)
+    table.add_column("verdict", overflow="fold", min_width=12)
+    for answer in result.answers:
+        for i, effect in enumerate(answer.effects):
+            cells = [say(answer.question if i == 0 else ""), *_cells(effect, say, narrow=narrow)]
+            table.add_row(*cells, end_section=effect is answer.effects[-1])
+    return table
+
+
+def _cells(effect: Effect, say: _Voice, *, narrow: bool) -> list[Text]:
+    found = words.estimate(effect).rsplit(" (", 1) if narrow else [words.estimate(effect)]
+    lines = ["\n(".join(found), words.censoring(effect)]
+    return [
+        say(effect.name),
+        Text("\n").join(say(part) for line in lines if line for part in line.split("\n")),
+        say(words.probability(effect.p_adjusted)),
+        say(effect.verdict.value, _STYLES[effect.verdict]),
+    ]
+
+
+def _print_failures(result: StudyResult, say: _Voice, console: Console) -> None:
+    console.print(say(failures.summary(result.failures)))
+    troubled = [group for group in failures.grouped(result.failures) if group.status != "diverged"]
+    told = [f"{g.arm}, {g.setting}, {_seeds(g)}: {g.reasons[0]}" for g in troubled[:_TROUBLES]]
+    if len(troubled) > _TROUBLES:
+        told.append(f"and {words.count(len(troubled) - _TROUBLES, 'more group')}")
+    for line in told:
+        console.print(Padding(say(line), (0, 0, 0, 2), expand=False))
+
+
+def _seeds(group: failures.FailureGroup) -> str:
+    return f"{'seed' if group.trials == 1 else 'seeds'} {group.seeds}"
+
+
+def _trials(result: StudyResult) -> str:
+    new, reused = words.count(result.trials_new, "trial"), result.trials_reused
+    return f"{new} run in {words.duration(result.seconds)}, {reused:,} reused from the store."

@@ -1,0 +1,163 @@
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+from tests.report import samples
+
+from normsmith.report.html import render_html
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: elements, scripts, visible text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.scripts, self.words, self._raw = [], [], [], None
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag in {"script", "style"}:
+            self._raw = []
+
+    def handle_endtag(self, tag):
+        if tag == "script":
+            self.scripts.append((self.elements[-1][1], "".join(self._raw)))
+        if tag in {"script", "style"}:
+            self._raw = None
+
+    def handle_data(self, data):
+        (self.words if self._raw is None else self._raw).append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.elements if name == tag]
+
+    def json(self, id_):
+        return json.loads(next(text for attrs, text in self.scripts if attrs.get("id") == id_))
+
+
+@pytest.fixture(scope="module")
+def ordinary():
+    return Page(render_html(samples.ordinary()))
+
+
+@pytest.fixture(scope="module")
+def nasty():
+    return Page(render_html(samples.nasty()))
+
+
+def test_the_same_result_gives_the_same_bytes():
+    assert render_html(samples.ordinary()) == render_html(samples.ordinary())
+
+
+def test_plotly_is_inlined_once_and_the_policy_admits_just_the_inlined_scripts(ordinary):
+    code = [text for attrs, text in ordinary.scripts if attrs.get("type") != "application/json"]
+    assert [("plotly.js v" in text[:200]) for text in code] == [True, False]
+    policy = next(a["content"] for a in ordinary.all("meta") if "http-equiv" in a)
+    allowed = re.findall(r"'sha256-([^']+)'", policy)
+    assert allowed == [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in code]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "http" not in policy
+
+
+def test_nothing_is_fetched(ordinary, nasty):
+    for page in (ordinary, nasty):
+        fetched = [a for _, a in page.elements if "src" in a or "srcset" in a or "poster" in a]
+        links = [a["href"] for a in page.all("a") if not a["href"].startswith("#")]
+        assert (fetched, links, page.all("link"), page.all("base")) == ([], [], [], [])
+
+
+def test_user_strings_make_no_element_and_no_attribute(nasty):
+    assert not nasty.all("img")
+    assert not [a for _, a in nasty.elements if any(name.startswith("on") for name in a)]
+    assert len(nasty.scripts) == 4
+    assert samples.NASTY in "".join(nasty.words)
+
+
+def test_user_strings_reach_plotly_escaped(nasty):
+    labels = [
+        text
+        for figure in nasty.json("figures").values()
+        for text in (
+            *(trace.get("name", "") for trace in figure["data"]),
+            *(note["text"] for note in figure["layout"].get("annotations", ())),
+            figure["layout"]["xaxis"]["title"]["text"],
+        )
+    ]
+    tags = set(re.findall(r"<[^>]*>", "".join(labels)))
+    assert tags <= {"<b>", "</b>", "<br>"}
+    assert not any("$" in label for label in labels)
+    templates = [
+        t["hovertemplate"] for f in nasty.json("figures").values() for t in f["data"] if "hovertemplate" in t
+    ]
+    assert not any("onerror" in template for template in templates)
+
+
+def test_verdicts_come_before_the_evidence(ordinary):
+    text = " ".join(" ".join(ordinary.words).split())
+    for answer in samples.ordinary().answers:
+        assert text.index(answer.headline) < text.index(samples.ordinary().answers[0].claim)
+        assert answer.claim in text
+        assert answer.source in text
+    for effect in samples.placement().effects:
+        assert effect.sentence in text
+        assert f"{effect.verdict.value} {effect.sentence}" in text  # the badge says it in words
+
+
+def test_configuration_seeds_versions_failures_and_command_are_there(ordinary):
+    text = " ".join(" ".join(ordinary.words).split())
+    result = samples.ordinary()
+    facts = {**result.task_facts, **result.settings, **result.versions}
+    assert all(f"{name} {value}" in text for name, value in facts.items())
+    assert result.command in text
+    assert "seeds 0–7" in text
+    assert "RuntimeError: the metric got an empty batch" in text
+    assert "16 trials diverged, 1 trial raised an error." in text
+    assert "120 reused" in text
+
+
+def test_every_figure_has_a_name_a_description_and_its_data(ordinary):
+    ids = [attrs["id"] for _, attrs in ordinary.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    images = [attrs for _, attrs in ordinary.elements if attrs.get("role") == "img"]
+    assert len(images) == len(ordinary.json("figures")) == 9
+    assert all(a["aria-labelledby"] in ids and a["aria-describedby"] in ids for a in images)
+    text = " ".join(ordinary.words)
+    assert samples.curves().description in text
+    assert len(ordinary.all("details")) == len(images)
+
+
+def test_the_document_says_what_it_is(ordinary):
+    assert ordinary.all("html") == [{"lang": "en"}]
+    assert len(ordinary.all("h1")) == 1
+    assert len(ordinary.all("main")) == 1
+    levels = [int(tag[1]) for tag, _ in ordinary.elements if re.fullmatch("h[1-6]", tag)]
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert "digits-mlp: 4 questions · normsmith" in ordinary.words
+    targets = {attrs["id"] for _, attrs in ordinary.elements if "id" in attrs}
+    assert {a["href"][1:] for a in ordinary.all("a")} <= targets
+
+
+def test_contents_only_where_there_are_several_questions(ordinary):
+    assert len(ordinary.all("nav")) == 1
+    assert not Page(render_html(samples.study(samples.placement()))).all("nav")
+
+
+@pytest.mark.parametrize("make", [samples.empty, samples.one_seed])
+def test_small_studies_are_reported_too(make):
+    page = Page(render_html(make()))
+    text = " ".join(" ".join(page.words).split())
+    assert "Every trial ran to its last step." in text
+    assert ("No question was answered." in text) == (make is samples.empty)
+
+
+def test_skipped_questions_and_methods_are_told():
+    answer = samples.placement().model_copy(update={"method": "Each arm at its own rate."})
+    result = samples.study(answer, skipped={"saturation": "The task has no sigmoid."})
+    text = " ".join(" ".join(Page(render_html(result)).words).split())
+    assert "Each arm at its own rate." in text
+    assert "Not asked: saturation . The task has no sigmoid." in text

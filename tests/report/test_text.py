@@ -1,0 +1,76 @@
+import io
+
+import pytest
+from rich.console import Console
+from tests.report import samples
+
+from normsmith.report.text import print_verdicts
+
+
+def printed(result, width=80, encoding="utf-8", **options):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+    print_verdicts(result, Console(file=stream, width=width, legacy_windows=False, **options))
+    stream.flush()
+    return stream.buffer.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize("make", [samples.ordinary, samples.nasty, samples.one_seed, samples.empty])
+@pytest.mark.parametrize("width", [80, 120])
+def test_fits_the_terminal(make, width):
+    assert max(len(line) for line in printed(make(), width).splitlines()) <= width
+
+
+def test_says_every_verdict_effect_and_headline():
+    text = " ".join(printed(samples.ordinary(), 140).split())
+    for answer in samples.ordinary().answers:
+        assert answer.question in text
+        assert f"{answer.title} {answer.headline}" in text
+        for effect in answer.effects:
+            assert effect.name in text
+    assert "3.76× (2.98× to 4.75×)" in text
+    assert "2 of 8 censored" in text
+    assert text.count("holds") >= 5
+    assert "reversed" in text
+
+
+def test_says_what_did_not_finish_and_what_was_reused():
+    text = printed(samples.ordinary())
+    assert "16 trials diverged, 1 trial raised an error." in text
+    assert "  tanh, bn, lr=0.5, seed 3: RuntimeError: the metric got an empty batch" in text
+    assert "424 trials run in 2 min 14 s, 120 reused from the store." in text
+    assert "Every trial ran to its last step." in printed(samples.one_seed())
+
+
+def test_many_failures_are_cut_short():
+    one = samples.failures()[-1]
+    many = tuple(one.model_copy(update={"setting": f"lr={i}"}) for i in range(9))
+    text = printed(samples.study(samples.placement(), failures=many))
+    assert text.count("RuntimeError") == 5
+    assert "and 4 more groups" in text
+
+
+def test_colour_only_where_the_terminal_has_it():
+    assert "\x1b[" not in printed(samples.ordinary())
+    assert "\x1b[1;32m" in printed(samples.ordinary(), force_terminal=True, color_system="standard")
+
+
+def test_an_ascii_terminal_gets_ascii():
+    text = printed(samples.nasty(), encoding="ascii")
+    assert "1.36x" in text.replace("\n", "")
+    minus = printed(samples.study(samples.small_batches()), encoding="ascii")
+    assert "-1.45" in minus
+
+
+def test_a_name_cannot_steer_the_terminal_or_use_markup():
+    result = samples.study(
+        samples.placement().model_copy(update={"headline": "[red]x[/red] \x1b]0;owned\x07\x1b[2J"})
+    )
+    text = printed(result)
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "[red]x[/red]" in text
+
+
+def test_skipped_questions_are_told():
+    text = printed(samples.study(samples.placement(), skipped={"saturation": "The task has no sigmoid."}))
+    assert "Not asked: saturation. The task has no sigmoid." in text
