@@ -1,0 +1,132 @@
+"""Verdicts in words: what was found, how sure it is, and what that means for the claim."""
+
+from __future__ import annotations
+
+import math
+
+from normsmith.studies._inference import ALPHA, INTERVAL_FROM, Evidence
+from normsmith.studies._pairs import Effects, Hypothesis, Pairs
+from normsmith.studies.results import Verdict
+
+_SPENT = ("steps", "epochs", "seconds", "updates", "samples")  # what an arm needs, rather than has
+
+
+def sentence(
+    pairs: Pairs,
+    effects: Effects,
+    evidence: Evidence,
+    verdict: Verdict,
+    p_adjusted: float,
+    needed: int,
+    of: int,
+) -> str:
+    """The verdict on one `of` so many hypotheses, which `needed` seeds at least."""
+    hypothesis, count = pairs.hypothesis, len(pairs.seeds)
+    lead = f"{verdict.value.capitalize()}: "
+    if pairs.decided:
+        return f"{lead}{pairs.decided.rstrip('.')}."
+    if pairs.mostly_unknown:
+        arms = f"neither {hypothesis.treatment} nor {hypothesis.control}"
+        got = (
+            "got there within the budget"
+            if hypothesis.better == "lower"
+            else "stayed within what was measured"
+        )
+        return f"{lead}{arms} {got} for {effects.unknown.sum()} of {_seeds(count)}."
+    p = "p < 0.001" if p_adjusted < 0.001 else f"p = {p_adjusted:.2g}"
+    facts = f"{_interval(pairs, evidence)}, {'adjusted ' if of > 1 else ''}{p}, {_seeds(count)}"
+    parts = [f"{_finding(hypothesis, evidence.estimate)} ({facts})", *_censoring(pairs)]
+    if count < needed:
+        among = f", one of {of} hypotheses," if of > 1 else ""
+        parts.append(f"at least {needed} seeds are needed to tell an effect{among} from chance")
+    else:
+        parts.append(_meaning(hypothesis, effects, evidence, verdict, p_adjusted, needed))
+    return f"{lead}{'; '.join(part for part in parts if part)}."
+
+
+def _finding(hypothesis: Hypothesis, estimate: float) -> str:
+    treatment, control, unit = hypothesis.treatment, hypothesis.control, hypothesis.unit
+    if hypothesis.scale == "ratio":
+        verb = "needs" if hypothesis.better == "lower" and unit.startswith(_SPENT) else "has"
+        return f"{treatment} {verb} {_number(_ratio(hypothesis, estimate))}× the {unit} of {control}"
+    if estimate == 0:
+        return f"{treatment} and {control} do not differ"
+    return f"{treatment} is {_number(abs(estimate))} {unit} {_side(estimate)} than {control}"
+
+
+def _interval(pairs: Pairs, evidence: Evidence) -> str:
+    """The interval as it is shown: ratios as such, open ends said to be open."""
+    name = "95 % interval" if len(pairs.seeds) >= INTERVAL_FROM else "range"
+    low, high = evidence.low, evidence.high
+    low_open, high_open = math.isinf(evidence.floor), math.isinf(evidence.roof)
+    if pairs.hypothesis.scale == "ratio":
+        low, high = _ratio(pairs.hypothesis, low), _ratio(pairs.hypothesis, high)
+        if pairs.hypothesis.better == "lower":
+            low, high, low_open, high_open = high, low, high_open, low_open
+    return (
+        f"{name} {_number(low)}{' or less' if low_open else ''} to "
+        f"{_number(high)}{' or more' if high_open else ''}"
+    )
+
+
+def _censoring(pairs: Pairs) -> list[str]:
+    """For how many seeds each arm is censored."""
+    hypothesis = pairs.hypothesis
+    what = "never got there" if hypothesis.better == "lower" else "went beyond what was measured"
+    arms = (hypothesis.treatment, pairs.treatment_censored), (hypothesis.control, pairs.control_censored)
+    return [f"{arm} {what} for {_seeds(sum(flags))}" for arm, flags in arms if any(flags)]
+
+
+def _meaning(
+    hypothesis: Hypothesis,
+    effects: Effects,
+    evidence: Evidence,
+    verdict: Verdict,
+    p_adjusted: float,
+    needed: int,
+) -> str:
+    """Why the numbers have this verdict."""
+    claim = _claim(hypothesis)
+    if verdict is Verdict.REVERSED:
+        return "the claim is the opposite"
+    if verdict is not Verdict.INCONCLUSIVE:
+        return claim if hypothesis.margin else ""
+    if math.isinf(evidence.floor) or math.isinf(evidence.ceiling):
+        return f"what censoring hides could decide either way; {claim}"
+    differ = int((effects.values != 0).sum())
+    if not effects.equivalence and differ < needed:
+        return f"only {_seeds(differ)} differ, and {needed} would have to"
+    if p_adjusted >= ALPHA:
+        return f"this could be chance; {claim}"
+    return f"the interval lies on both sides of that; {claim}" if hypothesis.margin else claim
+
+
+def _claim(hypothesis: Hypothesis) -> str:
+    margin, unit = hypothesis.margin, hypothesis.unit
+    if hypothesis.kind == "equivalence":
+        within = f"a factor of {_number(math.exp(margin))}" if hypothesis.scale == "ratio" else None
+        return f"the same was to mean within {within or f'{_number(margin)} {unit}'}"
+    if margin == 0:
+        return f"the claim is {hypothesis.better} {unit}"
+    if hypothesis.scale == "ratio":
+        bound = "at most" if hypothesis.better == "lower" else "at least"
+        return f"the claim is {bound} {_number(_ratio(hypothesis, margin))}×"
+    return f"the claim is at least {_number(margin)} {unit} better"
+
+
+def _ratio(hypothesis: Hypothesis, effect: float) -> float:
+    """Treatment over control, of an effect on the logarithmic scale."""
+    return math.exp(effect if hypothesis.better == "higher" else -effect)
+
+
+def _side(effect: float) -> str:
+    return "better" if effect > 0 else "worse"
+
+
+def _number(value: float) -> str:
+    shown = f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value + 0.0:.3g}"
+    return shown.replace("-", "\N{MINUS SIGN}")
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed" if count == 1 else f"{count} seeds"
