@@ -53,6 +53,10 @@ def build(task: Task, seed: int) -> nn.Module:
     >>> bool((build(task, 5).weight == build(task, 5).weight).all())
     True
     """
+    try:
+        torch.empty(0, device=task.device)
+    except (RuntimeError, AssertionError) as error:
+        raise TaskError(f"task {task.name!r}: device {task.device!r} cannot be used: {error}") from error
     with seeded(seed, task.device):
         try:
             model = task.model()
@@ -64,9 +68,4 @@ def build(task: Task, seed: int) -> nn.Module:
         raise TaskError(
             f"task {task.name!r}: the model factory must return an nn.Module, got {type(model).__name__}"
         )
-    try:
-        return model.to(task.device)
-    except (RuntimeError, AssertionError) as error:
-        raise TaskError(
-            f"task {task.name!r}: the network cannot be put on device {task.device!r}: {error}"
-        ) from error
+    return model.to(task.device)

@@ -73,9 +73,8 @@ def _loss(task: Task, model: nn.Module, batch: Any) -> Tensor:
         got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise _fail(task, f"loss must return a scalar tensor, got {got}")
     if not torch.isfinite(loss):
-        raise _fail(
-            task, f"loss is {float(loss)} from the start, at the initial weights; look at data and loss"
-        )
+        value = float(loss.detach())
+        raise _fail(task, f"loss is {value} from the start, at the initial weights; look at data and loss")
     if not loss.requires_grad:
         raise _fail(task, "loss must depend on the network's parameters, got a tensor without a gradient")
     return loss

@@ -155,10 +155,10 @@ class _Digest:
             self.add(name, tensor)
         for part in value.modules():
             self._text("training", part.training)
-            self._text(*_address(type(part)))
+            self.add(type(part))
             if not _is_library(type(part)):
                 own = {k: v for k, v in vars(part).items() if k not in _MODULE_FIELDS}
-                self.add(type(part), own)
+                self.add(own)
 
     def _python_module(self, value: types.ModuleType) -> None:
         self._text("module", value.__name__ if _is_library(value) else _source(value))

@@ -1,0 +1,129 @@
+"""`check` says in one line what of a task does not work, and changes nothing."""
+
+import itertools
+from contextlib import suppress
+
+import pytest
+import torch
+from torch import nn
+
+from normsmith.errors import TaskError
+from normsmith.tasks import Task, accuracy, build, check, digits_cnn, digits_mlp, seeded
+
+counter = itertools.count()
+backbone = nn.Linear(3, 2)
+
+
+def make(**changes):
+    x, y = torch.randn(100, 3), torch.arange(100) % 2
+    arguments = {
+        "model": lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)),
+        "train": (x, y),
+        "test": (x[:9], y[:9]),
+        "loss": nn.functional.cross_entropy,
+        "metric": accuracy,
+        "name": "mine",
+    }
+    return Task(**(arguments | changes))
+
+
+def raising(error):
+    def function(*_):
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize("task", [make(), digits_mlp(), digits_cnn()], ids=lambda task: task.name)
+def test_a_task_that_works_passes_and_draws_nothing(task):
+    state = torch.get_rng_state()
+    assert check(task) is None
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_lazy_layers_pass():
+    check(make(model=lambda: nn.Sequential(nn.LazyLinear(2))))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "cause"),
+    [
+        ({"model": raising(KeyError("w"))}, "the model factory raised KeyError: 'w'", KeyError),
+        ({"model": lambda: 3}, "must return an nn.Module, got int", None),
+        ({"model": lambda: backbone}, "two calls share parameters", None),
+        ({"model": lambda: nn.Sequential(backbone, nn.ReLU())}, "two calls share parameters", None),
+        ({"model": lambda: nn.Linear(3, 2 + next(counter))}, "gave different weights", None),
+        (
+            {"model": lambda: nn.Linear(5, 2)},
+            r"forward raised on a training batch of \(64, 3\), \(64,\) RuntimeError: mat1 and mat2",
+            RuntimeError,
+        ),
+        ({"forward": lambda model, batch: model(batch[0])}, r"must return \(output, target\), got Tensor", None),
+        ({"forward": lambda model, batch: batch[2]}, "forward raised.*IndexError", IndexError),
+        ({"loss": raising(ValueError("bad\nvalue"))}, r"and target \(64,\) ValueError: bad value", ValueError),
+        ({"loss": nn.CrossEntropyLoss(reduction="none")}, r"scalar tensor, got shape \(64,\)", None),
+        ({"loss": lambda o, t: 0.5}, "scalar tensor, got float", None),
+        ({"loss": lambda o, t: o.sum() * float("nan")}, "loss is nan from the start", None),
+        ({"loss": lambda o, t: o.detach().sum()}, "without a gradient", None),
+        ({"optimizer": lambda p, rate: None}, "must return a torch.optim.Optimizer, got NoneType", None),
+        ({"optimizer": raising(ValueError("rate"))}, "the optimizer raised ValueError: rate", ValueError),
+        ({"metric": raising(KeyError("k"))}, "on validation raised KeyError: 'k'", KeyError),
+        ({"metric": lambda o, t: "good"}, "metric must return a number, got str", None),
+        ({"test": (torch.zeros(9, 7), torch.zeros(9))}, "on test raised RuntimeError", RuntimeError),
+    ],
+)  # fmt: skip
+def test_what_fails_is_named_with_its_cause(changes, words, cause):
+    with pytest.raises(TaskError, match=words) as caught:
+        check(make(**changes))
+    assert "\n" not in str(caught.value)
+    if cause is not None:
+        assert isinstance(caught.value.__cause__, cause)
+
+
+def test_data_that_raises_is_named():
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self):
+            return 100
+
+        def __getitem__(self, index):
+            raise OSError("disk")
+
+    with pytest.raises(TaskError, match="the training data raised OSError: disk"):
+        check(make(train=Broken(), validation=make().test))
+
+
+def test_a_device_that_is_not_there_is_named():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    with pytest.raises(TaskError, match="device 'cuda' cannot be used"):
+        check(make(device="cuda"))
+
+
+def test_building_depends_on_the_seed_alone():
+    task = make()
+    state = torch.get_rng_state()
+    first = build(task, 3)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    again, other = build(task, 3), build(task, 4)
+    assert torch.equal(first[0].weight, again[0].weight)
+    assert not torch.equal(first[0].weight, other[0].weight)
+
+
+def test_seeded_restores_every_random_state_also_after_an_error():
+    import random
+
+    import numpy as np
+
+    def draws():
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = draws()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    with suppress(ValueError), seeded(9):
+        inside = draws()
+        raise ValueError("out")
+    assert draws() == expected
+    with seeded(9):
+        assert draws() == inside

@@ -1,0 +1,85 @@
+"""The embedded digits: sizes, stratification, scale, and that they can be learnt."""
+
+import builtins
+
+import pytest
+import torch
+from torch import nn
+
+from normsmith.errors import InputError, MissingExtraError
+from normsmith.surgery import insert, strip
+from normsmith.tasks import accuracy, batches, build, digits_cnn, digits_mlp, evaluate
+from normsmith.tasks import digits as digits_module
+
+
+@pytest.mark.parametrize(("task", "shape"), [(digits_mlp(), (64,)), (digits_cnn(), (1, 8, 8))])
+def test_splits(task, shape):
+    sizes = {split: len(task.dataset(split)) for split in ("train", "validation", "test")}
+    assert sizes == {"train": 1077, "validation": 360, "test": 360}
+    images = torch.cat([task.dataset(split).tensors[0] for split in sizes])
+    assert images.shape[1:] == shape
+    assert abs(float(images.mean())) < 1e-4
+    assert images.max() - images.min() == 1
+    for split, size in sizes.items():
+        counts = torch.bincount(task.dataset(split).tensors[1])
+        assert counts.max() - counts.min() <= 0.03 * size
+
+
+def test_no_image_is_in_two_splits_and_all_are_used():
+    from sklearn.datasets import load_digits
+
+    task = digits_mlp()
+    rows = torch.cat([task.dataset(split).tensors[0] for split in ("train", "validation", "test")])
+    pixels = (rows * 16 + 4.884).round().long()
+    whole = torch.from_numpy(load_digits().data).long()
+    assert sorted(map(tuple, pixels.tolist())) == sorted(map(tuple, whole.tolist()))
+
+
+@pytest.mark.parametrize(
+    ("task", "rate", "reached"), [(digits_mlp(), 2**-4, 0.88), (digits_cnn(), 2**-2, 0.5)]
+)
+def test_they_learn(task, rate, reached):
+    model = build(task, 0)
+    optimizer = task.optimizer(model.parameters(), rate)
+    stream = batches(task, torch.Generator().manual_seed(0))
+    start = evaluate(task, model, "test")
+    for _ in range(150):
+        output, target = task.forward(model, next(stream))
+        optimizer.zero_grad()
+        task.loss(output, target).backward()
+        optimizer.step()
+    loss, metric = evaluate(task, model, "test")
+    assert loss < start[0]
+    assert metric > reached
+
+
+@pytest.mark.parametrize("task", [digits_mlp(), digits_cnn()], ids=lambda task: task.name)
+def test_surgery_works_on_them(task):
+    model = task.model()
+    insert(model, lambda n, p: nn.GroupNorm(2, n)).apply()
+    assert sum(isinstance(layer, nn.GroupNorm) for layer in model) == 3
+    strip(model).apply()
+    assert [type(layer) for layer in model] == [type(layer) for layer in task.model()]
+
+
+def test_without_scikit_learn_the_extra_is_named(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *arguments, **keywords):
+        if name.startswith("sklearn"):
+            raise ImportError(name)
+        return real(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtraError, match=r"normsmith\[study\]"):
+        digits_module._digits.__wrapped__()
+
+
+def test_accuracy():
+    output = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    assert accuracy(output, torch.tensor([0, 1, 0])) == pytest.approx(2 / 3)
+    per_pixel = output.T.reshape(1, 2, 3)
+    assert accuracy(per_pixel, torch.tensor([[0, 1, 0]])) == pytest.approx(2 / 3)
+    for bad in (torch.zeros(3, 2), torch.zeros(2), torch.zeros(3, 1)):
+        with pytest.raises(InputError, match="accuracy: expected output"):
+            accuracy(output, bad)
