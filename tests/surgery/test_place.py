@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import insert, strip, swap_activation
@@ -381,3 +382,35 @@ def test_options_reach_the_layer():
     model = mlp()
     insert(model, "group", num_groups=2, eps=0.5).apply()
     assert (model[1].num_groups, model[1].eps) == (2, 0.5)
+
+
+@pytest.mark.parametrize("network", [mlp, cnn])
+@pytest.mark.parametrize(
+    ("norm", "options", "kind"),
+    [
+        ("batch", {}, "BatchNorm"),
+        ("batch", {"ghost_batch_size": 8, "momentum": 0.2}, "BatchNorm"),
+        ("renorm", {"total_steps": 100}, "BatchRenorm"),
+        ("renorm", {"total_steps": 100, "ghost_batch_size": 8}, "BatchRenorm"),
+    ],
+)
+def test_batch_norm_and_renorm_by_name_are_normsmiths(network, norm, options, kind):
+    model = network()
+    dimensions = 1 if network is mlp else 2
+    insert(model, norm, **options).apply()
+    norms = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    assert {type(layer).__name__ for layer in norms} == {f"{kind}{dimensions}d"}
+    assert all(type(layer).__module__.startswith("normsmith.layers") for layer in norms)
+    first = next(layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d)))
+    assert first.bias is None
+    shape = (16, 4) if network is mlp else (16, 1, 8, 8)
+    model(torch.randn(shape)).sum().backward()
+    assert all(layer.num_batches_tracked == 1 for layer in norms)
+    assert not strip(model).refusals
+    strip(model).apply()
+    assert kinds(model) == kinds(network())
+
+
+def test_an_option_that_the_layer_does_not_take_is_named():
+    with pytest.raises(SurgeryError, match="cannot make norm 'batch' for Linear"):
+        insert(mlp(), "batch", ghosts=3)

@@ -103,7 +103,7 @@ def nudged():
         {"loss": partial(nn.functional.cross_entropy, label_smoothing=0.1)},
         {"loss": nn.CrossEntropyLoss()},
         {"metric": lambda output, target: -accuracy(output, target)},
-        {"optimizer": lambda parameters, rate: torch.optim.Adam(parameters, rate)},
+        {"optimizer": torch.optim.Adam},
         {"forward": lambda model, batch: (model(batch[0] + 1), batch[1])},
         {"batch_size": 32},
         {"train": nudged()},

@@ -27,7 +27,7 @@ _SEED = 0
 _ALL_SAMPLES = 4096  # of larger datasets that are not tensors, this many, evenly spread, are hashed
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _LIBRARIES = tuple(
-    str(Path(sysconfig.get_path(kind)).resolve()) for kind in ("stdlib", "platstdlib", "purelib", "platlib")
+    Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib", "purelib", "platlib")
 )
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(Ellipsis), torch.dtype, torch.device)
 _CLASS_NOISE = {
@@ -288,7 +288,7 @@ def _is_library(value: Any) -> bool:
     if top == "normsmith" or top in sys.stdlib_module_names:
         return True
     file = getattr(sys.modules.get(name), "__file__", None)
-    return file is not None and str(Path(file).resolve()).startswith(_LIBRARIES)
+    return file is not None and any(Path(file).resolve().is_relative_to(folder) for folder in _LIBRARIES)
 
 
 def _source(module: types.ModuleType) -> str:
