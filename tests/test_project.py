@@ -1,0 +1,193 @@
+"""What holds for the project as a whole: pins, clean files, public indexes, recipes."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from torch import nn
+
+import normsmith
+from normsmith import layers
+from normsmith.studies import every_question, questions
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+INDEXES = ["normsmith"] + [
+    f"normsmith.{info.name}"
+    for info in pkgutil.iter_modules(normsmith.__path__)
+    if info.ispkg and info.name != "cli"
+]
+
+
+def requirements() -> list[str]:
+    """Everything that pyproject names: to build, to run, every extra and every group."""
+    project = PROJECT["project"]
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    groups = [line for lines in PROJECT["dependency-groups"].values() for line in lines]
+    return [*PROJECT["build-system"]["requires"], *project["dependencies"], *extras, *groups]
+
+
+@pytest.mark.parametrize("requirement", requirements())
+def test_constraints_pin_what_pyproject_names(requirement: str) -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    versions = {canonicalize_name(name): version for name, version in pins.items()}
+    wanted = Requirement(requirement)
+    assert wanted.specifier.contains(versions[canonicalize_name(wanted.name)])
+
+
+def test_pins_are_in_order_and_single() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    names = [canonicalize_name(line.partition("==")[0]) for line in lines if not line.startswith("#")]
+    assert len(names) == len(set(names))
+    assert all("==" in line for line in lines if not line.startswith("#"))
+
+
+def test_python_that_is_required_is_python_that_is_checked() -> None:
+    assert PROJECT["project"]["requires-python"] == ">=3.11"
+    assert PROJECT["tool"]["mypy"]["python_version"] == "3.11"
+    assert PROJECT["tool"]["ruff"]["target-version"] == "py311"
+
+
+def test_changelog_has_an_unreleased_section() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    unreleased = re.search(r"^## Unreleased\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert unreleased
+    assert re.search(r"^- ", unreleased[1], re.MULTILINE)
+
+
+MACHINE = re.compile(
+    "|".join(
+        [
+            r"/(?:root|home/\w+|Users/\w+|work)/(?!\.\.\.)",  # somebody's folders
+            r"/tmp/\w+_jobs",
+            r"\b(?:test\.)?py" + r"pi\.org|python" + r"hosted\.org|conda\." + r"anaconda\.org",  # registries
+            r"\b(?:\d{1,3}\.){3}\d{1,3}:\d+",  # a host and its port
+        ]
+    )
+)
+
+
+def test_machine_pattern_finds_what_it_must() -> None:
+    for text in ("/ro" + "ot/x", "/home/" + "me/y", "https://py" + "pi.org/simple", "10.0.0.1" + ":8080"):
+        assert MACHINE.search(text), text
+    assert not MACHINE.search("src/normsmith/studies/work.py in /usr/bin, version 2.13.0")
+
+
+def test_no_machine_in_tracked_files() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    found = [
+        f"{path.relative_to(ROOT)}: {hit[0]}"
+        for path in files
+        if path.is_file() and (hit := MACHINE.search(path.read_text(encoding="utf-8", errors="replace")))
+    ]
+    assert not found
+
+
+# The public index of each package.
+
+
+def order(name: str) -> tuple[int, str]:
+    """CONSTANTS, then Classes, then functions: as ruff sorts `__all__`."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
+
+
+@pytest.mark.parametrize("package", INDEXES)
+def test_public_index_is_sorted_and_complete(package: str) -> None:
+    module = importlib.import_module(package)
+    names = module.__all__
+    assert names == sorted(names, key=order)
+    assert len(names) == len(set(names))
+    assert all(hasattr(module, name) for name in names)
+    bound = {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and not isinstance(value, ModuleType)
+        and getattr(value, "__module__", "normsmith").startswith("normsmith")
+    }
+    assert bound <= set(names), "imported into the index but not named in __all__"
+
+
+def modules_of(package: ModuleType) -> list[ModuleType]:
+    return [
+        importlib.import_module(f"{package.__name__}.{info.name}")
+        for info in pkgutil.iter_modules(package.__path__)
+    ]
+
+
+def test_every_layer_is_in_the_public_indexes() -> None:
+    defined = {
+        name
+        for module in modules_of(layers)
+        for name, value in vars(module).items()
+        if inspect.isclass(value)
+        and issubclass(value, nn.Module)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
+        and not name.endswith("Base")
+    }
+    assert defined
+    assert defined <= set(layers.__all__)
+    assert defined <= set(normsmith.__all__)
+
+
+def test_every_public_thing_says_what_it_is() -> None:
+    silent = [
+        f"{package}.{name}"
+        for package in INDEXES
+        for name in importlib.import_module(package).__all__
+        if callable(value := getattr(importlib.import_module(package), name)) and not inspect.getdoc(value)
+    ]
+    assert not silent
+
+
+# Recipes: who adds a unit also adds what goes with it.
+
+
+def test_every_question_has_its_test_and_its_name() -> None:
+    for module in modules_of(questions):
+        stem = module.__name__.rpartition(".")[2]
+        assert module.QUESTION.name == stem.replace("_", "-")
+        assert (ROOT / "tests" / "studies" / "questions" / f"test_{stem}.py").exists(), f"{stem} has no test"
+    assert len(every_question()) == len(modules_of(questions))
+
+
+def test_every_module_of_layers_and_ops_has_a_test() -> None:
+    for package in ("layers", "ops", "surgery", "tasks"):
+        tested = "".join(
+            path.read_text(encoding="utf-8") for path in (ROOT / "tests" / package).rglob("test_*.py")
+        )
+        for info in pkgutil.iter_modules([str(ROOT / "src" / "normsmith" / package)]):
+            if not info.name.startswith("_"):
+                assert re.search(rf"\b{info.name}\b", tested), (
+                    f"normsmith.{package}.{info.name} is in no test"
+                )
+
+
+@pytest.mark.parametrize("layer", layers.__all__)
+def test_every_layer_is_in_the_pages(layer: str) -> None:
+    assert re.search(rf"\b{layer}\b", (ROOT / "docs" / "howto" / "layers.md").read_text(encoding="utf-8"))
+
+
+def test_contributing_names_what_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:src|tests|docs|\.ci)/[^`<>]*|\w+\.(?:md|toml|txt))`", text)
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).exists()] == []
