@@ -1,0 +1,21 @@
+"""Studies: controlled, paired experiments that answer a question for one network and its data.
+
+Needs the extra `study`.
+"""
+
+from normsmith.studies.question import Question, every_question, select
+from normsmith.studies.results import StudyResult, Verdict
+from normsmith.studies.store import Store
+from normsmith.studies.study import Progress, Settings, run_study
+
+__all__ = [
+    "Progress",
+    "Question",
+    "Settings",
+    "Store",
+    "StudyResult",
+    "Verdict",
+    "every_question",
+    "run_study",
+    "select",
+]

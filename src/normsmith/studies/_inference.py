@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
 from normsmith.studies._pairs import Array, Effects
 
@@ -46,6 +45,8 @@ def sign_flip(effects: Array, alternative: Literal["two-sided", "greater"] = "tw
     """
     # In an order of their own, so that the seeds' does not matter where signs are drawn; a zero beside them
     # changes no sum, and the library asks for two effects at least.
+    from scipy import stats  # a second of import time that worker processes are spared
+
     oriented = effects * np.sign(effects.sum(axis=-1, keepdims=True))
     order = np.lexsort((oriented, np.abs(effects)), axis=-1)
     ordered = np.take_along_axis(effects, order, axis=-1)
@@ -70,6 +71,8 @@ def _sum(effects: Array, axis: int) -> Array:
 
 def signed_ranks(effects: Array) -> Array:
     """Ranks of the magnitudes (n,) with the signs of the effects; zeros are no evidence and get rank 0."""
+    from scipy import stats  # a second of import time that worker processes are spared
+
     ranks = np.zeros(len(effects))
     differ = effects != 0
     ranks[differ] = stats.rankdata(np.abs(effects[differ])) * np.sign(effects[differ])
@@ -103,6 +106,8 @@ def mean_interval(effects: Array) -> tuple[float, float]:
 
     Mirrored effects have the mirrored interval. Efron, J. Amer. Statist. Assoc. 82, 1987.
     """
+    from scipy import stats  # a second of import time that worker processes are spared
+
     smallest, largest = float(effects.min()), float(effects.max())
     if smallest == largest or len(effects) < INTERVAL_FROM:
         return smallest, largest

@@ -23,7 +23,8 @@ class Effect(_Data):
     """One hypothesis, its paired effects (one a seed) and the verdict on it.
 
     `values` are positive in the direction of the claim. With `scale="ratio"` they are natural logarithms of
-    a ratio (a report shows exp(value)); with `scale="difference"` they are in `unit`.
+    a ratio; with `scale="difference"` they are in `unit`. `better` says which way the claim points: a report
+    shows the ratio of treatment to control, exp(value), or exp(-value) where lower is better.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Effect(_Data):
     unit: str
     scale: Literal["difference", "ratio"]
     kind: Literal["superiority", "equivalence"]
+    better: Literal["higher", "lower"] = "higher"
     margin: float
     seeds: tuple[int, ...]
     values: tuple[float, ...]
@@ -96,6 +98,7 @@ class Answer(_Data):
     title: str
     claim: str
     source: str
+    method: str = ""
     headline: str
     effects: tuple[Effect, ...]
     charts: tuple[Chart, ...] = ()
@@ -112,6 +115,7 @@ class StudyResult(_Data):
     profile: str
     seeds: tuple[int, ...]
     answers: tuple[Answer, ...]
+    skipped: dict[str, str] = {}
     failures: tuple[Failure, ...]
     trials_new: int
     trials_reused: int

@@ -79,6 +79,7 @@ def _effect(pairs: Pairs, effects: Effects, evidence: Evidence, p_adjusted: floa
         unit=hypothesis.unit,
         scale=hypothesis.scale,
         kind=hypothesis.kind,
+        better=hypothesis.better,
         margin=hypothesis.margin,
         seeds=pairs.seeds,
         values=tuple(effects.values.tolist()),

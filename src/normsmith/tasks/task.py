@@ -87,6 +87,7 @@ class Task:
         forward: `forward(model, batch)` → (output, target), for batches that are not (input, target).
         higher_is_better: whether a larger metric is better.
         target: the metric at which the network counts as trained; None lets the study decide.
+        point: how much of the metric studies call one point; margins such as "2 points" are multiples of it.
         activations: names out of "relu", "tanh", "sigmoid" that a study should try in place of the network's
             own; empty means its own only.
         device: where to train, as `torch.device` names it.
@@ -119,6 +120,7 @@ class Task:
     forward: Callable[[nn.Module, Any], tuple[Any, Any]] = pair_forward
     higher_is_better: bool = True
     target: float | None = None
+    point: float = 0.01
     activations: tuple[str, ...] = ()
     device: str = "cpu"
     collate: Callable[[list[Any]], Any] | None = None
@@ -160,6 +162,8 @@ class Task:
         object.__setattr__(self, "learning_rates", self._rates())
         if self.target is not None and not _is_finite(self.target):
             raise self._fail(f"target must be a finite number or None, got {self.target!r}")
+        if not (_is_finite(self.point) and self.point > 0):
+            raise self._fail(f"point must be a positive finite number, got {self.point!r}")
         if not isinstance(self.higher_is_better, bool):
             raise self._fail(f"higher_is_better must be True or False, got {self.higher_is_better!r}")
         chosen: Any = self.activations

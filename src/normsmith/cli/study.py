@@ -1,0 +1,105 @@
+"""`normsmith study`: questions about batch norm, answered for one network and its data."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from loky import cpu_count
+from rich.console import Console
+
+from normsmith.cli.progress import StudyProgress, duration
+from normsmith.report import check_writable, print_verdicts, to_csv, to_json, write_html
+from normsmith.studies import Settings, Store, StudyResult, run_study, select
+from normsmith.tasks import load
+
+
+class Profile(StrEnum):
+    """How thorough a study is."""
+
+    QUICK = "quick"
+    FULL = "full"
+
+
+class Format(StrEnum):
+    """What goes to standard output."""
+
+    TEXT = "text"
+    JSON = "json"
+    CSV = "csv"
+
+
+def study(
+    task: Annotated[
+        str,
+        typer.Argument(
+            help="digits-mlp, digits-cnn, file.py:name or package.module:name. The file or module is executed."
+        ),
+    ] = "digits-mlp",
+    question: Annotated[
+        list[str] | None,
+        typer.Option("--question", "-q", help="A question to ask (again for more); all of them by default."),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds per arm.  [default: 8 quick, 10 full]")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.  [default: one a core]")] = None,
+    profile: Annotated[Profile, typer.Option(help="How thorough: quick or full.")] = Profile.QUICK,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps per trial.  [default: the task's]")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Time limit of one trial, in seconds.")] = 600.0,
+    store: Annotated[
+        str, typer.Option(help="Where trials are kept: finished ones are never run again.")
+    ] = "sqlite:///study.db",
+    report: Annotated[Path, typer.Option(help="The HTML report to write.")] = Path("report.html"),
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no HTML report.")] = False,
+    output: Annotated[
+        Format, typer.Option("--format", help="Standard output: verdicts as text, or all results.")
+    ] = Format.TEXT,
+) -> None:
+    """Answer questions about batch norm for a network and its data by paired experiments.
+
+    Exit code 0: done (a diverged trial is a result); 1: a trial raised, was killed or ran out of time;
+    2: wrong usage; 130: interrupted (finished trials are kept, the same command goes on).
+    """
+    console = Console(stderr=True)
+    questions = select(tuple(question or ()))
+    jobs = jobs or cpu_count()
+    settings = Settings(seeds, profile.value, jobs, timeout, steps)
+    if not no_report:
+        check_writable(report)
+    load(task)  # what is wrong with it is said before a store is made
+    with Store(store) as trials:
+        try:
+            with StudyProgress(console, jobs) as progress:
+                command = shlex.join(["normsmith", *sys.argv[1:]])
+                result = run_study(task, questions, trials, settings, command=command, progress=progress)
+        except KeyboardInterrupt:
+            console.print(
+                f"interrupted: {trials.count()} trials are kept in {store}; the same command goes on from there",
+                highlight=False,
+            )
+            raise typer.Exit(130) from None
+    _write(result, output)
+    if not no_report:
+        write_html(result, report)
+        console.print(f"report: {report}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{result.trials_new} trials run, {result.trials_reused} reused, in {duration(result.seconds)}",
+        highlight=False,
+    )
+    if any(failure.status != "diverged" for failure in result.failures):
+        raise typer.Exit(1)
+
+
+def _write(result: StudyResult, output: Format) -> None:
+    if output is Format.TEXT:
+        print_verdicts(result, Console(highlight=False))
+    else:
+        sys.stdout.write(to_json(result) if output is Format.JSON else to_csv(result))
+        sys.stdout.write("" if output is Format.CSV else "\n")

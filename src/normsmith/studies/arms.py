@@ -1,0 +1,111 @@
+"""Arms: what a study does to the task's model before it trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from normsmith import surgery
+from normsmith.studies.probes import activation_signals, renorm_activity
+from normsmith.tasks import Task
+
+Value: TypeAlias = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change to a fresh model: a module-level function `(model, **arguments) -> model`.
+
+    The function's import path and the arguments enter the key of every trial of the arm, and travel to worker
+    processes; hence no lambdas and no closures.
+    """
+
+    function: Callable[..., nn.Module]
+    arguments: tuple[tuple[str, Value], ...] = ()
+
+    def spec(self) -> dict[str, object]:
+        """The edit as JSON."""
+        return {
+            "function": f"{self.function.__module__}:{self.function.__qualname__}",
+            "arguments": dict(self.arguments),
+        }
+
+
+Probe: TypeAlias = Callable[[nn.Module, Task], dict[str, float]]
+"""A measurement inside a network: names to numbers. Module-level functions, see `Edit`."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A name for readers, the edits that make the arm's model out of the task's, and what to measure inside it."""
+
+    name: str
+    edits: tuple[Edit, ...] = ()
+    probes: tuple[Probe, ...] = (activation_signals,)
+
+    def but(self, name: str, *edits: Edit, probes: tuple[Probe, ...] = ()) -> Arm:
+        """The same arm with further edits and probes, under another name."""
+        return Arm(name, self.edits + edits, self.probes + probes)
+
+    def build(self, model: nn.Module) -> nn.Module:
+        """Apply the edits in order to `model`, in place where an edit does so.
+
+        Raises:
+            SurgeryError: an edit cannot be made on this model, with the reason.
+        """
+        for edit in self.edits:
+            model = edit.function(model, **dict(edit.arguments))
+        return model
+
+
+def edit(function: Callable[..., nn.Module], **arguments: Value) -> Edit:
+    """An `Edit` from keyword arguments, in a canonical order."""
+    return Edit(function, tuple(sorted(arguments.items())))
+
+
+def strip_norm(model: nn.Module) -> nn.Module:
+    """Remove every normalization layer."""
+    return surgery.strip(model).apply()
+
+
+def insert_norm(model: nn.Module, norm: str, where: str, **options: Value) -> nn.Module:
+    """Put a norm before or after every activation of a model without one."""
+    return surgery.insert(model, norm, where=where, **options).apply()
+
+
+def swap_activation(model: nn.Module, activation: str) -> nn.Module:
+    """Replace every activation by another kind."""
+    return surgery.swap_activation(model, activation).apply()
+
+
+def scale_weights(model: nn.Module, gain: float) -> nn.Module:
+    """Multiply every weight matrix and convolution kernel (parameters of two dimensions and more) by `gain`."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() >= 2:
+                parameter.mul_(gain)
+    return model
+
+
+AS_IS = Arm("as is")
+
+
+def network(activation: str | None) -> Arm:
+    """The task's network without norms, with its own activation (None) or another one."""
+    name = "no norm" if activation is None else f"{activation}, no norm"
+    swap = () if activation is None else (edit(swap_activation, activation=activation),)
+    return Arm(name, (edit(strip_norm), *swap))
+
+
+def normalized(activation: str | None, norm: str = "batch", where: str = "before", **options: Value) -> Arm:
+    """The task's network with `norm` before or after every activation, and none elsewhere."""
+    label = {"batch": "batch norm", "renorm": "batch renorm", "layer": "layer norm", "group": "group norm"}[
+        norm
+    ]
+    name = f"{label} {where} {activation or 'activation'}"
+    probes = (renorm_activity,) if norm == "renorm" else ()
+    return network(activation).but(name, edit(insert_norm, norm=norm, where=where, **options), probes=probes)

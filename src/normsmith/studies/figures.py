@@ -1,0 +1,128 @@
+"""Charts and tables that questions share: medians over seeds with the band between the quartiles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+
+import numpy as np
+
+from normsmith.studies.lab import Lab, Measure, Sample, Tuned
+from normsmith.studies.results import Chart, Effect, Line, Table, Verdict
+from normsmith.studies.trial import Outcome
+
+
+def band(label: str, samples: Mapping[float, Sequence[float]], marked: Sequence[float] = ()) -> Line:
+    """A line of medians with quartiles, from the values of the seeds at each x; gaps where there are none."""
+    xs = sorted(samples)
+    quartiles = [
+        np.quantile(samples[x], (0.25, 0.5, 0.75)).tolist() if samples[x] else (None,) * 3 for x in xs
+    ]
+    low, middle, high = zip(*quartiles, strict=True) if quartiles else ((), (), ())
+    return Line(label=label, x=tuple(xs), y=middle, low=low, high=high, marked=tuple(marked))
+
+
+def training_curves(lab: Lab, arms: Iterable[Tuned]) -> Chart:
+    """The test metric while training, each arm at its tuned rate."""
+    lines = []
+    for tuned in arms:
+        outcomes = [o for o in lab.measured(tuned).values() if o.status == "finished"]
+        steps = outcomes[0].steps if outcomes else ()
+        samples = {float(step): [o.test[i] for o in outcomes] for i, step in enumerate(steps)}
+        lines.append(band(f"{tuned.arm.name} (rate {tuned.rate:g})", samples))
+    return Chart(
+        name="training",
+        title="Training curves",
+        x_title="optimizer steps",
+        y_title="test metric",
+        lines=tuple(lines),
+        description="Test metric against steps, median over seeds, band between quartiles. At the end: "
+        + _ends(lines),
+    )
+
+
+def rate_response(lab: Lab, arms: Sequence[Tuned], *, marked: bool = True) -> Chart:
+    """The final test metric at every learning rate that was tried; the tuned rate is marked."""
+    lines = []
+    for tuned in arms:
+        samples = {
+            rate: [value for value, _ in lab.series(Tuned(tuned.arm, rate, tuned.tried), lab.final).values()]
+            for rate in tuned.tried
+        }
+        lines.append(band(tuned.arm.name, samples, marked=(tuned.rate,) if marked else ()))
+    return Chart(
+        name="rates",
+        title="Response to the learning rate",
+        x_title="learning rate",
+        y_title="final test metric",
+        log_x=True,
+        lines=tuple(lines),
+        description="Final test metric against learning rate, median over seeds, band between quartiles. "
+        + "; ".join(f"{t.arm.name}: best rate on validation {t.rate:g}" for t in arms if marked),
+    )
+
+
+def arms_table(lab: Lab, arms: Iterable[Tuned], more: Mapping[str, Measure] | None = None) -> Table:
+    """One row an arm: tuned rate, median final test metric, further measures, diverged and failed trials."""
+    measures = dict(more or {})
+    rows = []
+    for tuned in arms:
+        measured = lab.measured(tuned)
+        diverged = sum(outcome.status == "diverged" for outcome in measured.values())
+        cells = [tuned.arm.name, f"{tuned.rate:g}" + (" (edge)" if tuned.on_edge else "")]
+        cells += [middle(lab, tuned, measure) for measure in (lab.final, *measures.values())]
+        rows.append((*cells, f"{diverged} of {len(measured)}"))
+    return Table(
+        title="Arms at their tuned learning rates (median over seeds)",
+        columns=("arm", "rate", "test metric", *measures, "diverged"),
+        rows=tuple(rows),
+    )
+
+
+def middle(lab: Lab, tuned: Tuned, measure: Measure) -> str:
+    """The median over seeds as text; 'never' where more than half of them are censored."""
+    samples = sorted(lab.series(tuned, measure).values())
+    if not samples:
+        return "–"
+    censored = sum(censored for _, censored in samples)
+    if 2 * censored > len(samples):
+        return "never"
+    text = f"{median(value for value, _ in samples):.4g}"
+    return f"{text} ({censored} never)" if censored else text
+
+
+def probe(name: str) -> Measure:
+    """The last value of a probe; NaN where the trial has none (it diverged before the first)."""
+
+    def measure(outcome: Outcome) -> Sample:
+        values = outcome.probes.get(name, ())
+        return (values[-1] if values else math.nan), False
+
+    return measure
+
+
+def edge_notes(arms: Iterable[Tuned]) -> tuple[str, ...]:
+    """A warning for each arm whose best rate is still on the edge of its grid."""
+    return tuple(
+        f"The best learning rate of “{tuned.arm.name}” is {tuned.rate:g}, the "
+        f"{'smallest' if tuned.rate == tuned.tried[0] else 'largest'} that was tried: a better one may lie beyond."
+        for tuned in arms
+        if tuned.on_edge
+    )
+
+
+def headline(claim: str, effects: Sequence[Effect]) -> str:
+    """The claim and what became of it, in one sentence."""
+    by_verdict: dict[Verdict, list[str]] = {}
+    for effect in effects:
+        by_verdict.setdefault(effect.verdict, []).append(effect.name)
+    if len(by_verdict) == 1:
+        (verdict,) = by_verdict
+        return f"{claim}: {verdict}."
+    parts = [f"{verdict} ({', '.join(names)})" for verdict, names in by_verdict.items()]
+    return f"{claim}: {'; '.join(parts)}."
+
+
+def _ends(lines: Iterable[Line]) -> str:
+    return "; ".join(f"{line.label}: {line.y[-1]:.4g}" for line in lines if line.y and line.y[-1] is not None)

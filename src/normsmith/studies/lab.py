@@ -1,0 +1,180 @@
+"""What a question works with: it asks for trials, tunes arms, and pairs outcomes by seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, median
+from typing import Literal, TypeAlias, TypeVar
+
+from normsmith.errors import StudyError
+from normsmith.studies.arms import AS_IS, Arm
+from normsmith.studies.statistics import Hypothesis, Pairs
+from normsmith.studies.trial import Outcome, Trial
+from normsmith.tasks import Task
+
+Profile = Literal["quick", "full"]
+Split = Literal["validation", "test"]
+
+Sample: TypeAlias = tuple[float, bool]
+"""A value and whether it is censored (the event was not seen within the budget)."""
+
+Measure: TypeAlias = Callable[[Outcome], Sample]
+T = TypeVar("T")
+Requests: TypeAlias = Generator[Sequence[Trial], None, T]
+"""A question, or a part of one: yields trials, goes on when they are done, returns T."""
+
+EXTENSIONS = 2
+"""How many times a grid of learning rates grows past an edge on which the best rate lies."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """An arm at the learning rate that was best for it on the validation split."""
+
+    arm: Arm
+    rate: float
+    tried: tuple[float, ...]
+
+    @property
+    def on_edge(self) -> bool:
+        """Whether the best rate is the smallest or largest that was tried: a better one may lie beyond."""
+        return self.rate in (self.tried[0], self.tried[-1])
+
+
+@dataclass
+class Lab:
+    """The task, the seeds and the outcomes so far of one study."""
+
+    task: Task
+    seeds: tuple[int, ...]
+    profile: Profile
+    steps: int
+    outcomes: dict[Trial, Outcome] = field(default_factory=dict)
+
+    # Asking for trials.
+
+    def activations(self, *considered: str) -> tuple[str | None, ...]:
+        """Those of the `considered` activations that the task wants tried; its own (None) if it names none."""
+        return tuple(name for name in considered if name in self.task.activations) or (None,)
+
+    def grid(self, arms: Iterable[Arm], rates: Iterable[float] | None = None) -> list[Trial]:
+        """Every arm at every learning rate (default: the task's) from every seed."""
+        rates = tuple(self.task.learning_rates if rates is None else rates)
+        return [Trial(arm, rate, seed, self.steps) for arm in arms for rate in rates for seed in self.seeds]
+
+    def baseline(self) -> list[Trial]:
+        """What `target` will need, so that a question can ask for it together with its own trials."""
+        return [] if self.task.target is not None else self.grid([AS_IS])
+
+    def target(self) -> Requests[float]:
+        """The metric to reach: the task's, or what its network as it is reaches at its tuned rate."""
+        if self.task.target is not None:
+            return self.task.target
+        tuned = yield from self.tune([AS_IS], self.shortfall)
+        return median(value for value, _ in self.series(tuned[AS_IS], self.final).values())
+
+    def tune(self, arms: Sequence[Arm], *criteria: Measure) -> Requests[dict[Arm, Tuned]]:
+        """Each arm at its best learning rate: the lowest mean over seeds of the first criterion, then the next.
+
+        The grid starts as the task's `learning_rates`; where the best rate lies on an edge it grows beyond,
+        `EXTENSIONS` times at most, so that no arm is judged at a rate that the grid happened to end with.
+        """
+        rates = {arm: tuple(sorted(self.task.learning_rates)) for arm in arms}
+        for extension in range(EXTENSIONS + 1):
+            yield [trial for arm in arms for trial in self.grid([arm], rates[arm])]
+            best = {arm: Tuned(arm, self._best(arm, rates[arm], criteria), rates[arm]) for arm in arms}
+            grown = {arm: _grown(tuned) for arm, tuned in best.items() if tuned.on_edge}
+            if not grown or extension == EXTENSIONS:
+                break
+            rates |= grown
+        return best
+
+    def _best(self, arm: Arm, rates: Iterable[float], criteria: Sequence[Measure]) -> float:
+        def score(rate: float) -> tuple[float, ...]:
+            trials = [self.series(Tuned(arm, rate, ()), measure).values() for measure in criteria]
+            return tuple(fmean(value for value, _ in samples) if samples else math.inf for samples in trials)
+
+        return min(rates, key=score)
+
+    # Measures: what to read off one outcome.
+
+    def final(self, outcome: Outcome, split: Split = "test") -> Sample:
+        """The metric at the end of the budget; a diverged trial counts as the untrained network."""
+        curve: tuple[float, ...] = getattr(outcome, split)
+        return (curve[-1] if outcome.status == "finished" else curve[0]), False
+
+    def points(self, outcome: Outcome) -> Sample:
+        """The final test metric in the task's points."""
+        return self.final(outcome)[0] / self.task.point, False
+
+    def shortfall(self, outcome: Outcome) -> Sample:
+        """The final validation metric with its sign such that lower is better: what rates are tuned by."""
+        value = self.final(outcome, "validation")[0]
+        return (-value if self.task.higher_is_better else value), False
+
+    def steps_to(self, target: float, split: Split = "test") -> Measure:
+        """Steps to reach `target`; never (also: diverged after reaching it) counts as budget + 1, censored."""
+
+        def measure(outcome: Outcome) -> Sample:
+            if outcome.status == "finished":
+                for step, value in zip(outcome.steps, getattr(outcome, split), strict=True):
+                    if self.reaches(value, target):
+                        return float(max(step, 1)), False
+            return float(self.steps + 1), True
+
+        return measure
+
+    @property
+    def better(self) -> Literal["higher", "lower"]:
+        """The metric's better side."""
+        return "higher" if self.task.higher_is_better else "lower"
+
+    def reaches(self, value: float, target: float) -> bool:
+        """Whether a metric is at the target or on its better side."""
+        return value >= target if self.task.higher_is_better else value <= target
+
+    # Reading outcomes, one value a seed.
+
+    def measured(self, tuned: Tuned) -> dict[int, Outcome]:
+        """Outcomes by seed of the trials that finished or diverged; others say nothing about the arm."""
+        outcomes = {trial.seed: self.outcomes.get(trial) for trial in self.grid([tuned.arm], [tuned.rate])}
+        return {seed: found for seed, found in outcomes.items() if found is not None and found.measured}
+
+    def series(self, tuned: Tuned, measure: Measure) -> dict[int, Sample]:
+        """What `measure` reads off each measured trial of an arm at its rate."""
+        return {seed: measure(outcome) for seed, outcome in self.measured(tuned).items()}
+
+    def pairs(
+        self, hypothesis: Hypothesis, treatment: dict[int, Sample], control: dict[int, Sample]
+    ) -> Pairs:
+        """Pair two arms by seed; a seed of which either trial crashed is left out.
+
+        Raises:
+            StudyError: no seed is left.
+        """
+        seeds = [seed for seed in self.seeds if seed in treatment and seed in control]
+        if not seeds:
+            raise StudyError(
+                f"nothing to compare: no trial of {hypothesis.treatment} and {hypothesis.control} ran to its "
+                "end for the same seed; the failures say why"
+            )
+        return Pairs(
+            hypothesis,
+            tuple(seeds),
+            tuple(treatment[seed][0] for seed in seeds),
+            tuple(control[seed][0] for seed in seeds),
+            tuple(treatment[seed][1] for seed in seeds),
+            tuple(control[seed][1] for seed in seeds),
+        )
+
+
+def _grown(tuned: Tuned) -> tuple[float, ...]:
+    """The rates that were tried and one more, beyond the edge the best one lies on, as far apart as before."""
+    tried = tuned.tried
+    if len(tried) == 1:
+        return (tried[0] / 4, tried[0], tried[0] * 4)
+    if tuned.rate == tried[0]:
+        return (tried[0] * tried[0] / tried[1], *tried)
+    return (*tried, tried[-1] * tried[-1] / tried[-2])

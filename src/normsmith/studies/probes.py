@@ -1,0 +1,93 @@
+"""Probes: what a trial measures inside its network besides loss and metric."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normsmith.layers import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+from normsmith.tasks import Task, batches
+
+FLAT: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
+    nn.Sigmoid: lambda y: y * (1 - y) < 0.05,
+    nn.Tanh: lambda y: 1 - y * y < 0.2,
+    nn.ReLU: lambda y: y <= 0,
+}
+"""Where an activation's slope is below a fifth of its greatest value (ReLU: zero), from its output."""
+
+
+def _forward(model: nn.Module, task: Task, *, training: bool) -> None:
+    """One forward of one training batch; every module's mode and the random state are left as they were."""
+    modes = {module: module.training for module in model.modules()}
+    batch = next(batches(task, torch.Generator().manual_seed(0)))
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            model.train(training)
+            task.forward(model, batch)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _shape(values: Tensor) -> tuple[float, float]:
+    """Skewness and excess kurtosis per unit (last axis of a matrix, channels of a map), averaged over units."""
+    units = values.detach().double().movedim(1, 0).flatten(1)
+    centred = units - units.mean(1, keepdim=True)
+    scale = centred.pow(2).mean(1).sqrt()
+    alive = scale > 1e-8
+    if not alive.any():
+        return 0.0, 0.0
+    standard = centred[alive] / scale[alive, None]
+    return standard.pow(3).mean().item(), standard.pow(4).mean().item() - 3.0
+
+
+def activation_signals(model: nn.Module, task: Task) -> dict[str, float]:
+    """Share of flat units, and skewness and kurtosis on both sides of the activations, on one batch in eval mode.
+
+    Returns averages over the network's Sigmoid, Tanh and ReLU modules; nothing where there are none.
+    """
+    seen: list[tuple[float, ...]] = []
+
+    def look(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        flat = FLAT[type(module)](output).double().mean().item()
+        seen.append((flat, *_shape(inputs[0]), *_shape(output)))
+
+    handles = [m.register_forward_hook(look) for m in model.modules() if type(m) in FLAT]
+    try:
+        _forward(model, task, training=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not seen:
+        return {}
+    means = torch.tensor(seen, dtype=torch.float64).mean(0).tolist()
+    names = ("flat", "skewness before", "kurtosis before", "skewness after", "kurtosis after")
+    return dict(zip(names, means, strict=True))
+
+
+def renorm_activity(model: nn.Module, task: Task) -> dict[str, float]:
+    """How far batch renorm is from batch norm on one training batch, by the layers' current bounds.
+
+    Returns the largest |r − 1| and |d| over all channels and layers: both 0 means that renorm did nothing.
+    """
+    departures: list[tuple[float, float]] = []
+
+    def look(module: Any, inputs: Any) -> None:
+        r, d = module.correction(inputs[0])
+        departures.append(((r - 1).abs().max().item(), d.abs().max().item()))
+
+    replica = copy.deepcopy(model)  # a training forward moves running statistics: not the model's own
+    for module in replica.modules():
+        if isinstance(module, BatchRenorm1d | BatchRenorm2d | BatchRenorm3d):
+            module.register_forward_pre_hook(look)
+    _forward(replica, task, training=True)
+    if not departures:
+        return {}
+    return {
+        "renorm |r - 1|": max(r for r, _ in departures),
+        "renorm |d|": max(d for _, d in departures),
+    }

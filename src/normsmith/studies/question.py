@@ -1,0 +1,67 @@
+"""A question: a claim of the literature and how to put it to the test on a task."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
+from normsmith.errors import StudyError
+from normsmith.studies import questions
+from normsmith.studies.lab import Lab, Requests
+from normsmith.studies.results import Chart, Effect, Table
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a question concluded from its trials."""
+
+    headline: str
+    effects: tuple[Effect, ...]
+    charts: tuple[Chart, ...] = ()
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """One file of `questions/`: its name is the file's, with dashes.
+
+    `ask` is a generator: it yields the trials it needs, goes on when they are done, and returns its findings.
+    """
+
+    name: str
+    title: str
+    claim: str
+    source: str
+    ask: Callable[[Lab], Requests[Findings]]
+    method: str
+
+
+def every_question() -> dict[str, Question]:
+    """All questions by name, found by walking `questions/`; each module binds `QUESTION`."""
+    modules = [_module(info.name) for info in pkgutil.iter_modules(questions.__path__)]
+    found: list[Question] = [module.QUESTION for module in modules]
+    return {question.name: question for question in sorted(found, key=lambda question: question.name)}
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"{questions.__name__}.{name}")
+
+
+def select(names: tuple[str, ...]) -> tuple[Question, ...]:
+    """The questions of these names, in this order and once each; all of them for none.
+
+    Raises:
+        StudyError: a name is not a question's, with the names there are.
+    """
+    known = every_question()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise StudyError(
+            f"no question is called {unknown[0]!r}: expected one of {', '.join(known)} "
+            "(`normsmith questions` says what they ask)"
+        )
+    return tuple(known[name] for name in dict.fromkeys(names)) if names else tuple(known.values())

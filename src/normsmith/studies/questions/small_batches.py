@@ -1,0 +1,148 @@
+"""Does batch norm fail at small batches, and does batch renorm cure it?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from normsmith.errors import StudyError
+from normsmith.studies.arms import Arm, Value, normalized
+from normsmith.studies.figures import arms_table, band, edge_notes, headline
+from normsmith.studies.lab import Lab, Requests, Sample, Tuned
+from normsmith.studies.question import Findings, Question
+from normsmith.studies.results import Chart
+from normsmith.studies.statistics import Hypothesis, judge
+
+SIZES = {"quick": (32, 4, 2), "full": (32, 16, 8, 4, 2)}
+
+
+def ask(lab: Lab) -> Requests[Findings]:
+    """Normalise by ever fewer samples at an unchanged SGD batch, and compare the final metric in eval mode."""
+    largest = min(max(SIZES[lab.profile]), lab.task.batch_size)
+    sizes = (largest, *(size for size in SIZES[lab.profile] if size < largest))
+    norms = {(norm, size): _sized(norm, size, lab.steps) for norm in ("batch", "renorm") for size in sizes}
+    others = [normalized(None, "layer"), normalized(None, "group")]
+    tuned = yield from lab.tune([*norms.values(), *others], lab.shortfall)
+    _require_active_renorm(lab, [tuned[arm] for (norm, _), arm in norms.items() if norm == "renorm"])
+    smallest = sizes[-1]
+    good, bad, cured = norms["batch", largest], norms["batch", smallest], norms["renorm", smallest]
+    points = {arm: lab.series(tuned[arm], lab.points) for arm in (good, bad, cured)}
+    sign = 1.0 if lab.task.higher_is_better else -1.0
+    loss = _combine(points[good], points[bad], lambda g, b: sign * (g - b))
+    gain = _combine(points[cured], points[bad], lambda c, b: sign * (c - b))
+    half = {seed: (value / 2, censored) for seed, (value, censored) in loss.items()}
+    none: dict[int, Sample] = dict.fromkeys(loss, (0.0, False))
+    claim = partial(Hypothesis, unit="points", scale="difference", better="higher")
+    effects = judge(
+        [
+            lab.pairs(
+                claim(
+                    name="batch norm fails",
+                    text=f"from {largest} to {smallest} samples batch norm loses more than 2 points",
+                    treatment=good.name,
+                    control=bad.name,
+                    margin=2.0,
+                ),
+                loss,
+                none,
+            ),
+            lab.pairs(
+                claim(
+                    name="renorm is better",
+                    text=f"at {smallest} samples renorm is more than 2 points better than batch norm",
+                    treatment=cured.name,
+                    control=bad.name,
+                    margin=2.0,
+                ),
+                gain,
+                none,
+            ),
+            lab.pairs(
+                claim(
+                    name="renorm recovers half",
+                    text=f"at {smallest} samples renorm recovers more than half of what batch norm loses",
+                    treatment=cured.name,
+                    control="half of batch norm's loss",
+                    margin=0.0,
+                ),
+                gain,
+                half,
+            ),
+        ]
+    )
+    best = list(tuned.values())
+    return Findings(
+        headline=headline("Batch norm fails at small batches and renorm cures it", effects),
+        effects=effects,
+        charts=(_by_size(lab, sizes, {key: tuned[arm] for key, arm in norms.items()}),),
+        tables=(arms_table(lab, best),),
+        notes=(
+            f"The SGD batch stays at {lab.task.batch_size}: only the number of samples that are normalised together "
+            "changes. Renorm's limits follow its schedule over the trial's steps, and were active.",
+            *edge_notes(best),
+        ),
+    )
+
+
+def _sized(norm: str, size: int, steps: int) -> Arm:
+    """The norm before every activation, over `size` samples at a time."""
+    options: dict[str, Value] = {"ghost_batch_size": size}
+    if norm == "renorm":
+        options["total_steps"] = steps
+    arm = normalized(None, norm, "before", **options)
+    return Arm(f"{arm.name}, {size} samples", arm.edits, arm.probes)
+
+
+def _require_active_renorm(lab: Lab, arms: list[Tuned]) -> None:
+    """Renorm whose r stays 1 and whose d stays 0 is batch norm: comparing it would say nothing."""
+    for tuned in arms:
+        for seed, outcome in lab.measured(tuned).items():
+            departures = outcome.probes.get("renorm |r - 1|", ()) + outcome.probes.get("renorm |d|", ())
+            if outcome.status == "finished" and not any(departure > 1e-3 for departure in departures):
+                raise StudyError(
+                    f"renorm was not active in “{tuned.arm.name}”, seed {seed}: r stayed 1 and d stayed 0 at every "
+                    "probe, so it was batch norm; give the study more steps"
+                )
+
+
+def _combine(
+    left: dict[int, Sample], right: dict[int, Sample], value: Callable[[float, float], float]
+) -> dict[int, Sample]:
+    """`value` of both samples, for the seeds that have both."""
+    return {seed: (value(left[seed][0], right[seed][0]), False) for seed in left if seed in right}
+
+
+def _by_size(lab: Lab, sizes: tuple[int, ...], tuned: dict[tuple[str, int], Tuned]) -> Chart:
+    lines = [
+        band(
+            {"batch": "batch norm", "renorm": "batch renorm"}[norm],
+            {
+                float(size): [value for value, _ in lab.series(tuned[norm, size], lab.final).values()]
+                for size in sizes
+            },
+        )
+        for norm in ("batch", "renorm")
+    ]
+    return Chart(
+        name="sizes",
+        title="Final test metric by the number of samples that are normalised together",
+        x_title="samples normalised together",
+        y_title="final test metric",
+        log_x=True,
+        lines=tuple(lines),
+        description="Final test metric in eval mode, median over seeds, band between quartiles. "
+        + "; ".join(f"{norm}, {size} samples: rate {found.rate:g}" for (norm, size), found in tuned.items()),
+    )
+
+
+QUESTION = Question(
+    name="small-batches",
+    title="Does batch norm fail at small batches, and does renorm cure it?",
+    claim="With few samples a batch, batch norm's statistics are noise and differ from those of inference; batch "
+    "renormalization corrects towards the moving averages and keeps most of the accuracy.",
+    source="Ioffe 2017: Inception at micro-batches of 4, 74.2 % with batch norm, 76.5 % with renorm",
+    method="Ghost batches: the SGD batch is unchanged, statistics are taken over fewer samples. Each arm at its own "
+    "best learning rate; final test metric in eval mode, paired by seed. Layer and group norm stand beside, "
+    "since they do not depend on the batch.",
+    ask=ask,
+)

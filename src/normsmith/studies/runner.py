@@ -1,0 +1,202 @@
+"""Runs trials in worker processes, and reports each as it ends, whatever becomes of the worker."""
+
+from __future__ import annotations
+
+import signal
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import torch
+from loky import ProcessPoolExecutor
+
+from normsmith.errors import StudyError
+from normsmith.studies.trial import Outcome, Trial, train
+from normsmith.tasks import Task, fingerprint, load
+
+IDLE = 60
+"""Seconds after which a worker without work ends by itself, should its parent be gone."""
+
+
+@dataclass(frozen=True)
+class TaskReference:
+    """How a worker process gets the task: by the words that load it, or pickled by value."""
+
+    name: str | None
+    pickled: bytes | None
+    fingerprint: str
+
+    @classmethod
+    def to(cls, task: Task, name: str | None = None) -> TaskReference:
+        """Refer to `task`; `name` is what `load` was given, if anything."""
+        pickled = None if name is not None else cloudpickle.dumps(task)
+        return cls(name, pickled, fingerprint(task))
+
+    def resolve(self) -> Task:
+        """The task, in whatever process this runs.
+
+        Raises:
+            StudyError: the file behind the name has changed since the study began.
+        """
+        if self.name is None:
+            assert self.pickled is not None
+            task: Task = cloudpickle.loads(self.pickled)
+            return task
+        task = load(self.name)
+        if fingerprint(task) != self.fingerprint:
+            raise StudyError(
+                f"the task {self.name} changed while its study was running: expected fingerprint "
+                f"{self.fingerprint[:12]}; finished trials are stored, start the study again"
+            )
+        return task
+
+
+class _Worker:
+    """What a worker process keeps between its trials."""
+
+    reference: TaskReference
+    task: Task | None = None
+
+
+def _enter_worker(reference: TaskReference) -> None:
+    """One torch thread a worker; the parent alone answers Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    _Worker.reference = reference
+
+
+def _run(trial: Trial) -> Outcome:
+    """A trial in a worker; what the user's code raises is the trial's result."""
+    if _Worker.task is None:
+        _Worker.task = _Worker.reference.resolve()
+    started = time.perf_counter()
+    try:
+        return train(_Worker.task, trial)
+    except Exception as error:  # noqa: BLE001 - any failure of the user's code is this trial's result
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+        return Outcome("raised", reason, seconds=time.perf_counter() - started)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run the body with one torch thread, as workers do."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def seconds_per_step(task: Task, trials: Iterable[Trial], steps: int = 12) -> float:
+    """Measured here and now: the mean time of a training step over a few of `trials`, evaluations included.
+
+    A trial that fails says nothing about time and is passed over; 0.0 if all do.
+    """
+    measured = []
+    with one_thread():
+        for trial in trials:
+            started = time.perf_counter()
+            try:
+                outcome = train(task, Trial(trial.arm, trial.learning_rate, trial.seed, steps))
+            except Exception:  # noqa: BLE001 - the trial itself will report it
+                continue
+            if outcome.status == "finished":
+                measured.append((time.perf_counter() - started) / steps)
+    return sum(measured) / len(measured) if measured else 0.0
+
+
+class Runner:
+    """A pool of worker processes that survives the death of its workers.
+
+    A worker that is killed (out of memory, a crash in native code) takes down the pool: a new one is made, the
+    trials that were under way are tried once more, one at a time, and one that kills its worker again is
+    reported as *killed*. A trial that outlasts `timeout` seconds is reported as *timeout*.
+    """
+
+    def __init__(self, reference: TaskReference, jobs: int, timeout: float) -> None:
+        self._reference, self._jobs, self._timeout = reference, jobs, timeout
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._drop_pool()
+
+    def run(self, trials: Iterable[Trial], report: Callable[[Trial, Outcome], None]) -> None:
+        """Run every trial once and call `report` in this process as each ends."""
+        waiting, suspects = deque(trials), deque[Trial]()
+        while waiting or suspects:
+            if waiting:
+                suspects.extend(self._drain(waiting, self._jobs, report))
+            else:
+                trial = suspects.popleft()
+                if self._drain(deque([trial]), 1, report):
+                    report(trial, Outcome("killed", "its worker process was killed, twice (out of memory?)"))
+
+    def _drain(
+        self, waiting: deque[Trial], width: int, report: Callable[[Trial, Outcome], None]
+    ) -> list[Trial]:
+        """Run from `waiting` until it is empty or the pool breaks; returns what was under way when it broke."""
+        running: dict[Future[Outcome], tuple[Trial, float]] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < width:
+                    running[self._submit(waiting[0])] = (waiting[0], time.monotonic())
+                    waiting.popleft()
+                done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in sorted(done, key=lambda future: future.exception() is not None):
+                    outcome = future.result()
+                    report(running.pop(future)[0], outcome)
+                self._stop_overdue(running, waiting, report)
+        except BrokenExecutor:
+            self._drop_pool()
+        return [trial for trial, _ in running.values()]
+
+    def _stop_overdue(
+        self,
+        running: dict[Future[Outcome], tuple[Trial, float]],
+        waiting: deque[Trial],
+        report: Callable[[Trial, Outcome], None],
+    ) -> None:
+        """Report trials past their time; the pool is made anew and what ran beside them goes back in line."""
+        now = time.monotonic()
+        if all(now - started < self._timeout for _, started in running.values()):
+            return
+        self._drop_pool()
+        for trial, started in running.values():
+            if now - started >= self._timeout:
+                report(
+                    trial,
+                    Outcome("timeout", f"not finished after {self._timeout:g} s", seconds=now - started),
+                )
+            else:
+                waiting.appendleft(trial)
+        running.clear()
+
+    def _submit(self, trial: Trial) -> Future[Outcome]:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                max_workers=self._jobs,
+                timeout=IDLE,
+                initializer=_enter_worker,
+                initargs=(self._reference,),
+                env={"OMP_NUM_THREADS": "1"},
+            )
+        future: Future[Outcome] = self._pool.submit(_run, trial)
+        return future
+
+    def _drop_pool(self) -> None:
+        if self._pool is not None:
+            pool: Any = self._pool
+            self._pool = None
+            pool.shutdown(wait=True, kill_workers=True)

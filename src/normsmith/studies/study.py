@@ -1,0 +1,265 @@
+"""A study: questions, a task and seeds go in; trials run, or are found in the store; answers come out."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Protocol
+
+import torch
+
+from normsmith.errors import StudyError, SurgeryError
+from normsmith.studies.lab import Lab, Profile
+from normsmith.studies.question import Findings, Question
+from normsmith.studies.results import Answer, Failure, StudyResult
+from normsmith.studies.runner import Runner, TaskReference, seconds_per_step
+from normsmith.studies.store import Record, Store
+from normsmith.studies.trial import Outcome, Trial
+from normsmith.tasks import Task, build, check, load
+from normsmith.tasks.task import length
+
+SEEDS: dict[Profile, int] = {"quick": 8, "full": 10}
+"""How many seeds a profile takes when the user names no number."""
+
+KEPT = ("finished", "diverged")
+"""Results that stand. What raised, was killed or ran out of time is tried again: the machine may be to blame."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a study runs; none of it, apart from seeds and profile, changes a number."""
+
+    seeds: int | None = None
+    profile: Profile = "quick"
+    jobs: int = 1
+    timeout: float = 600.0
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("seeds", self.seeds), ("jobs", self.jobs), ("steps", self.steps)):
+            if value is not None and value < 1:
+                raise StudyError(f"{name}: expected a whole number of at least 1, got {value}")
+        if not self.timeout > 0:
+            raise StudyError(f"timeout: expected seconds above 0, got {self.timeout}")
+
+
+class Progress(Protocol):
+    """Who is told how a study goes on."""
+
+    def planned(self, new: int, reused: int, seconds: float) -> None:
+        """A batch of trials is about to run; `seconds` is the measured estimate for it."""
+
+    def finished(self, trial: Trial, outcome: Outcome) -> None:
+        """A trial has ended and is stored."""
+
+
+class Silent:
+    """Progress that nobody hears."""
+
+    def planned(self, new: int, reused: int, seconds: float) -> None:
+        """Nothing."""
+
+    def finished(self, trial: Trial, outcome: Outcome) -> None:
+        """Nothing."""
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide a trial's numbers; they are part of its key."""
+    return {
+        "normsmith": version("normsmith"),
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "python": platform.python_version(),
+    }
+
+
+def run_study(
+    task: Task | str,
+    questions: Sequence[Question],
+    store: Store,
+    settings: Settings | None = None,
+    *,
+    command: str = "",
+    progress: Progress | None = None,
+) -> StudyResult:
+    """Put questions to a task.
+
+    Args:
+        task: a task, or the words by which `normsmith.tasks.load` finds one. Worker processes load it again by
+            these words; a task object is sent to them pickled by value.
+        questions: what to ask; see `select`.
+        store: where finished trials are kept and looked up. Trials are stored as they finish.
+        settings: seeds, profile, number of worker processes, time limit of a trial in seconds.
+        command: the command line to reproduce the study, for the report.
+        progress: is told what is planned and what has finished.
+
+    Raises:
+        TaskError: the task does not do what a task must.
+        StudyError: none of the questions can be put to this task, with the reasons.
+    """
+    settings = settings or Settings()
+    started, clock = datetime.now(UTC), time.monotonic()
+    name, task = (task, load(task)) if isinstance(task, str) else (None, task)
+    check(task)
+    count = settings.seeds or SEEDS[settings.profile]
+    lab = Lab(task, tuple(range(count)), settings.profile, settings.steps or task.steps)
+    session = _Session(lab, store, settings, TaskReference.to(task, name), progress or Silent())
+    answers, skipped = session.ask(questions)
+    if not answers:
+        raise StudyError("; ".join(f"{question} cannot be asked: {why}" for question, why in skipped.items()))
+    return StudyResult(
+        task=task.name,
+        task_facts=_facts(task, lab),
+        profile=settings.profile,
+        seeds=lab.seeds,
+        answers=tuple(answers),
+        skipped=skipped,
+        failures=session.failures(),
+        trials_new=session.new,
+        trials_reused=session.reused,
+        seconds=time.monotonic() - clock,
+        started=started.isoformat(timespec="seconds"),
+        command=command,
+        settings={
+            "seeds": str(count),
+            "profile": settings.profile,
+            "steps per trial": str(lab.steps),
+            "worker processes": str(settings.jobs),
+            "time limit of a trial": f"{settings.timeout:g} s",
+            "task fingerprint": session.reference.fingerprint,
+        },
+        versions={**versions(), "platform": platform.platform()},
+    )
+
+
+def _facts(task: Task, lab: Lab) -> dict[str, str]:
+    rates = ", ".join(f"{rate:g}" for rate in task.learning_rates)
+    return {
+        "description": task.description,
+        "training samples": str(length(task.train)),
+        "batch size": str(task.batch_size),
+        "steps": str(lab.steps),
+        "learning rates": rates,
+        "metric": "higher is better" if task.higher_is_better else "lower is better",
+        "target": "reached by the network as it is" if task.target is None else f"{task.target:g}",
+    }
+
+
+class _Session:
+    """One run of a study: advances the questions together, so that they share trials and workers."""
+
+    def __init__(
+        self, lab: Lab, store: Store, settings: Settings, reference: TaskReference, progress: Progress
+    ) -> None:
+        self.lab, self.store, self.settings = lab, store, settings
+        self.reference, self.progress = reference, progress
+        self.new = self.reused = 0
+        self._versions = versions()
+
+    def ask(self, questions: Sequence[Question]) -> tuple[list[Answer], dict[str, str]]:
+        """Advance every question until all have answered or cannot be asked (then: why)."""
+        answers: dict[str, Answer] = {}
+        skipped: dict[str, str] = {}
+        asking = {question: question.ask(self.lab) for question in questions}
+        asked: dict[Question, set[Trial]] = {question: set() for question in questions}
+        with Runner(self.reference, self.settings.jobs, self.settings.timeout) as runner:
+            while asking:
+                wanted: list[Trial] = []
+                for question, generator in list(asking.items()):
+                    try:
+                        request = next(generator)
+                        _try_arms(self.lab.task, request)
+                    except StopIteration as answered:
+                        answers[question.name] = _answer(question, answered.value, len(asked[question]))
+                        del asking[question]
+                    except (StudyError, SurgeryError) as error:
+                        skipped[question.name] = str(error)
+                        del asking[question]
+                    else:
+                        asked[question].update(request)
+                        wanted += request
+                self._provide(wanted, runner)
+        return [answers[question.name] for question in questions if question.name in answers], skipped
+
+    def _provide(self, wanted: Sequence[Trial], runner: Runner) -> None:
+        """Make the outcomes of these trials known: from the store, or by running them."""
+        missing = [trial for trial in dict.fromkeys(wanted) if trial not in self.lab.outcomes]
+        if not missing:
+            return
+        keys = {trial: trial.key(self.reference.fingerprint, self._versions) for trial in missing}
+        stored = self.store.get(list(keys.values()))
+        todo = []
+        for trial, key in keys.items():
+            if key in stored and stored[key].status in KEPT:
+                self.lab.outcomes[trial] = Outcome.of(stored[key])
+            else:
+                todo.append(trial)
+        self.reused += len(missing) - len(todo)
+        self.progress.planned(len(todo), len(missing) - len(todo), self._estimate(todo))
+
+        def finished(trial: Trial, outcome: Outcome) -> None:
+            self.store.put(
+                Record(
+                    key=keys[trial],
+                    spec={**trial.spec(), "task": self.lab.task.name},
+                    status=outcome.status,
+                    reason=outcome.reason,
+                    measurements=outcome.measurements(),
+                    seconds=outcome.seconds,
+                    versions=self._versions,
+                )
+            )
+            self.lab.outcomes[trial] = outcome
+            self.new += 1
+            self.progress.finished(trial, outcome)
+
+        runner.run(todo, finished)
+
+    def _estimate(self, todo: Sequence[Trial]) -> float:
+        """Seconds that `todo` will take, from a few steps of a few of its trials run here and now."""
+        if not todo:
+            return 0.0
+        sample = [todo[len(todo) * i // 4] for i in range(min(4, len(todo)))]
+        per_step = seconds_per_step(self.lab.task, sample)
+        return per_step * sum(trial.steps for trial in todo) / min(self.settings.jobs, len(todo))
+
+    def failures(self) -> tuple[Failure, ...]:
+        """Every trial of this study that did not finish its steps."""
+        return tuple(
+            Failure(
+                key=trial.key(self.reference.fingerprint, self._versions),
+                arm=trial.arm.name,
+                setting=f"learning rate {trial.learning_rate:g}",
+                seed=trial.seed,
+                status=outcome.status,
+                reason=outcome.reason,
+            )
+            for trial, outcome in self.lab.outcomes.items()
+            if outcome.status != "finished"
+        )
+
+
+def _answer(question: Question, findings: Findings, trials: int) -> Answer:
+    return Answer(
+        question=question.name,
+        title=question.title,
+        claim=question.claim,
+        source=question.source,
+        method=question.method,
+        headline=findings.headline,
+        effects=findings.effects,
+        charts=findings.charts,
+        tables=findings.tables,
+        notes=findings.notes,
+        trials=trials,
+    )
+
+
+def _try_arms(task: Task, trials: Sequence[Trial]) -> None:
+    """Build every arm once, before hours are spent: what surgery refuses, it refuses here."""
+    for arm in dict.fromkeys(trial.arm for trial in trials):
+        arm.build(build(task, 0))

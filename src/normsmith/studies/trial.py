@@ -1,0 +1,188 @@
+"""A trial: one arm, one setting, one seed, trained once; and what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from normsmith.studies.arms import Arm
+from normsmith.studies.store import Record, Status
+from normsmith.tasks import Task, batches, build, evaluate, seeded
+
+ENGINE = 1
+"""Part of every key: raised whenever the training loop below would give other numbers."""
+
+PROBES = 4
+"""How often the probes run in a trial, evenly spread; the last time at the end."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """All that decides the result of one training run, apart from the task.
+
+    Trials with the same seed and stream start from the same weights (where shapes agree) and see the same
+    batches in the same order, whatever their arm. `stream` tells apart repetitions that must be independent.
+    """
+
+    arm: Arm
+    learning_rate: float
+    seed: int
+    steps: int
+    evaluate_every: int = 5
+    stream: int = 0
+
+    def spec(self) -> dict[str, Any]:
+        """The trial as JSON: what its key is a hash of, and what the store keeps beside the result."""
+        return {
+            "arm": [edit.spec() for edit in self.arm.edits],
+            "learning_rate": self.learning_rate,
+            "seed": self.seed,
+            "stream": self.stream,
+            "steps": self.steps,
+            "evaluate_every": self.evaluate_every,
+            "probes": [f"{probe.__module__}:{probe.__qualname__}" for probe in self.arm.probes],
+        }
+
+    def key(self, task_fingerprint: str, versions: dict[str, str]) -> str:
+        """SHA-256 over the trial, the task and the versions that compute it."""
+        content = {**self.spec(), "task": task_fingerprint, "engine": ENGINE, "versions": versions}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial measured. Curves have one entry per evaluation, the first before any training."""
+
+    status: Status
+    reason: str = ""
+    steps: tuple[int, ...] = ()
+    loss: tuple[float, ...] = ()
+    validation: tuple[float, ...] = ()
+    test: tuple[float, ...] = ()
+    probes: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def measured(self) -> bool:
+        """Whether the trial says something about its arm: divergence does, a crash does not."""
+        return self.status in ("finished", "diverged")
+
+    def measurements(self) -> dict[str, Any]:
+        """The numbers, for the store."""
+        kept = asdict(self)
+        for name in ("status", "reason", "seconds"):
+            del kept[name]
+        return kept
+
+    @classmethod
+    def of(cls, record: Record) -> Outcome:
+        """The outcome that a store kept."""
+        curves = {
+            name: tuple(record.measurements.get(name, ())) for name in ("steps", "loss", "validation", "test")
+        }
+        probes = {name: tuple(values) for name, values in record.measurements.get("probes", {}).items()}
+        return cls(record.status, record.reason, **curves, probes=probes, seconds=record.seconds)
+
+
+def stream_seed(purpose: str, seed: int, stream: int) -> int:
+    """A 63-bit seed of its own for each purpose, equal on every machine and in every process."""
+    digest = hashlib.sha256(f"{purpose}/{seed}/{stream}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def train(task: Task, trial: Trial) -> Outcome:
+    """Train one arm from its seed and measure it as it goes.
+
+    A loss or an output that stops being finite ends the trial as *diverged*: a result. Exceptions of the
+    user's code are left to the caller.
+    """
+    started = time.perf_counter()
+    model = trial.arm.build(build(task, stream_seed("initial weights", trial.seed, trial.stream))).to(
+        task.device
+    )
+    optimizer = task.optimizer(model.parameters(), trial.learning_rate)
+    order = torch.Generator().manual_seed(stream_seed("batch order", trial.seed, trial.stream))
+    log = _Log(task, model, trial)
+    with seeded(stream_seed("training noise", trial.seed, trial.stream), task.device):
+        log.evaluate(step=0, loss=math.nan)
+        reason = _steps(task, trial, model, optimizer, batches(task, order), log)
+    return log.outcome("diverged" if reason else "finished", reason, time.perf_counter() - started)
+
+
+def _steps(
+    task: Task,
+    trial: Trial,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    stream: Iterator[Any],
+    log: _Log,
+) -> str:
+    """The training loop; returns why it ended early, or nothing."""
+    model.train()
+    summed, counted = 0.0, 0
+    for step in range(1, trial.steps + 1):
+        output, target = task.forward(model, next(stream))
+        loss = task.loss(output, target)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        value = loss.item()
+        if not math.isfinite(value):
+            return f"the loss became {value} at step {step}"
+        summed, counted = summed + value, counted + 1
+        if step % trial.evaluate_every == 0 or step == trial.steps:
+            log.evaluate(step, summed / counted)
+            summed, counted = 0.0, 0
+            if not log.finite:
+                return f"the metric became non-finite at step {step}"
+    return ""
+
+
+class _Log:
+    """Collects curves and probes while a model trains."""
+
+    def __init__(self, task: Task, model: nn.Module, trial: Trial) -> None:
+        self.task, self.model, self.trial = task, model, trial
+        self.steps: list[int] = []
+        self.loss: list[float] = []
+        self.validation: list[float] = []
+        self.test: list[float] = []
+        self.probes: dict[str, list[float]] = {}
+        self.probed = 0
+        self.finite = True
+
+    def evaluate(self, step: int, loss: float) -> None:
+        _, validation = evaluate(self.task, self.model, "validation")
+        _, test = evaluate(self.task, self.model, "test")
+        self.finite = math.isfinite(validation) and math.isfinite(test)
+        if not self.finite:
+            return
+        self.steps.append(step)
+        self.loss.append(loss)
+        self.validation.append(validation)
+        self.test.append(test)
+        if step * PROBES // self.trial.steps > self.probed:
+            self.probed = step * PROBES // self.trial.steps
+            for probe in self.trial.arm.probes:
+                for name, value in probe(self.model, self.task).items():
+                    self.probes.setdefault(name, []).append(value)
+
+    def outcome(self, status: Status, reason: str, seconds: float) -> Outcome:
+        return Outcome(
+            status,
+            reason,
+            steps=tuple(self.steps),
+            loss=tuple(self.loss),
+            validation=tuple(self.validation),
+            test=tuple(self.test),
+            probes={name: tuple(values) for name, values in self.probes.items()},
+            seconds=seconds,
+        )

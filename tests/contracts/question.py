@@ -1,0 +1,127 @@
+"""What every question must do, and a way to put one to outcomes that are made up.
+
+A question's test inherits `QuestionContract`, names its question and says in `world` what its trials would
+measure if the claim were true.
+"""
+
+import math
+from pathlib import Path
+
+from normsmith.studies import Settings, Store, run_study, select
+from normsmith.studies.lab import Lab
+from normsmith.studies.question import Findings
+from normsmith.studies.results import Verdict
+from normsmith.studies.trial import Outcome, Trial
+from normsmith.tasks import load
+
+TINY = Path(__file__).parents[1] / "studies" / "tiny.py"
+BUDGET = 100
+
+
+def curve(
+    reaches: float, final: float = 0.95, steps: int = BUDGET
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """A metric that jumps from chance to `final` at step `reaches` (inf: never)."""
+    at = tuple(range(0, steps + 1, 5))
+    return at, tuple(final if step >= reaches else 0.3 for step in at)
+
+
+def outcome(reaches: float, final: float = 0.95, **probes: float) -> Outcome:
+    """A finished trial that arrives at `final` at step `reaches`; probes as they would be at the end."""
+    steps, values = curve(reaches, final)
+    kept = {name.replace("_", " "): (value,) for name, value in probes.items()}
+    return Outcome("finished", "", steps, (1.0,) * len(steps), values, values, kept)
+
+
+def words(trial: Trial) -> dict[str, object]:
+    """The arguments of all edits of a trial's arm, merged: what the arm is."""
+    merged: dict[str, object] = {"norm": "none"}
+    for change in trial.arm.edits:
+        merged |= dict(change.arguments)
+    return merged
+
+
+def ask(
+    name: str, world, task: str = "task", seeds: int = 8, profile="quick"
+) -> tuple[Findings, list[Trial]]:
+    """Drive a question with the outcomes of `world(trial)`; its findings and the trials it asked for."""
+    lab = Lab(load(f"{TINY}:{task}"), tuple(range(seeds)), profile, BUDGET)
+    (question,) = select((name,))
+    asked: list[Trial] = []
+    generator = question.ask(lab)
+    while True:
+        try:
+            request = next(generator)
+        except StopIteration as answered:
+            return answered.value, asked
+        for trial in request:
+            if trial not in lab.outcomes:
+                asked.append(trial)
+                lab.outcomes[trial] = world(trial)
+
+
+class QuestionContract:
+    """Inherit, set `name`, and define `world(trial) -> Outcome` in which the claim holds."""
+
+    name: str
+
+    def world(self, trial: Trial) -> Outcome:
+        raise AssertionError("a question's test says what a world looks like in which its claim holds")
+
+    def indifferent(self, trial: Trial) -> Outcome:
+        """A world in which no arm differs from another but by the seed."""
+        return outcome(20 + 5 * (hash_of(trial) % 5), flat=0.2 + 0.01 * (hash_of(trial) % 7), **ACTIVE)
+
+    def test_it_says_what_it_asks(self):
+        (question,) = select((self.name,))
+        for text in (question.title, question.claim, question.source, question.method):
+            assert len(text) > 20
+        assert question.title.endswith("?")
+
+    def test_the_claim_holds_where_it_is_true(self):
+        findings, _ = ask(self.name, self.world)
+        assert {effect.verdict for effect in findings.effects} == {Verdict.HOLDS}, findings.headline
+
+    def test_nothing_is_called_where_nothing_differs(self):
+        findings, _ = ask(self.name, self.indifferent)
+        called = [effect for effect in findings.effects if effect.verdict is Verdict.HOLDS]
+        assert not called, findings.headline
+
+    def test_its_findings_can_be_shown(self):
+        findings, _ = ask(self.name, self.world)
+        assert findings.headline.endswith(".")
+        assert 1 <= len(findings.effects) <= 3
+        assert findings.charts
+        assert len({chart.name for chart in findings.charts}) == len(findings.charts)
+        for chart in findings.charts:
+            assert len(chart.description) > 20
+            assert chart.lines
+        for effect in findings.effects:
+            numbers = (effect.estimate, effect.low, effect.high, effect.p, effect.p_adjusted)
+            assert all(math.isfinite(number) for number in numbers)
+
+    def test_every_arm_is_paired_by_seed(self):
+        _, asked = ask(self.name, self.world, seeds=3)
+        by_cell: dict[tuple[object, float], set[int]] = {}
+        for trial in asked:
+            by_cell.setdefault((trial.arm, trial.learning_rate), set()).add(trial.seed)
+        assert all(seeds == {0, 1, 2} for seeds in by_cell.values())
+        assert len(asked) == len(set(asked))
+
+    def test_it_answers_from_real_trials(self):
+        with Store("sqlite://") as store:
+            result = run_study(f"{TINY}:task", select((self.name,)), store, Settings(seeds=2, steps=12))
+        (answer,) = result.answers
+        assert answer.question == self.name
+        assert answer.trials == result.trials_new
+        assert all(
+            effect.verdict is Verdict.INCONCLUSIVE or effect.seeds == (0, 1) for effect in answer.effects
+        )
+
+
+ACTIVE = {"renorm_|r_-_1|": 0.5, "renorm_|d|": 0.5}
+
+
+def hash_of(trial: Trial) -> int:
+    """A number from the trial's key: noise that is the same in every run."""
+    return int(trial.key("world", {})[:8], 16)

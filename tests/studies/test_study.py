@@ -1,0 +1,165 @@
+"""A study goes on where it was stopped, never repeats itself, and calls nothing that is not there."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from normsmith.errors import StudyError, TaskError
+from normsmith.studies import Settings, Store, run_study, select
+from normsmith.studies.results import Verdict
+
+
+def numbers(result):
+    """All that must not depend on how a study ran."""
+    return result.model_dump(
+        include={"answers", "failures", "seeds", "skipped"},
+    )
+
+
+def test_a_second_study_reuses_everything(store, tiny):
+    settings = Settings(seeds=3, jobs=1)
+    first = run_study(tiny(), select(("fewer-steps",)), store, settings)
+    second = run_study(tiny(), select(("fewer-steps",)), store, settings)
+    assert first.trials_new > 0
+    assert (second.trials_new, second.trials_reused) == (0, first.trials_new + first.trials_reused)
+    assert numbers(first) == numbers(second)
+
+
+def test_questions_share_their_trials(store, tiny):
+    one = run_study(tiny(), select(("fewer-steps",)), store, Settings(seeds=2))
+    both = run_study(tiny(), select(("fewer-steps", "placement")), store, Settings(seeds=2))
+    assert both.trials_reused >= one.trials_new
+    assert [answer.question for answer in both.answers] == ["fewer-steps", "placement"]
+
+
+def test_jobs_do_not_change_numbers(tiny):
+    results = []
+    for jobs in (1, 2):
+        with Store("sqlite://") as store:
+            results.append(run_study(tiny(), select(("placement",)), store, Settings(seeds=3, jobs=jobs)))
+    assert numbers(results[0]) == numbers(results[1])
+
+
+def test_a_target_is_found_where_the_task_has_none(store, tiny):
+    result = run_study(tiny("untargeted"), select(("fewer-steps",)), store, Settings(seeds=2))
+    assert "Target: test metric" in result.answers[0].notes[0]
+
+
+def test_what_cannot_be_asked_is_skipped_with_its_reason(store, tiny):
+    with pytest.raises(StudyError, match="placement cannot be asked"):
+        run_study(tiny("unsequential"), select(("placement",)), store, Settings(seeds=2))
+    assert store.count() == 0
+
+
+def test_failed_trials_are_named_and_tried_again(store, tiny):
+    for _ in range(2):
+        with pytest.raises(StudyError, match="ran to its end"):
+            run_study(tiny("raising"), select(("fewer-steps",)), store, Settings(seeds=2))
+    assert store.count() > 0
+
+
+def test_unknown_questions_are_named():
+    with pytest.raises(StudyError, match=r"no question is called 'placment'.*placement"):
+        select(("placment",))
+
+
+def test_a_loss_that_is_nan_from_the_start_is_refused(store):
+    from tests.studies.tiny import make
+
+    task = make("nan", loss=lambda output, target: output.sum() * float("nan"))
+    with pytest.raises(TaskError, match=r"(?i)nan"):
+        run_study(task, select(("fewer-steps",)), store, Settings(seeds=2))
+
+
+@pytest.mark.parametrize("bad", [{"seeds": 0}, {"jobs": 0}, {"steps": 0}, {"timeout": 0.0}])
+def test_settings_are_checked(bad):
+    with pytest.raises(StudyError, match=next(iter(bad))):
+        Settings(**bad)
+
+
+def command(tiny, url, *more):
+    return [
+        sys.executable, "-m", "normsmith", "study", tiny("slow"), "-q", "fewer-steps", "--seeds", "3",
+        "--jobs", "2", "--store", url, "--no-report", "--format", "json", *more,
+    ]  # fmt: skip
+
+
+def stored(path: Path):
+    """Keys and times of what is committed; nothing while there is no table yet."""
+    if not path.exists():
+        return []
+    engine = sa.create_engine(f"sqlite:///{path}")
+    try:
+        with engine.connect() as connection:
+            return connection.execute(sa.text("SELECT key, measurements, created FROM trials")).all()
+    except sa.exc.OperationalError:
+        return []
+    finally:
+        engine.dispose()
+
+
+def test_a_study_killed_in_the_middle_goes_on_to_the_same_numbers(tiny, tmp_path):
+    environment = {**os.environ, "TINY_SLEEP": "0.02"}
+    path = tmp_path / "study.db"
+    running = subprocess.Popen(
+        command(tiny, f"sqlite:///{path}"),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while len(stored(path)) < 3 and time.monotonic() < deadline and running.poll() is None:
+            time.sleep(0.05)
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait(10)
+    before = stored(path)
+    assert len(before) >= 3
+    environment["TINY_SLEEP"] = "0"
+    runs = [
+        subprocess.run(
+            command(tiny, url), env=environment, capture_output=True, text=True, timeout=120, check=True
+        )
+        for url in (f"sqlite:///{path}", f"sqlite:///{tmp_path / 'whole.db'}")
+    ]
+    resumed, whole = (
+        __import__("normsmith.studies", fromlist=["StudyResult"]).StudyResult.model_validate_json(run.stdout)
+        for run in runs
+    )
+    assert numbers(resumed) == numbers(whole)
+    assert resumed.trials_reused >= len(before)
+    assert resumed.trials_new + len(before) == whole.trials_new
+    after = stored(path)
+    assert set(before) <= set(after)  # nothing that was finished has run again
+
+
+def test_an_a_a_study_is_rarely_called(store, tiny):
+    """Arms of one setting with independent streams, through the whole engine: nothing to find."""
+    from normsmith.studies.arms import AS_IS
+    from normsmith.studies.statistics import Hypothesis, Pairs, judge
+    from normsmith.studies.trial import Trial, train
+    from normsmith.tasks import load
+
+    task = load(tiny())
+    called = 0
+    studies = 24
+    for study in range(studies):
+        finals = [
+            tuple(
+                train(task, Trial(AS_IS, 0.1, 6 * study + seed, steps=5, stream=stream)).test[-1]
+                for seed in range(6)
+            )
+            for stream in (0, 1)
+        ]
+        hypothesis = Hypothesis("a-a", "one is better", "one", "other", "points", "difference", 0.0, "higher")
+        (effect,) = judge([Pairs(hypothesis, tuple(range(6)), *finals)])
+        called += effect.verdict in (Verdict.HOLDS, Verdict.REVERSED)
+    assert called <= 4  # 5 % of 24 is 1.2; more than 4 has probability 0.006

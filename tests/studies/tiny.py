@@ -1,0 +1,89 @@
+"""Small tasks that train in milliseconds, or fail in a given way; loaded by worker processes by file name."""
+
+import os
+import signal
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from normsmith import Task, accuracy
+
+
+def blobs(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Three noisy clusters in six dimensions."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 3, (count,), generator=generator)
+    centres = torch.eye(3, 6) * 2
+    return centres[labels] + torch.randn(count, 6, generator=generator), labels
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def make(name: str, **changes) -> Task:
+    fields = {
+        "model": network,
+        "train": blobs(192, 1),
+        "validation": blobs(96, 2),
+        "test": blobs(96, 3),
+        "loss": F.cross_entropy,
+        "metric": accuracy,
+        "batch_size": 32,
+        "steps": 20,
+        "target": 0.8,
+        "learning_rates": (0.05, 0.2),
+    }
+    return Task(name=name, **{**fields, **changes})
+
+
+task = make("tiny")
+untargeted = make("untargeted", target=None)
+
+
+def raising_forward(model, batch):
+    if model.training:
+        model.seen = getattr(model, "seen", 0) + 1
+        if model.seen > 3:
+            raise RuntimeError("the loader is out of order")
+    return model(batch[0]), batch[1]
+
+
+raising = make("raising", forward=raising_forward)
+
+
+def killing_forward(model, batch):
+    """The worker dies in its first training step, if the environment says so."""
+    if model.training and os.environ.get("TINY_KILL") == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return model(batch[0]), batch[1]
+
+
+killing = make("killing", forward=killing_forward)
+
+
+def slow_forward(model, batch):
+    if model.training:
+        time.sleep(float(os.environ.get("TINY_SLEEP", "0")))
+    return model(batch[0]), batch[1]
+
+
+slow = make("slow", forward=slow_forward)
+
+
+class Unsequential(nn.Module):
+    """A network whose flow surgery cannot prove."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x)))
+
+
+unsequential = make("unsequential", model=Unsequential)
+
+activations = make("activations", activations=("relu", "tanh", "sigmoid"))
