@@ -32,7 +32,7 @@ def test_own_network_example_is_a_study(tmp_path: Path) -> None:
     )
     quick = "--seeds 1 --steps 10 --jobs 1 --format json --report r.html --store sqlite:///s.db"
     done = subprocess.run(
-        [sys.executable, "-c", "from normsmith.cli import main; main()", *f"{command} {quick}".split()],
+        [sys.executable, "-m", "normsmith", *f"{command} {quick}".split()],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
