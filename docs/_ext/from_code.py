@@ -44,8 +44,7 @@ def command_page() -> str:
     """The reference of the command line, as Typer knows it."""
     group = typer.main.get_command(command)
     text = get_docs_for_click(obj=group, ctx=typer.Context(group), name="normsmith")
-    headings = re.sub(r"^# .*", "# Command line", text, count=1)
-    return re.sub(r"^\* `(--install-completion|--show-completion)`.*\n", "", headings, flags=re.MULTILINE)
+    return re.sub(r"^# .*", "# Command line", text, count=1)
 
 
 def write_pages(app: Sphinx) -> None:
