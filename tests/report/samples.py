@@ -30,6 +30,7 @@ def effect(
     scale: str = "ratio",
     unit: str = "steps",
     kind: str = "superiority",
+    better: str = "lower",
     censored: int = 0,
     seeds: tuple[int, ...] = SEEDS,
     p: float = 0.0078,
@@ -46,6 +47,7 @@ def effect(
         unit=unit,
         scale=scale,
         kind=kind,
+        better=better,
         margin=margin,
         seeds=seeds,
         values=values,
@@ -56,7 +58,7 @@ def effect(
         p=p,
         p_adjusted=min(1.0, 2 * p),
         verdict=verdict,
-        sentence=f"{name}: {verdict.value}, as far as eight seeds can tell.",
+        sentence=f"{verdict.value.capitalize()}: {name}, as far as eight seeds can tell.",
     )
 
 

@@ -31,7 +31,7 @@ def test_csv_has_a_row_for_each_effect_and_seed(make):
         assert tuple(row) == CSV_COLUMNS
         assert row["question"] == question
         assert (int(row["seed"]), float(row["value"])) == (seed, value)
-        assert float(row["value_shown"]) == (math.exp(value) if effect.scale == "ratio" else value)
+        assert float(row["value_shown"]) == (math.exp(-value) if effect.scale == "ratio" else value)
         summary = {
             name: float(row[name]) for name in ("estimate", "low", "high", "margin", "p", "p_adjusted")
         }

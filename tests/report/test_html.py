@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from tests.report import samples
 
+from normsmith.report import words
 from normsmith.report.html import render_html
 
 
@@ -104,8 +105,7 @@ def test_verdicts_come_before_the_evidence(ordinary):
         assert answer.claim in text
         assert answer.source in text
     for effect in samples.placement().effects:
-        assert effect.sentence in text
-        assert f"{effect.verdict.value} {effect.sentence}" in text  # the badge says it in words
+        assert f"{effect.verdict.value} {words.finding(effect)}" in text  # the badge says it in words
 
 
 def test_configuration_seeds_versions_failures_and_command_are_there(ordinary):
@@ -128,6 +128,7 @@ def test_every_figure_has_a_name_a_description_and_its_data(ordinary):
     assert all(a["aria-labelledby"] in ids and a["aria-describedby"] in ids for a in images)
     text = " ".join(ordinary.words)
     assert samples.curves().description in text
+    assert samples.response().description in text.replace("  ", " ")  # all of it, beyond what is seen
     assert len(ordinary.all("details")) == len(images)
 
 

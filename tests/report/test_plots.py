@@ -58,6 +58,15 @@ def test_the_forest_shows_every_seed_the_interval_and_the_margins():
     assert low < -1 < 1 < high
 
 
+def test_ratios_are_as_measured_so_a_claim_of_fewer_points_left():
+    effect = samples.fewer_steps().effects[0]
+    for better, sign, side in (("lower", -1, "left"), ("higher", 1, "right")):
+        (figure,) = forest_figures([effect.model_copy(update={"better": better})])
+        assert figure.spec["data"][2]["x"] == pytest.approx([sign * effect.estimate], rel=1e-5)
+        assert f"farther {side}" in figure.spec["layout"]["xaxis"]["title"]["text"]
+    assert len(forest_figures([effect, effect.model_copy(update={"better": "higher"})])) == 2
+
+
 def test_a_gap_stays_a_gap_in_line_band_and_table():
     line = Line(
         label="arm",

@@ -28,8 +28,13 @@ def test_a_ratio_leaves_the_logarithm_and_a_difference_keeps_its_sign():
     ratio = samples.effect("tanh", 0.9, 0.1, margin=math.log(1.5), verdict=Verdict.HOLDS).model_copy(
         update={"estimate": math.log(2.5), "low": math.log(0.5), "high": math.log(4)}
     )
-    assert words.estimate(ratio) == "2.5× (0.5× to 4×)"
-    assert words.margin(ratio) == "beyond 1.5×"
+    assert words.estimate(ratio) == "0.4× (0.25× to 2×)"
+    assert words.margin(ratio) == "at most 0.667×"
+    higher = ratio.model_copy(update={"better": "higher"})
+    assert words.estimate(higher) == "2.5× (0.5× to 4×)"
+    assert words.margin(higher) == "at least 1.5×"
+    assert words.margin(higher.model_copy(update={"kind": "equivalence"})) == "within 0.667× to 1.5×"
+    assert words.margin(ratio.model_copy(update={"margin": 0.0})) == "less than 1×"
     points = ratio.model_copy(
         update={"scale": "difference", "unit": "points", "kind": "equivalence", "margin": 1.0}
     )
@@ -38,8 +43,20 @@ def test_a_ratio_leaves_the_logarithm_and_a_difference_keeps_its_sign():
 
 
 def test_a_ratio_beyond_floating_point_is_infinite_not_an_error():
-    huge = samples.effect("x", 1000.0, 0.0, margin=0.1, verdict=Verdict.HOLDS)
+    huge = samples.effect("x", 1000.0, 0.0, margin=0.1, verdict=Verdict.HOLDS, better="higher")
     assert words.amount(huge, 1000.0) == "∞×"
+
+
+def test_too_few_seeds_have_a_range_and_no_interval():
+    assert words.interval_name(samples.placement().effects) == "95 % interval"
+    assert words.interval_name(samples.one_seed().answers[0].effects) == "range of the seeds"
+
+
+def test_a_finding_leaves_the_verdict_to_its_badge():
+    effect = samples.placement().effects[0]
+    assert words.finding(effect) == "Sigmoid: after is faster, as far as eight seeds can tell."
+    other = effect.model_copy(update={"sentence": "Well: it depends."})
+    assert words.finding(other) == "Well: it depends."
 
 
 @pytest.mark.parametrize(

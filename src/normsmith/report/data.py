@@ -17,6 +17,7 @@ CSV_COLUMNS = (
     "unit",
     "scale",
     "kind",
+    "better",
     "seed",
     "value",
     "value_shown",
@@ -34,15 +35,15 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 def to_json(result: StudyResult) -> str:
     """The whole result; `StudyResult.model_validate_json` reads it back as it was."""
-    return result.model_dump_json(indent=2) + "\n"
+    return result.model_dump_json(indent=2)
 
 
 def to_csv(result: StudyResult) -> str:
     """One row for each effect and seed, the effect's summary repeated on each.
 
-    `value`, `estimate`, `low`, `high` and `margin` are as in `Effect`: natural logarithms where `scale` is
-    "ratio"; `value_shown` is the ratio itself. Text that a spreadsheet would run as a formula is preceded by
-    an apostrophe.
+    `value`, `estimate`, `low`, `high` and `margin` are as in `Effect`: positive as claimed, natural logarithms
+    where `scale` is "ratio"; `value_shown` is then the ratio of treatment to control. Text that a spreadsheet
+    would run as a formula is preceded by an apostrophe.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
@@ -58,7 +59,17 @@ def _rows(result: StudyResult) -> Iterator[list[str | int | float]]:
             names = [result.task, answer.question, e.name, e.hypothesis, e.treatment, e.control]
             summary = [e.censored, e.estimate, e.low, e.high, e.margin, e.p, e.p_adjusted, e.verdict.value]
             for seed, value in zip(e.seeds, e.values, strict=True):
-                yield [*names, e.unit, e.scale, e.kind, seed, value, words.shown(e, value), *summary]
+                yield [
+                    *names,
+                    e.unit,
+                    e.scale,
+                    e.kind,
+                    e.better,
+                    seed,
+                    value,
+                    words.shown(e, value),
+                    *summary,
+                ]
 
 
 def _inert(text: str) -> str:

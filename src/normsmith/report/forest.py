@@ -29,10 +29,19 @@ _FILLED = {Verdict.HOLDS, Verdict.REVERSED}
 
 
 def forest_figures(effects: Sequence[Effect]) -> list[Figure]:
-    """One figure for each scale and unit among `effects`, in the order they come."""
-    order = {(e.scale, e.unit): i for i, e in reversed(list(enumerate(effects)))}
-    together = sorted(effects, key=lambda e: order[e.scale, e.unit])
-    return [_figure(list(group)) for _, group in groupby(together, key=lambda e: (e.scale, e.unit))]
+    """One figure for each axis that `effects` need, in the order they come."""
+    order = {_axis_of(e): i for i, e in reversed(list(enumerate(effects)))}
+    together = sorted(effects, key=lambda e: order[_axis_of(e)])
+    return [_figure(list(group)) for _, group in groupby(together, key=_axis_of)]
+
+
+def _axis_of(effect: Effect) -> tuple[str, str, bool]:
+    return effect.scale, effect.unit, _points_left(effect)
+
+
+def _points_left(effect: Effect) -> bool:
+    """Whether the claim lies to the left: differences are positive as claimed, ratios are as measured."""
+    return words.place(effect, 1.0) < 0
 
 
 def _figure(effects: list[Effect]) -> Figure:
@@ -81,8 +90,9 @@ def _rows(effects: Sequence[Effect]) -> Iterator[_Row]:
 def _range(effects: Sequence[Effect]) -> tuple[float, float]:
     marks = [0.0]
     for effect in effects:
-        marks += [*effect.values, effect.low, effect.estimate, effect.high, effect.margin]
-        marks += [-effect.margin] if effect.kind == "equivalence" else []
+        own = [*effect.values, effect.low, effect.estimate, effect.high, effect.margin]
+        own += [-effect.margin] if effect.kind == "equivalence" else []
+        marks += [words.place(effect, mark) for mark in own]
     finite = [mark for mark in marks if math.isfinite(mark)]
     low, high = min(finite), max(finite)
     pad = 0.06 * (high - low) or 0.1
@@ -97,7 +107,10 @@ def _x_axis(effect: Effect, low: float, high: float) -> dict[str, Any]:
     else:
         ticks = round_ticks(low, high)
         labels = [("+" if tick > 0 else "") + words.exact(tick) for tick in ticks]
-    title = [plain(_measure(effect), width=44, lines=1), "farther right: more as claimed"]
+    title = [
+        plain(_measure(effect), width=44, lines=1),
+        f"farther {'left' if _points_left(effect) else 'right'}: more as claimed",
+    ]
     return {
         "range": [low, high],
         "tickmode": "array",
@@ -134,6 +147,7 @@ def _vertical(x: float, top: int, bottom: int, **line: Any) -> dict[str, Any]:
 def _margins(row: _Row) -> list[dict[str, Any]]:
     effect, top, bottom = row.effect, row.interval - 11, row.seeds + 7
     ends = [effect.margin] if effect.kind == "superiority" else [-effect.margin, effect.margin]
+    ends = [words.place(effect, end) for end in ends]
     lines = [_vertical(end, top, bottom, color="ink", width=1.5, dash="dot") for end in ends if end]
     if effect.kind == "superiority" or not effect.margin:
         return lines
@@ -158,7 +172,7 @@ def _traces(row: _Row) -> list[dict[str, Any]]:
         {
             **shared,
             "mode": "markers",
-            "x": [_finite(value) for value in effect.values],
+            "x": [_mark(effect, value) for value in effect.values],
             "y": [row.seeds] * len(effect.values),
             "marker": {"color": colour, "size": 8, "opacity": 0.4, "symbol": "circle"},
             "text": [
@@ -170,7 +184,7 @@ def _traces(row: _Row) -> list[dict[str, Any]]:
         {
             **shared,
             "mode": "lines",
-            "x": [_finite(effect.low), _finite(effect.high)],
+            "x": [_mark(effect, effect.low), _mark(effect, effect.high)],
             "y": [row.interval, row.interval],
             "line": {"color": colour, "width": 3},
             "hoverinfo": "skip",
@@ -178,7 +192,7 @@ def _traces(row: _Row) -> list[dict[str, Any]]:
         {
             **shared,
             "mode": "markers",
-            "x": [_finite(effect.estimate)],
+            "x": [_mark(effect, effect.estimate)],
             "y": [row.interval],
             "marker": {
                 "color": colour if effect.verdict in _FILLED else "paper",
@@ -193,14 +207,17 @@ def _traces(row: _Row) -> list[dict[str, Any]]:
     ]
 
 
-def _finite(value: float) -> float | None:
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+def _mark(effect: Effect, value: float) -> float | None:
+    return float(f"{words.place(effect, value):.6g}") if math.isfinite(value) else None
 
 
 def _description(effects: Sequence[Effect]) -> str:
     """The figure in words, for those who do not see it."""
     rows = "; ".join(f"{e.name}: {words.estimate(e)}, {e.verdict.value}" for e in effects)
-    return f"Estimate with 95 % interval, positive in the direction of the claim. {rows}."
+    what = (
+        "Ratio of treatment to control" if effects[0].scale == "ratio" else "Difference, positive as claimed"
+    )
+    return f"{what}, with its {words.interval_name(effects)}. {rows}."
 
 
 def _table(effects: Sequence[Effect]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:

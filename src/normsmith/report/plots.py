@@ -76,7 +76,7 @@ def base_layout(height: int) -> dict[str, Any]:
     return {
         "height": height,
         "autosize": True,
-        "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
+        "margin": {"l": 8, "r": 20, "t": 8, "b": 8},
         "paper_bgcolor": "none",
         "plot_bgcolor": "none",
         "font": {"family": FONT, "size": 13, "color": "muted"},
@@ -97,6 +97,7 @@ def base_axis() -> dict[str, Any]:
     return {
         "fixedrange": True,
         "automargin": True,
+        "ticklabeloverflow": "allow",
         "gridcolor": "grid",
         "linecolor": "axis",
         "tickcolor": "axis",

@@ -58,9 +58,10 @@ class _Voice:
 
 def _table(result: StudyResult, say: _Voice, *, narrow: bool) -> Table:
     table = Table(box=HORIZONTALS, title=say(result.task), title_justify="left", title_style="bold")
+    interval = words.interval_name(effect for answer in result.answers for effect in answer.effects)
     table.add_column("question", overflow="fold", ratio=3)
     table.add_column("hypothesis", overflow="fold", ratio=4)
-    table.add_column(say("effect (95 % interval)"), overflow="fold", ratio=4)
+    table.add_column(say(f"effect ({interval})"), overflow="fold", ratio=4)
     table.add_column("p (Holm)", no_wrap=True)
     table.add_column("verdict", overflow="fold", min_width=12)
     for answer in result.answers:

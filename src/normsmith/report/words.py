@@ -1,8 +1,10 @@
 """Numbers, effects and verdicts as a reader meets them, the same in every format."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 
+from normsmith.studies._inference import INTERVAL_FROM
 from normsmith.studies.results import Effect, Verdict
 
 SYMBOLS = {
@@ -54,38 +56,65 @@ def probability(p: float) -> str:
     return "<0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
+def place(effect: Effect, value: float) -> float:
+    """Where a value of `effect` stands on its axis: ratios are logarithms of treatment over control."""
+    return -value if effect.scale == "ratio" and effect.better == "lower" else value
+
+
 def shown(effect: Effect, value: float) -> float:
-    """A value of `effect` on the scale a reader sees: ratios leave the logarithm."""
+    """A value of `effect` as a reader sees it: the ratio of treatment to control, or the difference."""
     if effect.scale == "difference":
         return value
     try:
-        return math.exp(value)
+        return math.exp(place(effect, value))
     except OverflowError:
         return math.inf
 
 
 def amount(effect: Effect, value: float) -> str:
-    """One value of an effect: `2.5×` or `+4.1`."""
+    """One value of an effect: `0.4×` or `+4.1`."""
     if effect.scale == "ratio":
         return f"{number(shown(effect, value))}×"
     return signed(value)
 
 
 def estimate(effect: Effect) -> str:
-    """The estimate with its 95 % interval: `2.5× (1.8× to 3.4×)` or `+4.1 points (+1.2 to +7)`."""
-    unit = f" {effect.unit}" if effect.scale == "difference" and effect.unit else ""
-    interval = f"({amount(effect, effect.low)} to {amount(effect, effect.high)})"
-    return f"{amount(effect, effect.estimate)}{unit} {interval}"
+    """The estimate with its interval: `0.4× (0.3× to 0.5×)` or `+4.1 points (+1.2 to +7)`."""
+    low, high = sorted((effect.low, effect.high), key=lambda end: place(effect, end))
+    interval = f"({amount(effect, low)} to {amount(effect, high)})"
+    return f"{amount(effect, effect.estimate)}{_unit(effect)} {interval}"
+
+
+def interval_name(effects: Iterable[Effect]) -> str:
+    """What the two ends of an estimate are; too few seeds have a range, and no 95 % interval."""
+    enough = all(len(effect.values) >= INTERVAL_FROM for effect in effects)
+    return "95 % interval" if enough else "range of the seeds"
 
 
 def margin(effect: Effect) -> str:
-    """What the interval is held against: `beyond 1.5×`, `within ±1 points`."""
-    unit = f" {effect.unit}" if effect.scale == "difference" and effect.unit else ""
+    """What the interval is held against: `at most 0.667×`, `at least +2 points`, `within ±1 points`."""
+    end = amount(effect, effect.margin) + _unit(effect)
     if effect.kind == "superiority":
-        return f"beyond {amount(effect, effect.margin)}{unit}"
+        lower = effect.scale == "ratio" and effect.better == "lower"
+        if effect.margin == 0:
+            return f"{'less' if lower else 'more'} than {end}"
+        return f"{'at most' if lower else 'at least'} {end}"
     if effect.scale == "ratio":
-        return f"within {amount(effect, -effect.margin)} to {amount(effect, effect.margin)}"
-    return f"within ±{number(effect.margin)}{unit}"
+        ends = sorted((-effect.margin, effect.margin), key=lambda value: place(effect, value))
+        return f"within {amount(effect, ends[0])} to {amount(effect, ends[1])}"
+    return f"within ±{number(effect.margin)}{_unit(effect)}"
+
+
+def finding(effect: Effect) -> str:
+    """The sentence on an effect, without the verdict where it begins with it: that stands beside it."""
+    lead, colon, rest = effect.sentence.partition(": ")
+    if not (colon and rest and lead.lower() == effect.verdict.value):
+        return effect.sentence
+    return rest[0].upper() + rest[1:]
+
+
+def _unit(effect: Effect) -> str:
+    return f" {effect.unit}" if effect.scale == "difference" and effect.unit else ""
 
 
 def censoring(effect: Effect) -> str:
@@ -105,6 +134,18 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def moment(started: str) -> str:
+    """A point in time to the minute; what is not in ISO 8601 stays as it is.
+
+    >>> moment("2026-02-03T10:15:42+00:00"), moment("yesterday")
+    ('2026-02-03 10:15 UTC', 'yesterday')
+    """
+    try:
+        return f"{datetime.fromisoformat(started):%Y-%m-%d %H:%M %Z}".rstrip()
+    except ValueError:
+        return started
 
 
 def tally(verdict: Verdict, n: int) -> str:
