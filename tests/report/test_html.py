@@ -114,7 +114,7 @@ def test_configuration_seeds_versions_failures_and_command_are_there(ordinary):
     facts = {**result.task_facts, **result.settings, **result.versions}
     assert all(f"{name} {value}" in text for name, value in facts.items())
     assert result.command in text
-    assert "seeds 0–7" in text
+    assert "seed numbers 0–7" in text
     assert "RuntimeError: the metric got an empty batch" in text
     assert "16 trials diverged, 1 trial raised an error." in text
     assert "120 reused" in text

@@ -69,7 +69,7 @@ def _tally(result: StudyResult) -> list[tuple[Verdict, int]]:
 def _facts(result: StudyResult) -> dict[str, dict[str, str]]:
     return {
         "Task": {"task": result.task, **result.task_facts},
-        "Study": {"profile": result.profile, "seeds": words.ranges(result.seeds), **result.settings},
+        "Study": {"profile": result.profile, **result.settings, "seed numbers": words.ranges(result.seeds)},
         "Versions": result.versions,
     }
 
