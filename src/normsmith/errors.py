@@ -8,6 +8,7 @@ NormsmithError
 ├── StoreError (RuntimeError)      a store cannot be read or written
 ├── ReportError (RuntimeError)     a report cannot be written
 ├── BackendError (RuntimeError)    a forced backend cannot serve the call
+├── SyncError (RuntimeError)        ranks that share statistics did not all arrive
 └── MissingExtraError (ImportError) an optional dependency is not installed
 
 Messages say what was expected, what came, where, and what to do.
@@ -44,6 +45,10 @@ class ReportError(NormsmithError, RuntimeError):
 
 class BackendError(NormsmithError, RuntimeError):
     """A backend that was asked for by name cannot serve the call."""
+
+
+class SyncError(NormsmithError, RuntimeError):
+    """Ranks that share statistics did not all arrive in time."""
 
 
 class MissingExtraError(NormsmithError, ImportError):

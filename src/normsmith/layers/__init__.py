@@ -8,6 +8,14 @@ from normsmith.layers.batch_norm import (
     LazyBatchNorm2d,
     LazyBatchNorm3d,
 )
+from normsmith.layers.batch_norm_act import (
+    BatchNormAct1d,
+    BatchNormAct2d,
+    BatchNormAct3d,
+    BatchRenormAct1d,
+    BatchRenormAct2d,
+    BatchRenormAct3d,
+)
 from normsmith.layers.batch_renorm import (
     BatchRenorm1d,
     BatchRenorm2d,
@@ -16,18 +24,27 @@ from normsmith.layers.batch_renorm import (
     LazyBatchRenorm2d,
     LazyBatchRenorm3d,
 )
+from normsmith.layers.contexts import accumulate, use_mask
 
 __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "BatchNormAct1d",
+    "BatchNormAct2d",
+    "BatchNormAct3d",
     "BatchRenorm1d",
     "BatchRenorm2d",
     "BatchRenorm3d",
+    "BatchRenormAct1d",
+    "BatchRenormAct2d",
+    "BatchRenormAct3d",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",
     "LazyBatchRenorm1d",
     "LazyBatchRenorm2d",
     "LazyBatchRenorm3d",
+    "accumulate",
+    "use_mask",
 ]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn.modules.batchnorm import _LazyNormBase, _NormBase
 
-from normsmith.errors import InputError
+from normsmith.errors import InputError, SurgeryError
+from normsmith.layers._recompute import Seen, is_recomputing, recall, remember, will_be_recomputed
 from normsmith.layers._where import where
-from normsmith.ops import Renorm, batch_norm
+from normsmith.ops import Moments, Renorm, Running, Sync, batch_norm, commit, concatenate, merge, own_group
 
 STATISTICS = ("running_mean", "running_var", "running_std")
 
@@ -32,29 +35,46 @@ class StatisticsBase(_NormBase):
     spatial: tuple[int, ...] = ()
     """How many dimensions may follow (batch, channels)."""
 
+    activation: str | None = None
+
     def __init__(
         self,
         *torch_arguments: Any,
         ghost_batch_size: int | None = None,
+        process_group: dist.ProcessGroup | Literal["world"] | None = None,
         on_small_batch: Literal["error", "running"] = "error",
         on_nonfinite: Literal["skip", "propagate"] = "skip",
         **torch_options: Any,
     ) -> None:
         # torch's own arguments go through as they are: the constructor is that of the installed torch
         super().__init__(*torch_arguments, **torch_options)
-        self._configure(ghost_batch_size, on_small_batch, on_nonfinite)
+        self._configure(ghost_batch_size, process_group, on_small_batch, on_nonfinite)
         self._at_least_float32()
 
-    def _configure(self, ghost_batch_size: int | None, on_small_batch: str, on_nonfinite: str) -> None:
+    def _configure(
+        self,
+        ghost_batch_size: int | None,
+        process_group: dist.ProcessGroup | Literal["world"] | None,
+        on_small_batch: Literal["error", "running"],
+        on_nonfinite: Literal["skip", "propagate"],
+    ) -> None:
         _one_of("on_small_batch", on_small_batch, ("error", "running"))
         _one_of("on_nonfinite", on_nonfinite, ("skip", "propagate"))
         size = ghost_batch_size
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
             raise InputError(f"ghost_batch_size: expected a positive whole number or None, got {size!r}")
+        if isinstance(process_group, str) and process_group != "world":
+            raise InputError(
+                f"process_group: expected a process group, 'world' or None, got {process_group!r}"
+            )
         self.ghost_batch_size = size
+        self.process_group = process_group
         self.on_small_batch = on_small_batch
         self.on_nonfinite = on_nonfinite
         self._pinned: Policy | None = None
+        self._context_mask: Tensor | None = None
+        self._collected: list[Moments] | None = None
+        self._sync: Sync | None = None
 
     def forward(
         self,
@@ -75,7 +95,8 @@ class StatisticsBase(_NormBase):
             InputError: an argument does not fit. The running statistics are then as they were.
         """
         try:
-            return self._normalise(x, self.policy, mask, sample_weight, residual)
+            self._check_input_dim(x)
+            return self._normalise(x, self._goes_by(mask), sample_weight, residual)
         except InputError as error:
             raise InputError(f"{where(self)}: {error}") from None
 
@@ -111,35 +132,98 @@ class StatisticsBase(_NormBase):
         self._pinned = None
         return self
 
+    def _goes_by(self, mask: Tensor | None) -> Seen:
+        """The statistics, bounds and mask of this forward; those of its original where it is recomputed."""
+        eager = not torch.compiler.is_compiling()
+        if eager and is_recomputing():
+            seen = recall(self)
+            if seen is not None:
+                return seen
+        policy = self.policy
+        seen = Seen(
+            self._running(),
+            self._bounds() if policy.normalize_with == "batch" else None,
+            self._context_mask if mask is None else mask,
+            policy.normalize_with,
+        )
+        if eager and will_be_recomputed():
+            remember(self, seen._replace(running=_copied(seen.running)))
+        return seen
+
     def _normalise(
-        self,
-        x: Tensor,
-        policy: Policy,
-        mask: Tensor | None,
-        sample_weight: Tensor | None,
-        residual: Tensor | None,
+        self, x: Tensor, seen: Seen, sample_weight: Tensor | None, residual: Tensor | None
     ) -> Tensor:
-        self._check_input_dim(x)
+        running = seen.running
+        update = self.policy.update_running and (torch.compiler.is_compiling() or not is_recomputing())
         return batch_norm(
             x,
-            self.running_mean,
-            self.running_var,
+            running.mean if running is not None else None,
+            running.var if running is not None else None,
             self.weight,
             self.bias,
-            normalize_with=policy.normalize_with,
-            update_running=policy.update_running,
+            normalize_with=seen.normalize_with,
+            update_running=update,
             momentum=self.momentum,
-            eps=self.eps,
-            num_batches_tracked=self.num_batches_tracked,
-            running_std=self._buffers.get("running_std"),
-            mask=mask,
+            eps=self.epsilon,
+            num_batches_tracked=running.batches if running is not None else None,
+            running_std=running.std if running is not None else None,
+            mask=seen.mask,
             sample_weight=sample_weight,
             ghost_batch_size=self.ghost_batch_size,
-            renorm=self._bounds() if policy.normalize_with == "batch" else None,
+            renorm=seen.renorm,
+            activation=self.activation,
             residual=residual,
             on_small_batch=self.on_small_batch,
             on_nonfinite=self.on_nonfinite,
+            sync=self._synchronised() if seen.normalize_with == "batch" else None,
+            collected=self._collected if update else None,
         )
+
+    @property
+    def epsilon(self) -> float:
+        """What is added to the variance."""
+        return self.eps
+
+    def _running(self) -> Running | None:
+        if self.running_mean is None or self.running_var is None:
+            return None
+        return Running(
+            self.running_mean, self.running_var, self._buffers.get("running_std"), self.num_batches_tracked
+        )
+
+    def _synchronised(self) -> Sync | None:
+        """The ranks that share statistics: a group of this layer's own, made at its first training forward."""
+        if self.process_group is None or not self.training:
+            return None
+        if self._sync is None:
+            if not (dist.is_available() and dist.is_initialized()):
+                raise InputError(
+                    "process_group: expected torch.distributed to be initialised before the first training "
+                    "forward, got no default group; call torch.distributed.init_process_group, or drop "
+                    "process_group"
+                )
+            parent = dist.group.WORLD if self.process_group == "world" else self.process_group
+            if not isinstance(parent, dist.ProcessGroup):
+                raise InputError(f"process_group: expected a process group, got {parent!r}")
+            self._sync = Sync(own_group(parent, lambda: where(self)), lambda: where(self))
+        return self._sync
+
+    def commit_collected(self, collected: list[Moments]) -> None:
+        """One update of the running statistics from the moments of several micro-batches."""
+        running = self._running()
+        if not collected or running is None:
+            return
+        together = concatenate(collected)
+        ghost = self.ghost_batch_size is not None
+        with torch.no_grad():
+            commit(
+                running,
+                together if ghost else merge(together),
+                momentum=self.momentum,
+                eps=self.epsilon,
+                on_nonfinite=self.on_nonfinite,
+                sync=self._synchronised() if ghost else None,
+            )
 
     def _bounds(self) -> Renorm | None:
         """Bounds of batch renormalization at this step; None in plain batch norm."""
@@ -160,7 +244,12 @@ class StatisticsBase(_NormBase):
 
     def extra_repr(self) -> str:
         """Torch's settings, then ours where they are not the default."""
-        defaults = {"ghost_batch_size": None, "on_small_batch": "error", "on_nonfinite": "skip"}
+        defaults = {
+            "ghost_batch_size": None,
+            "process_group": None,
+            "on_small_batch": "error",
+            "on_nonfinite": "skip",
+        }
         changed = [
             f"{name}={getattr(self, name)!r}"
             for name, default in defaults.items()
@@ -168,7 +257,58 @@ class StatisticsBase(_NormBase):
         ]
         if self._pinned is not None:
             changed.append(f"frozen to {self._pinned.normalize_with} statistics")
-        return ", ".join([super().extra_repr(), *changed])
+        return ", ".join([super().extra_repr(), *changed])  # type: ignore[no-untyped-call]
+
+    @property
+    def qconfig(self) -> Any:
+        """What torch's converters and quantisation leave on a module; refused where they would change it.
+
+        `convert_sync_batchnorm` and the quantisation fusers build a plain batch norm from what they know of one,
+        and ask for this attribute: a layer that does more says so here, instead of losing it silently.
+
+        Raises:
+            SurgeryError: the layer does what torch's batch norm cannot.
+        """
+        self._refuse_torch_converters()
+        if "_qconfig" not in self.__dict__:
+            raise AttributeError("qconfig")
+        return self.__dict__["_qconfig"]
+
+    @qconfig.setter
+    def qconfig(self, value: Any) -> None:
+        if value is not None:
+            self._refuse_torch_converters()
+        self.__dict__["_qconfig"] = value
+
+    def _refuse_torch_converters(self) -> None:
+        beyond = self._beyond_torch()
+        if beyond is not None:
+            raise SurgeryError(
+                f"{where(self)}: torch's converters expect a plain batch norm and would silently drop {beyond} of "
+                f"this {type(self).__name__}; use process_group=... to synchronise it, normsmith.surgery to change it"
+            )
+
+    def _beyond_torch(self) -> str | None:
+        """What a conversion to torch's batch norm would lose."""
+        settings = {
+            "ghost_batch_size": self.ghost_batch_size is not None,
+            "process_group": self.process_group is not None,
+            "the frozen statistics": self._pinned is not None,
+            "on_small_batch": self.on_small_batch != "error",
+        }
+        return next((name for name, used in settings.items() if used), None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # what belongs to this process or to an open `with` stays here
+        return {**self.__dict__, "_sync": None, "_collected": None, "_context_mask": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        if not isinstance(self.process_group, str) and self.process_group is not None:
+            memo[id(self.process_group)] = self.process_group  # a copy talks to the same ranks
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return twin
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = {name: self._buffers.get(name) for name in STATISTICS}
@@ -198,21 +338,30 @@ class LazyBase(_LazyNormBase):
         self,
         *torch_arguments: Any,
         ghost_batch_size: int | None = None,
+        process_group: dist.ProcessGroup | Literal["world"] | None = None,
         on_small_batch: Literal["error", "running"] = "error",
         on_nonfinite: Literal["skip", "propagate"] = "skip",
         **torch_options: Any,
     ) -> None:
         super().__init__(*torch_arguments, **torch_options)
-        self._configure(ghost_batch_size, on_small_batch, on_nonfinite)  # type: ignore[operator]
+        self._configure(ghost_batch_size, process_group, on_small_batch, on_nonfinite)  # type: ignore[operator]
 
-    def initialize_parameters(self, x: Tensor, *_: Any, **__: Any) -> None:  # type: ignore[override]
+    def initialize_parameters(self, input: Tensor, *_: Any, **__: Any) -> None:
         """Take the number of channels from the first input."""
-        if x.ndim < 2:
+        if input.ndim < 2:
             raise InputError(
-                f"{type(self).__name__}: expected an input of shape (batch, channels, ...), got {tuple(x.shape)}"
+                f"{type(self).__name__}: expected an input of shape (batch, channels, ...), "
+                f"got {tuple(input.shape)}"
             )
-        super().initialize_parameters(x)  # type: ignore[no-untyped-call]
-        self._at_least_float32()  # type: ignore[operator]
+        super().initialize_parameters(input)  # type: ignore[no-untyped-call]
+        self._at_least_float32()
+
+
+def _copied(running: Running | None) -> Running | None:
+    if running is None:
+        return None
+    mean, var, std, _ = running
+    return Running(mean.detach().clone(), var.detach().clone(), None if std is None else std.detach().clone())
 
 
 def _is_below_float32(tensor: Tensor) -> bool:

@@ -22,6 +22,8 @@ class BatchNorm1d(StatisticsBase, nn.BatchNorm1d):
         eps, momentum, affine, track_running_stats, device, dtype, bias: as in torch. `momentum=None` is the
             cumulative average.
         ghost_batch_size: in training, normalise every chunk of so many samples by its own statistics.
+        process_group: ranks that share statistics, "world" for all; any backend, uneven batches. The layer makes
+            a group of its own from it, collectively, at its first training forward.
         on_small_batch: one value per channel in training: "error", or "running" to use the running statistics.
         on_nonfinite: "skip" keeps NaN and inf out of the running statistics; "propagate" is torch's way.
 

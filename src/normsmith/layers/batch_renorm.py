@@ -11,7 +11,7 @@ from torch.nn.parameter import UninitializedBuffer
 from normsmith.errors import InputError
 from normsmith.layers._statistics import LazyBase, StatisticsBase
 from normsmith.layers.schedules import Schedule, bounds_at, scaled, schedule_named
-from normsmith.ops import Renorm, Running, correction, moments
+from normsmith.ops import Renorm, correction, moments
 
 
 class RenormBase(StatisticsBase):
@@ -39,7 +39,7 @@ class RenormBase(StatisticsBase):
             raise InputError("schedule, total_steps: expected one of the two; total_steps scales the default")
         self.track = track
         self.total_steps = total_steps
-        self.schedule = schedule  # type: ignore[assignment]
+        self.schedule = schedule
 
     @property
     def schedule(self) -> Schedule | None:
@@ -87,22 +87,23 @@ class RenormBase(StatisticsBase):
         bounds = self.bounds()
         with torch.no_grad():
             found = moments(x if x.dtype == torch.float64 else x.float())
-            r, d = correction(found, self._running(), self.eps, bounds)
+            running = self._running()
+            assert running is not None  # bounds() has refused otherwise
+            r, d = correction(found, running, self.epsilon, bounds)
         return r[0], d[0]
-
-    def _running(self) -> Running:
-        if self.running_mean is None or self.running_var is None:
-            raise InputError("batch renorm: expected running statistics; got track_running_stats=False")
-        return Running(self.running_mean, self.running_var, self._buffers.get("running_std"))
 
     def _bounds(self) -> Renorm:
         return self.bounds()
 
+    def _beyond_torch(self) -> str:
+        return "the renormalization"
+
     def reset_running_stats(self) -> None:
         """Set the running statistics and the counter back to their initial values."""
-        super().reset_running_stats()  # type: ignore[no-untyped-call]
-        if self._buffers.get("running_std") is not None:
-            self.running_std.fill_(1)
+        super().reset_running_stats()
+        std = self._buffers.get("running_std")
+        if std is not None:
+            std.fill_(1)
 
     def extra_repr(self) -> str:
         """As batch norm, then the schedule."""
@@ -112,7 +113,7 @@ class RenormBase(StatisticsBase):
         key = f"{prefix}running_std"
         if self.track == "std" and key not in state_dict and f"{prefix}running_var" in state_dict:
             # a checkpoint of plain batch norm
-            state_dict[key] = (state_dict[f"{prefix}running_var"].float() + self.eps).sqrt()
+            state_dict[key] = (state_dict[f"{prefix}running_var"].float() + self.epsilon).sqrt()
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
@@ -188,15 +189,15 @@ class _LazyRenorm(LazyBase):
         super().__init__(*torch_arguments, **options)
         self._configure_renorm(schedule, total_steps, track)  # type: ignore[operator]
         if track == "std" and self.running_var is not None:
-            self.running_std = UninitializedBuffer(
-                device=self.running_var.device, dtype=self.running_var.dtype
-            )
+            like: Any = {"device": self.running_var.device, "dtype": self.running_var.dtype}
+            self.register_buffer("running_std", UninitializedBuffer(**like))
 
-    def initialize_parameters(self, x: Tensor, *_: Any, **__: Any) -> None:  # type: ignore[override]
+    def initialize_parameters(self, input: Tensor, *_: Any, **__: Any) -> None:
         """Take the number of channels from the first input."""
-        if isinstance(self._buffers.get("running_std"), UninitializedBuffer):
-            self.running_std.materialize((x.shape[1],))
-        super().initialize_parameters(x)
+        std = self._buffers.get("running_std")
+        if isinstance(std, UninitializedBuffer):
+            std.materialize(input.shape[1:2])
+        super().initialize_parameters(input)
 
 
 class LazyBatchRenorm1d(_LazyRenorm, BatchRenorm1d):

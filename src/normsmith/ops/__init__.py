@@ -5,6 +5,7 @@ from normsmith.ops.batch_norm import batch_norm
 from normsmith.ops.dispatch import BACKENDS, explain
 from normsmith.ops.moments import Moments, concatenate, merge, moments
 from normsmith.ops.resolve import Renorm, Resolved, Running, commit, correction, resolve
+from normsmith.ops.sync import Sync, own_group
 
 __all__ = [
     "ACTIVATIONS",
@@ -13,6 +14,7 @@ __all__ = [
     "Renorm",
     "Resolved",
     "Running",
+    "Sync",
     "batch_norm",
     "commit",
     "concatenate",
@@ -20,5 +22,6 @@ __all__ = [
     "explain",
     "merge",
     "moments",
+    "own_group",
     "resolve",
 ]

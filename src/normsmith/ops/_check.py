@@ -6,10 +6,15 @@ import torch
 from torch import Tensor
 
 from normsmith.errors import InputError
+from normsmith.ops.activation import activation_named
+from normsmith.ops.call import Call, computing_dtype, eager
+from normsmith.ops.moments import ghost_groups
+from normsmith.ops.resolve import Renorm
+from normsmith.ops.sync import Sync
 
 
-def check_batch(x: Tensor, vectors: dict[str, Tensor | None]) -> None:
-    """Refuse inputs that are not (batch, channels, *space) in floating point, or vectors of another length."""
+def check_batch(x: Tensor, residual: Tensor | None, vectors: dict[str, Tensor | None]) -> None:
+    """Refuse inputs that are not (batch, channels, *space) in floating point, or partners of another shape."""
     if not x.is_floating_point():
         raise InputError(
             f"batch norm: expected a floating-point input, got {x.dtype}; convert it, e.g. with .float()"
@@ -25,6 +30,55 @@ def check_batch(x: Tensor, vectors: dict[str, Tensor | None]) -> None:
                 f"batch norm: expected {name} of shape ({x.shape[1]},) for an input with {x.shape[1]} channels "
                 f"(dimension 1 of {tuple(x.shape)}), got {tuple(vector.shape)}; channels come second"
             )
+    if residual is not None and residual.shape != x.shape:
+        raise InputError(
+            f"residual: expected the input's shape {tuple(x.shape)}, got {tuple(residual.shape)}"
+        )
+
+
+def make_call(
+    x: Tensor,
+    *,
+    normalize_with: str = "batch",
+    eps: float = 1e-5,
+    renorm: Renorm | None = None,
+    mask: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+    ghost_batch_size: int | None = None,
+    activation: str | None = None,
+    on_small_batch: str = "error",
+    sync: Sync | None = None,
+) -> Call:
+    """Check the arguments of `batch_norm` against its input, and put them into the form that backends take.
+
+    Raises:
+        InputError: an argument has the wrong dtype, shape or value, or the batch is too small.
+    """
+    valid, act = valid_elements(mask, x), activation_named(activation)
+    if normalize_with == "running":
+        return Call(False, eps, None, valid, None, None, act)
+    positions = x.shape[2:].numel()
+    alone = sync is None or ghost_batch_size is not None
+    if alone and x.shape[0] * positions == 1 and on_small_batch == "error":
+        raise InputError(
+            f"batch norm: expected more than one value per channel in training, got an input of shape "
+            f'{tuple(x.shape)}; use larger batches (e.g. drop_last=True) or on_small_batch="running"'
+        )
+    if ghost_batch_size is not None and ghost_batch_size * positions < 2:
+        raise InputError(
+            f"ghost_batch_size: expected ghost batches of more than one value per channel, got "
+            f"{ghost_batch_size} rows × {positions} positions; make it at least 2"
+        )
+    return Call(
+        True,
+        eps,
+        renorm,
+        valid,
+        element_weights(sample_weight, valid, x, computing_dtype(x)),
+        ghost_groups(x.shape[0], positions, ghost_batch_size),
+        act,
+        None if alone else sync,
+    )
 
 
 def valid_elements(mask: Tensor | None, x: Tensor) -> Tensor | None:
@@ -52,17 +106,13 @@ def element_weights(
     if weight.ndim == 1 and x.ndim > 2:
         weight = weight[(...,) + (None,) * (x.ndim - 2)]
     weight = _per_element("sample_weight", weight.detach().to(device=x.device, dtype=dtype), x)
-    if x.device.type == "cpu" and _may_look() and not bool((weight >= 0).all()):
+    if x.device.type == "cpu" and eager() and not bool((weight >= 0).all()):
         raise InputError(
             f"sample_weight: expected weights ≥ 0, got a smallest value of {weight.min().item():g}; "
             "correct the weights, or leave elements out with a mask"
         )
     weight = weight.clamp(min=0.0)
     return weight if valid is None else torch.where(valid, weight, 0.0)
-
-
-def _may_look() -> bool:
-    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
 def _per_element(name: str, value: Tensor, x: Tensor) -> Tensor:

@@ -5,18 +5,25 @@ below is plain `torch.Tensor`.
 """
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from torch import Tensor
 
-if TYPE_CHECKING or "jaxtyping" not in sys.modules:
-    Batch = Elements = PerChannel = PerGroup = PerSample = Spread = Tensor
-else:
+if TYPE_CHECKING:
+    Batch: TypeAlias = Tensor
+    Elements: TypeAlias = Tensor
+    PerChannel: TypeAlias = Tensor
+    PerGroup: TypeAlias = Tensor
+    PerSample: TypeAlias = Tensor
+    Spread: TypeAlias = Tensor
+elif "jaxtyping" in sys.modules:
     from jaxtyping import Float, Shaped
 
     Batch = Float[Tensor, "batch channels *space"]
-    Elements = Shaped[Tensor, "batch 1 *#space"]
-    Spread = Float[Tensor, "#batch #channels *ones"]
-    PerSample = Float[Tensor, "batch #channels"]
-    PerGroup = Shaped[Tensor, "groups #channels"]
+    Elements = Shaped[Tensor, "#batch 1 *#space"]
     PerChannel = Float[Tensor, "channels"]
+    PerGroup = Shaped[Tensor, "groups #channels"]
+    PerSample = Float[Tensor, "batch #channels"]
+    Spread = Float[Tensor, "#batch #channels *ones"]
+else:
+    Batch = Elements = PerChannel = PerGroup = PerSample = Spread = Tensor

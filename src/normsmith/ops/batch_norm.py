@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from normsmith.errors import InputError
-from normsmith.ops._check import check_batch, element_weights, valid_elements
-from normsmith.ops._shapes import Batch, Elements, PerChannel
-from normsmith.ops.activation import Activation, activation_named
+from normsmith.ops._check import check_batch, make_call
+from normsmith.ops._shapes import Batch, PerChannel
+from normsmith.ops.call import Call, eager, prepared
 from normsmith.ops.dispatch import Backend, choose
-from normsmith.ops.moments import Groups, Moments, ghost_groups
-from normsmith.ops.reference import Operands
-from normsmith.ops.resolve import (
-    Renorm,
-    Resolved,
-    Running,
-    coefficients,
-    commit,
-    gradients,
-    resolve,
-    resolve_again,
-)
+from normsmith.ops.moments import Moments
+from normsmith.ops.reference import Reference
+from normsmith.ops.resolve import Renorm, Resolved, Running, commit
+from normsmith.ops.sync import Sync
+
+_ORACLE = Reference()
 
 
 def batch_norm(
@@ -48,6 +43,7 @@ def batch_norm(
     residual: Batch | None = None,
     on_small_batch: Literal["error", "running"] = "error",
     on_nonfinite: Literal["skip", "propagate"] = "skip",
+    sync: Sync | None = None,
     collected: list[Moments] | None = None,
 ) -> Batch:
     """Normalise a batch channel by channel; a pure function, but for the running statistics it is given.
@@ -81,6 +77,7 @@ def batch_norm(
         on_small_batch: a single value per channel, known by the shape: "error" raises, "running" normalises with
             the running statistics, as is always done where only run time tells (masks, weights).
         on_nonfinite: "skip" keeps statistics that are not finite out of the running ones, "propagate" does not.
+        sync: with "batch", ranks that share their statistics; with ghost batches, only the running ones.
         collected: a list that takes the batch's moments in place of an update of the running statistics.
 
     Raises:
@@ -96,107 +93,66 @@ def batch_norm(
 
     Source: Ioffe and Szegedy (2015), arXiv:1502.03167; renorm: Ioffe (2017), arXiv:1702.03275.
     """
-    vectors = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-    check_batch(x, vectors)
-    if residual is not None and residual.shape != x.shape:
-        raise InputError(
-            f"residual: expected the input's shape {tuple(x.shape)}, got {tuple(residual.shape)}"
-        )
+    check_batch(
+        x,
+        residual,
+        {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var},
+    )
     running = None
     if running_mean is not None and running_var is not None:
         running = Running(running_mean, running_var, running_std, num_batches_tracked)
-    if normalize_with == "running" and running is None:
-        raise InputError('normalize_with="running": expected running_mean and running_var, got None')
-    if renorm is not None and running is None:
-        raise InputError("renorm: expected running_mean and running_var to correct towards, got None")
-    by_batch = normalize_with == "batch"
-    positions = x.shape[2:].numel()
-    if by_batch and on_small_batch == "error" and x.shape[0] * positions == 1:
-        raise InputError(
-            f"batch norm: expected more than one value per channel in training, got an input of shape "
-            f'{tuple(x.shape)}; use larger batches (e.g. drop_last=True) or on_small_batch="running"'
-        )
-    if by_batch and ghost_batch_size is not None and ghost_batch_size * positions < 2:
-        raise InputError(
-            f"ghost_batch_size: expected ghost batches of more than one value per channel, got "
-            f"{ghost_batch_size} rows × {positions} positions; make it at least 2"
-        )
-    plain = mask is None and sample_weight is None and activation is None and residual is None
-    if not by_batch and plain and running_std is None and torch.compiler.is_exporting():
-        return _exported(x, running_mean, running_var, weight, bias, eps)
-
-    valid = valid_elements(mask, x)
-    plan = _Plan(
-        by_batch=by_batch,
+    elif normalize_with == "running" or renorm is not None:
+        raise InputError("batch norm: expected running_mean and running_var to go by, got None")
+    call = make_call(
+        x,
+        normalize_with=normalize_with,
         eps=eps,
         renorm=renorm,
-        valid=valid,
-        weights=element_weights(sample_weight, valid, x, _computing(x)) if by_batch else None,
-        groups=ghost_groups(x.shape[0], positions, ghost_batch_size) if by_batch else None,
-        activation=activation_named(activation),
-        backend=choose(x),
+        mask=mask,
+        sample_weight=sample_weight,
+        ghost_batch_size=ghost_batch_size,
+        activation=activation,
+        on_small_batch=on_small_batch,
+        sync=sync,
     )
-    if _needs_closed_form(x, weight, bias, residual):
-        y, moments = _ClosedForm.apply(x, weight, bias, residual, running, plan)
+    if torch.compiler.is_exporting() and _is_plain_inference(call, residual, running_std):
+        return _exported(x, running_mean, running_var, weight, bias, eps)
+
+    backend = choose(x, call)
+    if eager() and _needs_gradient(x, weight, bias, residual):
+        y, moments = _closed_form(x, weight, bias, residual, running, call, backend)
     else:
-        y, _, _, moments = _normalise(x, weight, bias, residual, running, plan)
-    if moments is not None:
-        moments = moments.detach()
-        if collected is not None:
-            collected.append(moments)
-        elif update_running and running is not None:
-            with torch.no_grad():
-                commit(running, moments, momentum=momentum, eps=eps, on_nonfinite=on_nonfinite)
+        batch, added = prepared(x, residual, call.valid)
+        y, _, moments = backend.forward(batch, weight, bias, added, running, call)
+        y = y.to(x.dtype)
+    if moments is not None and collected is not None:
+        collected.append(moments.detach())
+    elif moments is not None and update_running and running is not None:
+        with torch.no_grad():
+            commit(
+                running,
+                moments,
+                momentum=momentum,
+                eps=eps,
+                on_nonfinite=on_nonfinite,
+                sync=sync if ghost_batch_size is not None else None,
+            )
     return y
 
 
-class _Plan(NamedTuple):
-    """A checked call, but for the tensors that may need gradients and the running statistics."""
-
-    by_batch: bool
-    eps: float
-    renorm: Renorm | None
-    valid: Elements | None
-    weights: Elements | None
-    groups: Groups | None
-    activation: Activation | None
-    backend: Backend
+def _is_plain_inference(call: Call, residual: Tensor | None, running_std: Tensor | None) -> bool:
+    return call == Call(by_batch=False, eps=call.eps) and residual is None and running_std is None
 
 
-def _normalise(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    running: Running | None,
-    plan: _Plan,
-) -> tuple[Tensor, Operands, Resolved, Moments | None]:
-    """The one path. Differentiable as it stands: under autograd it is the oracle of the closed form."""
-    batch = _finite_where_invalid(x, plan.valid).to(_computing(x))
-    moments = plan.backend.moments(batch, plan.weights, plan.groups) if plan.by_batch else None
-    resolved = resolve(moments, running, plan.eps, plan.renorm)
-    operands = _operands(batch, weight, bias, residual, resolved, plan)
-    return plan.backend.apply(operands).to(x.dtype), operands, resolved, moments
+def _needs_gradient(*inputs: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
 
 
-def _operands(
-    batch: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    resolved: Resolved,
-    plan: _Plan,
-) -> Operands:
-    scale, shift = coefficients(resolved, weight, bias)
-    if residual is not None:
-        residual = _finite_where_invalid(residual, plan.valid).to(batch.dtype)
-    return Operands(
-        batch, resolved.mean, scale, shift, residual, plan.activation, plan.valid, plan.weights, plan.groups
-    )
+_Result = tuple[Tensor, Moments | None]
 
 
 class _ClosedForm(torch.autograd.Function):
-    """The path with its gradient in closed form.
+    """A backend's forward with its gradient in closed form.
 
     With g the gradient before the activation, and all sums over the valid elements of a group:
 
@@ -214,91 +170,52 @@ class _ClosedForm(torch.autograd.Function):
         bias: Tensor | None,
         residual: Tensor | None,
         running: Running | None,
-        plan: _Plan,
-    ) -> tuple[Tensor, Moments | None]:
-        y, operands, resolved, moments = _normalise(x, weight, bias, residual, running, plan)
+        call: Call,
+        backend: Backend,
+    ) -> _Result:
+        batch, added = prepared(x, residual, call.valid)
+        y, kept, moments = backend.forward(batch, weight, bias, added, running, call)
         ctx.save_for_backward(x, weight, bias, residual)
-        ctx.plan, ctx.resolved = plan, resolved
-        ctx.scale, ctx.shift = operands.scale, operands.shift
-        ctx.count = moments.count if moments is not None else 1.0
-        return y, moments
+        ctx.call, ctx.backend, ctx.kept = call, backend, kept
+        return y if y.dtype == x.dtype else y.to(x.dtype), moments
 
     @staticmethod
     def backward(ctx: Any, *incoming: Any) -> tuple[Tensor | None, ...]:
-        g = incoming[0]
+        inputs = ctx.saved_tensors
+        wants = ctx.needs_input_grad
         if torch.is_grad_enabled():
-            return _differentiable_gradients(ctx, g)
-        x, weight, bias, residual = ctx.saved_tensors
-        resolved, plan = ctx.resolved, ctx.plan
-        wants_x, wants_weight, wants_bias, wants_residual, *_ = ctx.needs_input_grad
-        batch = _finite_where_invalid(x, plan.valid).to(_computing(x))
-        if residual is not None:
-            residual = _finite_where_invalid(residual, plan.valid).to(batch.dtype)
-        operands = Operands(
-            batch,
-            resolved.mean,
-            ctx.scale,
-            ctx.shift,
-            residual,
-            plan.activation,
-            plan.valid,
-            plan.weights,
-            plan.groups,
+            found = _differentiable_gradients(incoming[0], inputs, wants, ctx.kept.resolved, ctx.call)
+            return *found, None, None, None
+        batch, added = prepared(inputs[0], inputs[3], ctx.call.valid)
+        dx, dresidual, affine = ctx.backend.backward(
+            incoming[0].to(batch.dtype), batch, added, ctx.kept, ctx.call, wants[0] or wants[3]
         )
-        g = g.to(batch.dtype)
-        dx = dweight = dbias = dresidual = offset = slope = None
-        if wants_weight or wants_bias or resolved.by_batch is not False:
-            sums = plan.backend.reduce(g, operands)
-            dweight, dbias, offset, slope = gradients(resolved, ctx.scale, ctx.count, *sums)
-        if wants_x or wants_residual:
-            dx, dresidual = plan.backend.gradient(g, operands, offset, slope)
-        return (
-            dx.to(x.dtype) if wants_x else None,
-            dweight.to(weight.dtype) if wants_weight else None,
-            dbias.to(bias.dtype) if wants_bias else None,
-            dresidual.to(ctx.saved_tensors[3].dtype) if wants_residual else None,
-            None,
-            None,
-        )
+        every = (dx, affine.weight, affine.bias, dresidual)
+        found = [
+            None if not wanted else gradient if gradient.dtype == to.dtype else gradient.to(to.dtype)
+            for wanted, gradient, to in zip(wants, every, inputs, strict=False)
+        ]
+        return *found, None, None, None
 
 
-def _differentiable_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+_closed_form: Callable[..., _Result] = _ClosedForm.apply
+
+
+def _differentiable_gradients(
+    g: Tensor, inputs: tuple[Any, ...], wants: tuple[bool, ...], resolved: Resolved, call: Call
+) -> list[Tensor | None]:
     """The gradients as functions of g and of the inputs: autograd through the path, with r and d as they were."""
     with torch.enable_grad():
         # new nodes: an input that depends on another one must not be differentiated through it
-        x, weight, bias, residual = inputs = [
-            tensor if tensor is None else tensor.view_as(tensor) for tensor in ctx.saved_tensors
+        aliases = [tensor if tensor is None else tensor.view_as(tensor) for tensor in inputs]
+        x, weight, bias, residual = aliases
+        assert x is not None
+        y = _ORACLE.repeat(x, weight, bias, residual, resolved, call)
+        wanted = [
+            alias for alias, needed in zip(aliases, wants, strict=False) if needed and alias is not None
         ]
-        plan, resolved = ctx.plan, ctx.resolved
-        batch = _finite_where_invalid(x, plan.valid).to(_computing(x))
-        if resolved.by_batch is not False:
-            resolved = resolve_again(
-                plan.backend.moments(batch, plan.weights, plan.groups), plan.eps, resolved
-            )
-        y = plan.backend.apply(_operands(batch, weight, bias, residual, resolved, plan)).to(x.dtype)
-        wanted = [t for t, needed in zip(inputs, ctx.needs_input_grad, strict=False) if needed]
         found = iter(torch.autograd.grad(y, wanted, g, create_graph=True, materialize_grads=True))
-    return (*(next(found) if needed else None for needed in ctx.needs_input_grad[:4]), None, None)
-
-
-def _computing(x: Tensor) -> torch.dtype:
-    """The dtype of elementwise work: float32 at least."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _finite_where_invalid(x: Tensor, valid: Tensor | None) -> Tensor:
-    return x if valid is None else torch.where(valid, x, 0.0)
-
-
-def _needs_closed_form(*inputs: Tensor | None) -> bool:
-    """Whether autograd is at work in eager mode; compilers and functorch differentiate the path itself."""
-    return (
-        torch.is_grad_enabled()
-        and any(tensor is not None and tensor.requires_grad for tensor in inputs)
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and torch.autograd.forward_ad._current_level < 0
-    )
+    return [next(found) if needed else None for needed in wants[:4]]
 
 
 def _exported(

@@ -3,86 +3,93 @@
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from normsmith.errors import BackendError
-from normsmith.ops._shapes import Batch, Elements, PerGroup
-from normsmith.ops.moments import Groups, Moments
-from normsmith.ops.reference import Operands, Reference
+from normsmith.ops._check import make_call
+from normsmith.ops._shapes import Batch
+from normsmith.ops.aten import Aten
+from normsmith.ops.call import Call, Forward, Kept
+from normsmith.ops.reference import Reference
+from normsmith.ops.resolve import Gradients, Running
 
 
+@runtime_checkable
 class Backend(Protocol):
-    """What a row of the table offers: a name, a reason not to serve a call, and the four halves of reference.py."""
+    """What a row of the table offers. `Reference` composes forward and backward from four halves to override."""
 
     @property
     def name(self) -> str:
         """What NORMSMITH_BACKEND and `explain` call it."""
 
-    def supports(self, x: Tensor) -> str | None:
-        """None if it can serve a call with this input, otherwise the reason why not."""
+    def supports(self, x: Tensor, call: Call) -> str | None:
+        """None if it can serve the call, otherwise the reason why not."""
 
-    def moments(self, x: Batch, weights: Elements | None = None, groups: Groups | None = None) -> Moments:
-        """Count, mean and M2 of each group and channel."""
+    def forward(
+        self,
+        x: Batch,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Batch | None,
+        running: Running | None,
+        call: Call,
+    ) -> Forward:
+        """Normalise a float32 or float64 batch; `running` is only read."""
 
-    def apply(self, call: Operands) -> Batch:
-        """Normalise."""
-
-    def reduce(self, g: Batch, call: Operands) -> tuple[PerGroup, PerGroup]:
-        """The two sums of the gradient."""
-
-    def gradient(
-        self, g: Batch, call: Operands, offset: PerGroup | None, slope: PerGroup | None
-    ) -> tuple[Batch, Batch]:
-        """The gradients of x and of the residual."""
+    def backward(
+        self, g: Batch, x: Batch, residual: Batch | None, kept: Kept, call: Call, wants_x: bool
+    ) -> tuple[Batch | None, Batch | None, Gradients]:
+        """The gradients of x, of the residual, and of γ and β."""
 
 
-BACKENDS: tuple[Backend, ...] = (Reference(),)
+BACKENDS: tuple[Backend, ...] = (Aten(), Reference())
 """All backends in the order in which they are tried. To add one, add its file and its row here."""
 
 
-def choose(x: Tensor) -> Backend:
-    """The backend that serves a call.
-
-    The environment variable NORMSMITH_BACKEND forces one by name.
+def choose(x: Tensor, call: Call) -> Backend:
+    """The backend that serves a call; the environment variable NORMSMITH_BACKEND forces one by name.
 
     Raises:
         BackendError: the forced backend does not exist or cannot serve the call.
     """
     forced = os.environ.get("NORMSMITH_BACKEND")
     if forced:
-        return _forced(forced, x)
-    for backend in BACKENDS:
-        if backend.supports(x) is None:
-            return backend
-    raise BackendError(f"no backend serves this call:\n{explain(x)}")
+        return _forced(forced, x, call)
+    return next(backend for backend in BACKENDS if backend.supports(x, call) is None)
 
 
-def explain(x: Tensor) -> str:
-    """Name the backend that serves a call with this input, and why each one before it was passed over.
+def explain(x: Tensor, **options: Any) -> str:
+    """Name the backend that serves a call, and why each one before it was passed over.
+
+    Args:
+        x: the input.
+        options: of `batch_norm`: normalize_with, eps, renorm, mask, sample_weight, ghost_batch_size, activation.
 
     >>> import torch
-    >>> print(explain(torch.zeros(4, 3)))
+    >>> print(explain(torch.zeros(4, 3), ghost_batch_size=2))
+    aten: knows no mask, sample weight, ghost batch or activation
     reference: taken
     """
+    call = make_call(x, **options)
     forced = os.environ.get("NORMSMITH_BACKEND")
     lines = []
     for backend in BACKENDS:
         if forced and backend.name != forced:
             lines.append(f"{backend.name}: NORMSMITH_BACKEND asks for {forced}")
             continue
-        reason = backend.supports(x)
+        reason = backend.supports(x, call)
         lines.append(f"{backend.name}: {reason or 'taken'}")
         if reason is None:
             break
     return "\n".join(lines)
 
 
-def _forced(name: str, x: Tensor) -> Backend:
+def _forced(name: str, x: Tensor, call: Call) -> Backend:
     for backend in BACKENDS:
         if backend.name == name:
-            reason = backend.supports(x)
+            reason = backend.supports(x, call)
             if reason is not None:
                 raise BackendError(f"NORMSMITH_BACKEND={name} cannot serve this call: {reason}; unset it")
             return backend

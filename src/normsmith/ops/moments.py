@@ -42,7 +42,7 @@ def gather(rows: PerSample, groups: Groups | None) -> PerGroup:
     if groups is None:
         return rows.sum(0, keepdim=True)
     cut = groups.size * groups.whole
-    sums = rows[:cut].unflatten(0, (groups.whole, groups.size)).sum(1)
+    sums = rows[:cut].view(groups.whole, groups.size, rows.shape[1]).sum(1)
     return torch.cat([sums, rows[cut:].sum(0, keepdim=True)]) if groups.last else sums
 
 
@@ -72,7 +72,7 @@ class Moments(NamedTuple):
     decides them, otherwise tensors of shape (groups, 1), known only at run time.
     """
 
-    count: Tensor | float
+    count: Tensor | float  # type: ignore[assignment]  # tuples have a method of this name
     mean: PerGroup
     m2: PerGroup
     squares: Tensor | float

@@ -1,7 +1,7 @@
 """The reference backend: plain torch, any device, float32 and float64. The oracle of every other backend.
 
-Four halves: `moments`, `apply`, and for the gradient `reduce` and `gradient`. Between the halves ranks may talk
-and `resolve` decides; here is only what touches whole batches.
+Four halves touch whole batches: `moments` and `apply`, and for the gradient `reduce` and `gradient`. Between them
+ranks may talk and `resolve` decides.
 """
 
 from __future__ import annotations
@@ -13,9 +13,17 @@ from torch import Tensor
 
 from normsmith.ops._shapes import Batch, Elements, PerGroup
 from normsmith.ops.activation import Activation
+from normsmith.ops.call import Call, Forward, Kept, prepared
 from normsmith.ops.moments import Groups, moments, spread, total
-
-__all__ = ["Operands", "Reference", "apply", "gradient", "moments", "reduce"]
+from normsmith.ops.resolve import (
+    Gradients,
+    Resolved,
+    Running,
+    coefficients,
+    gradients,
+    resolve,
+    resolve_again,
+)
 
 
 class Operands(NamedTuple):
@@ -67,7 +75,7 @@ def gradient(
 
 
 def _laid_out(values: PerGroup, call: Operands) -> Tensor:
-    return spread(values.to(call.x.dtype), call.x, call.groups)
+    return spread(values, call.x, call.groups)
 
 
 def _centred(call: Operands) -> Tensor:
@@ -94,6 +102,67 @@ class Reference:
     reduce = staticmethod(reduce)
     gradient = staticmethod(gradient)
 
-    def supports(self, x: Tensor) -> str | None:
+    def supports(self, x: Tensor, call: Call) -> str | None:
         """None: any call on any device."""
         return None
+
+    def forward(
+        self,
+        x: Batch,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Batch | None,
+        running: Running | None,
+        call: Call,
+    ) -> Forward:
+        """The one path: moments → merge across ranks → resolve → apply. Differentiable as it stands."""
+        found = self.moments(x, call.weights, call.groups) if call.by_batch else None
+        if found is not None and call.sync is not None:
+            found = call.sync.merge(found)
+        resolved = resolve(found, running, call.eps, call.renorm)
+        scale, shift = coefficients(resolved, weight, bias)
+        kept = Kept(resolved, scale, shift, found.count if found is not None else 1.0)
+        return Forward(self.apply(_operands(x, residual, kept, call)), kept, found)
+
+    def backward(
+        self, g: Batch, x: Batch, residual: Batch | None, kept: Kept, call: Call, wants_x: bool
+    ) -> tuple[Batch | None, Batch | None, Gradients]:
+        """The way back: reduce → merge across ranks → gradient; the gradients of x, of the residual, and of γ and β."""
+        operands = _operands(x, residual, kept, call)
+        exchange = call.sync.sum if call.sync is not None and wants_x else None
+        found = gradients(kept.resolved, kept.scale, kept.count, *self.reduce(g, operands), exchange)
+        if not wants_x:
+            return None, None, found
+        return *self.gradient(g, operands, found.offset, found.slope), found
+
+    def repeat(
+        self,
+        x: Batch,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Batch | None,
+        resolved: Resolved,
+        call: Call,
+    ) -> Batch:
+        """Run the path again with the decisions of an earlier run: a differentiable forward for double backward."""
+        batch, added = prepared(x, residual, call.valid)
+        if resolved.by_batch is not False:
+            found = self.moments(batch, call.weights, call.groups)
+            found = found if call.sync is None else call.sync.merge(found)
+            resolved = resolve_again(found, call.eps, resolved)
+        kept = Kept(resolved, *coefficients(resolved, weight, bias), 1.0)
+        return self.apply(_operands(batch, added, kept, call)).to(x.dtype)
+
+
+def _operands(x: Tensor, residual: Tensor | None, kept: Kept, call: Call) -> Operands:
+    return Operands(
+        x,
+        kept.resolved.mean,
+        kept.scale,
+        kept.shift,
+        residual,
+        call.activation,
+        call.valid,
+        call.weights,
+        call.groups,
+    )

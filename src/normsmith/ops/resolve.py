@@ -6,6 +6,7 @@ settled here and nowhere else, without the host ever waiting for the device.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from normsmith.ops._shapes import PerChannel, PerGroup
 from normsmith.ops.moments import Moments
+from normsmith.ops.sync import Sync
 
 
 class Running(NamedTuple):
@@ -124,12 +126,16 @@ def _correction(
     r = running_inv_std / inv_std.detach()
     d = ((moments.mean.detach() - running_mean) + moments.low.detach()) * running_inv_std
     r_max, d_max = renorm
-    if isinstance(r_max, Tensor) or isinstance(d_max, Tensor):
-        r_max = torch.as_tensor(r_max, dtype=r.dtype, device=r.device).clamp(min=1.0)
-        d_max = torch.as_tensor(d_max, dtype=d.dtype, device=d.device).clamp(min=0.0)
-    else:
-        r_max, d_max = max(r_max, 1.0), max(d_max, 0.0)
-    return r.clamp(1.0 / r_max, r_max), d.clamp(-d_max, d_max)
+    return _within(r, r_max, 1.0, torch.reciprocal), _within(d, d_max, 0.0, torch.neg)
+
+
+def _within(
+    value: Tensor, bound: Tensor | float, least: float, opposite: Callable[[Tensor], Tensor]
+) -> Tensor:
+    if not isinstance(bound, Tensor):
+        bound = torch.full((), bound, dtype=value.dtype, device=value.device)
+    bound = bound.to(value.dtype).clamp(min=least)
+    return value.clamp(opposite(bound), bound)
 
 
 def _population(running: Running, eps: float) -> tuple[Tensor, Tensor]:
@@ -178,9 +184,17 @@ class Gradients(NamedTuple):
 
 
 def gradients(
-    resolved: Resolved, scale: PerGroup, count: Tensor | float, plain: PerGroup, moment: PerGroup
+    resolved: Resolved,
+    scale: PerGroup,
+    count: Tensor | float,
+    plain: PerGroup,
+    moment: PerGroup,
+    exchange: Callable[[Tensor], Tensor] | None = None,
 ) -> Gradients:
     """From the sums Σg (`plain`) and Σg·(x − mean) (`moment`) of each group to the gradients.
+
+    `exchange` sums a tensor over ranks that share the statistics. Only the sums in dx cross ranks: dγ and dβ are
+    averaged with the other gradients, by whoever averages them.
 
     dβ = Σg    dγ = r·Σg·x̂ + d·Σg    dx = (γr/σ)·(g − (w/W)·(Σg + x̂·Σg·x̂))
     """
@@ -192,10 +206,13 @@ def gradients(
     dweight, dbias = dweight.sum(0), plain.sum(0)
     if resolved.by_batch is False:
         return Gradients(dweight, dbias, None, None)
-    share = scale / count
+    offset, slope = scale * plain, scale * normal
+    if exchange is not None:
+        offset, slope = exchange(torch.stack([offset, slope])).unbind()
+    share: Tensor | float = 1.0 / count
     if isinstance(resolved.by_batch, Tensor):
         share = torch.where(resolved.by_batch, share, 0.0)
-    offset, slope = share * plain, share * normal * resolved.inv_std
+    offset, slope = offset * share, slope * resolved.inv_std * share
     if resolved.low is not None:
         offset = torch.addcmul(offset, slope, resolved.low, value=-1)
     return Gradients(dweight, dbias, offset, slope)
@@ -208,6 +225,7 @@ def commit(
     momentum: float | None = 0.1,
     eps: float = 1e-5,
     on_nonfinite: str = "skip",
+    sync: Sync | None = None,
 ) -> None:
     """Move the running statistics towards a batch, in place: one update, whatever the number of groups.
 
@@ -215,7 +233,8 @@ def commit(
 
     `momentum=None` stands for m = 1/(updates so far + 1), the cumulative average. Groups with too few values
     are left out. With `on_nonfinite="skip"` a channel whose statistics are not finite (or do not fit the buffer)
-    keeps its old values; `"propagate"` takes them in, as torch does. The counter counts training batches, or,
+    keeps its old values; `"propagate"` takes them in, as torch does. With `sync` the groups are
+    those of all ranks. The counter counts training batches, or,
     with `momentum=None`, those that were taken in.
 
     >>> from normsmith.ops import moments
@@ -224,12 +243,18 @@ def commit(
     >>> running.mean, running.var
     (tensor([0.5000]), tensor([1.5000]))
     """
-    enough = moments.enough
-    if enough is False:
+    values = [moments.mean + moments.low, moments.unbiased_variance]
+    if running.std is not None:
+        values.append((moments.variance + eps).sqrt())
+    enough, usable = moments.enough, None
+    if sync is not None:
+        enough = torch.as_tensor(enough, device=values[0].device).expand(len(values[0]), 1)
+        (mean, var, *std), usable = sync.average(values, enough)
+    elif enough is False:
         return
-    mean = _average(moments.mean + moments.low, enough)
-    var = _average(moments.unbiased_variance, enough)
-    usable = enough.any() if isinstance(enough, Tensor) else None
+    else:
+        mean, var, *std = [_average(value, enough) for value in values]
+        usable = enough.any() if isinstance(enough, Tensor) else None
     if on_nonfinite == "skip":
         finite = var <= torch.finfo(running.var.dtype).max
         usable = finite if usable is None else finite & usable
@@ -243,7 +268,7 @@ def commit(
     _move(running.mean, mean, factor, usable)
     _move(running.var, var, factor, usable)
     if running.std is not None:
-        _move(running.std, _average((moments.variance + eps).sqrt(), enough), factor, usable)
+        _move(running.std, std[0], factor, usable)
     if running.batches is not None:
         running.batches.add_(1 if usable is None or momentum is not None else usable.any())
 

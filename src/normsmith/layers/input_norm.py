@@ -1,0 +1,241 @@
+"""Standardisation of raw inputs, learned while training or fitted once over the whole training set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from normsmith.errors import InputError
+from normsmith.layers._batches import Select, selected
+from normsmith.layers._recompute import Seen
+from normsmith.layers._statistics import Policy, StatisticsBase
+from normsmith.layers._where import where
+from normsmith.layers._whole_set import WholeSet
+from normsmith.layers.suggestion import Suggestion, suggestion
+
+
+class InputNorm(StatisticsBase):
+    """Standardisation of raw inputs whose features differ in scale: zero mean and unit variance, no γ and β.
+
+        y = (x − μ)/σ        y = x − μ for a feature that never varies
+
+    **Fitted** (`fit(loader)`, once, before training): μ and σ are the exact mean and (biased) standard deviation
+    of the whole training set, in training and in evaluation alike; nothing moves any more. No eps is added, so a
+    feature of standard deviation 1e-9 comes out with 1 as well.
+
+    **Learned online** (no `fit`): batch norm without affine. Training normalises by the batch, with `eps` in the
+    variance, and the running statistics follow, by default as the cumulative average of the batches; evaluation
+    uses them. Prefer `fit`: the average of batch variances lacks what differs between batches.
+
+    Constant features: where σ is not above the resolution of float32 at μ (or is 0), the feature is only centred.
+    Its outputs are 0 (but for rounding), and a value never seen before passes at its own scale, not blown up.
+
+    Integer and bool inputs are converted, by way of float64 where float32 cannot hold them; the output is then
+    float32 (float64 after `.double()`). Other inputs keep their dtype.
+
+    Args:
+        num_features: size of the feature axis.
+        dim: which axis of the input holds the features: 1 for (N, F), (N, C, L), (N, C, H, W); -1 for (N, T, F).
+        eps: added to the batch's variance when learning online. A feature whose standard deviation is not well
+            above sqrt(eps) comes out too small: lower it, or use `fit`.
+        momentum: weight of the new batch when learning online; None is the cumulative average.
+        device, dtype: of the buffers; float32 at least.
+        ghost_batch_size, process_group, on_small_batch, on_nonfinite: as in `BatchNorm1d`, when learning online.
+
+    Raises:
+        InputError: an argument or an input does not fit; says what was expected, and where.
+
+    >>> layer = InputNorm(2).fit([torch.tensor([[0, 1000], [2, 3000]]), torch.tensor([[4, 5000]])])
+    >>> layer.running_mean, layer(torch.tensor([[2, 3000], [4, 1000]])).round(decimals=2)
+    (tensor([   2., 3000.]), tensor([[ 0.0000,  0.0000],
+            [ 1.2200, -1.2200]]))
+
+    Source: LeCun, Bottou, Orr, Müller (1998), "Efficient BackProp", section 4.3; online: Ioffe and Szegedy
+    (2015), arXiv:1502.03167.
+    """
+
+    running_mean_low: Tensor
+    fitted: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        dim: int = 1,
+        eps: float = 1e-12,
+        momentum: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> None:
+        if isinstance(dim, bool) or not isinstance(dim, int) or dim == 0:
+            raise InputError(
+                f"InputNorm: expected dim to name the axis of the features, not 0, the batch; got {dim!r}"
+            )
+        super().__init__(num_features, eps, momentum, False, True, device=device, dtype=dtype, **options)
+        self.dim = dim
+        # what float32 leaves of the mean: raw inputs may lie far from zero (a year, a time stamp)
+        self.register_buffer("running_mean_low", torch.zeros_like(self._mean()))
+        self.register_buffer("fitted", torch.tensor(False, device=device))
+        self._is_fitted = False
+
+    def fit(self, loader: Iterable[Any] | Tensor, select: Select = None, mask: Select = None) -> Self:
+        """Set the statistics to those of the whole data set, exactly, and keep them from now on.
+
+            count, μ and M2 of every batch in float64, merged by Chan's formula;  σ² = M2 / count
+
+        One pass, in constant memory; how the data are cut into batches, and their order, do not matter.
+
+        Args:
+            loader: batches, or one tensor that is the whole set.
+            select: what of a batch is the input: a key of a dict, an index of a tuple, or a function. By default
+                the batch itself if it is a tensor, else the first element of a tuple or list.
+            mask: what of a batch is the mask, likewise: padding then counts nowhere. True or 1 = valid.
+
+        Raises:
+            InputError: no data, a batch of another shape, NaN or infinite values (their features are named),
+                or a batch from which `select` cannot take a tensor. The layer is then as it was.
+        """
+        try:
+            found = self._measure(loader, select, mask)
+        except InputError as error:
+            raise InputError(f"{where(self)}.fit: {error}") from None
+        with torch.no_grad():
+            mean = self._mean()
+            mean.copy_(found.mean)
+            self.running_mean_low.copy_(found.mean - mean.to(device="cpu", dtype=torch.float64))
+            self._var().copy_(found.variance)
+            self._batches().fill_(found.batches)
+        self._set_fitted(True)
+        return self
+
+    @staticmethod
+    def suggest(
+        data: Iterable[Any] | Tensor | Any, select: Select = None, *, dim: int = 1, limit: int = 100_000
+    ) -> Suggestion:
+        """Say, per feature, whether a quantile or power transform should come before this layer, and why.
+
+        See `normsmith.layers.suggestion.suggestion`. Needs scikit-learn.
+        """
+        return suggestion(data, select, dim=dim, limit=limit)
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, mask: Tensor | None = None, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        """Standardise a batch.
+
+        Args:
+            x: at least two dimensions, the batch first, features along `dim`; real, of any dtype.
+            mask: bool or 0/1 integers, True = valid, the shape of x without the features, broadcastable. Padding
+                counts nowhere and its output is 0.
+            sample_weight: ≥ 0, shape (batch,) or that of x without the features; counts when learning online.
+
+        Raises:
+            InputError: an argument does not fit. The running statistics are then as they were.
+        """
+        axis = self._axis(x)
+        y = super().forward(_floating(x).movedim(axis, 1), mask, sample_weight)
+        return y.movedim(1, axis).to(x.dtype if x.is_floating_point() else self._mean().dtype)
+
+    @property
+    def policy(self) -> Policy:
+        """As in `BatchNorm1d` while learning; once fitted, the statistics of the fit in training too."""
+        return Policy("running", False) if self._is_fitted else super().policy
+
+    def reset_running_stats(self) -> None:
+        """Forget the fit and all statistics: the layer learns online again."""
+        super().reset_running_stats()  # type: ignore[no-untyped-call]
+        if "running_mean_low" in self._buffers:  # torch's constructor resets before ours has made it
+            self.running_mean_low.zero_()
+            self._set_fitted(False)
+
+    def extra_repr(self) -> str:
+        """The features and their axis, how the statistics come about, and what is not the default."""
+        ours = f"{self.num_features}, dim={self.dim}, {'fitted' if self._is_fitted else 'learned online'}"
+        # torch's own part repeats num_features and settings that this layer does not have
+        shared = super().extra_repr().split(", track_running_stats=True", 1)
+        online = "" if self._is_fitted else f", eps={self.eps}, momentum={self.momentum}"
+        return f"{ours}{online}{shared[-1] if len(shared) == 2 else ''}"
+
+    def _measure(self, loader: Iterable[Any] | Tensor, select: Select, mask: Select) -> WholeSet:
+        found = WholeSet(self.num_features)
+        for number, batch in enumerate([loader] if isinstance(loader, Tensor) else loader):
+            try:
+                x = selected(batch, select, "select")
+                valid = None if mask is None else selected(batch, mask, "mask")
+                found.add(x.movedim(self._axis(x), 1), valid)
+            except InputError as error:
+                raise InputError(f"batch {number}: {error}") from None
+        return found.checked()
+
+    def _normalise(
+        self, x: Tensor, seen: Seen, sample_weight: Tensor | None, residual: Tensor | None
+    ) -> Tensor:
+        if seen.normalize_with == "batch" or seen.running is None:
+            return super()._normalise(x, seen, sample_weight, residual)
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        mean, var = seen.running.mean.detach().to(dtype), seen.running.var.detach().to(dtype)
+        low = self.running_mean_low.to(dtype)
+        varies = var > (torch.finfo(torch.float32).eps * mean) ** 2
+        inv_std = torch.where(varies, var, 1.0).rsqrt()
+        y = ((x.to(dtype) - mean.view(shape)) - low.view(shape)) * inv_std.view(shape)
+        valid = None if seen.mask is None else checked_mask(seen.mask, x)
+        return y if valid is None else torch.where(valid, y, 0.0)
+
+    def _axis(self, x: Tensor) -> int:
+        """Where the features are, counted from the front."""
+        axis = self.dim + x.ndim if self.dim < 0 else self.dim
+        if x.ndim < 2 or not 0 < axis < x.ndim or x.shape[axis] != self.num_features:
+            raise InputError(
+                f"{where(self)}: expected an input of shape (batch, ...) with {self.num_features} features along "
+                f"dim={self.dim}, got shape {tuple(x.shape)}; dim says which axis holds the features"
+            )
+        return axis
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.is_complex():
+            raise InputError(
+                f"expected real values, got {x.dtype}; pass torch.view_as_real(x) as two features"
+            )
+
+    def _set_fitted(self, fitted: bool) -> None:
+        self.fitted.fill_(fitted)
+        self._is_fitted = fitted  # known on the host: the device is never waited for
+
+    def _mean(self) -> Tensor:
+        assert self.running_mean is not None
+        return self.running_mean
+
+    def _var(self) -> Tensor:
+        assert self.running_var is not None
+        return self.running_var
+
+    def _batches(self) -> Tensor:
+        assert self.num_batches_tracked is not None
+        return self.num_batches_tracked
+
+    def _beyond_torch(self) -> str:
+        return "the standardisation of raw inputs"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        exact = self.running_mean_low, self._mean()
+        super()._apply(fn, recurse)
+        if self._mean().dtype != self.running_mean_low.dtype:  # half precision: the mean has stayed float32
+            self.running_mean_low = exact[0].to(self._mean())
+        elif self._mean().dtype != exact[1].dtype:
+            # a mean of other precision leaves another rest, the sum of both stays what it was
+            whole = exact[1].double() + exact[0].double()
+            self.running_mean_low = (whole - exact[1].to(self._mean().dtype).double()).to(self._mean())
+            self._mean().copy_(whole)
+        return self
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+        self.running_mean_low = self.running_mean_low.to(self._mean().dtype)
+        fitted = state_dict.get(f"{prefix}fitted")
+        if isinstance(fitted, Tensor) and not fitted.is_meta:
+            self._is_fitted = bool(fitted)

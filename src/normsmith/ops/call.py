@@ -1,0 +1,75 @@
+"""A checked call of batch norm, and what its forward leaves for its backward."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from normsmith.ops._shapes import Batch, Elements, PerGroup
+from normsmith.ops.activation import Activation
+from normsmith.ops.moments import Groups, Moments
+from normsmith.ops.resolve import Renorm, Resolved
+from normsmith.ops.sync import Sync
+
+
+class Call(NamedTuple):
+    """How to normalise: all but the tensors that may need gradients and the running statistics.
+
+    `valid` (bool) and `weights` (mask × sample weight) have the shape (batch, 1, *space), broadcastable. `sync`
+    merges statistics over ranks; ranks with ghost batches normalise alone.
+    """
+
+    by_batch: bool = True
+    eps: float = 1e-5
+    renorm: Renorm | None = None
+    valid: Elements | None = None
+    weights: Elements | None = None
+    groups: Groups | None = None
+    activation: Activation | None = None
+    sync: Sync | None = None
+
+
+class Kept(NamedTuple):
+    """What backward needs beside the inputs; tiny, and never a running buffer."""
+
+    resolved: Resolved
+    scale: PerGroup
+    shift: PerGroup
+    count: Tensor | float  # type: ignore[assignment]  # tuples have a method of this name
+
+
+class Forward(NamedTuple):
+    """The output, what is kept for backward, and the batch's moments where they normalised."""
+
+    y: Batch
+    kept: Kept
+    moments: Moments | None
+
+
+def eager() -> bool:
+    """Whether torch runs operation by operation: no compiler, no functorch transform, no forward-mode autograd."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def computing_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of elementwise work: float32 at least."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def prepared(x: Tensor, residual: Tensor | None, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Batch and residual in the dtype of the work, with zeros where not valid: padding may hold anything."""
+    dtype = computing_dtype(x)
+    if valid is not None:
+        x = torch.where(valid, x, 0.0)
+        residual = None if residual is None else torch.where(valid, residual, 0.0)
+    if x.dtype != dtype:
+        x = x.to(dtype)
+    if residual is not None and residual.dtype != dtype:
+        residual = residual.to(dtype)
+    return x, residual
