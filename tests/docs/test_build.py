@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.docs.pages import DOCS
+
 from normsmith import layers
 from normsmith.studies import every_question
-from tests.docs.pages import DOCS
 
 
 def test_builds_without_a_warning(tmp_path: Path) -> None:

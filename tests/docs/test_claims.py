@@ -6,9 +6,9 @@ import importlib
 import re
 
 import pytest
+from tests.docs.pages import DOCS
 
 from normsmith.studies import Verdict, every_question
-from tests.docs.pages import DOCS
 
 TEXT = (DOCS / "claims.md").read_text(encoding="utf-8")
 CODE = sorted(set(re.findall(r"`(normsmith(?:\.\w+)+)`", TEXT)))

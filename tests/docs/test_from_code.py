@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+from tests.docs.pages import DOCS
 
 from normsmith.studies import every_question
-from tests.docs.pages import DOCS
 
 spec = importlib.util.spec_from_file_location("from_code", DOCS / "_ext" / "from_code.py")
 assert spec

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import typer
+from tests.docs.pages import DOCS, PAGES, ROOT, WRITTEN_AT_BUILD, blocks, links, name
 
 from normsmith.cli.app import app
-from tests.docs.pages import DOCS, PAGES, ROOT, WRITTEN_AT_BUILD, blocks, links, name
 
 PYTHON = [page for page in PAGES if blocks(page, "python")]
 CONSOLE = [page for page in PAGES if blocks(page, "console")]

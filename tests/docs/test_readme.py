@@ -9,8 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from normsmith.studies import Verdict
 from tests.docs.pages import ROOT, blocks
+
+from normsmith.studies import Verdict
 
 README = ROOT / "README.md"
 TASK_FILE = "my_task.py"
