@@ -12,7 +12,7 @@ import typer
 from loky import cpu_count
 from rich.console import Console
 
-from normsmith.cli.progress import StudyProgress, duration
+from normsmith.cli.progress import StudyProgress
 from normsmith.report import check_writable, print_verdicts, to_csv, to_json, write_html
 from normsmith.studies import Settings, Store, StudyResult, run_study, select
 from normsmith.tasks import load
@@ -77,7 +77,7 @@ def study(
     with Store(store) as trials:
         try:
             with StudyProgress(console, jobs) as progress:
-                command = shlex.join(["normsmith", *sys.argv[1:]])
+                command = shlex.join(["normsmith", *(a.replace(store, trials.url) for a in sys.argv[1:])])
                 result = run_study(task, questions, trials, settings, command=command, progress=progress)
         except KeyboardInterrupt:
             console.print(
@@ -89,10 +89,6 @@ def study(
     if not no_report:
         write_html(result, report)
         console.print(f"report: {report}", highlight=False, soft_wrap=True)
-    console.print(
-        f"{result.trials_new} trials run, {result.trials_reused} reused, in {duration(result.seconds)}",
-        highlight=False,
-    )
     if any(failure.status != "diverged" for failure in result.failures):
         raise typer.Exit(1)
 

@@ -43,13 +43,22 @@ def training_curves(lab: Lab, arms: Iterable[Tuned]) -> Chart:
 
 
 def rate_response(lab: Lab, arms: Sequence[Tuned], *, marked: bool = True) -> Chart:
-    """The final test metric at every learning rate that was tried; the tuned rate is marked."""
+    """The final test metric at every learning rate that was tried.
+
+    With `marked` the arms were tuned: the tuned rates are pointed out, and every rate is shown for the seeds that
+    rates are tuned on; without it for all.
+    """
+
+    def seen(at: Tuned) -> list[float]:
+        return (
+            lab.tuning_values(at, lab.final)
+            if marked
+            else [value for value, _ in lab.series(at, lab.final).values()]
+        )
+
     lines = []
     for tuned in arms:
-        samples = {
-            rate: [value for value, _ in lab.series(Tuned(tuned.arm, rate, tuned.tried), lab.final).values()]
-            for rate in tuned.tried
-        }
+        samples = {rate: seen(Tuned(tuned.arm, rate, tuned.tried)) for rate in tuned.tried}
         lines.append(band(tuned.arm.name, samples, marked=(tuned.rate,) if marked else ()))
     return Chart(
         name="rates",
@@ -113,15 +122,24 @@ def edge_notes(arms: Iterable[Tuned]) -> tuple[str, ...]:
 
 
 def headline(claim: str, effects: Sequence[Effect]) -> str:
-    """The claim and what became of it, in one sentence."""
+    """The claim and what became of it, with the estimates, in one sentence."""
     by_verdict: dict[Verdict, list[str]] = {}
     for effect in effects:
-        by_verdict.setdefault(effect.verdict, []).append(effect.name)
-    if len(by_verdict) == 1:
-        (verdict,) = by_verdict
-        return f"{claim}: {verdict}."
-    parts = [f"{verdict} ({', '.join(names)})" for verdict, names in by_verdict.items()]
+        by_verdict.setdefault(effect.verdict, []).append(f"{effect.name} {amount(effect)}")
+    parts = [f"{verdict} ({', '.join(found)})" for verdict, found in by_verdict.items()]
     return f"{claim}: {'; '.join(parts)}."
+
+
+def amount(effect: Effect) -> str:
+    """The estimate as it was measured: treatment over control for ratios, treatment minus control otherwise."""
+    if effect.scale == "ratio":
+        return f"{math.exp(-effect.estimate if effect.better == 'lower' else effect.estimate):.2f}×"
+    return f"{signed(-effect.estimate if effect.better == 'lower' else effect.estimate)} {effect.unit}"
+
+
+def signed(value: float) -> str:
+    """A number with its sign, at two digits after the point at most."""
+    return f"{value:+.2f}".rstrip("0").rstrip(".").replace("-", "−")
 
 
 def _ends(lines: Iterable[Line]) -> str:

@@ -59,14 +59,23 @@ class Lab:
         """Those of the `considered` activations that the task wants tried; its own (None) if it names none."""
         return tuple(name for name in considered if name in self.task.activations) or (None,)
 
-    def grid(self, arms: Iterable[Arm], rates: Iterable[float] | None = None) -> list[Trial]:
-        """Every arm at every learning rate (default: the task's) from every seed."""
-        rates = tuple(self.task.learning_rates if rates is None else rates)
+    @property
+    def tuning_seeds(self) -> tuple[int, ...]:
+        """The seeds that learning rates are tuned on: all; in the quick profile half of them, at least four."""
+        return self.seeds if self.profile == "full" else self.seeds[: max(4, len(self.seeds) // 2)]
+
+    def grid(self, arms: Iterable[Arm], rates: Iterable[float]) -> list[Trial]:
+        """Every arm at every learning rate from every seed."""
+        rates = tuple(rates)
         return [Trial(arm, rate, seed, self.steps) for arm in arms for rate in rates for seed in self.seeds]
 
-    def baseline(self) -> list[Trial]:
-        """What `target` will need, so that a question can ask for it together with its own trials."""
-        return [] if self.task.target is not None else self.grid([AS_IS])
+    def tuning(self, arms: Iterable[Arm]) -> list[Trial]:
+        """What `target` and `tune` will ask for first, so that a question can ask for it all at once."""
+        arms = [*arms] if self.task.target is not None else [*arms, AS_IS]
+        return self._tuning(arms, self.task.learning_rates)
+
+    def _tuning(self, arms: Iterable[Arm], rates: Iterable[float]) -> list[Trial]:
+        return [trial for trial in self.grid(arms, rates) if trial.seed in self.tuning_seeds]
 
     def target(self) -> Requests[float]:
         """The metric to reach: the task's, or what its network as it is reaches at its tuned rate."""
@@ -78,23 +87,26 @@ class Lab:
     def tune(self, arms: Sequence[Arm], *criteria: Measure) -> Requests[dict[Arm, Tuned]]:
         """Each arm at its best learning rate: the lowest mean over seeds of the first criterion, then the next.
 
-        The grid starts as the task's `learning_rates`; where the best rate lies on an edge it grows beyond,
+        Compared on `tuning_seeds`; the best rate then runs from all seeds. The grid starts as the task's
+        `learning_rates`; where the best rate lies on an edge it grows beyond,
         `EXTENSIONS` times at most, so that no arm is judged at a rate that the grid happened to end with.
         """
         rates = {arm: tuple(sorted(self.task.learning_rates)) for arm in arms}
         for extension in range(EXTENSIONS + 1):
-            yield [trial for arm in arms for trial in self.grid([arm], rates[arm])]
+            yield [trial for arm in arms for trial in self._tuning([arm], rates[arm])]
             best = {arm: Tuned(arm, self._best(arm, rates[arm], criteria), rates[arm]) for arm in arms}
             grown = {arm: _grown(tuned) for arm, tuned in best.items() if tuned.on_edge}
             if not grown or extension == EXTENSIONS:
                 break
             rates |= grown
+        yield [trial for arm, tuned in best.items() for trial in self.grid([arm], [tuned.rate])]
         return best
 
     def _best(self, arm: Arm, rates: Iterable[float], criteria: Sequence[Measure]) -> float:
         def score(rate: float) -> tuple[float, ...]:
-            trials = [self.series(Tuned(arm, rate, ()), measure).values() for measure in criteria]
-            return tuple(fmean(value for value, _ in samples) if samples else math.inf for samples in trials)
+            tuned = Tuned(arm, rate, ())
+            read = [self.tuning_values(tuned, measure) for measure in criteria]
+            return tuple(fmean(values) if values else math.inf for values in read)
 
         return min(rates, key=score)
 
@@ -145,6 +157,11 @@ class Lab:
     def series(self, tuned: Tuned, measure: Measure) -> dict[int, Sample]:
         """What `measure` reads off each measured trial of an arm at its rate."""
         return {seed: measure(outcome) for seed, outcome in self.measured(tuned).items()}
+
+    def tuning_values(self, tuned: Tuned, measure: Measure) -> list[float]:
+        """What `measure` reads off the trials that rates are tuned on."""
+        series = self.series(tuned, measure)
+        return [value for seed, (value, _) in series.items() if seed in self.tuning_seeds]
 
     def pairs(
         self, hypothesis: Hypothesis, treatment: dict[int, Sample], control: dict[int, Sample]

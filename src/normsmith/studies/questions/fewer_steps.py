@@ -19,7 +19,7 @@ def ask(lab: Lab) -> Requests[Findings]:
     activations = lab.activations("relu", "tanh")
     arms = [(network(activation), normalized(activation)) for activation in activations]
     flat = [arm for pair in arms for arm in pair]
-    yield lab.grid(flat) + lab.baseline()
+    yield lab.tuning(flat)
     target = yield from lab.target()
     tuned = yield from lab.tune(flat, lab.steps_to(target, "validation"), lab.shortfall)
     steps = lab.steps_to(target)

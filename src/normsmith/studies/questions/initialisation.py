@@ -20,7 +20,7 @@ def scaled(arm: Arm, gain: float) -> Arm:
 def ask(lab: Lab) -> Requests[Findings]:
     """Tune the rate at gain 1, then scale the initial weights and count the gains that reach the target."""
     plain, norm = network(None), normalized(None)
-    yield lab.grid([plain, norm]) + lab.baseline()
+    yield lab.tuning([plain, norm])
     target = yield from lab.target()
     tuned = yield from lab.tune([plain, norm], lab.shortfall)
 

@@ -25,7 +25,7 @@ def ask(lab: Lab) -> Requests[Findings]:
     )
     octaves = round(math.log2(highest / lowest))
     rates = tuple(lowest * 2**i for i in range(octaves + 1))
-    yield lab.grid([plain, norm], rates) + lab.baseline()
+    yield lab.grid([plain, norm], rates) + lab.tuning([])
     target = yield from lab.target()
 
     def reaching(arm: Arm) -> dict[int, list[float]]:

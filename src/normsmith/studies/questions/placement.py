@@ -12,6 +12,7 @@ from normsmith.studies.figures import (
     middle,
     probe,
     rate_response,
+    signed,
     training_curves,
 )
 from normsmith.studies.lab import Lab, Requests, Tuned
@@ -31,7 +32,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         for activation in activations
     ]
     flat = [arm for triple in arms for arm in triple]
-    yield lab.grid(flat) + lab.baseline()
+    yield lab.tuning(flat)
     target = yield from lab.target()
     tuned = yield from lab.tune(flat, lab.steps_to(target, "validation"), lab.shortfall)
     steps = lab.steps_to(target)
@@ -96,7 +97,7 @@ def _equivalence(lab: Lab, arms: Sequence[tuple[Arm, ...]], tuned: Mapping[Arm, 
         title="Is the final test metric the same within one point? (secondary, corrected among themselves)",
         columns=("comparison", "after minus before, points", "95 % interval", "verdict"),
         rows=tuple(
-            (e.hypothesis, f"{e.estimate:+.2f}", f"{e.low:+.2f} to {e.high:+.2f}", str(e.verdict))
+            (e.hypothesis, signed(e.estimate), f"{signed(e.low)} to {signed(e.high)}", str(e.verdict))
             for e in effects
         ),
     )
