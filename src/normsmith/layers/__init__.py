@@ -25,6 +25,7 @@ from normsmith.layers.batch_renorm import (
     LazyBatchRenorm3d,
 )
 from normsmith.layers.contexts import accumulate, use_mask
+from normsmith.layers.input_norm import InputNorm
 
 __all__ = [
     "BatchNorm1d",
@@ -39,6 +40,7 @@ __all__ = [
     "BatchRenormAct1d",
     "BatchRenormAct2d",
     "BatchRenormAct3d",
+    "InputNorm",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
     "LazyBatchNorm3d",

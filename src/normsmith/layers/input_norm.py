@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from normsmith.errors import InputError
-from normsmith.layers._batches import Select, selected
 from normsmith.layers._recompute import Seen
 from normsmith.layers._statistics import Policy, StatisticsBase
 from normsmith.layers._where import where
-from normsmith.layers._whole_set import WholeSet
+from normsmith.layers._whole_set import Select, WholeSet, selected
 from normsmith.layers.suggestion import Suggestion, suggestion
+from normsmith.ops._check import valid_elements
 
 
 class InputNorm(StatisticsBase):
@@ -30,8 +30,9 @@ class InputNorm(StatisticsBase):
     variance, and the running statistics follow, by default as the cumulative average of the batches; evaluation
     uses them. Prefer `fit`: the average of batch variances lacks what differs between batches.
 
-    Constant features: where σ is not above the resolution of float32 at μ (or is 0), the feature is only centred.
-    Its outputs are 0 (but for rounding), and a value never seen before passes at its own scale, not blown up.
+    Constant features: a feature that never varied in the fit, or, learned online, whose σ is below the rounding of
+    μ, is only centred. Its values come out as 0, and a value never seen before passes at its own scale, not blown
+    up.
 
     Integer and bool inputs are converted, by way of float64 where float32 cannot hold them; the output is then
     float32 (float64 after `.double()`). Other inputs keep their dtype.
@@ -49,9 +50,9 @@ class InputNorm(StatisticsBase):
         InputError: an argument or an input does not fit; says what was expected, and where.
 
     >>> layer = InputNorm(2).fit([torch.tensor([[0, 1000], [2, 3000]]), torch.tensor([[4, 5000]])])
-    >>> layer.running_mean, layer(torch.tensor([[2, 3000], [4, 1000]])).round(decimals=2)
-    (tensor([   2., 3000.]), tensor([[ 0.0000,  0.0000],
-            [ 1.2200, -1.2200]]))
+    >>> layer(torch.tensor([[2, 3000], [4, 1000]])).round(decimals=2)
+    tensor([[ 0.0000,  0.0000],
+            [ 1.2200, -1.2200]])
 
     Source: LeCun, Bottou, Orr, Müller (1998), "Efficient BackProp", section 4.3; online: Ioffe and Szegedy
     (2015), arXiv:1502.03167.
@@ -82,7 +83,7 @@ class InputNorm(StatisticsBase):
         self.register_buffer("fitted", torch.tensor(False, device=device))
         self._is_fitted = False
 
-    def fit(self, loader: Iterable[Any] | Tensor, select: Select = None, mask: Select = None) -> Self:
+    def fit(self, loader: Iterable[Any] | Tensor, select: Select = None, mask: Select = None) -> InputNorm:
         """Set the statistics to those of the whole data set, exactly, and keep them from now on.
 
             count, μ and M2 of every batch in float64, merged by Chan's formula;  σ² = M2 / count
@@ -122,7 +123,7 @@ class InputNorm(StatisticsBase):
         """
         return suggestion(data, select, dim=dim, limit=limit)
 
-    def forward(  # type: ignore[override]
+    def forward(  # type: ignore[override]  # an input has no residual
         self, x: Tensor, mask: Tensor | None = None, sample_weight: Tensor | None = None
     ) -> Tensor:
         """Standardise a batch.
@@ -143,22 +144,28 @@ class InputNorm(StatisticsBase):
     @property
     def policy(self) -> Policy:
         """As in `BatchNorm1d` while learning; once fitted, the statistics of the fit in training too."""
-        return Policy("running", False) if self._is_fitted else super().policy
+        if self._is_fitted:
+            return Policy("running", False)
+        found: Policy = StatisticsBase.policy.__get__(self)  # the compiler does not know super().policy
+        return found
 
     def reset_running_stats(self) -> None:
         """Forget the fit and all statistics: the layer learns online again."""
-        super().reset_running_stats()  # type: ignore[no-untyped-call]
+        super().reset_running_stats()
         if "running_mean_low" in self._buffers:  # torch's constructor resets before ours has made it
             self.running_mean_low.zero_()
             self._set_fitted(False)
 
     def extra_repr(self) -> str:
         """The features and their axis, how the statistics come about, and what is not the default."""
-        ours = f"{self.num_features}, dim={self.dim}, {'fitted' if self._is_fitted else 'learned online'}"
-        # torch's own part repeats num_features and settings that this layer does not have
-        shared = super().extra_repr().split(", track_running_stats=True", 1)
-        online = "" if self._is_fitted else f", eps={self.eps}, momentum={self.momentum}"
-        return f"{ours}{online}{shared[-1] if len(shared) == 2 else ''}"
+        parts = [str(self.num_features), f"dim={self.dim}"]
+        if self._is_fitted:
+            return ", ".join([*parts, "fitted"])
+        parts += [f"eps={self.eps}", f"momentum={self.momentum}"]
+        options = ("ghost_batch_size", "process_group")
+        return ", ".join(
+            parts + [f"{name}={getattr(self, name)!r}" for name in options if getattr(self, name)]
+        )
 
     def _measure(self, loader: Iterable[Any] | Tensor, select: Select, mask: Select) -> WholeSet:
         found = WholeSet(self.num_features)
@@ -180,10 +187,12 @@ class InputNorm(StatisticsBase):
         shape = (1, -1, *[1] * (x.ndim - 2))
         mean, var = seen.running.mean.detach().to(dtype), seen.running.var.detach().to(dtype)
         low = self.running_mean_low.to(dtype)
-        varies = var > (torch.finfo(torch.float32).eps * mean) ** 2
+        # a fit marks constant features by a variance of 0; averages of batches only come near it
+        rounding = 0.0 if self._is_fitted else torch.finfo(self._mean().dtype).eps * mean
+        varies = var > rounding**2
         inv_std = torch.where(varies, var, 1.0).rsqrt()
         y = ((x.to(dtype) - mean.view(shape)) - low.view(shape)) * inv_std.view(shape)
-        valid = None if seen.mask is None else checked_mask(seen.mask, x)
+        valid = valid_elements(seen.mask, x)
         return y if valid is None else torch.where(valid, y, 0.0)
 
     def _axis(self, x: Tensor) -> int:
@@ -221,16 +230,15 @@ class InputNorm(StatisticsBase):
     def _beyond_torch(self) -> str:
         return "the standardisation of raw inputs"
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        exact = self.running_mean_low, self._mean()
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InputNorm:
+        high, low = self._mean(), self.running_mean_low
         super()._apply(fn, recurse)
-        if self._mean().dtype != self.running_mean_low.dtype:  # half precision: the mean has stayed float32
-            self.running_mean_low = exact[0].to(self._mean())
-        elif self._mean().dtype != exact[1].dtype:
-            # a mean of other precision leaves another rest, the sum of both stays what it was
-            whole = exact[1].double() + exact[0].double()
-            self.running_mean_low = (whole - exact[1].to(self._mean().dtype).double()).to(self._mean())
-            self._mean().copy_(whole)
+        mean = self._mean()  # float32 at least, whatever fn is
+        if mean.dtype != high.dtype:
+            rest = high.double() - high.to(mean.dtype).double() + low.double()
+            self.running_mean_low = rest.to(mean)
+        elif self.running_mean_low.dtype != mean.dtype:
+            self.running_mean_low = low.to(mean)
         return self
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
@@ -239,3 +247,10 @@ class InputNorm(StatisticsBase):
         fitted = state_dict.get(f"{prefix}fitted")
         if isinstance(fitted, Tensor) and not fitted.is_meta:
             self._is_fitted = bool(fitted)
+
+
+def _floating(x: Tensor) -> Tensor:
+    """Integers as floating-point numbers that hold them: float32 for up to 16 bits, else float64."""
+    if x.is_floating_point() or x.is_complex():
+        return x
+    return x.to(torch.float32 if x.element_size() <= 2 else torch.float64)
