@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _LazyNormBase, _NormBase
 
 from normsmith.errors import InputError, SurgeryError
@@ -110,7 +110,7 @@ class StatisticsBase(_NormBase):
             return Policy("batch", self.training and self.track_running_stats and tracked)
         return Policy("running", False)
 
-    def freeze(self, normalize_with: Literal["batch", "running"] = "running") -> Self:
+    def freeze(self, normalize_with: Literal["batch", "running"] = "running") -> StatisticsBase:
         """Pin the statistics: no update, whatever `.train()` is called on a parent, until `unfreeze()`.
 
         γ and β go on training; set their `requires_grad` for that.
@@ -127,7 +127,7 @@ class StatisticsBase(_NormBase):
         self._pinned = Policy(normalize_with, False)
         return self
 
-    def unfreeze(self) -> Self:
+    def unfreeze(self) -> StatisticsBase:
         """Undo `freeze`: the policy follows `training` again."""
         self._pinned = None
         return self
@@ -244,20 +244,21 @@ class StatisticsBase(_NormBase):
 
     def extra_repr(self) -> str:
         """Torch's settings, then ours where they are not the default."""
+        shown = [
+            f"{self.num_features}, eps={self.epsilon}, momentum={self.momentum}, affine={self.affine}",
+            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}",
+        ]
         defaults = {
             "ghost_batch_size": None,
             "process_group": None,
             "on_small_batch": "error",
             "on_nonfinite": "skip",
         }
-        changed = [
-            f"{name}={getattr(self, name)!r}"
-            for name, default in defaults.items()
-            if getattr(self, name) != default
-        ]
+        settings = {name: getattr(self, name) for name in defaults}
+        shown += [f"{name}={value!r}" for name, value in settings.items() if value != defaults[name]]
         if self._pinned is not None:
-            changed.append(f"frozen to {self._pinned.normalize_with} statistics")
-        return ", ".join([super().extra_repr(), *changed])  # type: ignore[no-untyped-call]
+            shown.append(f"frozen to {self._pinned.normalize_with} statistics")
+        return ", ".join(shown)
 
     @property
     def qconfig(self) -> Any:
@@ -302,15 +303,16 @@ class StatisticsBase(_NormBase):
         # what belongs to this process or to an open `with` stays here
         return {**self.__dict__, "_sync": None, "_collected": None, "_context_mask": None}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, Any]) -> StatisticsBase:
         if not isinstance(self.process_group, str) and self.process_group is not None:
             memo[id(self.process_group)] = self.process_group  # a copy talks to the same ranks
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
-        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        state: Any = copy.deepcopy(self.__getstate__(), memo)
+        nn.Module.__setstate__(twin, state)  # type: ignore[no-untyped-call]
         return twin
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StatisticsBase:
         before = {name: self._buffers.get(name) for name in STATISTICS}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, old in before.items():
@@ -353,8 +355,8 @@ class LazyBase(_LazyNormBase):
                 f"{type(self).__name__}: expected an input of shape (batch, channels, ...), "
                 f"got {tuple(input.shape)}"
             )
-        super().initialize_parameters(input)  # type: ignore[no-untyped-call]
-        self._at_least_float32()
+        super().initialize_parameters(input)
+        self._at_least_float32()  # type: ignore[operator]
 
 
 def _copied(running: Running | None) -> Running | None:

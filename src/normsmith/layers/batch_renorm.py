@@ -11,7 +11,7 @@ from torch.nn.parameter import UninitializedBuffer
 from normsmith.errors import InputError
 from normsmith.layers._statistics import LazyBase, StatisticsBase
 from normsmith.layers.schedules import Schedule, bounds_at, scaled, schedule_named
-from normsmith.ops import Renorm, correction, moments
+from normsmith.ops import Renorm, correction, moments, snapshot
 
 
 class RenormBase(StatisticsBase):
@@ -74,7 +74,7 @@ class RenormBase(StatisticsBase):
                 "batch renorm: expected total_steps (the length of the training run, which scales the default "
                 "schedule) or a schedule; got neither; pass one, or call set_total_steps before training"
             )
-        return bounds_at(self._schedule, self.num_batches_tracked)
+        return bounds_at(self._schedule, snapshot(self.num_batches_tracked))
 
     def correction(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """r and d that a training forward on `x` would use, of shape (channels,); updates nothing.

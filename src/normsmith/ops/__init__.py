@@ -5,6 +5,7 @@ from normsmith.ops.batch_norm import batch_norm
 from normsmith.ops.dispatch import BACKENDS, explain
 from normsmith.ops.moments import Moments, concatenate, merge, moments
 from normsmith.ops.resolve import Renorm, Resolved, Running, commit, correction, resolve
+from normsmith.ops.snapshot import snapshot
 from normsmith.ops.sync import Sync, own_group
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "moments",
     "own_group",
     "resolve",
+    "snapshot",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from normsmith.ops._shapes import PerChannel, PerGroup
 from normsmith.ops.moments import Moments
+from normsmith.ops.snapshot import snapshot
 from normsmith.ops.sync import Sync
 
 
@@ -139,11 +140,11 @@ def _within(
 
 
 def _population(running: Running, eps: float) -> tuple[Tensor, Tensor]:
-    # a copy, always: a running buffer must never be saved for backward, it changes under its feet
-    mean = running.mean.detach().clone().unsqueeze(0)
+    # copies, always: a running buffer must never be saved for backward, it changes under its feet
+    mean = snapshot(running.mean).unsqueeze(0)
     if running.std is not None:
-        return mean, running.std.detach().reciprocal().unsqueeze(0)
-    return mean, (running.var.detach() + eps).rsqrt().unsqueeze(0)
+        return mean, snapshot(running.std).reciprocal().unsqueeze(0)
+    return mean, (snapshot(running.var) + eps).rsqrt().unsqueeze(0)
 
 
 def _initial(like: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -254,7 +255,7 @@ def commit(
         return
     else:
         mean, var, *std = [_average(value, enough) for value in values]
-        usable = enough.any() if isinstance(enough, Tensor) else None
+        usable = enough.any(0) if isinstance(enough, Tensor) else None
     if on_nonfinite == "skip":
         finite = var <= torch.finfo(running.var.dtype).max
         usable = finite if usable is None else finite & usable

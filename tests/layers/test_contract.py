@@ -1,0 +1,83 @@
+"""Every layer inherits the contract; a layer of the public index without a class here fails."""
+
+import copy
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+import normsmith.layers as index
+from tests.contracts.layer import LayerContract
+
+OF_THEIR_OWN = {"BatchNormGRU", "BatchNormLSTM", "InputNorm", "Whiten1d", "Whiten2d"}
+"""Layers that are no channel-wise norm of torch's shape: their own test files say what they must do."""
+
+SPACES = {"1d": (), "2d": (4, 3), "3d": (2, 3, 2)}
+
+
+def _contract(name: str) -> type:
+    layer = getattr(index, name)
+    body = {"layer": layer, "space": SPACES[name[-2:]]}
+    if "Renorm" in name:
+        body["options"] = {"schedule": "keras"}
+    if "Act" in name:
+        body["options"] = {**body.get("options", {}), "activation": "silu"}
+    return type(f"Test{name}", (LayerContract,), body)
+
+
+CHANNELWISE = [
+    name for name in index.__all__ if name[-2:] in SPACES and not name.startswith(("Lazy", "Whiten"))
+]
+globals().update({f"Test{name}": _contract(name) for name in CHANNELWISE})
+
+
+class TestSequences(LayerContract):
+    layer = index.BatchNorm1d
+    space = (5,)
+
+
+class TestGhost(LayerContract):
+    layer = index.BatchNorm2d
+    space = (4, 3)
+    options: ClassVar = {"ghost_batch_size": 3}
+
+    def check_mask(self, rows, seed, share):
+        """Ghost batches of a masked batch are masked batches of their own."""
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(rows, self.channels, *self.space, generator=generator, dtype=torch.float64)
+        mask = torch.rand(rows, *self.space, generator=generator) < share
+        layer = self.trained(dtype=torch.float64)
+        plain = index.BatchNorm2d(self.channels, dtype=torch.float64)
+        plain.load_state_dict(layer.state_dict())
+        want = [
+            copy.deepcopy(plain)(part, mask=valid)
+            for part, valid in zip(x.split(3), mask.split(3), strict=True)
+        ]
+        torch.testing.assert_close(layer(x, mask=mask), torch.cat(want))
+
+
+class TestDeviation(LayerContract):
+    layer = index.BatchRenorm1d
+    options: ClassVar = {"schedule": "constant", "track": "std"}
+
+
+def test_every_layer_has_a_contract():
+    layers = {name for name in index.__all__ if isinstance(getattr(index, name), type)}
+    modules = {name for name in layers if issubclass(getattr(index, name), nn.Module)}
+    lazy = {name for name in modules if name.startswith("Lazy")}
+    assert modules - lazy - OF_THEIR_OWN == set(CHANNELWISE)
+
+
+@pytest.mark.parametrize("name", [name for name in index.__all__ if name.startswith("Lazy")])
+def test_lazy_layers_become_their_eager_kind(name):
+    options = {"schedule": "paper"} if "Renorm" in name else {}
+    layer = getattr(index, name)(ghost_batch_size=3, dtype=torch.bfloat16, **options)
+    assert nn.Module in type(layer).__mro__
+    x = torch.randn(6, 5, *SPACES[name[-2:]])
+    layer(x, mask=None)
+    assert type(layer) is getattr(index, name.removeprefix("Lazy"))
+    assert layer.num_features == 5
+    assert layer.ghost_batch_size == 3
+    assert layer.running_mean.dtype == torch.float32
+    assert layer.weight.dtype == torch.bfloat16

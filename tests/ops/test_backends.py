@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from normsmith.errors import BackendError
+from normsmith.ops import BACKENDS, batch_norm, explain
+from normsmith.ops.call import Call
+from tests.contracts.backend import BackendContract
+
+
+class TestAten(BackendContract):
+    backend = next(row for row in BACKENDS if row.name == "aten")
+
+    def test_says_why_it_passes(self):
+        x = torch.randn(4, 3)
+        assert "mask" in self.backend.supports(x, Call(valid=x[:, :1] > 0, weights=x[:, :1]))
+        assert "batch" in self.backend.supports(x, Call(by_batch=False))
+        assert "values" in self.backend.supports(torch.zeros(2**18, 1), Call())
+
+
+class TestReference(BackendContract):
+    backend = next(row for row in BACKENDS if row.name == "reference")
+
+
+def test_every_row_has_its_contract():
+    tested = {cls.backend.name for cls in BackendContract.__subclasses__()}
+    assert tested == {row.name for row in BACKENDS}
+
+
+def test_the_last_row_serves_everything():
+    x = torch.randn(4, 3)
+    assert BACKENDS[-1].supports(x, Call(valid=x[:, :1] > 0, weights=x[:, :1], by_batch=False)) is None
+
+
+def test_environment_forces_a_row(monkeypatch):
+    x = torch.randn(4, 3)
+    monkeypatch.setenv("NORMSMITH_BACKEND", "reference")
+    assert explain(x) == "aten: NORMSMITH_BACKEND asks for reference\nreference: taken"
+    batch_norm(x)
+    monkeypatch.setenv("NORMSMITH_BACKEND", "aten")
+    with pytest.raises(BackendError, match="cannot serve this call: knows no mask"):
+        batch_norm(x, mask=torch.ones(4, dtype=torch.bool))
+    monkeypatch.setenv("NORMSMITH_BACKEND", "abacus")
+    with pytest.raises(BackendError, match="expected one of aten, reference; got 'abacus'"):
+        batch_norm(x)
+
+
+def test_explain_names_the_row_and_the_reasons():
+    assert explain(torch.randn(4, 3)) == "aten: taken"
+    assert explain(torch.randn(4, 3), normalize_with="running").endswith("reference: taken")
