@@ -8,7 +8,7 @@ import torch
 if os.environ.get("NORMSMITH_CHECK_SHAPES", "1") == "1":
     from jaxtyping import install_import_hook
 
-    install_import_hook("normsmith", "beartype.beartype")
+    install_import_hook("normsmith", "shape_checks.check")
 
 torch.set_num_threads(1)
 

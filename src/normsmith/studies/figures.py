@@ -138,8 +138,8 @@ def amount(effect: Effect) -> str:
 
 
 def signed(value: float) -> str:
-    """A number with its sign, at two digits after the point at most."""
-    return f"{value:+.2f}".rstrip("0").rstrip(".").replace("-", "−")
+    """A number with its sign, to three digits."""
+    return f"{value:+.3g}".replace("-", "−") if value else "0"
 
 
 def _ends(lines: Iterable[Line]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -47,6 +47,7 @@ class Settings:
             raise StudyError(f"timeout: expected seconds above 0, got {self.timeout}")
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Who is told how a study goes on."""
 

@@ -41,9 +41,9 @@ def ask(lab: Lab) -> Requests[Findings]:
         return {seed: (float(sum(not found[seed][1] for found in reached)), False) for seed in complete}
 
     sides = {
-        "all gains": (GAINS[0], GAINS[-1], 3.0),
-        "small gains": (GAINS[0], 0.5, 1.0),
-        "large gains": (2.0, GAINS[-1], 1.0),
+        "all": (GAINS[0], GAINS[-1], 3.0),
+        "small": (GAINS[0], 0.5, 1.0),
+        "large": (2.0, GAINS[-1], 1.0),
     }
     effects = judge(
         [
