@@ -1,7 +1,5 @@
 """Copies of running buffers that stay what they were, in eager mode and in compiled graphs."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
