@@ -173,7 +173,7 @@ class LayerContract:
             (lambda x: x.long(), "expected a floating-point input, got torch.int64"),
         ],
     )
-    def test_refuses_what_does_not_fit(self, make, says):
+    def test_refuses_what_does_not_fit(self, unchecked, make, says):
         layer = self.trained()
         net = nn.Sequential(nn.Identity(), layer)
         before = copy.deepcopy(layer.state_dict())

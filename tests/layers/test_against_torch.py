@@ -79,7 +79,7 @@ def test_constructor_takes_torchs_arguments_in_torchs_order(name):
         {"process_group": "all"},
     ],
 )
-def test_constructor_refuses_what_it_cannot_mean(settings):
+def test_constructor_refuses_what_it_cannot_mean(unchecked, settings):
     with pytest.raises(InputError, match="expected"):
         ours.BatchNorm1d(3, **settings)
 

@@ -183,7 +183,7 @@ def test_follows_its_schedule():
         ({"track": "both"}, "track: expected 'var' or 'std'"),
     ],
 )
-def test_refuses_settings_that_mean_nothing(settings, says):
+def test_refuses_settings_that_mean_nothing(unchecked, settings, says):
     with pytest.raises(InputError, match=says):
         ours.BatchRenorm1d(3, **settings)
 

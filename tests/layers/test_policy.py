@@ -193,7 +193,7 @@ def test_negative_weights_are_refused():
         layer(torch.randn(2, 3), sample_weight=torch.tensor([1.0, -1.0]))
 
 
-def test_a_residual_must_have_the_inputs_shape():
+def test_a_residual_must_have_the_inputs_shape(unchecked):
     with pytest.raises(InputError, match="residual"):
         ours.BatchNormAct1d(3)(torch.randn(2, 3), residual=torch.randn(2, 1))
 

@@ -90,7 +90,8 @@ class _InverseRoot(torch.autograd.Function):
         g = (incoming[0] + incoming[0].mT) / 2
         root = covariance @ inverse  # S, as a function of Σ: for gradients of gradients
         found: Tensor = _Lyapunov.apply(root, g, roots, vectors)  # type: ignore[no-untyped-call]
-        return -(inverse @ found @ inverse)
+        gradient: Tensor = -(inverse @ found @ inverse)
+        return gradient
 
 
 class _Lyapunov(torch.autograd.Function):

@@ -282,4 +282,6 @@ def _average(values: PerGroup, enough: Tensor | bool) -> PerChannel:
 
 def _move(buffer: Tensor, value: Tensor, factor: Tensor | float, usable: Tensor | None) -> None:
     value = value.to(buffer.dtype)
-    buffer.lerp_(value if usable is None else torch.where(usable, value, buffer), factor)
+    if usable is not None:
+        value = torch.where(usable, value, buffer)
+    buffer.copy_(torch.lerp(buffer, value, factor))

@@ -12,6 +12,7 @@ from normsmith.ops._check import valid_elements
 from normsmith.ops._shapes import Batch, PerChannel
 from normsmith.ops.call import computing_dtype
 from normsmith.ops.inverse_root import METHODS, inverse_root
+from normsmith.ops.snapshot import snapshot
 
 
 class Comoments(NamedTuple):
@@ -124,7 +125,9 @@ def whiten(
         by_batch = False
     # half precision has too few digits for a covariance, and autocast would multiply in it
     with torch.autocast(x.device.type, enabled=False):
-        batch = x.to(computing_dtype(x)) if valid is None else torch.where(valid, x, 0.0).to(computing_dtype(x))
+        batch = (
+            x.to(computing_dtype(x)) if valid is None else torch.where(valid, x, 0.0).to(computing_dtype(x))
+        )
         rows = batch.transpose(0, 1).reshape(groups, size, values)
         counted = None if valid is None else valid.expand(-1, 1, *x.shape[2:]).reshape(1, 1, values)
         found = comoments(rows, counted) if by_batch else None
@@ -205,9 +208,9 @@ def commit_whitening(
     else:
         raise ValueError("momentum=None needs a counter of batches; got None")
     old = running.mean.view_as(mean)
-    old.lerp_(torch.where(usable.unsqueeze(1), mean.to(old.dtype), old), factor)
+    old.add_(torch.where(usable.unsqueeze(1), mean.to(old.dtype) - old, 0.0) * factor)
     old = running.matrix
-    old.lerp_(torch.where(usable[:, None, None], matrix.to(old.dtype), old), factor)
+    old.add_(torch.where(usable[:, None, None], matrix.to(old.dtype) - old, 0.0) * factor)
     if running.batches is not None:
         running.batches.add_(1 if momentum is not None else usable.any())
 
@@ -233,8 +236,8 @@ def _resolve(
         old_matrix = (identity * (1 + eps) ** -0.5).expand(groups, size, size)
     else:
         # copies: a running buffer must never be saved for backward, it changes under its feet
-        old_mean = running.mean.detach().to(rows.dtype, copy=True).view(groups, size)
-        old_matrix = running.matrix.detach().to(rows.dtype, copy=True)
+        old_mean = snapshot(running.mean.detach()).to(rows.dtype).view(groups, size)
+        old_matrix = snapshot(running.matrix.detach()).to(rows.dtype)
     if found is None:
         return old_mean, torch.zeros_like(old_mean), old_matrix
     enough = found.enough
@@ -265,7 +268,10 @@ def _check(
             f"got {groups}"
         )
     size = channels // groups
-    wanted = {"weight": (weight, (channels,)), "bias": (bias, (channels,))}
+    wanted: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
+        "weight": (weight, (channels,)),
+        "bias": (bias, (channels,)),
+    }
     if running is not None:
         wanted["running_mean"] = (running.mean, (channels,))
         wanted["running_whitening"] = (running.matrix, (groups, size, size))
