@@ -23,9 +23,13 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@echo "normsmith: tests (shapes checked)"
-	@$(BIN)/python -m pytest -q -n 2 -m "not compiles"
+	@$(BIN)/python -m pytest -q -n 2 -m "not compiles and not full"
 	@echo "normsmith: tests that compile"
 	@NORMSMITH_CHECK_SHAPES=0 $(BIN)/python -m pytest -q -n 2 -m compiles
+
+test-full: test
+	@echo "normsmith: every combination of the layers' settings (minutes)"
+	@$(BIN)/python -m pytest -q -n 2 -m full
 
 lint: $(STAMP)
 	@echo "normsmith: ruff, mypy, import contract"
