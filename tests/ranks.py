@@ -1,0 +1,73 @@
+"""Run a function in several real processes that form a gloo group, within a bound."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+BOUND = 120
+
+
+def run_ranks(
+    function: Callable[..., Any], size: int, *arguments: Any, timeout: float = 60, bound: float = BOUND
+) -> list[Any]:
+    """Call `function(rank, size, *arguments)` in `size` processes and return what each returns.
+
+    The function must be at the top of a module under tests/. `timeout` is that of the group, in seconds. A
+    process that fails, or is not done within `bound` seconds, fails the test with its standard error.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        where = Path(folder)
+        call = (function.__module__, function.__qualname__, arguments, size, timeout)
+        (where / "call").write_bytes(pickle.dumps(call))
+        errors = [(where / f"error-{rank}").open("w+") for rank in range(size)]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.ranks", folder, str(rank)], cwd=ROOT, stderr=errors[rank]
+            )
+            for rank in range(size)
+        ]
+        try:
+            end = time.monotonic() + bound
+            for rank, process in enumerate(processes):
+                code = process.wait(max(0.1, end - time.monotonic()))
+                errors[rank].seek(0)
+                assert code == 0, f"rank {rank} of {size} ended with {code}:\n{errors[rank].read()}"
+        finally:
+            for process, error in zip(processes, errors, strict=True):
+                process.kill()
+                process.wait()
+                error.close()
+        return [pickle.loads((where / f"result-{rank}").read_bytes()) for rank in range(size)]
+
+
+def _main(folder: str, rank: int) -> None:
+    import importlib
+
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    where = Path(folder)
+    module, name, arguments, size, timeout = pickle.loads((where / "call").read_bytes())
+    store = dist.FileStore(str(where / "store"), size)
+    dist.init_process_group(
+        "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
+    )
+    try:
+        result = getattr(importlib.import_module(module), name)(rank, size, *arguments)
+        (where / f"result-{rank}").write_bytes(pickle.dumps(result))
+    finally:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], int(sys.argv[2]))
