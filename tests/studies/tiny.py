@@ -87,3 +87,12 @@ class Unsequential(nn.Module):
 unsequential = make("unsequential", model=Unsequential)
 
 activations = make("activations", activations=("relu", "tanh", "sigmoid"))
+
+
+def half_optimizer(parameters, rate):
+    if rate > 0.1:
+        raise RuntimeError("no such learning rate here")
+    return torch.optim.SGD(parameters, lr=rate)
+
+
+half = make("half", optimizer=half_optimizer)

@@ -69,7 +69,7 @@ def evaluate(task: Task, model: nn.Module, split: str) -> tuple[float, float]:
     dimension, and loss and metric are called once each. Collated batches of up to 512 MiB a split are kept
     for the next call.
 
-    Raises TaskError when outputs cannot be concatenated or the metric is no number.
+    Raises TaskError when outputs cannot be concatenated, or the metric raises or is no number.
 
     >>> x = torch.arange(6.0)
     >>> task = Task(model=nn.Identity, train=(x, x), validation=(x, x), test=(x, x + 1), batch_size=4,
@@ -83,7 +83,7 @@ def evaluate(task: Task, model: nn.Module, split: str) -> tuple[float, float]:
         with torch.no_grad():
             pairs = [task.forward(model, batch) for batch in evaluation_batches(task, split)]
             output, target = _concatenated(task, split, pairs)
-            return float(task.loss(output, target)), _number(task, task.metric(output, target))
+            return float(task.loss(output, target)), _metric(task, split, output, target)
     finally:
         for module, mode in modes:
             module.training = mode
@@ -128,7 +128,13 @@ def _concatenated(task: Task, split: str, pairs: list[Any]) -> Any:
     return tree_unflatten(joined, layout)
 
 
-def _number(task: Task, value: Any) -> float:
+def _metric(task: Task, split: str, output: Any, target: Any) -> float:
+    try:
+        value = task.metric(output, target)
+    except Exception as error:
+        raise TaskError(
+            f"task {task.name!r}: metric raised on {split}: {type(error).__name__}: {error}"
+        ) from error
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as error:

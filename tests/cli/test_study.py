@@ -1,0 +1,203 @@
+"""`normsmith study`: what it prints where, what it leaves behind, and how it takes a mistake."""
+
+import csv
+import io
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+
+from normsmith.studies import StudyResult, every_question
+from normsmith.studies.store import Record, Store
+
+SMALL = ("-q", "fewer-steps", "--seeds", "2", "--jobs", "1")
+
+
+def refused(ran, *words):
+    """Exit code 2, one line on standard error with these words, no traceback, nothing on standard output."""
+    assert ran.code == 2
+    assert ran.out == ""
+    assert "Traceback" not in ran.err
+    for word in words:
+        assert word in ran.err
+    return ran.err
+
+
+def test_a_study_leaves_verdicts_a_report_and_a_store(normsmith, tiny, tmp_path):
+    ran = normsmith("study", tiny(), *SMALL)
+    assert ran.code == 0
+    assert "inconclusive" in ran.out
+    assert "trials to run, about" in ran.err
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+    with Store("sqlite:///study.db") as store:
+        assert store.count() > 0
+
+
+def test_json_and_csv_are_alone_on_standard_output(normsmith, tiny, tmp_path):
+    first = normsmith("study", tiny(), *SMALL, "--no-report", "--format", "json")
+    result = StudyResult.model_validate_json(first.out)
+    assert result.answers[0].question == "fewer-steps"
+    assert not (tmp_path / "report.html").exists()
+    second = normsmith("study", tiny(), *SMALL, "--no-report", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(second.out)))
+    assert {row["question"] for row in rows} == {"fewer-steps"}
+    assert "0 trials to run" in second.err
+    assert "found in the store" in second.err
+
+
+def test_the_password_of_a_store_is_not_in_the_report(normsmith, tiny, monkeypatch):
+    import normsmith.cli.study as module
+
+    opened = []
+
+    class Hidden(Store):
+        def __init__(self, url):
+            opened.append(url)
+            super().__init__("sqlite://")
+            self.url = "postgresql://me:***@host/db"
+
+    monkeypatch.setattr(module, "Store", Hidden)
+    ran = normsmith(
+        "study",
+        tiny(),
+        *SMALL,
+        "--no-report",
+        "--format",
+        "json",
+        "--store",
+        "postgresql://me:secret@host/db",
+    )
+    assert opened == ["postgresql://me:secret@host/db"]
+    assert "secret" not in ran.out + ran.err
+    assert "***" in StudyResult.model_validate_json(ran.out).command
+
+
+def test_a_trial_that_raises_ends_in_exit_code_1_or_2(normsmith, tiny):
+    """Every trial raises: nothing can be compared, which is an error of usage with the reason."""
+    ran = normsmith("study", tiny("raising"), *SMALL)
+    assert ran.code == 2
+    assert "the loader is out of order" in ran.err
+
+
+def test_one_failed_arm_among_good_ones_is_exit_code_1(normsmith, tiny):
+    ran = normsmith("study", tiny("half"), *SMALL, "--no-report")
+    assert ran.code == 1
+    assert "raised" in ran.out + ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("no_such.py:task",), ("no_such.py", "no such file")),
+        (("digits-mpl",), ("digits-mpl", "digits-mlp")),
+        (("digits-mlp", "-q", "placment"), ("placment", "placement")),
+        (("digits-mlp", "--seeds", "0"), ("--seeds",)),
+        (("digits-mlp", "--jobs", "0"), ("--jobs",)),
+        (("digits-mlp", "--timeout", "0"), ("timeout",)),
+        (("digits-mlp", "--report", "no/such/folder/report.html"), ("no/such/folder",)),
+        (("digits-mlp", "--store", "sqlite:///no/such/folder/s.db"), ("no/such/folder",)),
+        (("digits-mlp", "--store", "nonsense"), ("nonsense",)),
+    ],
+)
+def test_mistakes_are_one_line(normsmith, arguments, words, tmp_path):
+    refused(normsmith("study", *arguments), *words)
+    assert not (tmp_path / "report.html").exists()
+    assert not (tmp_path / "study.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("loss=lambda o, t: o.sum() * float('nan')", ("loss is nan",)),
+        ("batch_size=5000", ("5000",)),
+        ("metric=lambda o, t: 1 / 0", ("metric", "division by zero")),
+        ("model=lambda: 1 / 0", ("model", "division by zero")),
+        ("forward=lambda m, b: (m(b[0][:, :3]), b[1])", ("forward",)),
+    ],
+)
+def test_a_task_that_cannot_work_is_refused_before_anything_is_written(normsmith, tmp_path, source, words):
+    (tmp_path / "bad.py").write_text(
+        "import torch\nfrom torch import nn\nfrom normsmith import Task, accuracy\n"
+        "x, y = torch.randn(100, 6), torch.randint(3, (100,))\n"
+        "fields = dict(model=lambda: nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), train=(x, y),\n"
+        "              validation=(x, y), test=(x, y), loss=nn.functional.cross_entropy, metric=accuracy)\n"
+        f"task = Task(**{{**fields, **dict({source})}})\n"
+    )
+    before = b"an old report"
+    (tmp_path / "report.html").write_bytes(before)
+    said = refused(normsmith("study", "bad.py:task", *SMALL), *words)
+    assert len(said.strip().splitlines()) == 1
+    assert (tmp_path / "report.html").read_bytes() == before
+
+
+def test_stores_that_are_not_ours_stay_as_they_were(normsmith, tiny, tmp_path):
+    others = tmp_path / "others.db"
+    with sqlite3.connect(others) as connection:
+        connection.execute("CREATE TABLE customers (name TEXT)")
+    connection.close()
+    text = tmp_path / "notes.txt"
+    text.write_text("not a database at all")
+    newer = tmp_path / "newer.db"
+    Store(f"sqlite:///{newer}").close()
+    with sqlite3.connect(newer) as connection:
+        connection.execute("UPDATE meta SET schema_version = 99")
+    connection.close()
+    for path, word in ((others, "another"), (text, "another"), (newer, "newer")):
+        before = path.read_bytes()
+        refused(normsmith("study", tiny(), *SMALL, "--store", f"sqlite:///{path}"), word)
+        assert path.read_bytes() == before
+
+
+def test_questions_are_listed(normsmith):
+    ran = normsmith("questions")
+    assert ran.code == 0
+    for name, question in every_question().items():
+        assert name in ran.out
+        assert question.title in " ".join(ran.out.split())
+
+
+def test_the_version(normsmith):
+    from importlib.metadata import version
+
+    assert normsmith("--version").out == f"normsmith {version('normsmith')}\n"
+
+
+def test_an_interrupt_keeps_what_is_finished(tiny, tmp_path):
+    path = tmp_path / "study.db"
+    running = subprocess.Popen(
+        [
+            sys.executable, "-m", "normsmith", "study", tiny("slow"), *SMALL,
+            "--store", f"sqlite:///{path}", "--no-report",
+        ],
+        env={**os.environ, "TINY_SLEEP": "0.05"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while count(path) < 1 and time.monotonic() < deadline and running.poll() is None:
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert "Traceback" not in said
+    assert f"{count(path)} trials are kept" in " ".join(said.split())
+
+
+def count(path):
+    """Committed trials; none while there is no store yet."""
+    if not path.exists():
+        return 0
+    with Store(f"sqlite:///{path}") as store:
+        return store.count()
+
+
+def test_records_of_other_tasks_do_not_disturb(normsmith, tiny):
+    with Store("sqlite:///study.db") as store:
+        store.put(Record("0" * 64, {}, "finished", "", {}, 1.0, {}))
+    assert normsmith("study", tiny(), *SMALL, "--no-report").code == 0
