@@ -67,7 +67,7 @@ def test_lazy_layers_pass():
         ({"loss": lambda o, t: o.detach().sum()}, "without a gradient", None),
         ({"optimizer": lambda p, rate: None}, "must return a torch.optim.Optimizer, got NoneType", None),
         ({"optimizer": raising(ValueError("rate"))}, "the optimizer raised ValueError: rate", ValueError),
-        ({"metric": raising(KeyError("k"))}, "on validation raised KeyError: 'k'", KeyError),
+        ({"metric": raising(KeyError("k"))}, "metric raised on validation: KeyError: 'k'", KeyError),
         ({"metric": lambda o, t: "good"}, "metric must return a number, got str", None),
         ({"test": (torch.zeros(9, 7), torch.zeros(9))}, "on test raised RuntimeError", RuntimeError),
     ],

@@ -154,7 +154,7 @@ def test_modes_are_restored_when_the_metric_raises():
         raise ZeroDivisionError("no")
 
     model = nn.Sequential(nn.Linear(1, 1), nn.Dropout()).train()
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(TaskError, match="metric raised on test: ZeroDivisionError"):
         evaluate(regression(metric=broken), model, "test")
     assert model.training
     assert model[1].training
