@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import pytest
 import torch
+from tests.contracts.layer import LayerContract
 from torch import nn
 
 import normsmith.layers as index
-from tests.contracts.layer import LayerContract
 
 OF_THEIR_OWN = {"BatchNormGRU", "BatchNormLSTM", "InputNorm", "Whiten1d", "Whiten2d"}
 """Layers that are no channel-wise norm of torch's shape: their own test files say what they must do."""

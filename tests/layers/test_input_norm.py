@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.contracts.layer import LayerContract
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -36,6 +37,22 @@ def raw(seed: int = 0, rows: int = 201) -> np.ndarray:
 
 def batched(x: Tensor, sizes: list[int]) -> Iterator[Tensor]:
     yield from x.split(sizes)
+
+
+class Learned(LayerContract):
+    """What every layer must do, learned online; what differs is tested below."""
+
+    layer = InputNorm
+    test_repr_names_the_class_and_its_settings = None
+    test_refuses_what_does_not_fit = None
+
+
+class TestRows(Learned):
+    pass
+
+
+class TestImages(Learned):
+    space = (4, 3)
 
 
 # Fitted.

@@ -110,7 +110,8 @@ def test_accumulating_commits_nothing_when_it_fails():
             layer(torch.randn(4, 3))
             raise KeyError
 
-    pytest.raises(KeyError, fail)
+    with pytest.raises(KeyError):
+        fail()
     assert layer.num_batches_tracked == 0
     layer(torch.randn(4, 3))
     assert layer.num_batches_tracked == 1

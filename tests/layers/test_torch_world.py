@@ -166,7 +166,7 @@ def test_quantisation_fusers_refuse(name):
         warnings.simplefilter("ignore")  # torch deprecates its own quantisation
         from torch.ao.quantization import fuse_modules
 
-        with pytest.raises((AssertionError, NormsmithError), match="did not find fuser|drop"):
+        with pytest.raises((AssertionError, NormsmithError), match=r"did not find fuser|drop"):
             fuse_modules(net, [["0", "1"]])
 
 

@@ -162,7 +162,7 @@ def _chunks(row: Row) -> list[slice]:
         return [slice(0, sum(SHARDS[row.ranks]))]
     found, start = [], 0
     for size in SHARDS[row.ranks]:
-        edges = list(range(start, start + size, 2)) + [start + size]
+        edges = [*range(start, start + size, 2), start + size]
         if len(edges) > 2 and (edges[-1] - edges[-2]) * torch.Size(row.space).numel() == 1:
             del edges[-2]
         found += [slice(a, b) for a, b in itertools.pairwise(edges) if b > a]

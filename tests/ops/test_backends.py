@@ -1,10 +1,10 @@
 import pytest
 import torch
+from tests.contracts.backend import BackendContract
 
 from normsmith.errors import BackendError
 from normsmith.ops import BACKENDS, batch_norm, explain
 from normsmith.ops.call import Call
-from tests.contracts.backend import BackendContract
 
 
 class TestAten(BackendContract):

@@ -4,7 +4,6 @@ import itertools
 
 import pytest
 import torch
-
 from tests.ops.product import SHARDS, VALUES, Row, case, compare, full, measured, oracle, pairwise
 from tests.ranks import run_ranks
 
