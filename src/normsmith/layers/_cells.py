@@ -1,0 +1,209 @@
+"""One layer of a recurrent network in one direction: the recurrences, with their norms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from normsmith.layers._step_norm import Course, SequenceNorm, StepNorm
+
+
+@dataclass(frozen=True)
+class NormSettings:
+    """What the norms of all cells of a network have in common."""
+
+    normalize: Literal["all", "input"]
+    max_steps: int
+    gamma: float
+    eps: float
+    momentum: float | None
+    on_small_batch: Literal["error", "running"]
+    on_nonfinite: Literal["skip", "propagate"]
+
+    def per_step(
+        self, channels: int, device: Any, dtype: torch.dtype | None, *, beta: bool = False
+    ) -> StepNorm:
+        """A norm with statistics per step."""
+        return StepNorm(
+            channels,
+            self.max_steps,
+            gamma=self.gamma,
+            beta=beta,
+            eps=self.eps,
+            momentum=self.momentum,
+            on_small_batch=self.on_small_batch,
+            on_nonfinite=self.on_nonfinite,
+            device=device,
+            dtype=dtype,
+        )
+
+    def per_sequence(self, channels: int, device: Any, dtype: torch.dtype | None) -> SequenceNorm:
+        """A norm with one set of statistics for all steps."""
+        return SequenceNorm(
+            channels,
+            gamma=self.gamma,
+            eps=self.eps,
+            momentum=self.momentum,
+            on_small_batch=self.on_small_batch,
+            on_nonfinite=self.on_nonfinite,
+            device=device,
+            dtype=dtype,
+        )
+
+
+@dataclass(frozen=True)
+class At:
+    """A step of the loop: applies a norm there, or nothing where there is none."""
+
+    step: int
+    alive: Tensor | None
+    courses: dict[StepNorm, Course]
+
+    def __call__(self, norm: StepNorm | None, x: Tensor) -> Tensor:
+        if norm is None:
+            return x
+        y: Tensor = norm(x.unsqueeze(0), self.courses[norm], self.step, self.alive)
+        return y.squeeze(0)
+
+
+class CellBase(nn.Module):
+    """Weights, norms and the loop over time; a cell adds its gates and its recurrence.
+
+    `norm_ih` normalises W_x·x, `norm_hh` W_h·h (None where only inputs are normalised); `bias` is the one b.
+    """
+
+    gates: int
+    states: int
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        settings: NormSettings,
+        device: Any,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        rows = self.gates * hidden_size
+        self.weight_ih = nn.Parameter(torch.empty(rows, input_size, device=device, dtype=dtype))
+        self.weight_hh = nn.Parameter(torch.empty(rows, hidden_size, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(rows, device=device, dtype=dtype)) if bias else None
+        self.norm_ih: StepNorm | SequenceNorm
+        self.norm_hh: StepNorm | None
+        if settings.normalize == "all":
+            self.norm_ih = settings.per_step(rows, device, dtype)
+            self.norm_hh = settings.per_step(rows, device, dtype)
+        else:
+            self.norm_ih = settings.per_sequence(rows, device, dtype)
+            self.norm_hh = None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weights and bias as torch does for its recurrent networks; the norms start anew."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        for parameter in (self.weight_ih, self.weight_hh, self.bias):
+            if parameter is not None:
+                nn.init.uniform_(parameter, -bound, bound)
+        for child in self.children():
+            child.reset_parameters()  # type: ignore[operator]
+
+    def forward(
+        self, x: Tensor, states: tuple[Tensor, ...], alive: Tensor | None, first_step: int
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run over time.
+
+        Args:
+            x: shape (time, batch, features), each sequence's steps first.
+            states: h (and c), each of shape (batch, hidden_size).
+            alive: bool, shape (time, batch): which sequences are still running; None: all.
+            first_step: the step whose statistics normalise the first input.
+
+        Returns:
+            The outputs, (time, batch, hidden_size), 0 where a sequence has ended, and each sequence's last states.
+        """
+        courses = {
+            norm: norm.start(len(x), x.shape[1], first_step)
+            for norm in self.children()
+            if isinstance(norm, StepNorm)
+        }
+        inputs = self._inputs(F.linear(x, self.weight_ih), alive, courses)
+        outputs = []
+        for step, product in enumerate(inputs.unbind()):
+            running = None if alive is None else alive[step]
+            moved = self._step(
+                product, states, At(step, None if running is None else running.unsqueeze(0), courses)
+            )
+            if running is None:
+                states = moved
+                outputs.append(moved[0])
+            else:
+                held = running.unsqueeze(1)
+                states = tuple(torch.where(held, new, old) for new, old in zip(moved, states, strict=True))
+                outputs.append(torch.where(held, moved[0], 0.0))
+        for norm, course in courses.items():
+            norm.finish(course)
+        return torch.stack(outputs), states
+
+    def _inputs(self, products: Tensor, alive: Tensor | None, courses: dict[StepNorm, Course]) -> Tensor:
+        """Everything that does not wait for the recurrence: BN(W_x·x) + b, of all steps at once."""
+        inputs: Tensor
+        if isinstance(self.norm_ih, StepNorm):
+            inputs = self.norm_ih(products, courses[self.norm_ih], 0, alive)
+        else:
+            mask = None if alive is None else alive.flatten()
+            inputs = self.norm_ih(products.flatten(0, 1), mask=mask).view_as(products)
+        return inputs if self.bias is None else inputs + self.bias
+
+    def _step(self, product: Tensor, states: tuple[Tensor, ...], at: At) -> tuple[Tensor, ...]:
+        raise NotImplementedError
+
+
+class LSTMCell(CellBase):
+    """Gates in torch's order: input, forget, cell, output."""
+
+    gates = 4
+    states = 2
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        settings: NormSettings,
+        device: Any,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, settings, device, dtype)
+        self.norm_c = (
+            settings.per_step(hidden_size, device, dtype, beta=True) if settings.normalize == "all" else None
+        )
+
+    def _step(self, product: Tensor, states: tuple[Tensor, ...], at: At) -> tuple[Tensor, ...]:
+        h, c = states
+        gates = product + at(self.norm_hh, F.linear(h, self.weight_hh))
+        i, f, g, o = gates.chunk(4, dim=1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * at(self.norm_c, c).tanh(), c
+
+
+class GRUCell(CellBase):
+    """Gates in torch's order: reset, update, new."""
+
+    gates = 3
+    states = 1
+
+    def _step(self, product: Tensor, states: tuple[Tensor, ...], at: At) -> tuple[Tensor, ...]:
+        (h,) = states
+        hidden = at(self.norm_hh, F.linear(h, self.weight_hh))
+        r, z, n = product.chunk(3, dim=1)
+        hidden_r, hidden_z, hidden_n = hidden.chunk(3, dim=1)
+        r, z = (r + hidden_r).sigmoid(), (z + hidden_z).sigmoid()
+        n = (n + r * hidden_n).tanh()
+        return (n + z * (h - n),)
