@@ -26,6 +26,8 @@ from normsmith.layers.batch_renorm import (
 )
 from normsmith.layers.contexts import accumulate, use_mask
 from normsmith.layers.input_norm import InputNorm
+from normsmith.layers.recurrent import BatchNormGRU, BatchNormLSTM
+from normsmith.layers.whitening import Whiten1d, Whiten2d
 
 __all__ = [
     "BatchNorm1d",
@@ -34,6 +36,8 @@ __all__ = [
     "BatchNormAct1d",
     "BatchNormAct2d",
     "BatchNormAct3d",
+    "BatchNormGRU",
+    "BatchNormLSTM",
     "BatchRenorm1d",
     "BatchRenorm2d",
     "BatchRenorm3d",
@@ -47,6 +51,8 @@ __all__ = [
     "LazyBatchRenorm1d",
     "LazyBatchRenorm2d",
     "LazyBatchRenorm3d",
+    "Whiten1d",
+    "Whiten2d",
     "accumulate",
     "use_mask",
 ]

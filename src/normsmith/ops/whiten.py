@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
 
 import torch
@@ -124,7 +125,7 @@ def whiten(
             )
         by_batch = False
     # half precision has too few digits for a covariance, and autocast would multiply in it
-    with torch.autocast(x.device.type, enabled=False):
+    with _full_precision(x.device.type):
         batch = (
             x.to(computing_dtype(x)) if valid is None else torch.where(valid, x, 0.0).to(computing_dtype(x))
         )
@@ -288,6 +289,10 @@ def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     if weight is not None:
         y = y * weight.to(y.dtype).view(shape)
     return y if bias is None else y + bias.to(y.dtype).view(shape)
+
+
+def _full_precision(device: str) -> AbstractContextManager[object]:
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _laid_out_like(y: Tensor, x: Tensor) -> Tensor:
