@@ -115,7 +115,7 @@ def suggestion(
 
     The thresholds are our own. `tests/layers/test_suggestion.py` holds them to samples of known distributions:
     normal, uniform, two peaks, Laplace → standard; normal with outliers, Student's t (3) → robust; exponential,
-    log-normal, χ² → power; Cauchy, peaks at very different scales → quantile.
+    log-normal, χ² → power; Cauchy, both signs over six decades → quantile.
 
     Args:
         data: tensor or array with the batch first, or batches of a loader.

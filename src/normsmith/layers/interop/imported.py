@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from normsmith.errors import InputError
@@ -48,7 +48,7 @@ class ImportedRenorm:
         )
         return self.load_into(layer)
 
-    def load_into(self, layer: RenormBase) -> RenormBase:
+    def load_into(self, layer: nn.Module) -> RenormBase:
         """Give state and settings to a layer that exists; returns it. On an error it is as it was.
 
         Raises:

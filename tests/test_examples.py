@@ -1,0 +1,70 @@
+"""Every example runs as its first lines say, and prints what it is there to show."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name: str) -> str:
+    """What an example prints; within the time that a reader would wait."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def numbers(text: str) -> list[float]:
+    return [float(found) for found in re.findall(r"-?\d+\.\d+(?:e[-+]\d+)?", text)]
+
+
+def test_masked_sequence() -> None:
+    masked, unmasked = numbers(run("masked_sequence"))
+    assert masked < 1e-10
+    assert unmasked > 0.01
+
+
+def test_small_batch() -> None:
+    lines = run("small_batch").splitlines()[1:]
+    table = {int(line.split()[0]): numbers(line) for line in lines}
+    assert set(table) == {2, 4, 32}
+    batch_norm, renorm = table[2]
+    assert renorm > batch_norm + 5, "renorm helps where there are two samples"
+    batch_norm, renorm = table[32]
+    assert abs(renorm - batch_norm) < 5, "and changes little where there are many"
+    assert min(table[32]) > 85
+
+
+def test_distributed() -> None:
+    printed = run("distributed")
+    assert "all ranks agree: True" in printed
+    assert "equal to one process: True" in printed
+
+
+def test_crossq() -> None:
+    random, learned = numbers(run("crossq"))
+    assert random < -40
+    assert learned > random / 4
+
+
+def test_every_example_is_run_here() -> None:
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} <= tested
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_every_example_says_how_to_run_it(path: Path) -> None:
+    assert f"python examples/{path.name}" in path.read_text(encoding="utf-8")
