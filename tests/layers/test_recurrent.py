@@ -412,6 +412,20 @@ def test_use_mask_reaches_recurrent_layers(cls: type[RecurrentBase]) -> None:
 
 
 @both
+@pytest.mark.parametrize("normalize", ["all", "input"])
+@pytest.mark.parametrize("lengths", [[3, 3], [3, 2]])
+def test_packed_sequences_go_by_their_lengths_within_use_mask(
+    cls: type[RecurrentBase], normalize: str, lengths: list[int]
+) -> None:
+    layer = cls(3, 4, normalize=normalize)
+    packed = nn.utils.rnn.pack_sequence([torch.randn(length, 3) for length in lengths])
+    expected, _ = copy.deepcopy(layer)(packed)
+    with use_mask(layer, torch.zeros(3, 2, dtype=torch.bool)):
+        got, _ = layer(packed)
+    torch.testing.assert_close(got.data, expected.data)
+
+
+@both
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("normalize", ["all", "input"])
 def test_checkpointing_changes_nothing(cls: type[RecurrentBase], reentrant: bool, normalize: str) -> None:

@@ -157,8 +157,7 @@ class CellBase(nn.Module):
         if isinstance(self.norm_ih, StepNorm):
             inputs = self.norm_ih(products, courses[self.norm_ih], 0, alive)
         else:
-            mask = None if alive is None else alive.flatten()
-            inputs = self.norm_ih(products.flatten(0, 1), mask=mask).view_as(products)
+            inputs = self.norm_ih(products, alive)
         return inputs if self.bias is None else inputs + self.bias
 
     def _step(self, product: Tensor, states: tuple[Tensor, ...], at: At) -> tuple[Tensor, ...]:

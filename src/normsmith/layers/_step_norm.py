@@ -84,15 +84,14 @@ class StepNorm(StatisticsBase):
                 "statistics per step: expected more than one sequence in training, got a batch of one; use larger "
                 'batches (e.g. drop_last=True), normalize="input", or on_small_batch="running"'
             )
-        seen = went_by(self, lambda: Seen(self._rows(steps, first), None, None, policy.normalize_with))
+        seen = went_by(self, lambda: Seen(self._rows(steps, first), None, None, *policy))
         assert seen.running is not None  # went_by looks or recalls what was looked at
         by_batch = seen.normalize_with == "batch" and batch > 1
-        recomputing = not torch.compiler.is_compiling() and is_recomputing()
         return Course(
             mean=seen.running.mean,
             var=seen.running.var,
             by_batch=by_batch,
-            update=by_batch and policy.update_running and not recomputing,
+            update=by_batch and seen.update_running,
             first=first,
         )
 
@@ -218,6 +217,13 @@ class SequenceNorm(BatchNorm1d):
         self.gamma = gamma
         _reset_affine(self, gamma, False)
 
+    def forward(self, x: Tensor, alive: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Normalise all steps, (steps, batch, channels), of the sequences that are still running there."""
+        if alive is None and self._context_mask is not None:
+            # packed sequences within a `use_mask`, which is not for them
+            alive = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        return super().forward(x.flatten(0, 1), None if alive is None else alive.flatten()).view_as(x)
+
     def reset_parameters(self) -> None:
         """Set the statistics back, and γ to its initial value."""
         self.reset_running_stats()
@@ -228,11 +234,13 @@ def went_by(layer: nn.Module, look: Callable[[], Seen]) -> Seen:
     """What a forward goes by: what there is to see, or, where it is recomputed, what its original saw."""
     if torch.compiler.is_compiling():
         return look()
-    seen = recall(layer) if is_recomputing() else None
+    again = is_recomputing()
+    seen = recall(layer) if again else None
     if seen is None:
         seen = look()
+        seen = seen._replace(update_running=seen.update_running and not again)
         if will_be_recomputed():
-            remember(layer, seen)
+            remember(layer, seen._replace(update_running=False))
     return seen
 
 

@@ -98,7 +98,7 @@ class RecurrentBase(nn.Module):
             InputError: an argument does not fit. The running statistics are then as they were.
         """
         try:
-            batch = sequences(input, self._goes_by(mask), self.batch_first, self.input_size)
+            batch = sequences(input, self._goes_by(input, mask), self.batch_first, self.input_size)
             if isinstance(first_step, bool) or not isinstance(first_step, int) or first_step < 0:
                 raise InputError(f"first_step: expected a whole number ≥ 0, got {first_step!r}")
             output, states = self._run(batch, self._initial(hx, batch), first_step)
@@ -152,10 +152,12 @@ class RecurrentBase(nn.Module):
     def _norms(self) -> list[StatisticsBase]:
         return [module for module in self.modules() if isinstance(module, StatisticsBase)]
 
-    def _goes_by(self, mask: Tensor | None) -> Tensor | None:
+    def _goes_by(self, given: Tensor | PackedSequence, mask: Tensor | None) -> Tensor | None:
         """The mask of this forward: given, or that of an open `use_mask`; the original's where it is recomputed."""
+        if isinstance(given, PackedSequence):
+            return mask  # it knows its lengths, whatever is open
         context = self._norms()[0]._context_mask if mask is None else mask
-        return went_by(self, lambda: Seen(None, None, context, None)).mask
+        return went_by(self, lambda: Seen(None, None, context, *self.policy)).mask
 
     def _initial(self, hx: Any, batch: Sequences) -> tuple[Tensor, ...]:
         shape: tuple[int, ...] = (self.num_layers * self.directions, batch.x.shape[1], self.hidden_size)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from normsmith.errors import InputError
-from normsmith.layers._recompute import is_recomputing
-from normsmith.layers._statistics import Policy, StatisticsBase
+from normsmith.layers._statistics import StatisticsBase
 from normsmith.layers._where import where
 from normsmith.ops import Running
 from normsmith.ops.inverse_root import METHODS, inverse_root
@@ -88,7 +87,6 @@ class WhitenBase(StatisticsBase):
             self._check_input_dim(x)
             seen = self._goes_by(mask)
             running = seen.running
-            update = self.policy.update_running and (torch.compiler.is_compiling() or not is_recomputing())
             return whiten(
                 x,
                 None if running is None else running.mean,
@@ -99,27 +97,17 @@ class WhitenBase(StatisticsBase):
                 method=self.method,
                 iterations=self.iterations,
                 normalize_with=seen.normalize_with,
-                update_running=update,
+                update_running=seen.update_running,
                 momentum=self.momentum,
                 eps=self.eps,
                 num_batches_tracked=None if running is None else running.batches,
                 mask=seen.mask,
                 on_small_batch=self.on_small_batch,
                 on_nonfinite=self.on_nonfinite,
-                collected=self._collected if update else None,
+                collected=self._collected if seen.update_running else None,
             )
         except InputError as error:
             raise InputError(f"{where(self)}: {error}") from None
-
-    @property
-    def policy(self) -> Policy:
-        """What the next forward will do: pinned by `freeze`, else derived as torch derives it."""
-        if self._pinned is not None:
-            return self._pinned
-        tracked = self.running_mean is not None
-        if self.training or not tracked:
-            return Policy("batch", self.training and self.track_running_stats and tracked)
-        return Policy("running", False)
 
     def commit_collected(self, collected: list[Any]) -> None:
         """One update of the running statistics from the covariance of several micro-batches."""
