@@ -415,6 +415,19 @@ def test_compiles_without_a_break(fitted, training):
 
 
 @pytest.mark.compiles
+@pytest.mark.parametrize("kind", [InputNorm, BatchNorm1d])
+def test_compiles_for_batches_that_change(kind):
+    torch._dynamo.reset()
+    layer = kind(3)
+    twin = copy.deepcopy(layer)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for rows in (8, 6, 5, 2):  # from the second on, the compiler keeps the batch size symbolic
+        x = torch.randn(rows, 3)
+        torch.testing.assert_close(compiled(x), twin(x))
+    torch.testing.assert_close(layer.running_var, twin.running_var)
+
+
+@pytest.mark.compiles
 def test_exports():
     layer = InputNorm(3).fit(5 + torch.randn(20, 3)).eval()
     x = torch.randn(4, 3)

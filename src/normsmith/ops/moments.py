@@ -92,7 +92,9 @@ class Moments(NamedTuple):
     def enough(self) -> Tensor | bool:
         """Whether there is a variance: at least two values, or n_eff = W²/Σw² of at least two."""
         if not isinstance(self.count, Tensor):
-            return self.count >= 2
+            if self.count >= 2:  # noqa: SIM103 — a branch: the compiler settles a symbolic batch size
+                return True
+            return False
         # two equal weights make n_eff = 2 but for rounding
         return (self.count > 0) & (self.count * self.count >= (2 - 1e-6) * self.squares)
 
