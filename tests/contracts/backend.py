@@ -31,6 +31,15 @@ class BackendContract:
 
     backend: Backend
 
+    def run(self, g, x, weight, bias, running, call):
+        """Output, moments, and the gradients of x, γ and β: by autograd or in closed form, as the row says."""
+        inputs = [tensor.detach().requires_grad_(self.backend.differentiates) for tensor in (x, weight, bias)]
+        y, kept, moments = self.backend.forward(*inputs, None, running, call)
+        if self.backend.differentiates:
+            return y.detach(), moments, torch.autograd.grad(y, inputs, g)
+        dx, _, affine = self.backend.backward(g, x, None, kept, call, True)
+        return y, moments, (dx, affine.weight, affine.bias)
+
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize("mean", [0.0, 1e4])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -39,7 +48,8 @@ class BackendContract:
         weight, bias = torch.rand(shape[1], dtype=dtype) + 0.5, torch.randn(shape[1], dtype=dtype)
         call = Call()
         assert self.backend.supports(x, call) is None
-        y, kept, moments = self.backend.forward(x, weight, bias, None, None, call)
+        g = torch.randn(shape, dtype=dtype)
+        y, moments, gradients = self.run(g, x, weight, bias, None, call)
         exact = [tensor.double().requires_grad_() for tensor in (x, weight, bias)]
         want = expected(*exact, call.eps)
         tolerance = 1e-5 if dtype == torch.float32 else 1e-10
@@ -49,11 +59,7 @@ class BackendContract:
             found, exact[0].detach().transpose(0, 1).flatten(1).mean(1), rtol=1e-9, atol=1e-6
         )
 
-        g = torch.randn(shape, dtype=dtype)
-        dx, _, affine = self.backend.backward(g, x, None, kept, call, True)
-        for got, right in zip(
-            (dx, affine.weight, affine.bias), torch.autograd.grad(want, exact, g.double()), strict=True
-        ):
+        for got, right in zip(gradients, torch.autograd.grad(want, exact, g.double()), strict=True):
             scale = right.abs().max().clamp(min=1.0)
             torch.testing.assert_close(
                 got.double() / scale, right / scale, rtol=2 * tolerance, atol=2 * tolerance
@@ -66,17 +72,14 @@ class BackendContract:
             torch.full((3,), 0.5, dtype=torch.float64), torch.full((3,), 2.0, dtype=torch.float64)
         )
         call = Call(renorm=Renorm(1.5, 0.2))
-        y, kept, _ = self.backend.forward(x, weight, bias, None, running, call)
+        g = torch.randn_like(x)
+        y, _, gradients = self.run(g, x, weight, bias, running, call)
         r = ((x.var(0, correction=0) + call.eps) / (2 + call.eps)).sqrt().clamp(1 / 1.5, 1.5)
         d = ((x.mean(0) - 0.5) / (2 + call.eps) ** 0.5).clamp(-0.2, 0.2)
         exact = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
         want = expected(*exact, call.eps, r, d)
         torch.testing.assert_close(y, want)
-        g = torch.randn_like(x)
-        dx, _, affine = self.backend.backward(g, x, None, kept, call, True)
-        for got, right in zip(
-            (dx, affine.weight, affine.bias), torch.autograd.grad(want, exact, g), strict=True
-        ):
+        for got, right in zip(gradients, torch.autograd.grad(want, exact, g), strict=True):
             torch.testing.assert_close(got, right)
 
     def test_running_statistics_are_only_read(self):
@@ -98,9 +101,8 @@ class BackendContract:
 
     def test_channels_last_is_kept(self):
         x = torch.randn(4, 3, 5, 6).to(memory_format=torch.channels_last)
-        y, kept, _ = self.backend.forward(x, None, None, None, None, Call())
+        y, _, (dx, *_) = self.run(x, x, torch.ones(3), torch.zeros(3), None, Call())
         assert y.is_contiguous(memory_format=torch.channels_last)
-        dx, *_ = self.backend.backward(y, x, None, kept, Call(), True)
         assert dx.is_contiguous(memory_format=torch.channels_last)
 
     def test_non_finite_values_stay_in_their_channel(self):

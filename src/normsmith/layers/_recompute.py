@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,14 @@ from normsmith.ops import Renorm, Running
 
 
 class Seen(NamedTuple):
-    """What a forward went by: pre-update statistics, renorm's bounds, the mask, which statistics normalised."""
+    """What a forward went by: pre-update statistics, renorm's bounds, the mask, which statistics normalised
+    and whether the running ones moved."""
 
     running: Running | None
     renorm: Renorm | None
     mask: Tensor | None
-    normalize_with: Any
+    normalize_with: Literal["batch", "running"]
+    update_running: bool
 
 
 _ATTRIBUTE = "_normsmith_seen"

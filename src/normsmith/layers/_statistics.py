@@ -105,10 +105,9 @@ class StatisticsBase(_NormBase):
         """What the next forward will do: pinned by `freeze`, else derived as torch derives it."""
         if self._pinned is not None:
             return self._pinned
-        tracked = self.running_mean is not None and self.running_var is not None
-        if self.training or not tracked:
-            return Policy("batch", self.training and self.track_running_stats and tracked)
-        return Policy("running", False)
+        if self.training:
+            return Policy("batch", self.track_running_stats and self._buffers["running_mean"] is not None)
+        return Policy("batch" if self._buffers["running_mean"] is None else "running", False)
 
     def freeze(self, normalize_with: Literal["batch", "running"] = "running") -> StatisticsBase:
         """Pin the statistics: no update, whatever `.train()` is called on a parent, until `unfreeze()`.
@@ -135,48 +134,50 @@ class StatisticsBase(_NormBase):
     def _goes_by(self, mask: Tensor | None) -> Seen:
         """The statistics, bounds and mask of this forward; those of its original where it is recomputed."""
         eager = not torch.compiler.is_compiling()
-        if eager and is_recomputing():
+        again = eager and is_recomputing()
+        if again:
             seen = recall(self)
             if seen is not None:
                 return seen
-        policy = self.policy
+        normalize_with, update_running = self.policy
         seen = Seen(
             self._running(),
-            self._bounds() if policy.normalize_with == "batch" else None,
+            self._bounds() if normalize_with == "batch" else None,
             self._context_mask if mask is None else mask,
-            policy.normalize_with,
+            normalize_with,
+            update_running and not again,
         )
         if eager and will_be_recomputed():
-            remember(self, seen._replace(running=_copied(seen.running)))
+            remember(self, seen._replace(running=_copied(seen.running), update_running=False))
         return seen
 
     def _normalise(
         self, x: Tensor, seen: Seen, sample_weight: Tensor | None, residual: Tensor | None
     ) -> Tensor:
-        running = seen.running
-        update = self.policy.update_running and (torch.compiler.is_compiling() or not is_recomputing())
+        running, renorm, mask, normalize_with, update_running = seen
+        mean, var, std, batches = (None, None, None, None) if running is None else running
         return batch_norm(
             x,
-            running.mean if running is not None else None,
-            running.var if running is not None else None,
+            mean,
+            var,
             self.weight,
             self.bias,
-            normalize_with=seen.normalize_with,
-            update_running=update,
+            normalize_with=normalize_with,
+            update_running=update_running,
             momentum=self.momentum,
             eps=self.epsilon,
-            num_batches_tracked=running.batches if running is not None else None,
-            running_std=running.std if running is not None else None,
-            mask=seen.mask,
+            num_batches_tracked=batches,
+            running_std=std,
+            mask=mask,
             sample_weight=sample_weight,
             ghost_batch_size=self.ghost_batch_size,
-            renorm=seen.renorm,
+            renorm=renorm,
             activation=self.activation,
             residual=residual,
             on_small_batch=self.on_small_batch,
             on_nonfinite=self.on_nonfinite,
-            sync=self._synchronised() if seen.normalize_with == "batch" else None,
-            collected=self._collected if update else None,
+            sync=self._synchronised() if normalize_with == "batch" else None,
+            collected=self._collected if update_running else None,
         )
 
     @property
@@ -185,11 +186,11 @@ class StatisticsBase(_NormBase):
         return self.eps
 
     def _running(self) -> Running | None:
-        if self.running_mean is None or self.running_var is None:
+        buffers = self._buffers
+        mean, var = buffers["running_mean"], buffers["running_var"]
+        if mean is None or var is None:
             return None
-        return Running(
-            self.running_mean, self.running_var, self._buffers.get("running_std"), self.num_batches_tracked
-        )
+        return Running(mean, var, buffers.get("running_std"), buffers["num_batches_tracked"])
 
     def _synchronised(self) -> Sync | None:
         """The ranks that share statistics: a group of this layer's own, made at its first training forward."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from normsmith.errors import InputError
 from normsmith.ops import Renorm
+from normsmith.ops.call import eager
 
 Bounds = tuple[Tensor | float, Tensor | float]
 Schedule = Callable[[Tensor], Bounds]
@@ -27,8 +28,8 @@ class Linear:
     hard. Bounds never leave [1, r_max] and [0, d_max].
 
     >>> import torch
-    >>> [bound.item() for bound in Linear(3.0, 5.0, start=100, r_end=300, d_end=200)(torch.tensor(150))]
-    [1.5, 2.5]
+    >>> Linear(3.0, 5.0, start=100, r_end=300, d_end=200)(torch.tensor(150))
+    (1.5, 2.5)
     """
 
     r_max: float
@@ -50,18 +51,20 @@ class Linear:
             )
 
     def __call__(self, step: Tensor) -> Bounds:
-        """The bounds at a step: plain numbers where they do not depend on it."""
+        """The bounds at a step: plain numbers where the host can tell them, tensors otherwise."""
         if self.r_end == self.d_end == 0:
             return self.r_max, self.d_max
-        beyond = step - self.start
+        # on the CPU a number costs nothing to read; elsewhere reading it would make the host wait
+        readable = step.device.type == "cpu" and eager()
+        beyond = (step.item() if readable else step) - self.start
         r = _fraction(beyond, self.r_end - self.start) * (self.r_max - 1) + 1
         return r, _fraction(beyond, self.d_end - self.start) * self.d_max
 
 
-def _fraction(beyond: Tensor, length: float) -> Tensor:
-    if length == 0:
-        return (beyond >= 0).float()
-    return (beyond / length).clamp(0.0, 1.0)
+def _fraction(beyond: Tensor | float, length: float) -> Tensor | float:
+    if isinstance(beyond, Tensor):
+        return (beyond >= 0).float() if length == 0 else (beyond / length).clamp(0.0, 1.0)
+    return float(beyond >= 0) if length == 0 else min(max(beyond / length, 0.0), 1.0)
 
 
 def constant(r_max: float = 3.0, d_max: float = 5.0) -> Linear:
@@ -82,8 +85,8 @@ def paper() -> Linear:
     Source: Ioffe (2017), arXiv:1702.03275, section 4.2.
 
     >>> import torch
-    >>> [bound.item() for bound in paper()(torch.tensor(4_000))]
-    [1.0, 0.0]
+    >>> paper()(torch.tensor(4_000))
+    (1.0, 0.0)
     """
     return Linear(3.0, 5.0, start=5_000, r_end=40_000, d_end=25_000)
 
@@ -113,8 +116,8 @@ def crossq() -> Linear:
     Source: Bhatt et al. (2024), arXiv:1902.05605, and its published code.
 
     >>> import torch
-    >>> [bound.item() for bound in crossq()(torch.tensor(100_000))]
-    [3.0, 5.0]
+    >>> crossq()(torch.tensor(100_000))
+    (3.0, 5.0)
     """
     return Linear(3.0, 5.0, start=100_000, r_end=100_000, d_end=100_000)
 

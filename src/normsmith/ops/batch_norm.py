@@ -119,12 +119,12 @@ def batch_norm(
         return _exported(x, running_mean, running_var, weight, bias, eps)
 
     backend = choose(x, call)
-    if eager() and _needs_gradient(x, weight, bias, residual):
+    if not backend.differentiates and eager() and _needs_gradient(x, weight, bias, residual):
         y, moments = _closed_form(x, weight, bias, residual, running, call, backend)
     else:
         batch, added = prepared(x, residual, call.valid)
         y, _, moments = backend.forward(batch, weight, bias, added, running, call)
-        y = y.to(x.dtype)
+        y = y if y.dtype == x.dtype else y.to(x.dtype)
     if moments is not None and collected is not None:
         collected.append(moments.detach())
     elif moments is not None and update_running and running is not None:

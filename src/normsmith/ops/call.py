@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from normsmith.ops._shapes import Batch, Elements, PerGroup
+from normsmith.ops._shapes import Batch, Elements
 from normsmith.ops.activation import Activation
 from normsmith.ops.moments import Groups, Moments
 from normsmith.ops.resolve import Renorm, Resolved
@@ -32,11 +32,14 @@ class Call(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What backward needs beside the inputs; tiny, and never a running buffer."""
+    """What backward needs beside the inputs; tiny, and never a running buffer.
+
+    `scale` and `shift` are as the backend that made them wants them; None: it needs none.
+    """
 
     resolved: Resolved
-    scale: PerGroup
-    shift: PerGroup
+    scale: Tensor | None
+    shift: Tensor | None
     count: Tensor | float  # type: ignore[assignment]  # tuples have a method of this name
 
 

@@ -24,6 +24,10 @@ class Backend(Protocol):
     def name(self) -> str:
         """What NORMSMITH_BACKEND and `explain` call it."""
 
+    @property
+    def differentiates(self) -> bool:
+        """Whether autograd should run through `forward`; otherwise `backward` is its closed form."""
+
     def supports(self, x: Tensor, call: Call) -> str | None:
         """None if it can serve the call, otherwise the reason why not."""
 

@@ -97,6 +97,7 @@ class Reference:
     """The row `reference` of the dispatch table: serves every call."""
 
     name = "reference"
+    differentiates = False
     moments = staticmethod(moments)
     apply = staticmethod(apply)
     reduce = staticmethod(reduce)
@@ -130,7 +131,7 @@ class Reference:
         """The way back: reduce → merge across ranks → gradient; the gradients of x, of the residual, and of γ and β."""
         operands = _operands(x, residual, kept, call)
         exchange = call.sync.sum if call.sync is not None and wants_x else None
-        found = gradients(kept.resolved, kept.scale, kept.count, *self.reduce(g, operands), exchange)
+        found = gradients(kept.resolved, operands.scale, kept.count, *self.reduce(g, operands), exchange)
         if not wants_x:
             return None, None, found
         return *self.gradient(g, operands, found.offset, found.slope), found
@@ -155,6 +156,8 @@ class Reference:
 
 
 def _operands(x: Tensor, residual: Tensor | None, kept: Kept, call: Call) -> Operands:
+    assert kept.scale is not None  # forward has made both
+    assert kept.shift is not None
     return Operands(
         x,
         kept.resolved.mean,

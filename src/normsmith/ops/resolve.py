@@ -6,8 +6,9 @@ settled here and nowhere else, without the host ever waiting for the device.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -127,15 +128,18 @@ def _correction(
     r = running_inv_std / inv_std.detach()
     d = ((moments.mean.detach() - running_mean) + moments.low.detach()) * running_inv_std
     r_max, d_max = renorm
-    return _within(r, r_max, 1.0, torch.reciprocal), _within(d, d_max, 0.0, torch.neg)
+    return _within(r, r_max, 1.0, _inverse), _within(d, d_max, 0.0, operator.neg)
 
 
-def _within(
-    value: Tensor, bound: Tensor | float, least: float, opposite: Callable[[Tensor], Tensor]
-) -> Tensor:
-    if not isinstance(bound, Tensor):
-        bound = torch.full((), bound, dtype=value.dtype, device=value.device)
-    bound = bound.to(value.dtype).clamp(min=least)
+def _inverse(bound: Any) -> Any:
+    return 1.0 / bound
+
+
+def _within(value: Tensor, bound: Tensor | float, least: float, opposite: Callable[[Any], Any]) -> Tensor:
+    if isinstance(bound, Tensor):
+        bound = bound.to(value.dtype).clamp(min=least)
+        return value.clamp(opposite(bound), bound)
+    bound = max(bound, least)
     return value.clamp(opposite(bound), bound)
 
 
@@ -281,7 +285,11 @@ def _average(values: PerGroup, enough: Tensor | bool) -> PerChannel:
 
 
 def _move(buffer: Tensor, value: Tensor, factor: Tensor | float, usable: Tensor | None) -> None:
-    value = value.to(buffer.dtype)
+    if value.dtype != buffer.dtype:
+        value = value.to(buffer.dtype)
     if usable is not None:
         value = torch.where(usable, value, buffer)
-    buffer.copy_(torch.lerp(buffer, value, factor))
+    if torch._C._are_functorch_transforms_active():
+        buffer.copy_(torch.lerp(buffer, value, factor))  # vmap has no rule for lerp_
+    else:
+        buffer.lerp_(value, factor)
