@@ -14,7 +14,9 @@ class TestAten(BackendContract):
         x = torch.randn(4, 3)
         assert "mask" in self.backend.supports(x, Call(valid=x[:, :1] > 0, weights=x[:, :1]))
         assert "batch" in self.backend.supports(x, Call(by_batch=False))
-        assert "values" in self.backend.supports(torch.zeros(2**18, 1), Call())
+        assert "loses digits" in self.backend.supports(torch.zeros(2**15, 1), Call())
+        assert "2 values" in self.backend.supports(torch.zeros(1, 3), Call())
+        assert self.backend.supports(torch.zeros(2**15, 1, 2), Call()) is None
 
 
 class TestReference(BackendContract):

@@ -73,7 +73,7 @@ def explain(x: Tensor, **options: Any) -> str:
 
     >>> import torch
     >>> print(explain(torch.zeros(4, 3), ghost_batch_size=2))
-    aten: knows no mask, sample weight, ghost batch or activation
+    aten: knows no mask, sample weight, ghost batch, activation or other ranks
     reference: taken
     """
     call = make_call(x, **options)
