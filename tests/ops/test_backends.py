@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from tests.contracts.backend import BackendContract
@@ -49,3 +52,11 @@ def test_environment_forces_a_row(monkeypatch):
 def test_explain_names_the_row_and_the_reasons():
     assert explain(torch.randn(4, 3)) == "aten: taken"
     assert explain(torch.randn(4, 3), normalize_with="running").endswith("reference: taken")
+
+
+def test_importing_needs_no_shape_checker():
+    code = "import sys; sys.modules['jaxtyping'] = None; import normsmith.ops as ops; print(ops.Moments.__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == "Moments\n", done.stderr

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     PerGroup: TypeAlias = Tensor
     PerSample: TypeAlias = Tensor
     Spread: TypeAlias = Tensor
-elif "jaxtyping" in sys.modules:
+elif sys.modules.get("jaxtyping") is not None:
     from jaxtyping import Float, Shaped
 
     Batch = Float[Tensor, "batch channels *space"]
