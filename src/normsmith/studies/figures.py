@@ -139,6 +139,7 @@ def amount(effect: Effect) -> str:
 
 def signed(value: float) -> str:
     """A number with its sign, to three digits."""
+    value = round(value, 9)
     return f"{value:+.3g}".replace("-", "−") if value else "0"
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from normsmith.studies.arms import Arm
 from normsmith.studies.store import Record, Status
-from normsmith.tasks import Task, batches, build, evaluate, seeded
+from normsmith.tasks import Task, batches, build, evaluating, metric, seeded
 
 ENGINE = 1
 """Part of every key: raised whenever the training loop below would give other numbers."""
@@ -160,8 +160,9 @@ class _Log:
         self.finite = True
 
     def evaluate(self, step: int, loss: float) -> None:
-        _, validation = evaluate(self.task, self.model, "validation")
-        _, test = evaluate(self.task, self.model, "test")
+        with evaluating(self.model):
+            validation = metric(self.task, self.model, "validation")
+            test = metric(self.task, self.model, "test")
         self.finite = math.isfinite(validation) and math.isfinite(test)
         if not self.finite:
             return

@@ -2,7 +2,7 @@
 
 from normsmith.tasks.build import build, seeded
 from normsmith.tasks.check import check
-from normsmith.tasks.data import batches, evaluate, evaluation_batches
+from normsmith.tasks.data import batches, evaluate, evaluating, evaluation_batches, metric
 from normsmith.tasks.digits import digits_cnn, digits_mlp
 from normsmith.tasks.fingerprint import fingerprint
 from normsmith.tasks.load import EMBEDDED, load
@@ -19,8 +19,10 @@ __all__ = [
     "digits_cnn",
     "digits_mlp",
     "evaluate",
+    "evaluating",
     "evaluation_batches",
     "fingerprint",
     "load",
+    "metric",
     "seeded",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -77,16 +78,35 @@ def evaluate(task: Task, model: nn.Module, split: str) -> tuple[float, float]:
     >>> evaluate(task, task.model(), "test")
     (1.0, 1.0)
     """
+    with evaluating(model):
+        output, target = _outputs(task, model, split)
+        return float(task.loss(output, target)), _metric(task, split, output, target)
+
+
+def metric(task: Task, model: nn.Module, split: str) -> float:
+    """The metric alone, of a model that is in `evaluating`: for those who look often.
+
+    Raises TaskError as `evaluate` does.
+    """
+    return _metric(task, split, *_outputs(task, model, split))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside the block; every submodule's mode as before after it."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
         with torch.no_grad():
-            pairs = [task.forward(model, batch) for batch in evaluation_batches(task, split)]
-            output, target = _concatenated(task, split, pairs)
-            return float(task.loss(output, target)), _metric(task, split, output, target)
+            yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def _outputs(task: Task, model: nn.Module, split: str) -> Any:
+    pairs = [task.forward(model, batch) for batch in evaluation_batches(task, split)]
+    return _concatenated(task, split, pairs)
 
 
 def evaluation_batches(task: Task, split: str) -> Iterator[Any]:
