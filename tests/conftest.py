@@ -1,6 +1,7 @@
 """Every test runs on one thread, with unwritten memory poisoned and shapes checked."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -25,3 +26,15 @@ def _poison_uninitialised_memory():
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def unchecked():
+    """Let arguments of the wrong type through to the error that users see; under test they meet beartype first."""
+    jaxtyping = sys.modules.get("jaxtyping")
+    if jaxtyping is None:
+        yield
+        return
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

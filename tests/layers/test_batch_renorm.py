@@ -205,7 +205,7 @@ def test_tracking_the_deviation_is_the_papers_estimate():
     layer = ours.BatchRenorm1d(3, schedule="keras", track="std", momentum=0.5)
     x = torch.randn(16, 3)
     layer(x)
-    sigma = (x.var(0, correction=0) + layer.eps).sqrt()
+    sigma = (x.var(0, correction=0) + layer.epsilon).sqrt()
     torch.testing.assert_close(layer.running_std, 0.5 + 0.5 * sigma)
     torch.testing.assert_close(
         layer.eval()(x), (x - layer.running_mean) / layer.running_std, rtol=1e-5, atol=1e-5

@@ -123,6 +123,25 @@ def test_fuse_conv_bn_eval_refuses_activations(name):
         nn.utils.fusion.fuse_linear_bn_eval(linear, make(name).eval())
 
 
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        (make("BatchRenorm1d", track="std"), "drop the running standard deviation"),
+        (make("BatchNorm1d").freeze("batch"), "drop the statistics frozen to the batch's"),
+    ],
+    ids=["std", "frozen"],
+)
+def test_fusers_refuse_what_evaluates_unlike_torch(layer, says):
+    conv, linear = nn.Conv1d(2, 3, 1).eval(), nn.Linear(2, 3).eval()
+    with pytest.raises(InputError, match=says):
+        nn.utils.fusion.fuse_conv_bn_eval(conv, layer.eval())
+    with pytest.raises(InputError, match=says):
+        nn.utils.fusion.fuse_linear_bn_eval(linear, layer)
+    norm = layer.unfreeze()
+    assert norm.epsilon == 1e-5
+    assert "eps=1e-05" in repr(copy.deepcopy(norm))
+
+
 def test_fuse_linear_bn_eval_is_right():
     linear, norm, x = nn.Linear(2, 3).eval(), make("BatchRenorm1d").eval(), torch.randn(4, 2)
     torch.testing.assert_close(nn.utils.fusion.fuse_linear_bn_eval(linear, norm)(x), norm(linear(x)))

@@ -15,6 +15,7 @@ from normsmith.errors import InputError, SurgeryError
 from normsmith.layers._recompute import Seen, is_recomputing, recall, remember, will_be_recomputed
 from normsmith.layers._where import where
 from normsmith.ops import Moments, Renorm, Running, Sync, batch_norm, commit, concatenate, merge, own_group
+from normsmith.ops._check import check_choice
 
 STATISTICS = ("running_mean", "running_var", "running_std")
 
@@ -58,8 +59,8 @@ class StatisticsBase(_NormBase):
         on_small_batch: Literal["error", "running"],
         on_nonfinite: Literal["skip", "propagate"],
     ) -> None:
-        _one_of("on_small_batch", on_small_batch, ("error", "running"))
-        _one_of("on_nonfinite", on_nonfinite, ("skip", "propagate"))
+        check_choice("on_small_batch", on_small_batch, ("error", "running"))
+        check_choice("on_nonfinite", on_nonfinite, ("skip", "propagate"))
         size = ghost_batch_size
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
             raise InputError(f"ghost_batch_size: expected a positive whole number or None, got {size!r}")
@@ -117,7 +118,7 @@ class StatisticsBase(_NormBase):
         Raises:
             InputError: there are no running statistics to normalise with.
         """
-        _one_of("normalize_with", normalize_with, ("batch", "running"))
+        check_choice("normalize_with", normalize_with, ("batch", "running"))
         if normalize_with == "running" and self.running_mean is None:
             raise InputError(
                 f"{where(self)}: expected running statistics to freeze to, got a layer without any "
@@ -183,7 +184,32 @@ class StatisticsBase(_NormBase):
     @property
     def epsilon(self) -> float:
         """What is added to the variance."""
-        return self.eps
+        return self._epsilon
+
+    @property
+    def eps(self) -> float:
+        """`epsilon`, refused where torch's fusers, which read it, would fold something else than this layer.
+
+        Raises:
+            InputError: evaluation is more than torch's formula of the running mean and variance.
+        """
+        missed = self._missed_by_fusers()
+        if missed is not None:
+            raise InputError(
+                f"{type(self).__name__} has no eps: torch's fusers read that to fold a plain batch norm, and would "
+                f"drop {missed}; read epsilon, and fold with normsmith.surgery"
+            )
+        return self._epsilon
+
+    @eps.setter
+    def eps(self, value: float) -> None:
+        self._epsilon = value
+
+    def _missed_by_fusers(self) -> str | None:
+        """What evaluation does beyond torch's formula."""
+        if self._pinned is not None and self._pinned.normalize_with == "batch":
+            return "the statistics frozen to the batch's"
+        return "the running standard deviation" if "running_std" in self._buffers else None
 
     def _running(self) -> Running | None:
         buffers = self._buffers
@@ -357,6 +383,10 @@ class LazyBase(_LazyNormBase):
                 f"got {tuple(input.shape)}"
             )
         super().initialize_parameters(input)
+        if self.num_features == 0:
+            # nothing was left to initialise: a checkpoint came first, or the layer holds no tensors
+            held = next((tensor for tensor in (self.running_mean, self.weight) if tensor is not None), None)
+            self.num_features = input.shape[1] if held is None else len(held)
         self._at_least_float32()  # type: ignore[operator]
 
 
@@ -369,8 +399,3 @@ def _copied(running: Running | None) -> Running | None:
 
 def _is_below_float32(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and tensor.element_size() < 4
-
-
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InputError(f"{name}: expected one of {', '.join(map(repr, allowed))}; got {value!r}")

@@ -21,32 +21,14 @@ class _WithActivation:
         super().__init__(*arguments, **options)
         self.activation = activation
 
-    @property
-    def epsilon(self) -> float:
-        """What is added to the variance."""
-        return self._epsilon
-
-    @property
-    def eps(self) -> float:
-        """Refused: torch's fusers read it, and would drop the activation. It is called `epsilon` here.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError(
-            f"{type(self).__name__} has no eps: torch's fusers read that to fold a plain batch norm, and would drop "
-            "the activation; read epsilon, and fold with normsmith.surgery"
-        )
-
-    @eps.setter
-    def eps(self, value: float) -> None:
-        self._epsilon = value
-
     def extra_repr(self) -> str:
         """The norm's settings, then the activation."""
         return f"{super().extra_repr()}, activation={self.activation!r}"  # type: ignore[misc]
 
     def _beyond_torch(self) -> str:
+        return "the activation"
+
+    def _missed_by_fusers(self) -> str:
         return "the activation"
 
 

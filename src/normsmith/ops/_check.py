@@ -36,6 +36,12 @@ def check_batch(x: Tensor, residual: Tensor | None, vectors: dict[str, Tensor | 
         )
 
 
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuse a word that is not one of those that the argument knows."""
+    if value not in allowed:
+        raise InputError(f"{name}: expected one of {', '.join(map(repr, allowed))}; got {value!r}")
+
+
 def make_call(
     x: Tensor,
     *,
@@ -54,6 +60,8 @@ def make_call(
     Raises:
         InputError: an argument has the wrong dtype, shape or value, or the batch is too small.
     """
+    check_choice("normalize_with", normalize_with, ("batch", "running"))
+    check_choice("on_small_batch", on_small_batch, ("error", "running"))
     valid, act = valid_elements(mask, x), activation_named(activation)
     if normalize_with == "running":
         return Call(False, eps, None, valid, None, None, act)

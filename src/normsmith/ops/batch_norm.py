@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from normsmith.errors import InputError
-from normsmith.ops._check import check_batch, make_call
+from normsmith.ops._check import check_batch, check_choice, make_call
 from normsmith.ops._shapes import Batch, PerChannel
 from normsmith.ops.call import Call, eager, prepared
 from normsmith.ops.dispatch import Backend, choose
@@ -96,13 +96,20 @@ def batch_norm(
     check_batch(
         x,
         residual,
-        {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var},
+        {
+            "weight": weight,
+            "bias": bias,
+            "running_mean": running_mean,
+            "running_var": running_var,
+            "running_std": running_std,
+        },
     )
     running = None
     if running_mean is not None and running_var is not None:
         running = Running(running_mean, running_var, running_std, num_batches_tracked)
     elif normalize_with == "running" or renorm is not None:
         raise InputError("batch norm: expected running_mean and running_var to go by, got None")
+    check_choice("on_nonfinite", on_nonfinite, ("skip", "propagate"))
     call = make_call(
         x,
         normalize_with=normalize_with,

@@ -31,7 +31,7 @@ def ghost_groups(rows: int, values_per_row: int, size: int | None) -> Groups | N
     """
     if size is None or rows <= size:
         return None
-    whole, last = divmod(rows, size)
+    whole, last = rows // size, rows % size  # the compiler knows no divmod of a symbolic size
     if last * values_per_row == 1:
         whole, last = whole - 1, size + 1
     return Groups(size, whole, last) if whole else None
