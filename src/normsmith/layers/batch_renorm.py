@@ -134,7 +134,11 @@ class BatchRenorm1d(RenormBase, nn.BatchNorm1d):
     The paper averages the standard deviation, torch the variance, and so does `track="var"`. At tiny counts that
     matters: with n = 2 values the median r is 0.48 (0.85 by the paper's estimate) and 36 % of r are clipped
     (21 %). `track="std"` averages sqrt(var_B + eps) in a buffer `running_std` of its own and uses it for σ in
-    training and in evaluation: an extra key in the state dict (one without it loads, by its running_var).
+    training and in evaluation: an extra key in the state dict (one without it loads, by its running_var). Torch's
+    fusers know no such buffer and are refused: `eps`, which they read, is called `epsilon` then.
+
+    Not for `torch.compile` together with activation checkpointing: the recomputed forward would go by statistics
+    that have moved, and gradients would be wrong. Either alone is right.
 
     Args:
         num_features, eps, momentum, affine, track_running_stats, device, dtype, bias: as in torch's batch norm.

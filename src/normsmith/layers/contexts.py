@@ -47,6 +47,9 @@ def accumulate(model: nn.Module) -> Iterator[None]:
     when it ends; not at all when it raises. Each micro-batch is still normalised by its own statistics: only the
     running ones become those of the large batch. Training on true large-batch statistics would take two passes.
 
+    A compiled model is compiled again for each micro-batch of a step, up to torch's `recompile_limit` (8): beyond
+    it runs in eager mode, or fails under `fullgraph=True`. Raise the limit for longer steps.
+
     Raises:
         InputError: the model holds no norm of ours, or an `accumulate` is already open on it.
 
