@@ -45,6 +45,13 @@ def test_what_the_users_code_raises_is_the_trials_result(tiny):
     assert not outcome.measured
 
 
+def test_user_code_that_exits_ends_its_trial_only(tiny):
+    (outcome,) = run(tiny("leaving"), TRIALS[:1]).values()
+    assert outcome.status == "raised"
+    assert "SystemExit: good-bye" in outcome.reason
+    assert seconds_per_step(load(tiny("leaving")), TRIALS[:1]) == 0.0
+
+
 def test_a_trial_that_kills_its_worker_is_reported_and_the_others_run(tiny, monkeypatch):
     monkeypatch.setenv("TINY_KILL", "1")
     outcomes = run(tiny("killing"), TRIALS[:2], jobs=2)
@@ -77,7 +84,10 @@ def test_a_task_object_travels_by_value():
 
 def test_a_task_that_changed_meanwhile_is_refused(tiny):
     reference = replace(TaskReference.to(load(tiny()), tiny()), fingerprint="0" * 64)
-    with Runner(reference, 1, 60.0) as runner, pytest.raises(StudyError, match="changed while"):
+    with (
+        Runner(reference, 1, 60.0) as runner,
+        pytest.raises(StudyError, match=r"without a seed.*changed while"),
+    ):
         runner.run(TRIALS[:1], lambda trial, outcome: None)
 
 

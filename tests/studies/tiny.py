@@ -54,6 +54,15 @@ def raising_forward(model, batch):
 raising = make("raising", forward=raising_forward)
 
 
+def leaving_forward(model, batch):
+    if model.training:
+        raise SystemExit("good-bye")
+    return model(batch[0]), batch[1]
+
+
+leaving = make("leaving", forward=leaving_forward)
+
+
 def killing_forward(model, batch):
     """The worker dies in its first training step, if the environment says so."""
     if model.training and os.environ.get("TINY_KILL") == "1":
@@ -96,3 +105,16 @@ def half_optimizer(parameters, rate):
 
 
 half = make("half", optimizer=half_optimizer)
+
+lost = make("lost", target=None, forward=raising_forward)
+
+diverging = make("diverging", learning_rates=(0.05, 1e30))
+
+pairs = make("pairs", batch_size=2)
+
+
+def tanh_network() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3))
+
+
+tanh = make("tanh", model=tanh_network)

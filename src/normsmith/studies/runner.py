@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 import time
 import traceback
 from collections import deque
@@ -21,8 +23,8 @@ from normsmith.errors import StudyError
 from normsmith.studies.trial import Outcome, Trial, train
 from normsmith.tasks import Task, fingerprint, load
 
-IDLE = 60
-"""Seconds after which a worker without work ends by itself, should its parent be gone."""
+WATCH = 1.0
+"""Seconds between two looks of a worker at whether its parent is still there."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class TaskReference:
         """The task, in whatever process this runs.
 
         Raises:
-            StudyError: the file behind the name has changed since the study began.
+            StudyError: loading it here gives another task: its file draws without a seed, or has changed.
         """
         if self.name is None:
             assert self.pickled is not None
@@ -52,8 +54,10 @@ class TaskReference:
         task = load(self.name)
         if fingerprint(task) != self.fingerprint:
             raise StudyError(
-                f"the task {self.name} changed while its study was running: expected fingerprint "
-                f"{self.fingerprint[:12]}; finished trials are stored, start the study again"
+                f"the task {self.name} is another in a worker process: expected fingerprint "
+                f"{self.fingerprint[:12]}; either its file draws data or anything else at random without a seed "
+                "(give torch.manual_seed or a generator a fixed one), or it changed while the study was running "
+                "(finished trials are stored, start the study again)"
             )
         return task
 
@@ -65,11 +69,19 @@ class _Worker:
     task: Task | None = None
 
 
-def _enter_worker(reference: TaskReference) -> None:
-    """One torch thread a worker; the parent alone answers Ctrl-C."""
+def _enter_worker(reference: TaskReference, parent: int) -> None:
+    """One torch thread a worker; the parent alone answers Ctrl-C; no worker outlives its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     _Worker.reference = reference
+
+
+def _end_with(parent: int) -> None:
+    """End this process when `parent` has: one that was killed cannot tell its workers."""
+    while os.getppid() == parent:
+        time.sleep(WATCH)
+    os._exit(1)
 
 
 def _run(trial: Trial) -> Outcome:
@@ -79,7 +91,7 @@ def _run(trial: Trial) -> Outcome:
     started = time.perf_counter()
     try:
         return train(_Worker.task, trial)
-    except Exception as error:  # noqa: BLE001 - any failure of the user's code is this trial's result
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - any failure of the user's code is this trial's result
         where = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
         return Outcome("raised", reason, seconds=time.perf_counter() - started)
@@ -107,7 +119,7 @@ def seconds_per_step(task: Task, trials: Iterable[Trial], steps: int = 12) -> fl
             started = time.perf_counter()
             try:
                 outcome = train(task, Trial(trial.arm, trial.learning_rate, trial.seed, steps))
-            except Exception:  # noqa: BLE001 - the trial itself will report it
+            except (Exception, SystemExit):  # noqa: BLE001 - the trial itself will report it
                 continue
             if outcome.status == "finished":
                 measured.append((time.perf_counter() - started) / steps)
@@ -187,9 +199,8 @@ class Runner:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
                 max_workers=self._jobs,
-                timeout=IDLE,
                 initializer=_enter_worker,
-                initargs=(self._reference,),
+                initargs=(self._reference, os.getpid()),
                 env={"OMP_NUM_THREADS": "1"},
             )
         future: Future[Outcome] = self._pool.submit(_run, trial)
