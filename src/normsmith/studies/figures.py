@@ -14,10 +14,11 @@ from normsmith.studies.trial import Outcome
 
 
 def band(label: str, samples: Mapping[float, Sequence[float]], marked: Sequence[float] = ()) -> Line:
-    """A line of medians with quartiles, from the values of the seeds at each x; gaps where there are none."""
+    """A line of medians with quartiles, from the values of the seeds at each x; gaps where none is finite."""
     xs = sorted(samples)
+    finite = [[value for value in samples[x] if math.isfinite(value)] for x in xs]
     quartiles = [
-        np.quantile(samples[x], (0.25, 0.5, 0.75)).tolist() if samples[x] else (None,) * 3 for x in xs
+        np.quantile(values, (0.25, 0.5, 0.75)).tolist() if values else (None,) * 3 for values in finite
     ]
     low, middle, high = zip(*quartiles, strict=True) if quartiles else ((), (), ())
     return Line(label=label, x=tuple(xs), y=middle, low=low, high=high, marked=tuple(marked))
@@ -28,8 +29,10 @@ def training_curves(lab: Lab, arms: Iterable[Tuned]) -> Chart:
     lines = []
     for tuned in arms:
         outcomes = [o for o in lab.measured(tuned).values() if o.status == "finished"]
-        steps = outcomes[0].steps if outcomes else ()
-        samples = {float(step): [o.test[i] for o in outcomes] for i, step in enumerate(steps)}
+        samples: dict[float, list[float]] = {}
+        for outcome in outcomes:  # one whose metric was not finite before training starts a point later
+            for step, value in zip(outcome.steps, outcome.test, strict=True):
+                samples.setdefault(float(step), []).append(value)
         lines.append(band(f"{tuned.arm.name} (rate {tuned.rate:g})", samples))
     return Chart(
         name="training",
@@ -91,7 +94,7 @@ def arms_table(lab: Lab, arms: Iterable[Tuned], more: Mapping[str, Measure] | No
 
 def middle(lab: Lab, tuned: Tuned, measure: Measure) -> str:
     """The median over seeds as text; 'never' where more than half of them are censored."""
-    samples = sorted(lab.series(tuned, measure).values())
+    samples = [sample for sample in lab.series(tuned, measure).values() if not math.isnan(sample[0])]
     if not samples:
         return "–"
     censored = sum(censored for _, censored in samples)
@@ -101,12 +104,12 @@ def middle(lab: Lab, tuned: Tuned, measure: Measure) -> str:
     return f"{text} ({censored} never)" if censored else text
 
 
-def probe(name: str) -> Measure:
-    """The last value of a probe; NaN where the trial has none (it diverged before the first)."""
+def probe(name: str, missing: float = math.nan) -> Measure:
+    """The last value of a probe; `missing` where the trial has none (it diverged before the first)."""
 
     def measure(outcome: Outcome) -> Sample:
         values = outcome.probes.get(name, ())
-        return (values[-1] if values else math.nan), False
+        return (values[-1] if values else missing), False
 
     return measure
 

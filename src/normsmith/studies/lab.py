@@ -78,11 +78,21 @@ class Lab:
         return [trial for trial in self.grid(arms, rates) if trial.seed in self.tuning_seeds]
 
     def target(self) -> Requests[float]:
-        """The metric to reach: the task's, or what its network as it is reaches at its tuned rate."""
+        """The metric to reach: the task's, or what its network as it is reaches at its tuned rate.
+
+        Raises:
+            StudyError: the task has no target, and every trial of its network crashed.
+        """
         if self.task.target is not None:
             return self.task.target
         tuned = yield from self.tune([AS_IS], self.shortfall)
-        return median(value for value, _ in self.series(tuned[AS_IS], self.final).values())
+        reached = [value for value, _ in self.series(tuned[AS_IS], self.final).values()]
+        if not reached:
+            raise StudyError(
+                "no target: the network as it is ran to its end for no seed; the failures say why, or give the "
+                "task a target"
+            )
+        return median(reached)
 
     def tune(self, arms: Sequence[Arm], *criteria: Measure) -> Requests[dict[Arm, Tuned]]:
         """Each arm at its best learning rate: the lowest mean over seeds of the first criterion, then the next.
@@ -113,8 +123,13 @@ class Lab:
     # Measures: what to read off one outcome.
 
     def final(self, outcome: Outcome, split: Split = "test") -> Sample:
-        """The metric at the end of the budget; a diverged trial counts as the untrained network."""
+        """The metric at the end of the budget; a diverged trial counts as the untrained network.
+
+        Where not even that had a finite metric, it is as bad as can be: infinite.
+        """
         curve: tuple[float, ...] = getattr(outcome, split)
+        if not curve:
+            return (-math.inf if self.task.higher_is_better else math.inf), False
         return (curve[-1] if outcome.status == "finished" else curve[0]), False
 
     def points(self, outcome: Outcome) -> Sample:

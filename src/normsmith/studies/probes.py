@@ -34,8 +34,9 @@ def _forward(model: nn.Module, task: Task, *, training: bool) -> None:
 
 
 def _shape(values: Tensor) -> tuple[float, float]:
-    """Skewness and excess kurtosis per unit (last axis of a matrix, channels of a map), averaged over units."""
-    units = values.detach().double().movedim(1, 0).flatten(1)
+    """Skewness and excess kurtosis per unit (axis 1; a vector is one unit), averaged over units."""
+    values = values.detach().double()
+    units = (values[:, None] if values.dim() == 1 else values).movedim(1, 0).flatten(1)
     centred = units - units.mean(1, keepdim=True)
     scale = centred.pow(2).mean(1).sqrt()
     alive = scale > 1e-8
@@ -52,11 +53,18 @@ def activation_signals(model: nn.Module, task: Task) -> dict[str, float]:
     """
     seen: list[tuple[float, ...]] = []
 
-    def look(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        flat = FLAT[type(module)](output).double().mean().item()
-        seen.append((flat, *_shape(inputs[0]), *_shape(output)))
+    before: list[tuple[float, float]] = []
 
-    handles = [m.register_forward_hook(look) for m in model.modules() if type(m) in FLAT]
+    def look_before(module: nn.Module, inputs: Any) -> None:
+        before.append(_shape(inputs[0]))  # now: an activation in place leaves nothing of its input
+
+    def look_after(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        flat = FLAT[type(module)](output).double().mean().item()
+        seen.append((flat, *before.pop(), *_shape(output)))
+
+    watched = [module for module in model.modules() if type(module) in FLAT]
+    handles = [module.register_forward_pre_hook(look_before) for module in watched]
+    handles += [module.register_forward_hook(look_after) for module in watched]
     try:
         _forward(model, task, training=False)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -24,7 +25,7 @@ def check(task: Task) -> None:
     Nothing of the task is changed and the caller's random state is as before. Raises TaskError that says in
     one line
     what failed and where: the model factory, the batch, the forward, the loss (not a scalar, not finite, no
-    gradient), the optimizer, the metric.
+    gradient), the optimizer, the metric (raises, no number, not finite).
 
     >>> from normsmith.tasks.digits import digits_mlp
     >>> check(digits_mlp())
@@ -37,7 +38,13 @@ def check(task: Task) -> None:
         _step(task, model, loss)
     for split in ("validation", "test"):
         with _naming(task, f"evaluating the untrained network on {split} raised"):
-            evaluate(task, model, split)
+            _, found = evaluate(task, model, split)
+        if not math.isfinite(found):
+            raise _fail(
+                task,
+                f"metric is {found} on {split} for the untrained network; return a finite number, also where the "
+                "metric is not defined",
+            )
 
 
 def _model(task: Task) -> nn.Module:
