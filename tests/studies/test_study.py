@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,32 @@ def test_failed_trials_are_named_and_tried_again(store, tiny):
     assert store.count() > 0
 
 
+def test_a_target_that_no_trial_can_give_is_named(store, tiny):
+    with pytest.raises(StudyError, match="no target"):
+        run_study(tiny("lost"), select(("fewer-steps",)), store, Settings(seeds=1))
+
+
+def test_failures_come_in_one_order_however_their_trials_ended(store, tiny):
+    run_study(tiny("diverging"), select(("fewer-steps",)), store, Settings(seeds=1))
+    grown = run_study(tiny("diverging"), select(("fewer-steps",)), store, Settings(seeds=2))
+    with Store("sqlite://") as empty:
+        fresh = run_study(tiny("diverging"), select(("fewer-steps",)), empty, Settings(seeds=2))
+    assert len(fresh.failures) > 2
+    assert grown.failures == fresh.failures
+
+
+def test_batches_of_the_smallest_size_cannot_be_made_smaller(store, tiny):
+    with pytest.raises(StudyError, match="batch_size=2"):
+        run_study(tiny("pairs"), select(("small-batches",)), store, Settings(seeds=1))
+    assert store.count() == 0
+
+
+def test_the_advice_on_placement_is_that_for_the_networks_own_activation(store, tiny):
+    for name, claimed in (("task", "before"), ("tanh", "after")):
+        answer = run_study(tiny(name), select(("placement",)), store, Settings(seeds=1)).answers[0]
+        assert answer.effects[0].treatment == f"batch norm {claimed} activation"
+
+
 def test_unknown_questions_are_named():
     with pytest.raises(StudyError, match=r"no question is called 'placment'.*placement"):
         select(("placment",))
@@ -111,15 +138,18 @@ def test_a_study_killed_in_the_middle_goes_on_to_the_same_numbers(tiny, tmp_path
         command(tiny, f"sqlite:///{path}"),
         env=environment,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         start_new_session=True,
     )
     try:
         deadline = time.monotonic() + 60
         while len(stored(path)) < 3 and time.monotonic() < deadline and running.poll() is None:
             time.sleep(0.05)
+        running.kill()
+        running.communicate(timeout=30)  # until the last process that writes there has ended: workers, too
     finally:
-        os.killpg(running.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
         running.wait(10)
     before = stored(path)
     assert len(before) >= 3

@@ -31,7 +31,7 @@ KEPT = ("finished", "diverged")
 
 @dataclass(frozen=True)
 class Settings:
-    """How a study runs; none of it, apart from seeds and profile, changes a number."""
+    """How a study runs; seeds, profile and steps decide its numbers, jobs and timeout do not."""
 
     seeds: int | None = None
     profile: Profile = "quick"
@@ -159,6 +159,7 @@ class _Session:
         self.lab, self.store, self.settings = lab, store, settings
         self.reference, self.progress = reference, progress
         self.new = self.reused = 0
+        self._asked: dict[Trial, None] = {}
         self._versions = versions()
 
     def ask(self, questions: Sequence[Question]) -> tuple[list[Answer], dict[str, str]]:
@@ -188,6 +189,7 @@ class _Session:
 
     def _provide(self, wanted: Sequence[Trial], runner: Runner) -> None:
         """Make the outcomes of these trials known: from the store, or by running them."""
+        self._asked |= dict.fromkeys(wanted)
         missing = [trial for trial in dict.fromkeys(wanted) if trial not in self.lab.outcomes]
         if not missing:
             return
@@ -229,7 +231,8 @@ class _Session:
         return per_step * sum(trial.steps for trial in todo) / min(self.settings.jobs, len(todo))
 
     def failures(self) -> tuple[Failure, ...]:
-        """Every trial of this study that did not finish its steps."""
+        """Every trial of this study that did not finish its steps, in the order in which they were asked for."""
+        outcomes = {trial: self.lab.outcomes[trial] for trial in self._asked}
         return tuple(
             Failure(
                 key=trial.key(self.reference.fingerprint, self._versions),
@@ -239,7 +242,7 @@ class _Session:
                 status=outcome.status,
                 reason=outcome.reason,
             )
-            for trial, outcome in self.lab.outcomes.items()
+            for trial, outcome in outcomes.items()
             if outcome.status != "finished"
         )
 

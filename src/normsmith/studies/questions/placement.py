@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from normsmith.studies.arms import Arm, network, normalized
+from torch import nn
+
+from normsmith import surgery
+from normsmith.studies.arms import Arm, network, normalized, strip_norm
 from normsmith.studies.figures import (
     arms_table,
     edge_notes,
@@ -19,8 +22,10 @@ from normsmith.studies.lab import Lab, Requests, Tuned
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Table
 from normsmith.studies.statistics import Hypothesis, judge
+from normsmith.tasks import Task, build
 
 S_SHAPED = ("tanh", "sigmoid")
+S_SHAPED_LAYERS = (nn.Tanh, nn.Sigmoid, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid)
 SHAPES = ("skewness before", "kurtosis before", "skewness after", "kurtosis after")
 
 
@@ -38,7 +43,7 @@ def ask(lab: Lab) -> Requests[Findings]:
     steps = lab.steps_to(target)
     pairs = []
     for activation, (before, after, _) in zip(activations, arms, strict=True):
-        claimed, other = (after, before) if activation in S_SHAPED else (before, after)
+        claimed, other = (after, before) if _is_s_shaped(lab.task, activation) else (before, after)
         pairs.append(
             lab.pairs(
                 Hypothesis(
@@ -69,6 +74,15 @@ def ask(lab: Lab) -> Requests[Findings]:
         tables=(arms_table(lab, best, {"steps to target": steps}), _equivalence(lab, arms, tuned), shapes),
         notes=(f"Target: test metric {target:.4g}.", *edge_notes(best)),
     )
+
+
+def _is_s_shaped(task: Task, activation: str | None) -> bool:
+    """Whether an activation, or all hidden ones that the task's network has itself (None), level off on both sides."""
+    if activation is not None:
+        return activation in S_SHAPED
+    model = strip_norm(build(task, 0))
+    hidden = surgery.insert(model, "layer").changes
+    return all(type(model.get_submodule(change.path)) in S_SHAPED_LAYERS for change in hidden)
 
 
 def _equivalence(lab: Lab, arms: Sequence[tuple[Arm, ...]], tuned: Mapping[Arm, Tuned]) -> Table:

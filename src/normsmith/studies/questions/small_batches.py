@@ -19,6 +19,11 @@ SIZES = {"quick": (32, 4, 2), "full": (32, 16, 8, 4, 2)}
 def ask(lab: Lab) -> Requests[Findings]:
     """Normalise by ever fewer samples at an unchanged SGD batch, and compare the final metric in eval mode."""
     largest = min(max(SIZES[lab.profile]), lab.task.batch_size)
+    if largest <= min(SIZES[lab.profile]):
+        raise StudyError(
+            f"expected a task whose batch is larger than {min(SIZES[lab.profile])}, the smallest that is "
+            f"normalised together, got batch_size={lab.task.batch_size}"
+        )
     sizes = (largest, *(size for size in SIZES[lab.profile] if size < largest))
     norms = {(norm, size): _sized(norm, size, lab.steps) for norm in ("batch", "renorm") for size in sizes}
     others = [normalized(None, "layer"), normalized(None, "group")]
