@@ -1,6 +1,7 @@
 """`normsmith study`: what it prints where, what it leaves behind, and how it takes a mistake."""
 
 import csv
+import errno
 import io
 import os
 import signal
@@ -47,6 +48,18 @@ def test_json_and_csv_are_alone_on_standard_output(normsmith, tiny, tmp_path):
     assert {row["question"] for row in rows} == {"fewer-steps"}
     assert "0 trials to run" in second.err
     assert "found in the store" in second.err
+
+
+def test_a_closed_pipe_does_not_cost_the_report(normsmith, tiny, tmp_path, monkeypatch):
+    import normsmith.cli.study as module
+
+    def closed(*_):
+        raise BrokenPipeError(errno.EPIPE, "nobody reads")
+
+    monkeypatch.setattr(module, "_write", closed)
+    ran = normsmith("study", tiny(), *SMALL)
+    assert "Traceback" not in ran.err
+    assert (tmp_path / "report.html").exists()
 
 
 def test_the_password_of_a_store_is_not_in_the_report(normsmith, tiny, monkeypatch):
@@ -115,6 +128,7 @@ def test_mistakes_are_one_line(normsmith, arguments, words, tmp_path):
         ("loss=lambda o, t: o.sum() * float('nan')", ("loss is nan",)),
         ("batch_size=5000", ("5000",)),
         ("metric=lambda o, t: 1 / 0", ("metric", "division by zero")),
+        ("metric=lambda o, t: float('nan')", ("metric is nan",)),
         ("model=lambda: 1 / 0", ("model", "division by zero")),
         ("forward=lambda m, b: (m(b[0][:, :3]), b[1])", ("forward",)),
     ],

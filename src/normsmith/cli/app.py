@@ -19,10 +19,11 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"normsmith {version('normsmith')}")
         raise typer.Exit
+    return wanted  # what a callback returns is what the parameter becomes
 
 
 @app.callback()

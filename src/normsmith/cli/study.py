@@ -81,14 +81,15 @@ def study(
                 result = run_study(task, questions, trials, settings, command=command, progress=progress)
         except KeyboardInterrupt:
             console.print(
-                f"interrupted: {trials.count()} trials are kept in {store}; the same command goes on from there",
+                f"interrupted: {trials.count()} trials are kept in {trials.url}; the same command goes on from there",
                 highlight=False,
+                markup=False,
             )
             raise typer.Exit(130) from None
-    _write(result, output)
-    if not no_report:
+    if not no_report:  # first: standard output may be a pipe that is closed
         write_html(result, report)
-        console.print(f"report: {report}", highlight=False, soft_wrap=True)
+        console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
+    _write(result, output)
     if any(failure.status != "diverged" for failure in result.failures):
         raise typer.Exit(1)
 
