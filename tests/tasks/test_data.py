@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from normsmith.errors import TaskError
-from normsmith.tasks import Task, batches, evaluate, evaluation_batches
+from normsmith.tasks import Task, batches, evaluate, evaluating, evaluation_batches
 from normsmith.tasks import data as data_module
 
 
@@ -184,3 +184,18 @@ def test_outputs_that_cannot_be_concatenated_are_named(monkeypatch):
     task = regression(batch_size=1, forward=lambda model, batch: (batch[0].mean(), batch[1]))
     with pytest.raises(TaskError, match="batches of test must be tensors that can be concatenated"):
         evaluate(task, nn.Linear(1, 1), "test")
+
+
+def test_evaluating_puts_every_mode_back_and_raises_what_was_raised():
+    model = nn.Sequential(nn.BatchNorm1d(1), nn.Dropout().eval(), nn.Linear(1, 1))
+    before = [module.training for module in model.modules()]
+
+    def fail():
+        assert not any(module.training for module in model.modules())
+        assert not torch.is_grad_enabled()
+        raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"), evaluating(model):
+        fail()
+    assert [module.training for module in model.modules()] == before
+    assert torch.is_grad_enabled()
