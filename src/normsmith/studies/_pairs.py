@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from normsmith.errors import StudyError
 
 LARGEST = 1e100
+_DIGITS = 12
 
 Array = NDArray[Any]
 
@@ -110,13 +111,13 @@ class Pairs:
         """The paired effects, positive in the direction of the claim."""
         treatment, control = np.array(self.treatment), np.array(self.control)
         if self.hypothesis.scale == "ratio":
-            treatment, control = np.log(treatment), np.log(control)
+            values, decimals = np.log(treatment / control), _DIGITS  # the unit cancels before anything is rounded
+        else:
+            values, decimals = treatment - control, _decimals(treatment, control)
         more, less = np.array(self.treatment_censored), np.array(self.control_censored)
-        values = treatment - control
         if self.hypothesis.better == "lower":
             values, more, less = -values, less, more
         unknown = more & less
-        decimals = _decimals(treatment, control)
         return Effects(
             values=np.where(unknown, 0.0, np.round(values, decimals)) + 0.0,
             at_least=more & ~unknown,
@@ -145,6 +146,6 @@ class Effects:
 
 
 def _decimals(treatment: Array, control: Array) -> int:
-    """How many decimals are 12 digits of the largest value: to these, effects tie if they do in exact arithmetic."""
+    """How many decimals are `_DIGITS` digits of the largest value: to these, effects tie if they do in exact arithmetic."""
     largest = max(float(np.abs(treatment).max()), float(np.abs(control).max()), 1 / LARGEST)
-    return 12 - math.ceil(math.log10(largest))
+    return _DIGITS - math.ceil(math.log10(largest))

@@ -134,7 +134,7 @@ def from_torchrl(
     >>> state = {"running_mean": [1.0], "running_var": [4.0], "num_batches_tracked": 20_000,
     ...          "weight": [1.0], "bias": [0.0]}
     >>> from_torchrl(state).build().bounds()
-    Renorm(r_max=tensor(3.), d_max=tensor(5.))
+    Renorm(r_max=3.0, d_max=5.0)
 
     Source: torchrl/modules/models/batchrenorm.py.
     """
