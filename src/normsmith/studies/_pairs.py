@@ -146,6 +146,6 @@ class Effects:
 
 
 def _decimals(treatment: Array, control: Array) -> int:
-    """How many decimals are `_DIGITS` digits of the largest value: to these, effects tie if they do in exact arithmetic."""
+    """The decimals that are `_DIGITS` digits of the largest value: to these, effects that are equal exactly tie."""
     largest = max(float(np.abs(treatment).max()), float(np.abs(control).max()), 1 / LARGEST)
     return _DIGITS - math.ceil(math.log10(largest))
