@@ -111,7 +111,10 @@ class Pairs:
         """The paired effects, positive in the direction of the claim."""
         treatment, control = np.array(self.treatment), np.array(self.control)
         if self.hypothesis.scale == "ratio":
-            values, decimals = np.log(treatment / control), _DIGITS  # the unit cancels before anything is rounded
+            values, decimals = (
+                np.log(treatment / control),
+                _DIGITS,
+            )  # the unit cancels before anything is rounded
         else:
             values, decimals = treatment - control, _decimals(treatment, control)
         more, less = np.array(self.treatment_censored), np.array(self.control_censored)
