@@ -196,8 +196,14 @@ def test_an_interrupt_keeps_what_is_finished(tiny, tmp_path):
     deadline = time.monotonic() + 60
     while count(path) < 1 and time.monotonic() < deadline and running.poll() is None:
         time.sleep(0.05)
-    os.killpg(running.pid, signal.SIGINT)
-    _, said = running.communicate(timeout=30)
+    said = ""
+    for _ in range(6):  # an interrupt that falls into a destructor is swallowed by Python: people press again
+        os.killpg(running.pid, signal.SIGINT)
+        try:
+            _, said = running.communicate(timeout=5)
+            break
+        except subprocess.TimeoutExpired:
+            continue
     assert running.returncode == 130
     assert "Traceback" not in said
     assert f"{count(path)} trials are kept" in " ".join(said.split())

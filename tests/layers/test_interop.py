@@ -200,7 +200,7 @@ def test_loads_into_layers_of_any_rank_and_tracking(kind):
     imported = from_sb3(read("sb3_contrib"))
     layer = kind(3, total_steps=10, track="std")
     assert imported.load_into(layer) is layer
-    assert (layer.eps, layer.momentum, layer.num_batches_tracked) == (1e-3, 0.01, 100_001)
+    assert (layer.epsilon, layer.momentum, layer.num_batches_tracked) == (1e-3, 0.01, 100_001)
     assert layer.schedule == Linear(3.0, 5.0, 100_001, 100_001, 100_001)
     torch.testing.assert_close(layer.running_std, (layer.running_var + 1e-3).sqrt())
     shape = (4, 3, 2, 2, 2)[: 2 if kind is BatchRenorm1d else 4 if kind is BatchRenorm2d else 5]
@@ -223,12 +223,12 @@ def test_a_layer_that_does_not_fit_stays_as_it_was(layer, said):
     model = nn.Sequential(layer)
     lazy = isinstance(layer, LazyBatchRenorm1d)
     before = {} if lazy else copy.deepcopy(model.state_dict())
-    settings = (layer.eps, layer.momentum, getattr(layer, "schedule", 0))
+    settings = (layer.epsilon, layer.momentum, getattr(layer, "schedule", 0))
     with pytest.raises(InputError, match=said) as raised:
         from_sb3(read("sb3_contrib")).load_into(layer)
     assert "sb3-contrib" in str(raised.value)
     assert isinstance(layer, BatchNorm1d) or "Sequential.0" in str(raised.value)
-    assert (layer.eps, layer.momentum, getattr(layer, "schedule", 0)) == settings
+    assert (layer.epsilon, layer.momentum, getattr(layer, "schedule", 0)) == settings
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
 
 

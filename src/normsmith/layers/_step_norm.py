@@ -118,7 +118,7 @@ class StepNorm(StatisticsBase):
             var[0] if single else None,
             self.weight,
             self.bias,
-            eps=self.eps,
+            eps=self.epsilon,
             mask=None if alive is None else alive.flatten(),
             ghost_batch_size=x.shape[1],
             collected=course.found,
@@ -180,7 +180,7 @@ class StepNorm(StatisticsBase):
             self.weight.repeat(steps),
             None if self.bias is None else self.bias.repeat(steps),
             normalize_with="running",
-            eps=self.eps,
+            eps=self.epsilon,
         )
         return y.view(batch, steps, channels).transpose(0, 1)
 
@@ -197,7 +197,7 @@ class StepNorm(StatisticsBase):
                     Running(self.running_mean[rows].view(-1), self.running_var[rows].view(-1), None, counter),
                     Moments(*part),
                     momentum=self.momentum,
-                    eps=self.eps,
+                    eps=self.epsilon,
                     on_nonfinite=self.on_nonfinite,
                 )
         moments = Moments(*found)

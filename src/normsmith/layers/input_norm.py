@@ -161,7 +161,7 @@ class InputNorm(StatisticsBase):
         parts = [str(self.num_features), f"dim={self.dim}"]
         if self._is_fitted:
             return ", ".join([*parts, "fitted"])
-        parts += [f"eps={self.eps}", f"momentum={self.momentum}"]
+        parts += [f"eps={self.epsilon}", f"momentum={self.momentum}"]
         options = ("ghost_batch_size", "process_group")
         return ", ".join(
             parts + [f"{name}={getattr(self, name)!r}" for name in options if getattr(self, name)]

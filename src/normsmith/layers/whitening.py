@@ -99,7 +99,7 @@ class WhitenBase(StatisticsBase):
                 normalize_with=seen.normalize_with,
                 update_running=seen.update_running,
                 momentum=self.momentum,
-                eps=self.eps,
+                eps=self.epsilon,
                 num_batches_tracked=None if running is None else running.batches,
                 mask=seen.mask,
                 on_small_batch=self.on_small_batch,
@@ -116,7 +116,7 @@ class WhitenBase(StatisticsBase):
             return
         found: Comoments = merge_comoments(collected)
         with torch.no_grad():
-            matrix = inverse_root(found.covariance(self.eps), self.method, self.iterations)
+            matrix = inverse_root(found.covariance(self.epsilon), self.method, self.iterations)
         commit_whitening(
             RunningWhitening(running.mean, running.var.view(self.groups, *self._square), running.batches),
             found,
