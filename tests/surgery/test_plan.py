@@ -6,7 +6,7 @@ from torch import nn
 
 from normsmith.errors import SurgeryError
 from normsmith.surgery import insert, strip, swap_activation
-from normsmith.surgery.plan import BiasEdit
+from normsmith.surgery.edits import ParameterEdit
 
 
 def model():
@@ -60,9 +60,9 @@ def test_a_plan_for_a_model_that_changed_since_is_refused():
 def test_an_exception_in_the_middle_leaves_the_model_as_it_was(monkeypatch):
     network = model()
     plan = strip(network)
-    plan.edits = (*plan.edits, BiasEdit(network[3], network[3].bias, None))
+    plan.edits = (*plan.edits, ParameterEdit(network[3], "bias", network[3].bias, None))
     states = {name: value.clone() for name, value in network.state_dict().items()}
-    do = BiasEdit.do
+    do = ParameterEdit.do
     calls = []
 
     def failing(edit):
@@ -71,7 +71,7 @@ def test_an_exception_in_the_middle_leaves_the_model_as_it_was(monkeypatch):
             raise MemoryError("in the middle")
         do(edit)
 
-    monkeypatch.setattr(BiasEdit, "do", failing)
+    monkeypatch.setattr(ParameterEdit, "do", failing)
     with pytest.raises(MemoryError):
         plan.apply()
     assert network.state_dict().keys() == states.keys()

@@ -2,5 +2,6 @@
 
 from normsmith.surgery.place import insert, strip, swap_activation
 from normsmith.surgery.plan import Change, Plan, Remark
+from normsmith.surgery.verify import Expectation, Verification
 
-__all__ = ["Change", "Plan", "Remark", "insert", "strip", "swap_activation"]
+__all__ = ["Change", "Expectation", "Plan", "Remark", "Verification", "insert", "strip", "swap_activation"]

@@ -10,7 +10,8 @@ from typing import Literal
 from torch import nn
 
 from normsmith.errors import SurgeryError
-from normsmith.surgery.plan import BiasEdit, Change, ChildrenEdit, Plan, Remark
+from normsmith.surgery.edits import ChildrenEdit, ParameterEdit
+from normsmith.surgery.plan import Change, Plan, Remark
 from normsmith.surgery.trace import Flow, Obstacle, Step, follow, is_activation
 
 _LOOKED_FOR = "looked for modules such as nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU or nn.SiLU between layers"
@@ -26,7 +27,7 @@ class Draft:
     _changes: list[Change] = field(default_factory=list)
     _refusals: list[Remark] = field(default_factory=list)
     _kept: list[Remark] = field(default_factory=list)
-    _biases: list[BiasEdit] = field(default_factory=list)
+    _biases: list[ParameterEdit] = field(default_factory=list)
     _replaced: dict[nn.Sequential, dict[str, list[nn.Module]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -89,7 +90,7 @@ class Draft:
     def set_bias(self, step: Step, old: nn.Parameter | None, new: nn.Parameter | None, why: str) -> None:
         words = ["bias" if bias is not None else "no bias" for bias in (old, new)]
         self._changes.append(Change(f"{step.path}.bias", words[0], words[1], why))
-        self._biases.append(BiasEdit(step.module, old, new))
+        self._biases.append(ParameterEdit(step.module, "bias", old, new))
 
     def plan(self) -> Plan:
         children: list[ChildrenEdit] = []

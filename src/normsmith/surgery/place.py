@@ -12,12 +12,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normsmith.errors import InputError
 from normsmith.surgery.draft import Draft
 from normsmith.surgery.norms import Norm, channels, check_norm, make_norm
+from normsmith.surgery.operation import operation
 from normsmith.surgery.plan import Plan
 from normsmith.surgery.trace import Flow, Step, has_own_forward, is_norm, is_producer
 
 _SWAPS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
 
+@operation
 def insert(model: nn.Module, norm: Norm, where: str = "before", **options: Any) -> Plan:
     """Plan a norm before or after each activation of a model.
 
@@ -55,6 +57,7 @@ def insert(model: nn.Module, norm: Norm, where: str = "before", **options: Any) 
     return draft.plan()
 
 
+@operation
 def strip(model: nn.Module) -> Plan:
     """Plan to take every norm out of a model.
 
@@ -83,6 +86,7 @@ def strip(model: nn.Module) -> Plan:
     return draft.plan()
 
 
+@operation
 def swap_activation(model: nn.Module, activation: str) -> Plan:
     """Plan to replace every activation by "relu", "tanh" or "sigmoid".
 

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
-from normsmith.errors import SurgeryError
+from normsmith.errors import InputError, SurgeryError
+from normsmith.surgery.edits import Edit, do_all, done, undo_all
+from normsmith.surgery.operation import Operation
+from normsmith.surgery.optimizers import Following
+from normsmith.surgery.verify import Expectation, Forward, Verification, call, verify
+from normsmith.surgery.wrappers import averaged, books, check_books
 
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that a plan does: at `path` (named as before the change), `before` becomes `after`."""
+    """One thing that a plan does: at `path` (named as before the change), `before` becomes `after`.
+
+    `also`: the other paths of the same module, which is shared.
+    """
 
     path: str
     before: str
     after: str
     why: str
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -28,67 +42,27 @@ class Remark:
     reason: str
 
 
-@dataclass(frozen=True)
-class ChildrenEdit:
-    """Give a Sequential other children."""
-
-    sequence: nn.Sequential
-    old: Mapping[str, nn.Module]
-    new: Mapping[str, nn.Module]
-
-    def is_possible(self) -> bool:
-        return self._children() == dict(self.old)
-
-    def do(self) -> None:
-        self._become(self.new)
-
-    def undo(self) -> None:
-        self._become(self.old)
-
-    def _children(self) -> dict[str, nn.Module]:
-        return {name: self.sequence.get_submodule(name) for name in self.sequence._modules}
-
-    def _become(self, children: Mapping[str, nn.Module]) -> None:
-        for name in self._children():
-            delattr(self.sequence, name)
-        for name, child in children.items():
-            self.sequence.add_module(name, child)
-
-
-@dataclass(frozen=True)
-class BiasEdit:
-    """Give a layer another bias, or none; its weight stays the same tensor."""
-
-    layer: nn.Module
-    old: nn.Parameter | None
-    new: nn.Parameter | None
-
-    def is_possible(self) -> bool:
-        return self.layer.bias is self.old
-
-    def do(self) -> None:
-        self.layer.register_parameter("bias", self.new)
-
-    def undo(self) -> None:
-        self.layer.register_parameter("bias", self.old)
-
-
 @dataclass(eq=False)
 class Plan:
     """What an operation would do to `model`: printing it is the dry run, `apply` does it.
 
     - `changes`: what is replaced, inserted or removed, and why.
-    - `refusals`: what the operation should have changed and cannot, and why; a plan with refusals is not
-      applied.
+    - `refusals`: what the operation should have changed and cannot, and why; a plan with refusals is applied
+      only by `apply(partial=True)`.
     - `kept`: what was looked at and rightly stays, and why.
-    - `renamed`: children of a numbered `nn.Sequential` that get another number, old path → new path; keys of
+    - `renamed`: children that get another name, old path → new path, as in a numbered `nn.Sequential`; keys of
       the state dict under them change with them.
+    - `expects`: what becomes of the model's outputs; `verify` tries it.
+    - `replaced`: once applied, the modules that were replaced, old → new.
 
     >>> from normsmith.surgery import swap_activation
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> print(swap_activation(model, "tanh"))
+    >>> plan = swap_activation(model, "tanh")
+    >>> print(plan)
     tanh as activation: 1 change, 0 refusals
       1  ReLU() → Tanh()  asked for
+    >>> plan.apply()[1], plan.revert()[1], plan.apply(copy=True)[1], model[1]
+    (Tanh(), ReLU(), Tanh(), ReLU())
     """
 
     title: str
@@ -97,47 +71,229 @@ class Plan:
     refusals: tuple[Remark, ...] = ()
     kept: tuple[Remark, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
-    edits: tuple[ChildrenEdit | BiasEdit, ...] = field(default=(), repr=False)
-    _applied: bool = field(default=False, init=False, repr=False)
+    edits: tuple[Edit, ...] = field(default=(), repr=False)
+    expects: Expectation = field(default_factory=Expectation)
+    operation: Operation | None = field(default=None, repr=False)
+    replaced: dict[nn.Module, nn.Module] = field(default_factory=dict, init=False, repr=False)
+    _applied: tuple[list[Edit], Following] | None = field(default=None, init=False, repr=False)
 
-    def apply(self) -> nn.Module:
-        """Change the model in place, all or nothing, and return it.
+    def apply(
+        self,
+        *,
+        optimizer: Optimizer | Sequence[Optimizer] = (),
+        ema: nn.Module | Sequence[nn.Module] = (),
+        copy: bool = False,
+        partial: bool = False,
+    ) -> nn.Module:
+        """Change the model in place, all or nothing, and return it; `replaced` is then old → new.
 
-        Weights stay the same tensors; no random number is drawn. Raises SurgeryError, with the model
-        untouched, when there are refusals, when the plan was applied before, or when the model changed since
-        it was made.
+        Weights stay the same tensors; no random number is drawn. The model returned is another object only if it
+        is a copy, or if it is itself what is replaced.
+
+        Args:
+            optimizer: one or several that train the model. Parameters that stay keep their group and state, new
+                ones join the group of those they replace, or else of their neighbours; removed ones go.
+            ema: copies of the model (`torch.optim.swa_utils.AveragedModel`, another holder's `.module`, or plain
+                copies) in which the same is changed, with their own values.
+            copy: leave the model alone, and change and return a deep copy of it.
+            partial: do what can be done in spite of refusals.
+
+        Raises:
+            SurgeryError: with everything untouched: there are refusals, the plan was applied before, the model
+                changed since it was made, a copy is not the model's, or a wrapper (DDP, FSDP) cannot follow.
+            InputError: an optimizer or an EMA together with `copy`, which they do not belong to.
         """
-        if self.refusals:
-            listed = "; ".join(f"{_shown(refusal.path)}: {refusal.reason}" for refusal in self.refusals)
-            raise SurgeryError(f"cannot do everything of '{self.title}': {listed}")
-        if self._applied:
-            raise SurgeryError(f"the plan '{self.title}' was applied already; make a new one")
-        if not all(edit.is_possible() for edit in self.edits):
+        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        emas = [ema] if isinstance(ema, nn.Module) else list(ema)
+        self._check_applicable(partial)
+        if copy:
+            if optimizers or emas:
+                raise InputError(
+                    "copy=True: expected neither optimizer nor ema, which belong to the model itself"
+                )
+            return self._apply_to_copy(partial)
+        twins = [self.on(averaged(copied, self.model)) for copied in emas]
+        edits = [edit for plan in (self, *twins) for edit in plan.edits]
+        if not all(edit.is_possible() for edit in edits):
             raise SurgeryError(f"the model changed after the plan '{self.title}' was made; make a new one")
-        done: list[ChildrenEdit | BiasEdit] = []
-        try:
-            for edit in self.edits:
-                done.append(edit)
-                edit.do()
-        except BaseException:
-            for edit in reversed(done):
-                edit.undo()
-            raise
-        self._applied = True
+        self._do(edits, Following(optimizers, self.model), emas)
+        return self._result()
+
+    def revert(self) -> nn.Module:
+        """Undo `apply`: the model, its optimizers and EMA copies are as before, bit for bit.
+
+        What was trained in between in tensors that both versions hold (weights, carried statistics, their
+        optimizer state) stays as it is; what only the changed model had is gone.
+
+        Raises:
+            SurgeryError: with everything untouched: the plan is not applied, or what it changed was changed again.
+        """
+        if self._applied is None:
+            raise SurgeryError(f"the plan '{self.title}' is not applied to its model")
+        edits, following = self._applied
+        if not (all(edit.is_undoable() for edit in edits) and following.is_restorable()):
+            raise SurgeryError(
+                f"the model or its optimizer changed after the plan '{self.title}' was applied; undo that first"
+            )
+        undo_all(edits)
+        following.restore()
+        self._applied, self.replaced = None, {}
         return self.model
+
+    def verify(self, batch: Any, *, forward: Forward = call, tolerance: float | None = None) -> Verification:
+        """Try the plan on a batch, before it is applied: outputs are the same, or differ, as it `expects`.
+
+        Runs `forward(model, batch)` before and after in evaluation, and in training where something is expected
+        of that; then everything is as before: modes, buffers, hooks, random state.
+
+        Args:
+            batch: a tensor, a dict (passed by names) or a tuple whose first part is the input.
+            forward: for models that are called in another way.
+            tolerance: the largest difference that counts as the same, as a share of the largest output; by
+                default 1e-4 in float32, 1e-9 in float64.
+
+        Raises:
+            SurgeryError: the outputs are not as expected, or a forward failed; the plan is applied already.
+        """
+        if self._applied is not None:
+            raise SurgeryError(f"the plan '{self.title}' is applied already; verify before that")
+        new = {module: path for path, module in self._new_modules()}
+        return verify(self.model, self._changed(), new, self.expects, batch, forward, tolerance)
+
+    def on(self, model: nn.Module) -> Plan:
+        """The same plan for another model of the same structure. Raises SurgeryError if it would differ."""
+        if self.operation is None:
+            raise SurgeryError(
+                f"the plan '{self.title}' is of no operation that can be repeated on another model"
+            )
+        plan = self.operation.plan(model)
+        _check_same(self.changes, plan.changes, type(model).__name__)
+        return plan
+
+    def to_json(self) -> str:
+        """The plan as text, for another process; `from_json` makes it again there.
+
+        Raises:
+            SurgeryError: it was asked for with objects of this process, such as functions.
+        """
+        if self.operation is None:
+            raise SurgeryError(f"the plan '{self.title}' is of no operation that can be repeated elsewhere")
+        written = {
+            "operation": self.operation.to_dict(),
+            "model": type(self.model).__name__,
+            "title": self.title,
+            "changes": [asdict(change) for change in self.changes],
+            "refusals": [asdict(remark) for remark in self.refusals],
+            "kept": [asdict(remark) for remark in self.kept],
+            "renamed": dict(self.renamed),
+        }
+        return json.dumps(written, indent=2, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, model: nn.Module, text: str) -> Plan:
+        """Make the plan of `to_json` again, for a model of the same structure.
+
+        Only the operations of `normsmith.surgery` are called; nothing in the text is executed.
+
+        Raises:
+            SurgeryError: the text is no plan, or the plan for this model is another one; says which change.
+
+        >>> from normsmith.surgery import swap_activation
+        >>> text = swap_activation(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), "tanh").to_json()
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> Plan.from_json(model, text).apply()[1]
+        Tanh()
+        """
+        try:
+            read = json.loads(text)
+            operation = Operation(read["operation"]["name"], dict(read["operation"]["arguments"]))
+            changes = tuple(Change(**{**row, "also": tuple(row["also"])}) for row in read["changes"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise SurgeryError(
+                f"expected a plan as Plan.to_json writes it, got something else: {error!r}"
+            ) from error
+        plan = operation.plan(model)
+        _check_same(changes, plan.changes, type(model).__name__)
+        return plan
+
+    def _check_applicable(self, partial: bool) -> None:
+        if self.refusals and not partial:
+            listed = "; ".join(f"{_shown(refusal.path)}: {refusal.reason}" for refusal in self.refusals)
+            raise SurgeryError(
+                f"cannot do everything of '{self.title}': {listed}; apply(partial=True) does the rest"
+            )
+        if self._applied is not None:
+            raise SurgeryError(f"the plan '{self.title}' was applied already; make a new one")
+
+    def _do(self, edits: list[Edit], following: Following, emas: Sequence[nn.Module]) -> None:
+        wrapped = [books(model) for model in (self.model, *emas)]
+        do_all(edits)
+        try:
+            for before in wrapped:
+                check_books(before)
+            heirs = {old: new for edit in self.edits for old, new in edit.heirs().items()}
+            following.update(self._result(), heirs)
+        except BaseException:
+            following.restore()
+            undo_all(edits)
+            raise
+        self._applied = (edits, following)
+        self.replaced = self._replaces()
+
+    def _apply_to_copy(self, partial: bool) -> nn.Module:
+        twin = deepcopy(self.model)
+        plan = self.on(twin)
+        copied = plan.apply(partial=partial)
+        self.replaced = dict(zip(self._replaces(), plan.replaced.values(), strict=True))
+        return copied
+
+    def _result(self) -> nn.Module:
+        return self._replaces().get(self.model, self.model)
+
+    def _replaces(self) -> dict[nn.Module, nn.Module]:
+        return {old: new for edit in self.edits for old, new in edit.replaced().items()}
+
+    @contextmanager
+    def _changed(self) -> Iterator[nn.Module]:
+        with done(self.edits):
+            yield self._result()
+
+    def _new_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        before = set(self.model.modules())
+        with self._changed() as changed:
+            found = list(changed.named_modules())
+        return ((path, module) for path, module in found if module not in before)
 
     def __str__(self) -> str:
         changes, refusals = len(self.changes), len(self.refusals)
         head = (
             f"{self.title}: {changes} change{'s' * (changes != 1)}, {refusals} refusal{'s' * (refusals != 1)}"
         )
-        rows = [(_shown(c.path), f"{c.before} → {c.after}", c.why) for c in self.changes]
+        rows = [
+            (", ".join(map(_shown, (c.path, *c.also))), f"{c.before} → {c.after}", c.why)
+            for c in self.changes
+        ]
         rows += [(_shown(remark.path), "refused", remark.reason) for remark in self.refusals]
         rows += [(_shown(remark.path), "kept", remark.reason) for remark in self.kept]
         rows += [(old, f"renamed {new}", "") for old, new in self.renamed.items()]
         widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
         lines = [f"  {path:<{widths[0]}}  {what:<{widths[1]}}  {why}".rstrip() for path, what, why in rows]
+        if self.expects.evaluation == "same":
+            lines.append(f"  outputs: the same in evaluation; in training: {self.expects.training}")
         return "\n".join([head, *lines])
+
+
+def _check_same(expected: Sequence[Change], found: Sequence[Change], model: str) -> None:
+    if tuple(expected) == tuple(found):
+        return
+    first = next(
+        (pair for pair in zip(expected, found, strict=False) if pair[0] != pair[1]),
+        (f"{len(expected)} changes", f"{len(found)} changes"),
+    )
+    raise SurgeryError(
+        f"expected the plan's changes on {model} too, got others: {first[0]} there is {first[1]} here; plan on this "
+        "model itself"
+    )
 
 
 def _shown(path: str) -> str:

@@ -1,0 +1,289 @@
+"""The steps that a plan takes: each can be done if the model is as it was, and undone."""
+
+from __future__ import annotations
+
+import types
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_HOOKS = (
+    "_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook", "_forward_hooks",
+    "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs", "_state_dict_hooks", "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+)  # fmt: skip
+_MISSING: Any = object()
+
+
+class Edit:
+    """One step of a plan. `do` and `undo` are each other's inverse; a failing `do` is undone as well."""
+
+    def is_possible(self) -> bool:
+        """Whether the model is what it was when the edit was planned."""
+        raise NotImplementedError
+
+    def is_undoable(self) -> bool:
+        """Whether the model is what `do` left."""
+        raise NotImplementedError
+
+    def do(self) -> None:
+        """Change the model."""
+        raise NotImplementedError
+
+    def undo(self) -> None:
+        """Change it back; whatever half of `do` has happened."""
+        raise NotImplementedError
+
+    def replaced(self) -> Mapping[nn.Module, nn.Module]:
+        """Modules that `do` puts in the places of others, old → new."""
+        return {}
+
+    def heirs(self) -> Mapping[nn.Parameter, nn.Parameter]:
+        """Parameters whose optimizer state goes over to another one, old → new."""
+        return {}
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleEdit(Edit):
+    """Put a module in another's place, at all its sites, so that a shared module stays shared.
+
+    The new one takes over the old one's mode and hooks (handles that users hold go on working) and the tensors
+    that both hold when the edit is planned; `undo` gives them back as they are then, so training in between is
+    kept.
+    """
+
+    sites: tuple[tuple[nn.Module, str], ...]
+    old: nn.Module
+    new: nn.Module
+    carries: tuple[str, ...] = field(init=False)
+    """Names of the parameters and buffers that are the same tensor in both."""
+
+    def __post_init__(self) -> None:
+        old, new = _tensors(self.old), _tensors(self.new)
+        same = tuple(name for name, tensor in new.items() if tensor is not None and old.get(name) is tensor)
+        object.__setattr__(self, "carries", same)
+
+    def is_possible(self) -> bool:
+        return self._stands(self.old) and all(
+            _tensors(self.old)[name] is _tensors(self.new)[name] for name in self.carries
+        )
+
+    def is_undoable(self) -> bool:
+        return self._stands(self.new)
+
+    def do(self) -> None:
+        self._hand_over(self.old, self.new)
+
+    def undo(self) -> None:
+        self._hand_over(self.new, self.old)
+
+    def replaced(self) -> Mapping[nn.Module, nn.Module]:
+        return {self.old: self.new}
+
+    def _stands(self, module: nn.Module) -> bool:
+        return all(parent._modules.get(name) is module for parent, name in self.sites)
+
+    def _hand_over(self, giver: nn.Module, taker: nn.Module) -> None:
+        taker.training = giver.training
+        for name in self.carries:
+            for group in ("_parameters", "_buffers"):
+                if name in vars(taker)[group]:
+                    vars(taker)[group][name] = _tensors(giver)[name]
+        for name in _HOOKS:
+            if name in vars(giver):
+                vars(taker)[name] = vars(giver)[name]
+        _rebind_hooks(giver, taker)
+        for parent, name in self.sites:
+            parent._modules[name] = taker
+
+
+@dataclass(frozen=True, eq=False)
+class ChildrenEdit(Edit):
+    """Give a module, such as an `nn.Sequential`, other children in another order."""
+
+    module: nn.Module
+    old: Mapping[str, nn.Module]
+    new: Mapping[str, nn.Module]
+
+    def is_possible(self) -> bool:
+        return self._stands(self.old)
+
+    def is_undoable(self) -> bool:
+        return self._stands(self.new)
+
+    def do(self) -> None:
+        self._become(self.new)
+
+    def undo(self) -> None:
+        self._become(self.old)
+
+    def replaced(self) -> Mapping[nn.Module, nn.Module]:
+        kept = set(map(id, self.new.values()))
+        return {
+            child: self.new[name]
+            for name, child in self.old.items()
+            if id(child) not in kept and name in self.new
+        }
+
+    def _stands(self, children: Mapping[str, nn.Module]) -> bool:
+        found = self.module._modules
+        return list(found) == list(children) and all(found[name] is child for name, child in children.items())
+
+    def _become(self, children: Mapping[str, nn.Module]) -> None:
+        self.module._modules.clear()
+        self.module._modules.update(children)
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterEdit(Edit):
+    """Give a module another parameter, or None, under a name it has.
+
+    `keeps_state`: what an optimizer knows of the old one holds for the new one.
+    """
+
+    module: nn.Module
+    name: str
+    old: nn.Parameter | None
+    new: nn.Parameter | None
+    keeps_state: bool = False
+
+    def is_possible(self) -> bool:
+        return self.module._parameters.get(self.name, _MISSING) is self.old
+
+    def is_undoable(self) -> bool:
+        return self.module._parameters.get(self.name, _MISSING) is self.new
+
+    def do(self) -> None:
+        self.module.register_parameter(self.name, self.new)
+
+    def undo(self) -> None:
+        self.module.register_parameter(self.name, self.old)
+
+    def heirs(self) -> Mapping[nn.Parameter, nn.Parameter]:
+        if not self.keeps_state or self.old is None or self.new is None:
+            return {}
+        return {self.old: self.new}
+
+
+@dataclass(frozen=True, eq=False)
+class BufferEdit(Edit):
+    """Write other values into a buffer; it stays the same tensor. `undo` writes the old ones, bit for bit."""
+
+    buffer: Tensor
+    new: Tensor
+    old: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "old", self.buffer.detach().clone())
+
+    def is_possible(self) -> bool:
+        return _same_bits(self.buffer, self.old)
+
+    def is_undoable(self) -> bool:
+        return True
+
+    def do(self) -> None:
+        with torch.no_grad():
+            self.buffer.copy_(self.new)
+
+    def undo(self) -> None:
+        with torch.no_grad():
+            self.buffer.copy_(self.old)
+
+
+@dataclass(frozen=True, eq=False)
+class AttributeEdit(Edit):
+    """Set a plain attribute (a setting, a mode, `requires_grad`) of a module or tensor."""
+
+    owner: nn.Module | Tensor
+    name: str
+    new: Any
+    old: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "old", getattr(self.owner, self.name))
+
+    def is_possible(self) -> bool:
+        return _same(getattr(self.owner, self.name), self.old)
+
+    def is_undoable(self) -> bool:
+        return _same(getattr(self.owner, self.name), self.new)
+
+    def do(self) -> None:
+        setattr(self.owner, self.name, self.new)
+
+    def undo(self) -> None:
+        setattr(self.owner, self.name, self.old)
+
+
+def do_all(edits: Iterable[Edit]) -> None:
+    """Do edits in order, or none of them: an exception, an interrupt too, leaves everything as it was."""
+    begun: list[Edit] = []
+    try:
+        for edit in edits:
+            begun.append(edit)
+            edit.do()
+    except BaseException:
+        undo_all(begun)
+        raise
+
+
+@contextmanager
+def done(edits: Sequence[Edit]) -> Iterator[None]:
+    """Edits done in here and undone behind, whatever happens."""
+    do_all(edits)
+    try:
+        yield
+    finally:
+        undo_all(edits)
+
+
+def undo_all(edits: Iterable[Edit]) -> None:
+    """Undo edits, the last one first."""
+    for edit in reversed(list(edits)):
+        edit.undo()
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor | None]:
+    return {**module._parameters, **module._buffers}
+
+
+def _same(found: Any, expected: Any) -> bool:
+    return found is expected or (type(found) is type(expected) and bool(found == expected))
+
+
+def _same_bits(found: Tensor, expected: Tensor) -> bool:
+    if found.is_meta:
+        return found.shape == expected.shape
+    return torch.equal(found.isnan(), expected.isnan()) and torch.equal(
+        found.nan_to_num(), expected.nan_to_num()
+    )
+
+
+def _rebind_hooks(giver: nn.Module, taker: nn.Module) -> None:
+    """Hooks that torch has bound to the module itself are bound to its successor."""
+    for name in _HOOKS:
+        hooks = vars(taker).get(name)
+        if not isinstance(hooks, dict):
+            continue
+        for key, hook in hooks.items():
+            inner = getattr(hook, "hook", None)
+            if getattr(hook, "with_module", False):
+                hook.module = weakref.ref(taker)
+            elif inner is not None and _is_method_of(inner, giver):
+                hook.hook = getattr(taker, inner.__name__)
+            elif _is_method_of(hook, giver) and hasattr(taker, hook.__name__):
+                hooks[key] = getattr(taker, hook.__name__)
+    for name in ("_initialize_hook", "_load_hook"):  # of lazy modules: handles into the hooks above
+        if name in vars(giver):
+            vars(taker)[name] = vars(giver)[name]
+
+
+def _is_method_of(hook: Any, module: nn.Module) -> bool:
+    return isinstance(hook, types.MethodType) and hook.__self__ is module

@@ -1,0 +1,133 @@
+"""Optimizers of a model that changes: groups and state stay with the parameters that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
+
+from normsmith.errors import SurgeryError
+
+
+class Following:
+    """Optimizers that follow a model through a change and back.
+
+    Made before the change. `update` after it: parameters that went leave their group, their state with them;
+    new ones join the group, at the place, of the parameter of their name before, else of their nearest neighbour
+    in the model; all others keep place and state. `heirs` get the state of those whose heirs they are. `restore`
+    brings groups and states back, those of parameters that stayed as training has left them.
+    """
+
+    def __init__(self, optimizers: Iterable[Optimizer], model: nn.Module) -> None:
+        self._before = _named(model)
+        self._books = [_Book(optimizer) for optimizer in optimizers]
+
+    def update(self, model: nn.Module, heirs: Mapping[nn.Parameter, nn.Parameter]) -> None:
+        """Follow the model to what it is now. Raises SurgeryError where an optimizer cannot."""
+        after = _named(model)
+        held, kept = set(map(id, self._before.values())), set(map(id, after.values()))
+        gone = {id(p) for p in self._before.values() if id(p) not in kept}
+        new = {name: p for name, p in after.items() if id(p) not in held}
+        if not gone and not new:
+            return
+        for book in self._books:
+            book.check()
+        names = list(after)
+        positions = {name: position for position, name in enumerate(names)}
+        for name, parameter in new.items():
+            near = _outwards(positions[name], names)
+            same = [self._before[name]] if name in self._before else []
+            self._join(parameter, (*same, *(after[other] for other in near)))
+        for book in self._books:
+            book.leave(gone, heirs)
+
+    def is_restorable(self) -> bool:
+        """Whether each optimizer still has the groups it was left with."""
+        return all(book.is_as_left() for book in self._books)
+
+    def restore(self) -> None:
+        """Undo `update`."""
+        for book in self._books:
+            book.restore()
+
+    def _join(self, parameter: nn.Parameter, near: Iterable[nn.Parameter]) -> None:
+        if any(id(parameter) in book.group_of for book in self._books):
+            return  # it has several names
+        for other in near:
+            for book in self._books:
+                if id(other) in book.group_of:
+                    book.insert(parameter, other)
+                    return
+
+
+class _Book:
+    """The groups and states of one optimizer, before and after."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self.group_of = {id(p): group["params"] for group in optimizer.param_groups for p in group["params"]}
+        self._groups = [list(group["params"]) for group in optimizer.param_groups]
+        self._left: list[list[nn.Parameter]] = self._groups
+        self._dropped: dict[Tensor, Any] = {}
+        self._heirs: Mapping[nn.Parameter, nn.Parameter] = {}
+
+    def check(self) -> None:
+        if isinstance(self.optimizer, LBFGS):
+            raise SurgeryError(
+                "optimizer: expected one that keeps a state for each parameter, got LBFGS, whose history is of all "
+                "parameters together; make it anew after the change"
+            )
+
+    def insert(self, parameter: nn.Parameter, beside: nn.Parameter) -> None:
+        group = self.group_of[id(beside)]
+        self.group_of[id(parameter)] = group
+        index = next(index for index, other in enumerate(group) if other is beside)
+        group.insert(index + 1, parameter)
+
+    def leave(self, gone: set[int], heirs: Mapping[nn.Parameter, nn.Parameter]) -> None:
+        state = self.optimizer.state
+        for group in self.optimizer.param_groups:
+            group["params"][:] = [p for p in group["params"] if id(p) not in gone]
+        self._dropped = {p: state.pop(p) for p in list(state) if id(p) in gone}
+        self._heirs = {old: new for old, new in heirs.items() if old in self._dropped}
+        for old, new in self._heirs.items():
+            state[new] = self._dropped[old]
+        self._left = [list(group["params"]) for group in self.optimizer.param_groups]
+
+    def is_as_left(self) -> bool:
+        found = [group["params"] for group in self.optimizer.param_groups]
+        return [list(map(id, group)) for group in found] == [list(map(id, group)) for group in self._left]
+
+    def restore(self) -> None:
+        state = self.optimizer.state
+        for old, new in self._heirs.items():
+            self._dropped[old] = state.get(new, self._dropped[old])
+        held = {id(p) for group in self._groups for p in group}
+        for p in (p for group in self._left for p in group if id(p) not in held):
+            state.pop(p, None)
+        for group, params in zip(self.optimizer.param_groups, self._groups, strict=True):
+            group["params"][:] = params
+        state.update(self._dropped)
+        self._left, self._dropped, self._heirs = self._groups, {}, {}
+
+
+def _named(model: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(model.named_parameters(remove_duplicate=False))
+
+
+def _outwards(position: int, names: list[str]) -> Iterator[str]:
+    """The names around a position: those of its module first, then ever farther away."""
+    module = names[position].rpartition(".")[0]
+    farther = [
+        names[position + side * distance]
+        for distance in range(1, 8)
+        for side in (-1, 1)
+        if 0 <= position + side * distance < len(names)
+    ]
+    yield from (name for name in farther if name.rpartition(".")[0] == module)
+    for distance in range(1, len(names)):
+        for place in (position - distance, position + distance):
+            if 0 <= place < len(names):
+                yield names[place]

@@ -1,0 +1,77 @@
+"""A model lent for a forward: whatever that changes is put back, on every path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Run forwards of `model` in here, in any mode: afterwards it is as it was.
+
+    Parameters and buffers (the same tensors with the same bits), modes, attributes of its modules, hooks,
+    gradients and the state of the random generators. What hooks and forwards do elsewhere is not known.
+
+    >>> layer = nn.BatchNorm1d(2).eval()
+    >>> with preserved(layer):
+    ...     _ = layer.train()(torch.randn(4, 2))
+    >>> layer.training, layer.num_batches_tracked.item()
+    (False, 0)
+    """
+    modules = list(model.modules())
+    states = [(vars(module), _shallow(vars(module))) for module in modules]
+    tensors = {id(t): t for module in modules for t in _tensors(module) if not is_lazy(t) and not t.is_meta}
+    values = [(tensor, tensor.detach().clone(), tensor.grad) for tensor in tensors.values()]
+    for tensor in tensors.values():
+        tensor.grad = None
+    devices = sorted({t.device.index for t in tensors.values() if t.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            for state, before in states:
+                _put_back(state, before)
+            with torch.no_grad():
+                for tensor, value, gradient in values:
+                    if not _is_equal(tensor, value):  # a copy would count as a change in the user's graph
+                        tensor.copy_(value)
+                    tensor.grad = gradient
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    for tensor in (*module._parameters.values(), *module._buffers.values()):
+        if tensor is not None:
+            yield tensor
+
+
+def _shallow(state: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The attributes of a module, each with what it contains."""
+    return {name: (value, _contents(value)) for name, value in state.items()}
+
+
+def _contents(value: Any) -> Any:
+    if isinstance(value, dict):
+        return dict(value)
+    return value.copy() if isinstance(value, (list, set)) else None
+
+
+def _put_back(state: dict[str, Any], before: dict[str, tuple[Any, Any]]) -> None:
+    for name in state.keys() - before.keys():
+        del state[name]
+    for name, (value, contents) in before.items():
+        state[name] = value
+        if isinstance(value, list):
+            value[:] = contents
+        elif contents is not None:
+            value.clear()
+            value.update(contents)
+
+
+def _is_equal(tensor: Tensor, value: Tensor) -> bool:
+    return tensor.shape == value.shape and torch.equal(tensor, value)

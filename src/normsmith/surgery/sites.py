@@ -1,0 +1,53 @@
+"""Where each module of a model sits: all its paths, and all the places that hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+
+class Sites:
+    """One walk through a model. A module that several parents hold, or one parent by several names, is shared.
+
+    >>> norm = nn.BatchNorm1d(2)
+    >>> sites = Sites(nn.Sequential(norm, nn.ReLU(), norm))
+    >>> sites.paths[norm], [name for _, name in sites.holders[norm]]
+    (('0', '2'), ['0', '2'])
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.paths: dict[nn.Module, tuple[str, ...]] = {model: ("",)}
+        self.holders: dict[nn.Module, tuple[tuple[nn.Module, str], ...]] = {model: ()}
+        for path, module in model.named_modules(remove_duplicate=False):
+            if path:
+                self.paths[module] = (*self.paths.get(module, ()), path)
+        for parent in self.paths:
+            for name, child in parent._modules.items():
+                if child is not None:
+                    self.holders[child] = (*self.holders.get(child, ()), (parent, name))
+        self._plain = dict(_plainly_held(self))
+
+    def plainly_held(self, module: nn.Module) -> str | None:
+        """The attribute outside torch's own book-keeping that also holds a module, such as a plain list."""
+        return self._plain.get(module)
+
+
+def _plainly_held(sites: Sites) -> Iterator[tuple[nn.Module, str]]:
+    for parent, (path, *_) in sites.paths.items():
+        for name, value in vars(parent).items():
+            if name == "_modules":
+                continue
+            for held in _inside(value):
+                if isinstance(held, nn.Module) and held in sites.paths:
+                    yield held, f"{path}.{name}" if path else name
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, (list, tuple, set)):
+        yield from value
+    elif isinstance(value, dict):
+        yield from value.values()
