@@ -1,168 +1,144 @@
-"""Custom modules: Sequentials whose flow is provable are changed, everything else is refused with its reason."""
+"""Tracing: who takes what from whom, in any model, which is as before afterwards."""
 
 import pytest
 import torch
+from tests.surgery.networks import HARD, REAL, Conditional, FunctionalResidual, SharedNorm, UsedTwice, images
+from tests.surgery.states import state_of
 from torch import nn
 from torch.nn import functional as F
 
-from normsmith.surgery import insert, strip, swap_activation
+from normsmith.errors import SurgeryError
+from normsmith.surgery import trace
+
+NORMS = {"hf-resnet": 8, "hf-regnet": 9, "hf-mobilenet-v2": 52, "hf-efficientnet": 22, "hf-levit": 27}
+NORMS |= {"monai-unet": 9, "monai-densenet": 11}
+RESIDUALS = {"hf-resnet": 3, "hf-regnet": 2, "hf-mobilenet-v2": 10, "hf-levit": 8, "monai-unet": 5}
 
 
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-        self.head = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
-
-    def forward(self, x):
-        return self.head(self.features(x).mean((2, 3)))
-
-
-class Residual(nn.Module):
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x):
-        return x + self.inner(x)
+@pytest.mark.parametrize("name", REAL)
+def test_real_networks_are_seen_whole_and_left_as_they_were(name):
+    model = REAL[name].model()
+    before = state_of(model)
+    graph = trace(model, REAL[name].batch())
+    assert state_of(model) == before
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d)]
+    assert len(norms) == NORMS[name]
+    assert {event.module for event in graph.having("norm")} == set(norms)
+    assert len(graph.residuals) == RESIDUALS.get(name, 0)
+    assert graph.outputs
 
 
-def reasons(plan):
-    return {refusal.path: refusal.reason for refusal in plan.refusals}
+@pytest.mark.parametrize("name", HARD)
+def test_hard_cases_are_left_as_they_were(name):
+    model, batch = HARD[name].model().train(), HARD[name].batch()
+    before = state_of(model)
+    trace(model, batch)
+    assert state_of(model) == before
 
 
-def test_sequentials_called_as_a_whole_are_changed():
-    model = Net()
-    strip(model).apply()
-    insert(model, "layer").apply()
-    assert [type(m).__name__ for m in model.features] == ["Conv2d", "GroupNorm", "ReLU"]
-    assert [type(m).__name__ for m in model.head] == ["Linear", "LayerNorm", "Tanh", "Linear"]
-    assert model(torch.randn(3, 1, 6, 6)).shape == (3, 2)
+def names(events):
+    return [event.name for event in events]
 
 
-def test_residual_blocks_in_a_sequential_are_followed():
-    model = nn.Sequential(
-        nn.Linear(4, 8), Residual(nn.Sequential(nn.Linear(8, 8), nn.ReLU())), nn.Linear(8, 2)
-    )
-    plan = insert(model, "layer")
-    plan.apply()
-    assert [change.path for change in plan.changes] == ["1.inner.1"]
-    assert model(torch.randn(3, 4)).shape == (3, 2)
+@pytest.mark.parametrize("batch", [None, images(8)()])
+def test_functions_in_place_and_residuals(batch):
+    model = FunctionalResidual()
+    graph = trace(model, batch)
+    assert names(graph.events)[1:] == ["Conv2d", "relu", "Conv2d", "BatchNorm2d", "add", "relu"]
+    stem, first, conv, norm, add, last = graph.events[1:]
+    assert graph.consumers(stem) == (first,)
+    assert graph.consumers(first) == (conv, add)
+    assert [event.index for event in graph.having("activation")] == [first.index, last.index]
+    (residual,) = graph.residuals
+    assert (residual.start, residual.skip, residual.branch, residual.add) == (first, (), (conv, norm), add)
+    assert graph.producer(norm) is conv
+    assert graph.producer(last) is None
+    assert graph.is_output(last)
+    assert not graph.is_output(add)
+    assert graph.leads_to_weights(first)
+    assert not graph.leads_to_weights(last)
+    assert norm.shape == (None if batch is None else (4, 4, 6, 6))
 
 
-def test_the_end_of_a_custom_network_is_its_output():
-    class Classifier(nn.Module):
+@pytest.mark.parametrize("batch", [None, images(8)()])
+def test_shared_and_reused_modules_are_counted(batch):
+    shared = SharedNorm()
+    graph = trace(shared, batch)
+    assert [names(event.sources) for event in graph.of(shared.norm)] == [["Conv2d"], ["Conv2d"]]
+    assert graph.calls[shared.norm] == 2
+    assert graph.calls[shared.first] == 1
+    twice = UsedTwice()
+    graph = trace(twice, batch)
+    assert graph.calls[twice.block] == graph.calls[twice.block[1]] == 2
+    assert graph.calls[twice] == 1
+
+
+def test_what_the_data_decides_needs_data():
+    model = Conditional()
+    with pytest.raises(SurgeryError, match=r"cannot be followed without data .* give a batch"):
+        trace(model)
+    graph = trace(model, images(8)())
+    assert graph.of(model.one)
+    assert model.other not in graph.calls
+
+
+def test_both_ways_agree_where_both_work():
+    for name in ("monai-unet", "monai-densenet"):
+        model = REAL[name].model()
+        seen, told = trace(model, REAL[name].batch()), trace(model)
+        assert [(e.kind, e.path, e.name, [s.index for s in e.sources]) for e in seen.events][1:] == [
+            (e.kind, e.path, e.name, [s.index for s in e.sources]) for e in told.events
+        ][1:]
+
+
+def test_a_transformer_layer_is_looked_into():
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0).eval()
+    graph = trace(model, torch.randn(2, 5, 8))
+    assert len(graph.having("norm")) == 2
+    assert len(graph.residuals) == 2
+    assert "relu" in names(graph.having("activation"))
+    with pytest.raises(SurgeryError, match="give a batch"):
+        trace(model)
+
+
+def test_levits_norms_have_their_linear_layers():
+    graph = trace(REAL["hf-levit"].model(), REAL["hf-levit"].batch())
+    linear = [
+        e for e in graph.having("norm") if isinstance(e.module, nn.BatchNorm1d) and "classifier" not in e.path
+    ]
+    assert linear
+    assert all(isinstance(graph.producer(event).module, nn.Linear) for event in linear)
+
+
+def test_a_parameter_that_a_function_uses_is_a_source():
+    class Shifted(nn.Module):
         def __init__(self):
             super().__init__()
-            self.body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2), nn.Sigmoid())
-            self.last = nn.Sigmoid()
+            self.shift = nn.Parameter(torch.ones(3))
 
         def forward(self, x):
-            return torch.sigmoid(self.last(self.body(x)))
+            return F.relu(x) + self.shift
 
-    plan = insert(Classifier(), "layer")
-    assert not plan.refusals
-    assert [change.path for change in plan.changes] == ["body.1"]
-
-
-def test_tracing_leaves_module_and_random_state_alone():
-    class Stateful(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-            self.calls = 0
-
-        def forward(self, x):
-            self.calls += 1
-            self.last = x
-            return self.body(x) + torch.rand(1)
-
-    model = Stateful()
-    state = torch.get_rng_state()
-    insert(model, "layer").apply()
-    assert model.calls == 0
-    assert not hasattr(model, "last")
-    assert torch.equal(torch.get_rng_state(), state)
+    for batch in (None, torch.randn(2, 3)):
+        graph = trace(Shifted(), batch)
+        assert names(graph.outputs[0].sources) == ["relu", "parameter"]
+        assert graph.residuals == ()
 
 
-class Attribute(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.act, self.second = nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)
-
-    def forward(self, x):
-        return self.second(self.act(self.first(x)))
-
-
-class Functional(Attribute):
-    def forward(self, x):
-        return self.second(F.relu(self.first(x)))
+def test_a_forward_that_fails_leaves_the_model_alone():
+    model = HARD["hooked"].model().train()
+    batch = torch.randn(2, 5)
+    before = state_of(model)
+    with pytest.raises(SurgeryError, match="a forward in evaluation failed on this batch"):
+        trace(model, batch)
+    with pytest.raises(SurgeryError, match="on the meta device"):
+        trace(nn.Linear(2, 2, device="meta"), batch)
+    assert state_of(model) == before
 
 
-class Branching(Attribute):
-    def forward(self, x):
-        return self.second(self.act(self.first(x))) if x.sum() > 0 else self.second(self.first(x))
-
-
-class Picking(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
-
-    def forward(self, x):
-        return self.body[2](self.body[1](self.body[0](x)))
-
-
-class Twice(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
-        self.head = nn.Linear(4, 2)
-
-    def forward(self, x):
-        return self.head(self.body(self.body(x)))
-
-
-class Unused(Attribute):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
-        self.act = nn.Identity()
-
-
-@pytest.mark.parametrize(
-    ("model", "path", "words"),
-    [
-        (Attribute(), "act", "not in an nn.Sequential"),
-        (Functional(), "", "calls the function relu; make it a module"),
-        (Branching(), "act", "cannot be followed: TraceError"),
-        (Picking(), "body.1", "picks it out of its nn.Sequential"),
-        (Twice(), "body.1", "calls it more than once"),
-        (Unused(), "body.1", "does not call it"),
-        (nn.Sequential(Branching(), nn.Linear(2, 2)), "0.act", "cannot be followed"),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
-)
-def test_what_cannot_be_proved_is_refused(model, path, words):
-    for plan in (insert(model, "layer"), swap_activation(model, "tanh")):
-        assert words in reasons(plan)[path]
-
-
-def test_a_forward_that_cannot_be_followed_has_no_hidden_norm():
-    assert not strip(Branching()).refusals
-
-
-def test_norms_outside_sequentials_are_refused():
-    class Normed(Attribute):
-        def __init__(self):
-            super().__init__()
-            self.norm = nn.BatchNorm1d(8)
-
-        def forward(self, x):
-            return self.second(self.norm(self.first(x)))
-
-    assert "not in an nn.Sequential" in reasons(strip(Normed()))["norm"]
-
-
-def test_a_model_that_is_a_norm_is_refused():
-    assert "not in an nn.Sequential" in reasons(strip(nn.BatchNorm1d(3)))[""]
+@pytest.mark.compiles
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_compiled_model_is_traced_without_compiling():
+    model = torch.compile(FunctionalResidual())
+    graph = trace(model, images(8)())
+    assert "BatchNorm2d" in names(graph.events)

@@ -1,7 +1,22 @@
 """Surgery: a model changed as asked, and nothing else changed."""
 
+from normsmith.surgery.graph import Event, Graph, Residual
 from normsmith.surgery.place import insert, strip, swap_activation
 from normsmith.surgery.plan import Change, Plan, Remark
+from normsmith.surgery.trace import trace
 from normsmith.surgery.verify import Expectation, Verification
 
-__all__ = ["Change", "Expectation", "Plan", "Remark", "Verification", "insert", "strip", "swap_activation"]
+__all__ = [
+    "Change",
+    "Event",
+    "Expectation",
+    "Graph",
+    "Plan",
+    "Remark",
+    "Residual",
+    "Verification",
+    "insert",
+    "strip",
+    "swap_activation",
+    "trace",
+]

@@ -11,8 +11,9 @@ from torch import nn
 
 from normsmith.errors import SurgeryError
 from normsmith.surgery.edits import ChildrenEdit, ParameterEdit
+from normsmith.surgery.flow import Flow, Obstacle, Step, follow
+from normsmith.surgery.kinds import is_activation
 from normsmith.surgery.plan import Change, Plan, Remark
-from normsmith.surgery.trace import Flow, Obstacle, Step, follow, is_activation
 
 _LOOKED_FOR = "looked for modules such as nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU or nn.SiLU between layers"
 

@@ -11,10 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from normsmith.errors import InputError
 from normsmith.surgery.draft import Draft
+from normsmith.surgery.flow import Flow, Step
+from normsmith.surgery.kinds import has_own_forward, is_norm, is_producer
 from normsmith.surgery.norms import Norm, channels, check_norm, make_norm
 from normsmith.surgery.operation import operation
 from normsmith.surgery.plan import Plan
-from normsmith.surgery.trace import Flow, Step, has_own_forward, is_norm, is_producer
 
 _SWAPS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 

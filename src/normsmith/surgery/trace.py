@@ -1,277 +1,292 @@
-"""Follow a model's data through its `nn.Sequential`s: what comes before and after each layer."""
+"""Follow the data through any model: symbolically, or through one real forward."""
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterator
-from copy import copy
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
 
 import torch
-from torch import fx, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
-from normsmith.surgery.norms import PRODUCERS
+from normsmith.errors import SurgeryError
+from normsmith.surgery.graph import Event, Graph
+from normsmith.surgery.kinds import is_leaf, plain_name
+from normsmith.surgery.preserve import preserved
+from normsmith.surgery.verify import Forward, call, check_runnable, flat
 
-ACTIVATIONS = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
-    nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.LogSigmoid,
-    nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.Threshold,
-)  # fmt: skip
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-PASSING = (
-    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
-    nn.FeatureAlphaDropout, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d,
-    nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d,
-    nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
-)  # fmt: skip
-"""Layers that keep the number of channels."""
-
-_FUNCTIONS = {kind.__name__.lower() for kind in ACTIVATIONS} | {
-    "leaky_relu", "hard_sigmoid", "hardtanh", "logsigmoid", "sigmoid_", "tanh_", "relu_", "elu_",
-}  # fmt: skip
-_NORM_FUNCTIONS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
-Kind = Literal["activation", "norm", "unknown"]
+_OURS = ("normsmith.layers.", "torch.ao.")
 
 
-@dataclass(frozen=True)
-class Step:
-    """A layer in a Sequential: its path, the Sequential that holds it and its name there."""
+def trace(model: nn.Module, batch: Any = None, *, forward: Forward = call) -> Graph:
+    """Find out which call of a module or function takes what from which other, in one forward of a model.
 
-    path: str
-    module: nn.Module
-    parent: nn.Sequential
-    name: str
+    Without a batch the forward is followed symbolically (torch.fx), which dynamic code does not allow. With one,
+    `forward(model, batch)` is run, once, in evaluation mode and without gradients: modules are seen by hooks,
+    functions (`F.relu`, `x + y`, methods) as they are called, and tensors are known by identity. Layers of
+    `torch.nn` and normsmith are single events; modules of others are looked into. Afterwards the model is as it
+    was: mode, buffers, hooks, random state.
 
+    Raises:
+        SurgeryError: the forward cannot be followed without a batch, or fails on it.
 
-@dataclass(frozen=True)
-class Obstacle:
-    """Something that cannot be changed because how data reaches it is not known, or not changeable."""
-
-    path: str
-    kind: Kind
-    reason: str
-
-
-@dataclass
-class Flow:
-    """Layers that run one after another; `continues`: layers with weights come after the last."""
-
-    steps: list[Step] = field(default_factory=list)
-    continues: bool = False
-
-    def is_hidden(self, index: int) -> bool:
-        """Whether a layer with weights comes after step `index`, so that it is not the network's output."""
-        return self.continues or any(_has_weights(step.module) for step in self.steps[index + 1 :])
-
-    def producer(self, index: int) -> Step | None:
-        """The linear layer or convolution that decides how many channels reach step `index`."""
-        for step in reversed(self.steps[:index]):
-            if is_producer(step.module):
-                return step
-            if not isinstance(step.module, (*PASSING, *ACTIVATIONS, *NORMS)):
-                return None
-        return None
-
-    def neighbour(self, index: int, direction: Literal[-1, 1]) -> Step | None:
-        """The next step before or after `index`, identities left out."""
-        position = index + direction
-        while 0 <= position < len(self.steps):
-            if type(self.steps[position].module) is not nn.Identity:
-                return self.steps[position]
-            position += direction
-        return None
-
-
-def is_activation(module: nn.Module) -> bool:
-    return _is_known(module, ACTIVATIONS)
-
-
-def is_norm(module: nn.Module) -> bool:
-    return isinstance(module, NORMS)
-
-
-def is_producer(module: nn.Module) -> bool:
-    return _is_known(module, PRODUCERS)
-
-
-def has_own_forward(norm: nn.Module) -> bool:
-    """Whether a norm's class, torch's and normsmith's aside, computes something of its own."""
-    owner = next(kind for kind in type(norm).__mro__ if "forward" in vars(kind))
-    return not owner.__module__.startswith(("torch.nn.", "normsmith.layers"))
-
-
-def follow(model: nn.Module) -> tuple[list[Flow], list[Obstacle]]:
-    """Find every chain of layers in a model and everything that is in none.
-
-    `nn.Sequential`s are followed by what they are; the forward of a module of another class is traced
-    symbolically (torch.fx), with the random state and the module as before. Only a Sequential that the traced
-    forward calls as a whole, once, is a chain.
+    >>> class Block(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.inner = nn.Linear(4, 4)
+    ...     def forward(self, x):
+    ...         return x + torch.relu(self.inner(x))
+    >>> graph = trace(nn.Sequential(Block(), nn.Tanh()))
+    >>> for event in graph.events:
+    ...     print(event.kind, event.path, event.name, [source.name for source in event.sources])
+    input  input []
+    module 0.inner Linear ['input']
+    function 0 relu ['Linear']
+    function 0 add ['input', 'relu']
+    module 1 Tanh ['add']
+    >>> [len(residual.branch) for residual in graph.residuals]
+    [2]
     """
-    trail = _Trail(Counter(id(module) for _, module in model.named_modules(remove_duplicate=False)))
-    trail.visit(model, "", continues=False)
-    return trail.flows, trail.obstacles
+    if batch is None:
+        return _by_symbols(model)
+    check_runnable(model)
+    recorder = _Recorder(model)
+    with preserved(model), recorder.listening():
+        model.eval()
+        recorder.take_inputs(batch)
+        try:
+            found = forward(model, batch)
+        except Exception as error:
+            raise SurgeryError(
+                f"a forward in evaluation failed on this batch: {type(error).__name__}: {error}"
+            ) from error
+        return recorder.graph(found)
 
 
-@dataclass
-class _Trail:
-    uses: Counter[int]
-    flows: list[Flow] = field(default_factory=list)
-    obstacles: list[Obstacle] = field(default_factory=list)
+class _Log:
+    """The events so far; each result is known by a key."""
 
-    def visit(self, module: nn.Module, path: str, *, continues: bool) -> None:
-        if _is_sequential(module):
-            flow = Flow(list(self._steps(module, path)), continues)
-            self.flows.append(flow)
-            for index, step in enumerate(flow.steps):
-                if _is_foreign(step.module) or _is_sequential(step.module):
-                    self._visit_part(step.module, step.path, continues=flow.is_hidden(index))
-        elif _is_leaf(module):
-            if is_norm(module) or (is_activation(module) and continues):
-                kind: Kind = "norm" if is_norm(module) else "activation"
-                self.obstacles.append(Obstacle(path, kind, "it is not in an nn.Sequential"))
-        elif type(module).__module__.startswith("torch."):
-            self._refuse(module, path, f"it is inside {type(module).__name__}, whose forward is fixed")
-        else:
-            self._visit_traced(module, path, continues=continues)
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.calls: Counter[nn.Module] = Counter()
 
-    def _steps(self, sequence: nn.Module, path: str) -> Iterator[Step]:
-        for name in sequence._modules:
-            child = sequence.get_submodule(name)
-            child_path = _join(path, name)
-            if _is_sequential(child) and self.uses[id(child)] == 1:
-                yield from self._steps(child, child_path)
-            else:
-                assert isinstance(sequence, nn.Sequential)
-                yield Step(child_path, child, sequence, name)
+    def add(
+        self,
+        kind: Literal["input", "parameter", "module", "function"],
+        path: str,
+        name: str,
+        sources: Iterable[Event] = (),
+        module: nn.Module | None = None,
+        shape: tuple[int, ...] | None = None,
+    ) -> Event:
+        event = Event(len(self.events), kind, path, name, tuple(sources), module, shape)
+        self.events.append(event)
+        return event
 
-    def _visit_part(self, module: nn.Module, path: str, *, continues: bool) -> None:
-        if self.uses[id(module)] > 1:
-            self._refuse(module, path, "it is part of a module that is used in several places")
-        else:
-            self.visit(module, path, continues=continues)
 
-    def _visit_traced(self, module: nn.Module, path: str, *, continues: bool) -> None:
-        graph = _traced(module)
-        if isinstance(graph, str):
-            self._refuse(module, path, f"the forward of {type(module).__name__} cannot be followed: {graph}")
-            return
-        calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
-        for node in graph.nodes:
-            hidden = continues or _leads_to_weights(module, node)
-            if node.op == "call_module":
-                self._visit_call(module, path, str(node.target), calls[str(node.target)], hidden=hidden)
-            elif (name := _function_name(node)) in _NORM_FUNCTIONS or (name in _FUNCTIONS and hidden):
-                kind: Kind = "norm" if name in _NORM_FUNCTIONS else "activation"
-                reason = f"{type(module).__name__}.forward calls the function {name}; make it a module"
-                self.obstacles.append(Obstacle(path, kind, reason))
-        for name, child in module.named_children():
-            if not any(target == name or target.startswith(f"{name}.") for target in calls):
-                self._refuse(child, _join(path, name), f"{type(module).__name__}.forward does not call it")
+class _Recorder(TorchFunctionMode):
+    """Listens to one forward."""
 
-    def _visit_call(self, module: nn.Module, path: str, target: str, calls: int, *, hidden: bool) -> None:
-        child, child_path = module.get_submodule(target), _join(path, target)
-        if calls > 1 and not is_producer(child):
-            self._refuse(child, child_path, f"{type(module).__name__}.forward calls it more than once")
-        elif _is_in_sequential(module, target):
-            self._refuse(
-                child, child_path, f"{type(module).__name__}.forward picks it out of its nn.Sequential"
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._model = model
+        self._log = _Log()
+        self._known: dict[
+            int, tuple[Event, Tensor]
+        ] = {}  # the tensor is kept, so that its id is not used again
+        self._own = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
+        self._paths = {module: path for path, module in model.named_modules()}
+        self._open: list[str] = []
+        self._inside_leaf = 0
+        self._pending: list[tuple[tuple[Event, ...], dict[int, int]]] = []
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        fastpath = torch.backends.mha.get_fastpath_enabled()
+        with ExitStack() as stack:
+            for module in _walked(self._model):
+                before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
+                after = module.register_forward_hook(self._leave)
+                stack.callback(before.remove)
+                stack.callback(after.remove)
+            torch.backends.mha.set_fastpath_enabled(False)  # it calls none of a transformer layer's modules
+            stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
+            if "torch._dynamo" in sys.modules:  # nothing is compiled otherwise, and its import takes seconds
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(self)
+            yield
+
+    def take_inputs(self, batch: Any) -> None:
+        named = (
+            batch.items()
+            if isinstance(batch, dict)
+            else ((f"input {i}", t) for i, t in enumerate(flat(batch)))
+        )
+        for name, value in named:
+            for tensor in flat(value):
+                self._remember(tensor, self._log.add("input", "", name, shape=tuple(tensor.shape)))
+
+    def graph(self, found: Any) -> Graph:
+        outputs = dict.fromkeys(event for tensor in flat(found) if (event := self._event(tensor)) is not None)
+        return Graph(tuple(self._log.events), tuple(outputs), dict(self._log.calls), "forward")
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self._inside_leaf:
+            return func(*args, **kwargs)
+        sources, versions = self._sources((args, kwargs)), _versions((args, kwargs))
+        found = _apart(func(*args, **kwargs), versions)
+        tensors = list(flat(found))
+        name = plain_name(getattr(func, "__name__", str(func)))
+        if tensors and not (name == "get" and all(id(t) in self._own for t in tensors)):
+            path = self._open[-1] if self._open else ""
+            event = self._log.add("function", path, name, sources, shape=tuple(tensors[0].shape))
+            for tensor in tensors:
+                self._remember(tensor, event)
+        return found
+
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._open.append(self._paths[module])
+        if _is_opaque(module):
+            outer = not self._inside_leaf
+            self._pending.append(
+                (self._sources((args, kwargs)), _versions((args, kwargs))) if outer else ((), {})
             )
-        else:
-            self._visit_part(child, child_path, continues=hidden)
+            self._inside_leaf += 1
+        if self._inside_leaf <= 1:
+            self._log.calls[module] += 1
 
-    def _refuse(self, module: nn.Module, path: str, reason: str) -> None:
-        """Every activation and norm inside is out of reach; so is what a foreign forward may hide."""
-        kinds: set[Kind] = set()
-        for name, part in module.named_modules(prefix=path):
-            if is_activation(part) or is_norm(part):
-                kind: Kind = "norm" if is_norm(part) else "activation"
-                kinds.add(kind)
-                self.obstacles.append(Obstacle(name, kind, reason))
-        if "activation" not in kinds and any(_is_foreign(part) for part in module.modules()):
-            self.obstacles.append(Obstacle(path, "unknown", reason))
+    def _leave(self, module: nn.Module, _: Any, found: Any) -> Any:
+        path = self._open.pop()
+        if not _is_opaque(module):
+            return found
+        sources, versions = self._pending.pop()
+        found = _apart(found, versions)  # still inside: this is no call of the model's
+        self._inside_leaf -= 1
+        if self._inside_leaf:
+            return found
+        tensors = list(flat(found))
+        shape = tuple(tensors[0].shape) if tensors else None
+        event = self._log.add("module", path, type(module).__name__, sources, module, shape)
+        for tensor in tensors:
+            self._remember(tensor, event)
+        return found
+
+    def _sources(self, arguments: Any) -> tuple[Event, ...]:
+        return tuple(event for tensor in flat(arguments) if (event := self._event(tensor)) is not None)
+
+    def _event(self, tensor: Tensor) -> Event | None:
+        if id(tensor) in self._known:
+            return self._known[id(tensor)][0]
+        if id(tensor) in self._own:
+            event = self._log.add("parameter", self._own[id(tensor)], "parameter", shape=tuple(tensor.shape))
+            self._remember(tensor, event)
+            return event
+        return None
+
+    def _remember(self, tensor: Tensor, event: Event) -> None:
+        self._known[id(tensor)] = (event, tensor)
 
 
-class _Tracer(fx.Tracer):
+def _versions(arguments: Any) -> dict[int, int]:
+    return {id(tensor): tensor._version for tensor in flat(arguments)}
+
+
+def _apart(found: Any, versions: dict[int, int]) -> Any:
+    """A result that is an argument, unchanged, as a tensor of its own: who takes which must be seen."""
+    if isinstance(found, Tensor) and versions.get(id(found)) == found._version:
+        return found.detach()
+    return found
+
+
+class _Symbols(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
+        if _is_fixed(m):
+            raise SurgeryError(
+                f"{type(m).__name__} {module_qualified_name} decides by its input what it calls"
+            )
+        return _is_opaque(m)
+
+    def call_module(self, m: nn.Module, *arguments: Any) -> Any:
+        self.calls[m] += 1
+        return super().call_module(m, *arguments)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[nn.Module] = Counter()
 
 
-def _traced(module: nn.Module) -> fx.Graph | str:
-    """The graph of a module's own forward, or the reason why there is none.
-
-    A shallow copy runs it, so that attributes which a forward sets do not end up on the user's module.
-    """
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            return _Tracer().trace(copy(module))
-    except Exception as error:  # noqa: BLE001  somebody's forward meets proxies: anything may be raised
-        return " ".join(f"{type(error).__name__}: {error}".split())
-
-
-def _leads_to_weights(module: nn.Module, node: fx.Node) -> bool:
-    seen: set[fx.Node] = set()
-    waiting = list(node.users)
-    while waiting:
-        user = waiting.pop()
-        if user in seen:
-            continue
-        seen.add(user)
-        if any(source.op == "get_attr" for source in user.all_input_nodes):
-            return True
-        if user.op == "call_module":
-            called = module.get_submodule(str(user.target))
-            if _has_weights(called):
-                return True
-        waiting.extend(user.users)
-    return False
-
-
-def _function_name(node: fx.Node) -> str:
-    if node.op == "call_method":
-        return str(node.target)
-    return str(getattr(node.target, "__name__", "")) if node.op == "call_function" else ""
+def _by_symbols(model: nn.Module) -> Graph:
+    tracer, log = _Symbols(), _Log()
+    with preserved(model):
+        try:
+            traced = tracer.trace(model)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise SurgeryError(
+                f"the forward of {type(model).__name__} cannot be followed without data ({reason}); give a batch"
+            ) from error
+    known: dict[fx.Node, Event] = {}
+    outputs: tuple[Event, ...] = ()
+    for node in traced.nodes:
+        sources = [known[source] for source in _arguments(node) if source in known]
+        if node.op == "output":
+            outputs = tuple(dict.fromkeys(sources))
+        elif node.op == "placeholder":
+            known[node] = log.add("input", "", str(node.target))
+        elif node.op == "get_attr":
+            known[node] = log.add("parameter", str(node.target), "parameter")
+        elif node.op == "call_module":
+            module = model.get_submodule(str(node.target))
+            known[node] = log.add("module", str(node.target), type(module).__name__, sources, module)
+        else:
+            target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+            known[node] = log.add("function", _scope(node), plain_name(target), sources)
+    calls = {model: 1, **tracer.calls}
+    return Graph(tuple(log.events), outputs, calls, "symbols")
 
 
-def _has_weights(module: nn.Module) -> bool:
-    """Whether a module, or one inside it, has weights that are neither a norm's nor an activation's."""
-    return any(
-        any(True for _ in part.parameters(recurse=False))
-        for part in module.modules()
-        if not (is_norm(part) or is_activation(part))
+def _arguments(node: fx.Node) -> list[fx.Node]:
+    """Nodes among the arguments, as often as they are there."""
+    found: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), found.append)
+    return found
+
+
+def _scope(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack")
+    return str(next(reversed(stack.values()))[0]) if stack else ""
+
+
+def _walked(model: nn.Module) -> Iterator[nn.Module]:
+    """All modules but those inside scripted ones, which take no hooks."""
+    scripted = {
+        inner
+        for module in model.modules()
+        if isinstance(module, torch.jit.ScriptModule)
+        for inner in module.modules()
+        if inner is not module
+    }
+    return (module for module in model.modules() if module not in scripted)
+
+
+def _is_opaque(module: nn.Module) -> bool:
+    return (
+        is_leaf(module)
+        or type(module).__module__.startswith(_OURS)
+        or isinstance(module, torch.jit.ScriptModule)
     )
 
 
-def _is_known(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """An instance of one of `kinds`, or of a subclass that does not override what it computes."""
-    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
-
-
-def _is_sequential(module: nn.Module) -> bool:
-    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-
-
-def _is_leaf(module: nn.Module) -> bool:
-    if is_activation(module) or is_norm(module) or is_producer(module):
-        return True
-    if isinstance(module, nn.MultiheadAttention):
-        return True
-    return type(module).__module__.startswith("torch.nn.") and not any(True for _ in module.children())
-
-
-def _is_foreign(module: nn.Module) -> bool:
-    """Neither a leaf of torch nor a Sequential: something with a forward that has to be looked into."""
-    return not (
-        _is_leaf(module) or _is_sequential(module) or isinstance(module, (nn.ModuleList, nn.ModuleDict))
+def _is_fixed(module: nn.Module) -> bool:
+    """A composite of torch's own, such as a transformer layer, that symbols do not get through."""
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    return (
+        type(module).__module__.startswith("torch.nn.")
+        and not isinstance(module, containers)
+        and not _is_opaque(module)
     )
-
-
-def _is_in_sequential(module: nn.Module, target: str) -> bool:
-    parts = target.split(".")
-    prefixes = (".".join(parts[:count]) for count in range(1, len(parts)))
-    return any(_is_sequential(module.get_submodule(prefix)) for prefix in prefixes)
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
