@@ -1,0 +1,159 @@
+"""Which layers of a model have population statistics that can be measured, and why the others have not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
+
+from normsmith.errors import InputError, SurgeryError
+from normsmith.layers._statistics import StatisticsBase
+from normsmith.layers._step_norm import StepNorm
+from normsmith.layers.whitening import WhitenBase
+from normsmith.surgery.plan import Remark
+
+Globs = str | Iterable[str]
+"""Paths of modules with wildcards, e.g. "encoder.*", or several of them; `*` matches dots too."""
+
+
+class Statistics(NamedTuple):
+    """What a layer goes by in evaluation, of shape (channels,); `std` only where the layer keeps one."""
+
+    mean: Tensor
+    var: Tensor
+    std: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A layer whose statistics can be measured; `path` is the first of its paths."""
+
+    path: str
+    layer: nn.Module
+
+    @property
+    def epsilon(self) -> float:
+        """What is added to the variance."""
+        layer = self.layer
+        return layer.epsilon if isinstance(layer, StatisticsBase) else float(layer.eps)  # type: ignore[arg-type]
+
+    def held(self) -> Statistics:
+        """The buffers themselves, not copies."""
+        buffers = self.layer._buffers
+        mean, var = buffers["running_mean"], buffers["running_var"]
+        assert mean is not None  # `choose` takes layers with running statistics alone
+        assert var is not None
+        return Statistics(mean, var, buffers.get("running_std"))
+
+    def lend(self, statistics: Statistics) -> None:
+        """Go by other statistics; the tensors that were there are not written to."""
+        self.layer._buffers |= {"running_mean": statistics.mean, "running_var": statistics.var}
+        if statistics.std is not None:
+            self.layer._buffers["running_std"] = statistics.std
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The layers to measure, those that stay as they are, and those that cannot be measured."""
+
+    measured: tuple[Measured, ...]
+    kept: tuple[Remark, ...]
+    refused: tuple[Remark, ...]
+
+    def checked(self, operation: str) -> tuple[Measured, ...]:
+        """The layers, for operations that make no plan.
+
+        Raises:
+            SurgeryError: a layer cannot be measured.
+        """
+        if self.refused:
+            listed = "; ".join(f"{remark.path or '(model)'}: {remark.reason}" for remark in self.refused)
+            raise SurgeryError(f"{operation}: {listed}; leave them out with exclude=...")
+        return self.measured
+
+
+def choose(model: nn.Module, operation: str, layers: Globs = "*", exclude: Globs = ()) -> Choice:
+    """Go through the norms of a model that keep running statistics.
+
+    Raises:
+        SurgeryError: there is none to measure, nor any that is refused.
+    """
+    wanted, unwanted = globs("layers", layers), globs("exclude", exclude)
+    measured: list[Measured] = []
+    kept: list[Remark] = []
+    refused: list[Remark] = []
+    paths: dict[nn.Module, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(module, []).append(path)
+    for module, places in paths.items():
+        if not _keeps_statistics(module):
+            continue
+        if not _matches(places, wanted) or _matches(places, unwanted):
+            kept.append(Remark(places[0], "not asked for"))
+        elif (reason := _left_alone(module, model)) is not None:
+            kept.append(Remark(places[0], reason))
+        elif (reason := _impossible(module)) is not None:
+            refused.append(Remark(places[0], reason))
+        else:
+            measured.append(Measured(places[0], module))
+    if not (measured or refused):
+        listed = "".join(f"; {remark.path or '(model)'}: {remark.reason}" for remark in kept)
+        raise SurgeryError(
+            f"{operation}: expected batch norm layers with running statistics, found none to change in "
+            f"{type(model).__name__}{listed}"
+        )
+    return Choice(tuple(measured), tuple(kept), tuple(refused))
+
+
+def globs(name: str, given: Globs) -> tuple[str, ...]:
+    """One glob or several, as a tuple."""
+    found = (given,) if isinstance(given, str) else tuple(given)
+    if not all(isinstance(glob, str) for glob in found):
+        raise InputError(f'{name}: expected paths such as "encoder.*", got {given!r}')
+    return found
+
+
+def _matches(places: list[str], patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(place, pattern) for place in places for pattern in patterns)
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    return isinstance(module, (_BatchNorm, StatisticsBase)) or {"running_mean", "running_var"} <= set(
+        module._buffers
+    )
+
+
+def _left_alone(module: nn.Module, model: nn.Module) -> str | None:
+    """Why the user wants a layer to stay as it is, as far as the layer tells."""
+    if isinstance(module, StatisticsBase) and module._pinned is not None:
+        return "frozen by freeze()"
+    if not isinstance(module, (_BatchNorm, StatisticsBase)):
+        return f"{type(module).__name__} is no batch norm that updates its statistics"
+    if module._buffers.get("running_mean") is None:
+        return "keeps no running statistics (track_running_stats=False)"
+    if module.momentum == 0:
+        return "frozen by momentum=0"
+    if model.training and not module.training:
+        return "in evaluation mode within a model that trains: frozen by its user"
+    return None
+
+
+def _impossible(module: nn.Module) -> str | None:
+    if isinstance(module, WhitenBase):
+        return "whitening keeps matrices, not variances"
+    if isinstance(module, StepNorm):
+        return "keeps statistics for every time step, not for a population"
+    buffer = module._buffers["running_mean"]
+    if buffer is not None and is_lazy(buffer):
+        return "has no channels yet: run one batch through the model first"
+    if buffer is not None and buffer.device == torch.device("meta"):
+        return "is on the meta device, without numbers: load its weights first"
+    if isinstance(module, StatisticsBase) and module._collected is not None:
+        return "is inside an accumulate block: close it first"
+    return None

@@ -1,0 +1,225 @@
+"""Population statistics for batch norm layers, measured on data: "precise BN"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from normsmith.errors import InputError, SurgeryError
+from normsmith.layers._whole_set import Select
+from normsmith.ops._check import check_choice
+from normsmith.surgery._borrowed import inside
+from normsmith.surgery._measurable import Choice, Globs, Measured, Statistics, choose
+from normsmith.surgery._population import Gap, Quest, Settled, reached
+from normsmith.surgery._walk import Forward, Group, Loss, Walk, feed, group_of
+from normsmith.surgery.plan import Plan, Remark
+from normsmith.surgery.statistics import set_statistics
+from normsmith.surgery.verify import check_runnable
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """Running statistics of one layer, before and after; tensors of shape (channels,), float64 on the CPU."""
+
+    path: str
+    count: float
+    """Values per channel that were measured; with weights, their sum."""
+    before: Mapping[str, Tensor]
+    after: Mapping[str, Tensor]
+    gap: float | None
+    """What is left between the statistics and those of the layer's input once all layers go by the new ones:
+    the largest of |Δmean|/σ and |Δvariance|/σ² over the channels. None: not measured."""
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """What was measured, and the plan that writes it into the model; print it for a table."""
+
+    plan: Plan
+    layers: tuple[LayerStatistics, ...] = ()
+    gap_of: Gap = "none"
+    """The batches of `gap`."""
+    passes: int = 0
+    """Passes over the loader, those for the loss and for a gap over all batches among them."""
+    loss_before: float | None = None
+    loss_after: float | None = None
+
+    @property
+    def gap(self) -> float | None:
+        """The largest gap of a layer; None where it was not measured."""
+        gaps = [layer.gap for layer in self.layers if layer.gap is not None]
+        return max(gaps) if gaps else None
+
+    def apply(self, **options: Any) -> Any:
+        """`plan.apply`."""
+        return self.plan.apply(**options)
+
+    def revert(self) -> Any:
+        """`plan.revert`: the statistics of before, bit for bit."""
+        return self.plan.revert()
+
+    def __str__(self) -> str:
+        lines = [str(self.plan)]
+        if self.gap is not None:
+            lines.append(f"largest gap, over {_BATCHES[self.gap_of]}: {self.gap:.1e}")
+        if self.loss_before is not None and self.loss_after is not None:
+            change = self.loss_after - self.loss_before
+            lines.append(f"loss {self.loss_before:.4g} → {self.loss_after:.4g} ({change:+.2g})")
+        return "\n".join(lines)
+
+
+_BATCHES = {"sample": "a sample of the batches", "all": "all batches", "none": "no batch"}
+
+
+def recalibrate(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    mode: Literal["fast", "exact"] = "fast",
+    layers: Globs = "*",
+    exclude: Globs = (),
+    forward: Forward = feed,
+    mask: Select = None,
+    dropout: bool = False,
+    loss: Loss | None = None,
+    group: Group = None,
+    gap: Gap = "sample",
+    most_passes: int | None = None,
+) -> Recalibration:
+    """Measure the population statistics of batch norm layers over all batches, and plan to write them.
+
+        W = Σw    mean = Σwx / W    running_var = Σw(x − mean)² / (W − Σw²/W)
+
+    over every call of a layer in all batches, merged in float64 by Chan's formula: each batch weighs by its values,
+    and the variance between batches is in it. The variance is the unbiased one, as in training. The model is not
+    changed before `apply`, and is as it was if anything raises: buffers, modes, hooks, random numbers.
+
+    Fast: one pass in which all layers normalise by their batches, as in training (batch renormalization as batch
+    norm, ghost batches as one, ranks apart). The first norms of the network are then exact; behind them inputs
+    differ from those in evaluation, and the gap says how much: of 8 batches at most, one in 20, spread evenly, the
+    moments with the new statistics against those of the pass. `gap="all"` takes one more pass.
+
+    Exact: every layer is measured with all layers before it on their final statistics. After a fast pass come
+    passes in which all layers go by what the last one found, until nothing moves by more than 1e-6 of a standard
+    deviation. The n-th norm on a path cannot move after the n-th pass, parallel paths share theirs, and the pass in
+    which nothing moved is the proof. A layer called more than once in a forward reaches a fixed point where there
+    is one. At most `most_passes`, by default one more than layers; `gap` is then what was left.
+
+    Layers stay as they are, and are named with the reason, where their user has frozen them: by `freeze()`, by
+    `momentum=0`, in evaluation mode within a model in training mode, or frozen by their class.
+    `num_batches_tracked` counts training steps and stays, and so do momentum and renorm's schedule.
+
+    Args:
+        model: any module; the one within DistributedDataParallel or torch.compile is run.
+        loader: batches; a loader, or a list (an iterator, which is gone after one pass, only for the fast mode
+            without `loss` and with another gap than "all").
+        mode: "fast" or "exact".
+        layers, exclude: globs of the paths of layers to measure, and to leave alone.
+        forward: `forward(model, batch)`; by default a tensor goes in as it is, the first of a tuple or list, a
+            dict by keywords.
+        mask: a key, an index or a function of the batch: the elements that are valid, as in `use_mask`. Layers of
+            torch are measured over valid elements too.
+        dropout: whether all but the norms is in training mode, so that dropout drops.
+        loss: `loss(output, batch)`, the mean over the batch; takes a pass before and one after.
+        group: ranks that measure together, each with its own loader of any length: a process group, "world", or
+            None: the ranks of DistributedDataParallel, if it is that, or this process alone.
+        gap: which batches tell it in fast mode; "all" wherever a pass over them is made anyway.
+        most_passes: for "exact".
+
+    Raises:
+        InputError: an argument does not fit, or no batch came.
+        SurgeryError: no layer can be measured, or what was measured is not finite.
+        SyncError: another rank failed, or did not arrive in time.
+
+    >>> model = nn.Sequential(nn.BatchNorm1d(1))
+    >>> result = recalibrate(model, [torch.tensor([[0.0], [0.0]]), torch.tensor([[3.0]])])
+    >>> _ = result.apply()
+    >>> model[0].running_mean, model[0].running_var
+    (tensor([1.]), tensor([3.]))
+
+    Source: Wu and Johnson (2021), "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576, section 3.
+    """
+    check_choice("mode", mode, ("fast", "exact"))
+    check_choice("gap", gap, ("none", "sample", "all"))
+    again = mode == "exact" or loss is not None or gap == "all"
+    if again and iter(loader) is loader:
+        raise InputError(
+            "recalibrate: expected batches that can be gone through again (a loader or a list) for the exact mode, a "
+            "loss or gap='all'; got an iterator"
+        )
+    choice = choose(model, "recalibrate", layers, exclude)
+    if not choice.measured:
+        return Recalibration(Plan("recalibrate", model, refusals=choice.refused, kept=choice.kept))
+    check_runnable(inside(model))
+    walk = Walk(inside(model), choice.measured, forward, mask, dropout, group_of(model, group))
+    own = [layer.held() for layer in choice.measured]
+    quest = Quest(walk, loader, own, loss=loss)
+    with walk.lent():
+        before = None if loss is None else walk.through(loader, own, loss=loss)
+        most = most_passes or len(own) + 1
+        found = quest.exact(most) if mode == "exact" else quest.fast("all" if again else gap)
+    _check_finite(choice.measured, found.after)
+    return Recalibration(
+        _plan(model, choice, found),
+        tuple(_layers(choice.measured, own, found)),
+        found.gap_of,
+        found.passes + (before is not None),
+        None if before is None else before.loss,
+        None if before is None else found.loss,
+    )
+
+
+def _check_finite(measured: Sequence[Measured], after: Sequence[Statistics]) -> None:
+    for layer, statistics in zip(measured, after, strict=True):
+        wrong = ~(statistics.mean.isfinite() & statistics.var.isfinite())
+        if wrong.any():
+            raise SurgeryError(
+                f"recalibrate: expected finite values, got NaN or infinite ones into {layer.path or '(model)'}, in "
+                f"{int(wrong.sum())} of {len(wrong)} channels; clean the data, leave them out with mask=..., or "
+                'take mode="exact" if the present statistics are so wrong that forwards overflow'
+            )
+
+
+def _plan(model: nn.Module, choice: Choice, found: Settled) -> Plan:
+    numbers = {
+        layer.path: {f"running_{name}": value.tolist() for name, value in _named(after).items()}
+        for layer, after, moments in zip(choice.measured, found.after, found.moments, strict=True)
+        if reached(moments)
+    }
+    unreached = tuple(
+        Remark(layer.path, "fewer than two values per channel reached it")
+        for layer in choice.measured
+        if layer.path not in numbers
+    )
+    plan = set_statistics(model, numbers)
+    return replace(plan, title="recalibrate", refusals=choice.refused, kept=(*unreached, *choice.kept))
+
+
+def _layers(
+    measured: Sequence[Measured], own: Sequence[Statistics], found: Settled
+) -> Iterator[LayerStatistics]:
+    for layer, held, after, moments, gap in zip(
+        measured, own, found.after, found.moments, found.gaps, strict=True
+    ):
+        yield LayerStatistics(
+            layer.path,
+            0.0 if moments is None else float(moments.count),
+            _copies(held),
+            _copies(after),
+            gap,
+        )
+
+
+def _named(statistics: Statistics) -> dict[str, Tensor]:
+    return {name: value for name, value in statistics._asdict().items() if value is not None}
+
+
+def _copies(statistics: Statistics) -> dict[str, Tensor]:
+    return {
+        f"running_{name}": value.detach().to(device="cpu", dtype=torch.float64, copy=True)
+        for name, value in _named(statistics).items()
+    }

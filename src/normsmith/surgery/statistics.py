@@ -1,0 +1,96 @@
+"""Running statistics given as numbers: how measured ones get into a model, here or in another process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normsmith.errors import SurgeryError
+from normsmith.layers.batch_renorm import RenormBase
+from normsmith.surgery._measurable import Measured, choose
+from normsmith.surgery.edits import BufferEdit
+from normsmith.surgery.operation import operation
+from normsmith.surgery.plan import Change, Plan
+from normsmith.surgery.verify import Expectation
+
+
+@operation
+def set_statistics(model: nn.Module, statistics: Mapping[str, Mapping[str, Sequence[float]]]) -> Plan:
+    """Plan to write running statistics into batch norm layers; their counters and momentum stay as they are.
+
+    It is what a `recalibrate` in one process hands over to another: the numbers are in the plan's JSON.
+
+    Args:
+        model: any module.
+        statistics: path of a layer → name of a buffer (`running_mean`, `running_var`, `running_std`) → numbers,
+            one for each channel.
+
+    Raises:
+        SurgeryError: a layer is not there, has no such statistics, or another number of channels; a number is not
+            finite, or a variance below zero.
+
+    >>> model = nn.Sequential(nn.BatchNorm1d(2))
+    >>> print(set_statistics(model, {"0": {"running_mean": [1.0, 2.0]}}))
+    running statistics: 1 change, 0 refusals
+      0  running_mean ... → ...  ...
+    """
+    layers = {measured.path: measured for measured in choose(model, "set_statistics").measured}
+    changes: list[Change] = []
+    edits: list[BufferEdit] = []
+    for path, given in statistics.items():
+        if path not in layers:
+            raise SurgeryError(
+                f"set_statistics: expected paths of batch norm layers with running statistics, got {path!r}; there "
+                f"are {', '.join(map(repr, layers))}"
+            )
+        found = {name: _checked(layers[path], name, values) for name, values in given.items()}
+        edits += [BufferEdit(buffer, new) for buffer, new in found.values()]
+        changes.append(_change(layers[path], found))
+    # training goes by the batch, but for renorm's correction towards the running statistics
+    renorm = any(isinstance(layers[path].layer, RenormBase) for path in statistics)
+    expects = Expectation(training="may differ" if renorm else "same")
+    return Plan("running statistics", model, changes=tuple(changes), edits=tuple(edits), expects=expects)
+
+
+def _checked(measured: Measured, name: str, values: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """A buffer and its new values, in its dtype."""
+    held = measured.layer._buffers.get(name) if name.startswith("running_") else None
+    where = f"set_statistics: {measured.path or '(model)'}"
+    if held is None or not held.is_floating_point():
+        raise SurgeryError(f"{where}: expected running_mean, running_var or running_std, got {name!r}")
+    new = torch.tensor(values, dtype=torch.float64)
+    if new.shape != held.shape:
+        raise SurgeryError(f"{where}: expected {name} of {len(held)} channels, got {len(new)}")
+    cast = new.to(held)
+    if not cast.isfinite().all() or (name != "running_mean" and (new < 0).any()):
+        raise SurgeryError(
+            f"{where}: expected finite numbers{'' if name == 'running_mean' else ' of at least 0'} that fit "
+            f"{held.dtype} as {name}, got {new[~cast.isfinite() | (new < 0)][0].item():g}"
+        )
+    return held, cast
+
+
+def _change(measured: Measured, found: Mapping[str, tuple[Tensor, Tensor]]) -> Change:
+    ranges = [[f"{name} {_range(tensors[side])}" for name, tensors in found.items()] for side in (0, 1)]
+    return Change(measured.path, ", ".join(ranges[0]), ", ".join(ranges[1]), _moved(measured, found))
+
+
+def _range(values: Tensor) -> str:
+    low, high = values.min().item(), values.max().item()
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
+def _moved(measured: Measured, found: Mapping[str, tuple[Tensor, Tensor]]) -> str:
+    """How far the statistics go: means in old standard deviations, variances as a factor."""
+    words: list[str] = []
+    var: Any = measured.held().var.double() + measured.epsilon
+    if "running_mean" in found:
+        old, new = (tensor.double() for tensor in found["running_mean"])
+        words.append(f"means move by up to {((new - old).abs() / var.sqrt()).max().item():.2g} σ")
+    if "running_var" in found:
+        factors = (found["running_var"][1].double() + measured.epsilon) / var
+        words.append(f"variances × {_range(factors)}")
+    return ", ".join(words)
