@@ -300,7 +300,12 @@ def parametrized() -> nn.Module:
 
 
 def old_weight_norm() -> nn.Module:
-    return nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4), nn.ReLU())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # deprecated, and in use
+        model = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4), nn.ReLU())
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 4, 4))  # the weight it computes is a leaf now, which can be copied
+    return model
 
 
 def in_a_dict() -> nn.Module:

@@ -8,6 +8,11 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+HOOKS = (
+    "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks", "_state_dict_hooks",
+    "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+)  # fmt: skip
+
 
 def state_of(model: nn.Module) -> dict[str, Any]:
     """Tensors by identity and bits, modes, hooks, attributes, gradients, and the random state."""

@@ -1,5 +1,6 @@
 """Surgery: a model changed as asked, and nothing else changed."""
 
+from normsmith.surgery.convert import convert
 from normsmith.surgery.graph import Event, Graph, Residual
 from normsmith.surgery.place import insert, strip, swap_activation
 from normsmith.surgery.plan import Change, Plan, Remark
@@ -15,6 +16,7 @@ __all__ = [
     "Remark",
     "Residual",
     "Verification",
+    "convert",
     "insert",
     "strip",
     "swap_activation",

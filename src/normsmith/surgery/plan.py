@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from normsmith.errors import InputError, SurgeryError
@@ -241,7 +241,7 @@ class Plan:
         self.replaced = self._replaces()
 
     def _apply_to_copy(self, partial: bool) -> nn.Module:
-        twin = deepcopy(self.model)
+        twin = _twin(self.model)
         plan = self.on(twin)
         copied = plan.apply(partial=partial)
         self.replaced = dict(zip(self._replaces(), plan.replaced.values(), strict=True))
@@ -281,6 +281,22 @@ class Plan:
         if self.expects.evaluation == "same":
             lines.append(f"  outputs: the same in evaluation; in training: {self.expects.training}")
         return "\n".join([head, *lines])
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    """A deep copy, of weights too that a hook computes before each forward (old `weight_norm`)."""
+    computed = (
+        value
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    )
+    try:
+        return deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
+    except Exception as error:
+        raise SurgeryError(
+            f"copy=True: {type(model).__name__} cannot be copied: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _check_same(expected: Sequence[Change], found: Sequence[Change], model: str) -> None:
