@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from normsmith.errors import InputError, SurgeryError
+from normsmith.errors import SurgeryError
 from normsmith.layers._statistics import StatisticsBase
 from normsmith.layers._step_norm import StepNorm
 from normsmith.layers.whitening import WhitenBase
 from normsmith.surgery.plan import Remark
-
-Globs = str | Iterable[str]
-"""Paths of modules with wildcards, e.g. "encoder.*", or several of them; `*` matches dots too."""
+from normsmith.surgery.select import Only, selected
+from normsmith.surgery.sites import Sites
 
 
 class Statistics(NamedTuple):
@@ -32,10 +28,11 @@ class Statistics(NamedTuple):
 
 @dataclass(frozen=True)
 class Measured:
-    """A layer whose statistics can be measured; `path` is the first of its paths."""
+    """A layer whose statistics can be measured; `path` is the first of its paths, `also` the others."""
 
     path: str
     layer: nn.Module
+    also: tuple[str, ...] = ()
 
     @property
     def epsilon(self) -> float:
@@ -74,34 +71,28 @@ class Choice:
         """
         if self.refused:
             listed = "; ".join(f"{remark.path or '(model)'}: {remark.reason}" for remark in self.refused)
-            raise SurgeryError(f"{operation}: {listed}; leave them out with exclude=...")
+            raise SurgeryError(f"{operation}: {listed}; leave them out with only=...")
         return self.measured
 
 
-def choose(model: nn.Module, operation: str, layers: Globs = "*", exclude: Globs = ()) -> Choice:
+def choose(model: nn.Module, operation: str, only: Only = None) -> Choice:
     """Go through the norms of a model that keep running statistics.
 
     Raises:
         SurgeryError: there is none to measure, nor any that is refused.
     """
-    wanted, unwanted = globs("layers", layers), globs("exclude", exclude)
     measured: list[Measured] = []
     kept: list[Remark] = []
     refused: list[Remark] = []
-    paths: dict[nn.Module, list[str]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        paths.setdefault(module, []).append(path)
-    for module, places in paths.items():
-        if not _keeps_statistics(module):
-            continue
-        if not _matches(places, wanted) or _matches(places, unwanted):
-            kept.append(Remark(places[0], "not asked for"))
-        elif (reason := _left_alone(module, model)) is not None:
-            kept.append(Remark(places[0], reason))
-        elif (reason := _impossible(module)) is not None:
-            refused.append(Remark(places[0], reason))
+    norms = {module: paths for module, paths in Sites(model).paths.items() if _keeps_statistics(module)}
+    for module in selected(norms, only, None, None):
+        path, *also = norms[module]
+        if (reason := left_alone(module, model)) is not None:
+            kept.append(Remark(path, reason))
+        elif (reason := impossible(module)) is not None:
+            refused.append(Remark(path, reason))
         else:
-            measured.append(Measured(places[0], module))
+            measured.append(Measured(path, module, tuple(also)))
     if not (measured or refused):
         listed = "".join(f"; {remark.path or '(model)'}: {remark.reason}" for remark in kept)
         raise SurgeryError(
@@ -111,25 +102,13 @@ def choose(model: nn.Module, operation: str, layers: Globs = "*", exclude: Globs
     return Choice(tuple(measured), tuple(kept), tuple(refused))
 
 
-def globs(name: str, given: Globs) -> tuple[str, ...]:
-    """One glob or several, as a tuple."""
-    found = (given,) if isinstance(given, str) else tuple(given)
-    if not all(isinstance(glob, str) for glob in found):
-        raise InputError(f'{name}: expected paths such as "encoder.*", got {given!r}')
-    return found
-
-
-def _matches(places: list[str], patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(place, pattern) for place in places for pattern in patterns)
-
-
 def _keeps_statistics(module: nn.Module) -> bool:
     return isinstance(module, (_BatchNorm, StatisticsBase)) or {"running_mean", "running_var"} <= set(
         module._buffers
     )
 
 
-def _left_alone(module: nn.Module, model: nn.Module) -> str | None:
+def left_alone(module: nn.Module, model: nn.Module) -> str | None:
     """Why the user wants a layer to stay as it is, as far as the layer tells."""
     if isinstance(module, StatisticsBase) and module._pinned is not None:
         return "frozen by freeze()"
@@ -144,7 +123,8 @@ def _left_alone(module: nn.Module, model: nn.Module) -> str | None:
     return None
 
 
-def _impossible(module: nn.Module) -> str | None:
+def impossible(module: nn.Module) -> str | None:
+    """Why a layer's statistics cannot be measured or changed now."""
     if isinstance(module, WhitenBase):
         return "whitening keeps matrices, not variances"
     if isinstance(module, StepNorm):
@@ -152,7 +132,7 @@ def _impossible(module: nn.Module) -> str | None:
     buffer = module._buffers["running_mean"]
     if buffer is not None and is_lazy(buffer):
         return "has no channels yet: run one batch through the model first"
-    if buffer is not None and buffer.device == torch.device("meta"):
+    if buffer is not None and buffer.is_meta:
         return "is on the meta device, without numbers: load its weights first"
     if isinstance(module, StatisticsBase) and module._collected is not None:
         return "is inside an accumulate block: close it first"

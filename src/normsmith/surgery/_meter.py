@@ -167,7 +167,7 @@ def _heard_by(
     if not isinstance(x, Tensor):
         raise InputError(
             f"{measured.path or '(model)'}: expected a call with a tensor, got {type(x).__name__}; leave the layer "
-            "out with exclude=..."
+            "out with only=..."
         )
     mask, sample_weight = of_batch, None
     if isinstance(layer, StatisticsBase):

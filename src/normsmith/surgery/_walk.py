@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -29,7 +30,7 @@ Loss = Callable[[Any, Any], Tensor | float]
 """From what the forward returned and the batch to the batch's mean loss."""
 Group = dist.ProcessGroup | Literal["world"] | None
 
-_SAMPLED = 20
+_SAMPLED = 40
 _MOST_SAMPLED = 8
 
 
@@ -44,9 +45,9 @@ def feed(model: nn.Module, batch: Any) -> Any:
     >>> feed(nn.ReLU(), (torch.tensor([-1.0]), "label"))
     tensor([0.])
     """
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), None)
-    if device is not None:
-        batch = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch)
+    first = next(chain(model.parameters(), model.buffers()), None)
+    if first is not None:
+        batch = tree_map(lambda leaf: leaf.to(first.device) if isinstance(leaf, Tensor) else leaf, batch)
     if isinstance(batch, Tensor):
         return model(batch)
     if isinstance(batch, Mapping):
@@ -71,7 +72,7 @@ class Found:
 class Sample:
     """Some batches of a pass, evenly spread, with what each layer found in them; for one of unknown length.
 
-    One of 20 at first; with more than 8, every other one is dropped.
+    One of 40 at first; with more than 8, every other one is dropped.
     """
 
     def __init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,11 +13,12 @@ from normsmith.errors import InputError, SurgeryError
 from normsmith.layers._whole_set import Select
 from normsmith.ops._check import check_choice
 from normsmith.surgery._borrowed import inside
-from normsmith.surgery._measurable import Choice, Globs, Measured, Statistics, choose
+from normsmith.surgery._measurable import Measured, Statistics, choose
 from normsmith.surgery._population import Gap, Quest, Settled, reached
 from normsmith.surgery._walk import Forward, Group, Loss, Walk, feed, group_of
 from normsmith.surgery.plan import Plan, Remark
-from normsmith.surgery.statistics import set_statistics
+from normsmith.surgery.select import Only
+from normsmith.surgery.statistics import extent, set_statistics
 from normsmith.surgery.verify import check_runnable
 
 
@@ -33,37 +34,65 @@ class LayerStatistics:
     gap: float | None
     """What is left between the statistics and those of the layer's input once all layers go by the new ones:
     the largest of |Δmean|/σ and |Δvariance|/σ² over the channels. None: not measured."""
+    epsilon: float
+
+    @property
+    def shift(self) -> str:
+        """By how many of the standard deviations of before the means move, at most."""
+        moved = (self.after["running_mean"] - self.before["running_mean"]).abs()
+        return f"{(moved / (self.before['running_var'] + self.epsilon).sqrt()).max().item():.2g} σ"
+
+    @property
+    def factor(self) -> str:
+        """By what the variances (with epsilon) grow, over the channels."""
+        return extent(
+            (self.after["running_var"] + self.epsilon) / (self.before["running_var"] + self.epsilon)
+        )
 
 
 @dataclass(frozen=True)
 class Recalibration:
-    """What was measured, and the plan that writes it into the model; print it for a table."""
+    """What was measured, and the plan that writes it into the model; print it for a table.
+
+    - `layers`: before and after, one for each layer that was measured.
+    - `kept`: layers that stay as they are, and why.
+    - `gap_of`: the batches of `gap`.
+    - `passes`: over the loader, those for the loss and for a gap over all batches among them.
+    - `loss_before`, `loss_after`: means over the samples, if a loss was given.
+    """
 
     plan: Plan
-    layers: tuple[LayerStatistics, ...] = ()
-    gap_of: Gap = "none"
-    """The batches of `gap`."""
-    passes: int = 0
-    """Passes over the loader, those for the loss and for a gap over all batches among them."""
-    loss_before: float | None = None
-    loss_after: float | None = None
+    layers: tuple[LayerStatistics, ...]
+    kept: tuple[Remark, ...]
+    gap_of: Gap
+    passes: int
+    loss_before: float | None
+    loss_after: float | None
 
     @property
     def gap(self) -> float | None:
         """The largest gap of a layer; None where it was not measured."""
-        gaps = [layer.gap for layer in self.layers if layer.gap is not None]
-        return max(gaps) if gaps else None
+        return max((layer.gap for layer in self.layers if layer.gap is not None), default=None)
 
-    def apply(self, **options: Any) -> Any:
-        """`plan.apply`."""
+    def apply(self, **options: Any) -> nn.Module:
+        """`plan.apply`: write the statistics; the same options."""
         return self.plan.apply(**options)
 
-    def revert(self) -> Any:
+    def revert(self) -> nn.Module:
         """`plan.revert`: the statistics of before, bit for bit."""
         return self.plan.revert()
 
     def __str__(self) -> str:
-        lines = [str(self.plan)]
+        rows = [("layer", "mean moves by", "variance times", "values", "gap")]
+        rows += [
+            (layer.path or "(model)", layer.shift, layer.factor, f"{layer.count:g}", _number(layer.gap))
+            for layer in self.layers
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = [
+            "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
+        ]
+        lines += [f"kept {remark.path or '(model)'}: {remark.reason}" for remark in self.kept]
         if self.gap is not None:
             lines.append(f"largest gap, over {_BATCHES[self.gap_of]}: {self.gap:.1e}")
         if self.loss_before is not None and self.loss_after is not None:
@@ -72,7 +101,11 @@ class Recalibration:
         return "\n".join(lines)
 
 
-_BATCHES = {"sample": "a sample of the batches", "all": "all batches", "none": "no batch"}
+_BATCHES = {"sample": "a sample of the batches", "all": "all batches"}
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1e}"
 
 
 def recalibrate(
@@ -80,8 +113,7 @@ def recalibrate(
     loader: Iterable[Any],
     *,
     mode: Literal["fast", "exact"] = "fast",
-    layers: Globs = "*",
-    exclude: Globs = (),
+    only: Only = None,
     forward: Forward = feed,
     mask: Select = None,
     dropout: bool = False,
@@ -100,7 +132,7 @@ def recalibrate(
 
     Fast: one pass in which all layers normalise by their batches, as in training (batch renormalization as batch
     norm, ghost batches as one, ranks apart). The first norms of the network are then exact; behind them inputs
-    differ from those in evaluation, and the gap says how much: of 8 batches at most, one in 20, spread evenly, the
+    differ from those in evaluation, and the gap says how much: of 8 batches at most, one in 40, spread evenly, the
     moments with the new statistics against those of the pass. `gap="all"` takes one more pass.
 
     Exact: every layer is measured with all layers before it on their final statistics. After a fast pass come
@@ -118,7 +150,7 @@ def recalibrate(
         loader: batches; a loader, or a list (an iterator, which is gone after one pass, only for the fast mode
             without `loss` and with another gap than "all").
         mode: "fast" or "exact".
-        layers, exclude: globs of the paths of layers to measure, and to leave alone.
+        only: patterns of paths such as "layer1.*", or a function (path, module) → bool.
         forward: `forward(model, batch)`; by default a tensor goes in as it is, the first of a tuple or list, a
             dict by keywords.
         mask: a key, an index or a function of the batch: the elements that are valid, as in `use_mask`. Layers of
@@ -151,21 +183,21 @@ def recalibrate(
             "recalibrate: expected batches that can be gone through again (a loader or a list) for the exact mode, a "
             "loss or gap='all'; got an iterator"
         )
-    choice = choose(model, "recalibrate", layers, exclude)
-    if not choice.measured:
-        return Recalibration(Plan("recalibrate", model, refusals=choice.refused, kept=choice.kept))
+    choice = choose(model, "recalibrate", only)
+    measured = choice.checked("recalibrate")
     check_runnable(inside(model))
-    walk = Walk(inside(model), choice.measured, forward, mask, dropout, group_of(model, group))
-    own = [layer.held() for layer in choice.measured]
+    walk = Walk(inside(model), measured, forward, mask, dropout, group_of(model, group))
+    own = [layer.held() for layer in measured]
     quest = Quest(walk, loader, own, loss=loss)
     with walk.lent():
         before = None if loss is None else walk.through(loader, own, loss=loss)
         most = most_passes or len(own) + 1
         found = quest.exact(most) if mode == "exact" else quest.fast("all" if again else gap)
-    _check_finite(choice.measured, found.after)
+    _check_finite(measured, found.after)
     return Recalibration(
-        _plan(model, choice, found),
-        tuple(_layers(choice.measured, own, found)),
+        _plan(model, measured, found),
+        tuple(_layers(measured, own, found)),
+        (*_unreached(measured, found), *choice.kept),
         found.gap_of,
         found.passes + (before is not None),
         None if before is None else before.loss,
@@ -184,19 +216,19 @@ def _check_finite(measured: Sequence[Measured], after: Sequence[Statistics]) -> 
             )
 
 
-def _plan(model: nn.Module, choice: Choice, found: Settled) -> Plan:
+def _plan(model: nn.Module, measured: Sequence[Measured], found: Settled) -> Plan:
     numbers = {
         layer.path: {f"running_{name}": value.tolist() for name, value in _named(after).items()}
-        for layer, after, moments in zip(choice.measured, found.after, found.moments, strict=True)
+        for layer, after, moments in zip(measured, found.after, found.moments, strict=True)
         if reached(moments)
     }
-    unreached = tuple(
-        Remark(layer.path, "fewer than two values per channel reached it")
-        for layer in choice.measured
-        if layer.path not in numbers
-    )
-    plan = set_statistics(model, numbers)
-    return replace(plan, title="recalibrate", refusals=choice.refused, kept=(*unreached, *choice.kept))
+    return set_statistics(model, numbers)
+
+
+def _unreached(measured: Sequence[Measured], found: Settled) -> Iterator[Remark]:
+    for layer, moments in zip(measured, found.moments, strict=True):
+        if not reached(moments):
+            yield Remark(layer.path, "fewer than two values per channel reached it")
 
 
 def _layers(
@@ -211,6 +243,7 @@ def _layers(
             _copies(held),
             _copies(after),
             gap,
+            layer.epsilon,
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +33,8 @@ def set_statistics(model: nn.Module, statistics: Mapping[str, Mapping[str, Seque
 
     >>> model = nn.Sequential(nn.BatchNorm1d(2))
     >>> print(set_statistics(model, {"0": {"running_mean": [1.0, 2.0]}}))
-    running statistics: 1 change, 0 refusals
-      0  running_mean ... → ...  ...
+    statistics: 1 change, 0 refusals
+      0  running statistics → running_mean 1 to 2  as given
     """
     layers = {measured.path: measured for measured in choose(model, "set_statistics").measured}
     changes: list[Change] = []
@@ -52,7 +51,7 @@ def set_statistics(model: nn.Module, statistics: Mapping[str, Mapping[str, Seque
     # training goes by the batch, but for renorm's correction towards the running statistics
     renorm = any(isinstance(layers[path].layer, RenormBase) for path in statistics)
     expects = Expectation(training="may differ" if renorm else "same")
-    return Plan("running statistics", model, changes=tuple(changes), edits=tuple(edits), expects=expects)
+    return Plan("statistics", model, changes=tuple(changes), edits=tuple(edits), expects=expects)
 
 
 def _checked(measured: Measured, name: str, values: Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -74,23 +73,16 @@ def _checked(measured: Measured, name: str, values: Sequence[float]) -> tuple[Te
 
 
 def _change(measured: Measured, found: Mapping[str, tuple[Tensor, Tensor]]) -> Change:
-    ranges = [[f"{name} {_range(tensors[side])}" for name, tensors in found.items()] for side in (0, 1)]
-    return Change(measured.path, ", ".join(ranges[0]), ", ".join(ranges[1]), _moved(measured, found))
+    # only what is asked for: an EMA copy, to which the plan goes too, has other values now
+    after = ", ".join(f"{name} {extent(new)}" for name, (_, new) in found.items())
+    return Change(measured.path, "running statistics", after, "as given", measured.also)
 
 
-def _range(values: Tensor) -> str:
+def extent(values: Tensor) -> str:
+    """The range of some numbers.
+
+    >>> extent(torch.tensor([3.0, 1.0]))
+    '1 to 3'
+    """
     low, high = values.min().item(), values.max().item()
     return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
-
-
-def _moved(measured: Measured, found: Mapping[str, tuple[Tensor, Tensor]]) -> str:
-    """How far the statistics go: means in old standard deviations, variances as a factor."""
-    words: list[str] = []
-    var: Any = measured.held().var.double() + measured.epsilon
-    if "running_mean" in found:
-        old, new = (tensor.double() for tensor in found["running_mean"])
-        words.append(f"means move by up to {((new - old).abs() / var.sqrt()).max().item():.2g} σ")
-    if "running_var" in found:
-        factors = (found["running_var"][1].double() + measured.epsilon) / var
-        words.append(f"variances × {_range(factors)}")
-    return ", ".join(words)
