@@ -118,7 +118,9 @@ class Triton(Reference):
         launch = _launch()
         with torch.cuda.device_of(call.x), torch.no_grad():
             batch, residual = _laid_out(launch, call)
-            return launch.apply(batch, residual, call.mean, call.scale, call.shift, Call(activation=call.activation))
+            return launch.apply(
+                batch, residual, call.mean, call.scale, call.shift, Call(activation=call.activation)
+            )
 
     def reduce(self, g: Batch, call: Operands) -> tuple[PerGroup, PerGroup]:  # type: ignore[override]
         """The two sums of the gradient."""
@@ -138,7 +140,9 @@ class Triton(Reference):
             g, act = batch.like(g), launch.name_of(call.activation)
             dz = None if residual is None else torch.empty_like(residual)
             given = (call.mean, call.scale, call.shift)
-            dx = launch.gradient(g, batch, residual if act != "none" else None, given, (offset, slope), act, dz)
+            dx = launch.gradient(
+                g, batch, residual if act != "none" else None, given, (offset, slope), act, dz
+            )
             return dx, g if dz is None else dz
 
 

@@ -38,18 +38,20 @@ def _aligned(number, UNIT: tl.constexpr):
 def _columns(block, columns, positions, COLUMNS: tl.constexpr, PLANES: tl.constexpr):
     """The columns of a block: first, end, how many chunks of COLUMNS, and its channel or its columns."""
     if PLANES:
-        left = block * positions
-        return left, left + positions, tl.cdiv(positions, COLUMNS), block
-    left = block * COLUMNS
-    return left, columns, 1, left + tl.arange(0, COLUMNS)
+        left, at = block * positions, block
+        right, chunks = left + positions, tl.cdiv(positions, COLUMNS)
+    else:
+        left = block * COLUMNS
+        right, chunks, at = columns, 1, left + tl.arange(0, COLUMNS)
+    return left, right, chunks, at
 
 
 @triton.jit
 def _across(values, PLANES: tl.constexpr):
     """Lay per-column values out over the rows of a tile; a plane's are scalars."""
-    if PLANES:
-        return values
-    return values[None, :]
+    if not PLANES:
+        values = values[None, :]
+    return values
 
 
 @triton.jit
@@ -67,10 +69,12 @@ def _load(x, w, row, column, end, right, columns, positions, POLICY: tl.constexp
     inside = (row < end) & (column < right)
     value = tl.load(x + row * columns + column, mask=inside, other=0.0, eviction_policy=POLICY).to(tl.float32)
     if w is None:
-        return value, inside.to(tl.float32), inside, inside
-    weight = tl.load(w + row * positions + column % positions, mask=inside, other=-1.0)
-    valid = inside & ~(weight < 0)
-    return tl.where(valid, value, 0.0), tl.where(valid, weight, 0.0), valid, inside
+        weight, valid = inside.to(tl.float32), inside
+    else:
+        weight = tl.load(w + row * positions + column % positions, mask=inside, other=-1.0)
+        valid = inside & ~(weight < 0)
+        value, weight = tl.where(valid, value, 0.0), tl.where(valid, weight, 0.0)
+    return value, weight, valid, inside
 
 
 @triton.jit
@@ -94,64 +98,118 @@ def _merge(n, mean, low, m2, AXIS: tl.constexpr):
 
 
 @triton.jit
+def _before(
+    tile, first, end, left, right, chunks, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PLANES: tl.constexpr
+):
+    """How many values per channel lie in the tiles before one."""
+    tile = first * 0 + tile
+    rows = end - first
+    above = tl.minimum(tile // chunks * ROWS, rows)
+    if PLANES:
+        beside = tl.minimum(tile % chunks * COLUMNS, right - left)
+        above = above * (right - left) + beside * tl.minimum(rows - above, ROWS)
+    return above
+
+
+@triton.jit
+def _number(
+    at, start, stop, first, end, left, right, chunks,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PLANES: tl.constexpr,
+):  # fmt: skip
+    """How many values per channel lie in the tiles from start to stop."""
+    number = _before(stop, first, end, left, right, chunks, ROWS, COLUMNS, PLANES)
+    number -= _before(start, first, end, left, right, chunks, ROWS, COLUMNS, PLANES)
+    return (at * 0).to(tl.float32) + number.to(tl.float32)
+
+
+@triton.jit
+def _sum(tile, PLANES: tl.constexpr):
+    """Sum a tile over its rows and, in a plane, over its columns."""
+    tile = tl.sum(tile, 0)
+    if PLANES:
+        tile = tl.sum(tile, 0)
+    return tile
+
+
+@triton.jit
 def _gathered(n, squares, mean, low, m2, PLANES: tl.constexpr):
     """Merge the lanes of a tile: over its rows and, in a plane, over its columns."""
-    squares = tl.sum(squares, 0)
     n, mean, low, m2 = _merge(n, mean, low, m2, 0)
     if PLANES:
-        squares = tl.sum(squares, 0)
         n, mean, low, m2 = _merge(n, mean, low, m2, 0)
+    return n, _sum(squares, PLANES), mean, low, m2
+
+
+@triton.jit
+def _moments_of(value, weight, valid, number, WEIGHTED: tl.constexpr, PLANES: tl.constexpr):
+    """W, Σw², mean, low and M2 of a tile that a program holds."""
+    if WEIGHTED:
+        nothing = value * 0.0
+        n, squares, mean, low, m2 = _gathered(weight, weight * weight, value, nothing, nothing, PLANES)
+    else:
+        n, squares = number, number
+        mean = _sum(value, PLANES) / _safe(n)
+        centred = tl.where(valid, value - _across(mean, PLANES), 0.0)
+        low = _sum(centred, PLANES) / _safe(n)
+        m2 = _sum(centred * centred, PLANES) - low * low * n
+        m2 = tl.where(m2 < 0, 0.0, m2)
     return n, squares, mean, low, m2
 
 
 @triton.jit
 def _measure(
-    x, w, first, end, left, right, chunks, start, stop, columns, positions,
+    x, w, first, end, left, right, chunks, start, stop, number, columns, positions,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PLANES: tl.constexpr, POLICY: tl.constexpr,
 ):  # fmt: skip
     """W, Σw², mean, low and M2 of the tiles from start to stop, summed around an estimate of the mean."""
-    n = tl.zeros((ROWS, COLUMNS), tl.float32)
-    total, moment, squares = n, n, n
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    moment = total
     if w is None:
         row, column = _at(start, chunks, first, left, ROWS, COLUMNS)
         value, weight, _, _ = _load(x, w, row, column, end, right, columns, positions, POLICY)
-        sums, number = tl.sum(value, 0), tl.sum(weight, 0)
-        if PLANES:
-            sums, number = tl.sum(sums, 0), tl.sum(number, 0)
-        shift = _across(sums / _safe(number), PLANES)
-    else:
-        shift = n
-    for tile in range(start, stop):
-        row, column = _at(tile, chunks, first, left, ROWS, COLUMNS)
-        value, weight, valid, _ = _load(x, w, row, column, end, right, columns, positions, POLICY)
-        if w is None:
+        mean = _sum(value, PLANES) / _safe(_sum(weight, PLANES))
+        shift = _across(mean, PLANES)
+        for tile in range(start, stop):
+            row, column = _at(tile, chunks, first, left, ROWS, COLUMNS)
+            value, _, valid, _ = _load(x, w, row, column, end, right, columns, positions, POLICY)
             centred = tl.where(valid, value - shift, 0.0)
             total += centred
             moment += centred * centred
-        else:
-            shift = tl.where(n == 0, value, shift)  # of each lane, the first that counts
-            centred = tl.where(valid, value - shift, 0.0)
+        sums = _sum(total, PLANES)
+        n, squares, low = number, number, sums / _safe(number)
+        m2 = _sum(moment, PLANES) - sums * low
+        m2 = tl.where(m2 < 0, 0.0, m2)
+    else:  # a tile may hold nothing valid: every lane takes its own first value as estimate
+        lanes = total
+        weights, again = lanes, lanes
+        for tile in range(start, stop):
+            row, column = _at(tile, chunks, first, left, ROWS, COLUMNS)
+            value, weight, valid, _ = _load(x, w, row, column, end, right, columns, positions, POLICY)
+            lanes = tl.where(weights == 0, value, lanes)
+            centred = value - lanes
             total += weight * centred
             moment += weight * centred * centred
-            squares += weight * weight
-        n += weight
-    low = total / _safe(n)
-    m2 = moment - total * low
-    m2 = tl.where(m2 < 0, 0.0, m2)
-    mean = tl.where(n > 0, shift, 0.0)
-    return _gathered(n, n if w is None else squares, mean, low, m2, PLANES)
+            again += weight * weight
+            weights += weight
+        rest = total / _safe(weights)
+        spread = moment - total * rest
+        lanes, spread = tl.where(weights > 0, lanes, 0.0), tl.where(spread < 0, 0.0, spread)
+        n, squares, mean, low, m2 = _gathered(weights, again, lanes, rest, spread, PLANES)
+    return n, squares, mean, low, m2
 
 
 @triton.jit
 def _population(at, inside, running_mean, running_var, running_std, eps):
     """Mean and inverse standard deviation of the running statistics; their initial values where none are tracked."""
     mean = (at * 0).to(tl.float32)
-    if running_mean is None:
-        return mean, tl.rsqrt(mean + 1.0 + eps)
-    mean += tl.load(running_mean + at, mask=inside, other=0.0).to(tl.float32)
-    if running_std is not None:
-        return mean, 1.0 / tl.load(running_std + at, mask=inside, other=1.0).to(tl.float32)
-    return mean, tl.rsqrt(tl.load(running_var + at, mask=inside, other=1.0).to(tl.float32) + eps)
+    inv_std = tl.rsqrt(mean + 1.0 + eps)
+    if running_mean is not None:
+        mean = tl.load(running_mean + at, mask=inside, other=0.0).to(tl.float32)
+        if running_std is not None:
+            inv_std = 1.0 / tl.load(running_std + at, mask=inside, other=1.0).to(tl.float32)
+        else:
+            inv_std = tl.rsqrt(tl.load(running_var + at, mask=inside, other=1.0).to(tl.float32) + eps)
+    return mean, inv_std
 
 
 @triton.jit
@@ -248,7 +306,9 @@ def _tanh(v):
     small = tl.exp(-2.0 * tl.abs(v))
     large = (1.0 - small) / (1.0 + small)
     square = v * v
-    return tl.where(square < 0.01, v * (1.0 - square * (1 / 3 - square * (2 / 15))), tl.where(v < 0, -large, large))
+    return tl.where(
+        square < 0.01, v * (1.0 - square * (1 / 3 - square * (2 / 15))), tl.where(v < 0, -large, large)
+    )
 
 
 @triton.jit
@@ -342,9 +402,10 @@ def _return(
 @triton.jit
 def _given(at, inside, group, channels, values):
     """A (groups, channels) tensor at the channels of a program; None stands for 0."""
-    if values is None:
-        return (at * 0).to(tl.float32)
-    return tl.load(values + group.to(tl.int64) * channels + at, mask=inside, other=0.0).to(tl.float32)
+    found = (at * 0).to(tl.float32)
+    if values is not None:
+        found = tl.load(values + group.to(tl.int64) * channels + at, mask=inside, other=0.0).to(tl.float32)
+    return found
 
 
 @triton.jit
@@ -397,14 +458,15 @@ def forward_at_once(
     first, end = _span(group, size, rows, groups)
     left, right, chunks, at = _columns(block, columns, positions, COLUMNS, PLANES)
     tiles = tl.cdiv(end - first, ROWS) * chunks
+    number = _number(at, 0, tiles, first, end, left, right, chunks, ROWS, COLUMNS, PLANES)
     if HELD:
         row, column = _at(block * 0, 1, first, left, ROWS, COLUMNS)
         value, weight, valid, inside = _load(x, w, row, column, end, right, columns, positions, "evict_first")
-        nothing = tl.zeros((ROWS, COLUMNS), tl.float32)
-        n, squares, mean, low, m2 = _gathered(weight, weight * weight, value, nothing, nothing, PLANES)
+        n, squares, mean, low, m2 = _moments_of(value, weight, valid, number, w is not None, PLANES)
     else:
         n, squares, mean, low, m2 = _measure(
-            x, w, first, end, left, right, chunks, 0, tiles, columns, positions, ROWS, COLUMNS, PLANES, "evict_last"
+            x, w, first, end, left, right, chunks, 0, tiles, number, columns, positions,
+            ROWS, COLUMNS, PLANES, "evict_last",
         )  # fmt: skip
     mean, scale, shift = _settle(
         n, squares, mean, low, m2, at, at < channels, group, gamma, beta, running_mean, running_var, running_std,
@@ -453,9 +515,7 @@ def backward_at_once(
             grad = _incoming(g, value, valid, row, column, columns, z, mean, scale, shift, ACT, "evict_last")
             plain += grad
             moment += grad * (value - mean)
-    plain, moment = tl.sum(plain, 0), tl.sum(moment, 0)
-    if PLANES:
-        plain, moment = tl.sum(plain, 0), tl.sum(moment, 0)
+    plain, moment = _sum(plain, PLANES), _sum(moment, PLANES)
     offset, slope = _settle_back(
         plain, moment, at, known, group, low, inv_std, r, d, plane_scale, count, counts, by_batch, grads, channels,
         groups, BY_BATCH,
@@ -473,7 +533,9 @@ def backward_at_once(
                 value, weight, valid, inside = _load(
                     x, w, row, column, end, right, columns, positions, "evict_first"
                 )  # fmt: skip
-                grad = _incoming(g, value, valid, row, column, columns, z, mean, scale, shift, ACT, "evict_first")
+                grad = _incoming(
+                    g, value, valid, row, column, columns, z, mean, scale, shift, ACT, "evict_first"
+                )
                 _return(
                     grad, value, weight, inside, row, column, columns, dx, dz, mean, scale, offset, slope,
                     BY_BATCH, w is not None, "evict_first",
@@ -504,8 +566,9 @@ def measure_parts(
     first, end = _span(group, size, rows, groups)
     left, right, chunks, at = _columns(block, columns, positions, COLUMNS, PLANES)
     start, stop = _part(first, end, chunks, split, splits, ROWS)
+    number = _number(at, start, stop, first, end, left, right, chunks, ROWS, COLUMNS, PLANES)
     n, squares, mean, low, m2 = _measure(
-        x, w, first, end, left, right, chunks, start, stop, columns, positions, ROWS, COLUMNS, PLANES, POLICY
+        x, w, first, end, left, right, chunks, start, stop, number, columns, positions, ROWS, COLUMNS, PLANES, POLICY
     )  # fmt: skip
     place = parts + (group * splits + split).to(tl.int64) * width + at
     row, inside = groups.to(tl.int64) * splits * width, at < width
@@ -596,9 +659,7 @@ def apply(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, ACT: tl.constexpr, POLICY: tl.constexpr,
 ):  # fmt: skip
     """Normalise by given coefficients or, where `means` is None, by the running statistics (and write these down)."""
-    block, group, first, end = _rows_of(
-        tl.program_id(0), blocks, steps, size, rows, groups, per_group, ROWS
-    )
+    block, group, first, end = _rows_of(tl.program_id(0), blocks, steps, size, rows, groups, per_group, ROWS)
     columns = _aligned(columns, UNIT)
     column = block * COLUMNS + tl.arange(0, COLUMNS)
     known, at = column < columns, column // positions
@@ -654,10 +715,10 @@ def reduce_parts(
         plain += grad
         moment += grad * (value - mean)
         if dz is not None:
-            tl.store(dz + row * columns + column, grad.to(dz.dtype.element_ty), mask=inside, eviction_policy=POLICY)
-    plain, moment = tl.sum(plain, 0), tl.sum(moment, 0)
-    if PLANES:
-        plain, moment = tl.sum(plain, 0), tl.sum(moment, 0)
+            tl.store(
+                dz + row * columns + column, grad.to(dz.dtype.element_ty), mask=inside, eviction_policy=POLICY
+            )
+    plain, moment = _sum(plain, PLANES), _sum(moment, PLANES)
     place = parts + (group * splits + split).to(tl.int64) * width + at
     tl.store(place, plain, mask=at < width)
     tl.store(place + groups.to(tl.int64) * splits * width, moment, mask=at < width)
@@ -701,9 +762,7 @@ def gradient(
     POLICY: tl.constexpr,
 ):  # fmt: skip
     """dx and the residual's gradient, elementwise."""
-    block, group, first, end = _rows_of(
-        tl.program_id(0), blocks, steps, size, rows, groups, per_group, ROWS
-    )
+    block, group, first, end = _rows_of(tl.program_id(0), blocks, steps, size, rows, groups, per_group, ROWS)
     columns = _aligned(columns, UNIT)
     column = block * COLUMNS + tl.arange(0, COLUMNS)
     known, at = column < columns, column // positions

@@ -83,7 +83,7 @@ def processors(device: torch.device) -> int:
 
 def start(kernel: Any, programs: tuple[int, ...], *arguments: Any, warps: int = 4, **constants: Any) -> None:
     """Launch on the current stream of the tensors' device."""
-    kernel[programs](*arguments, num_warps=warps, **constants)
+    kernel[programs](*arguments, num_warps=warps, enable_fp_fusion=True, **constants)
 
 
 def name_of(activation: Activation | None) -> str | None:
@@ -186,7 +186,9 @@ def normalize(
         _measured(batch, affine, decisions, call.eps, factor, constants)
         _applied(batch, residual, y, (None,) * 5, tuple(out.kept[row] for row in (0, 3, 4)), None, call)
     found = out.moments(batch)
-    by_batch: Tensor | bool = True if not batch.counted else found.enough if out.enough is None else out.enough
+    by_batch: Tensor | bool = (
+        True if not batch.counted else found.enough if out.enough is None else out.enough
+    )
     mean, low, inv_std, scale, shift, _, r, d, *_ = out.kept.unbind()
     resolved = Resolved(mean, low, inv_std, r if renorm else None, d if renorm else None, by_batch)
     return Forward(y, Kept(resolved, scale, shift, found.count), found)
@@ -203,9 +205,7 @@ def _measured(
     """The first two launches: moments of parts, merged, and settled if there are constants to settle by."""
     cut = batch.plan
     width = batch.matrix.channels if cut.planes else batch.matrix.columns
-    parts = torch.empty(
-        (5, cut.groups, cut.splits, width), dtype=torch.float32, device=batch.x.device
-    )
+    parts = torch.empty((5, cut.groups, cut.splits, width), dtype=torch.float32, device=batch.x.device)
     start(
         kernels.measure_parts, (cut.blocks * cut.splits * cut.groups,),
         batch.x, batch.weights, parts, *batch.sizes, cut.groups, cut.splits, cut.blocks, width,
@@ -292,7 +292,9 @@ def measure(batch: Geometry) -> Moments:
     return out.moments(batch)
 
 
-def apply(batch: Geometry, residual: Tensor | None, mean: Tensor, scale: Tensor, shift: Tensor, call: Call) -> Tensor:
+def apply(
+    batch: Geometry, residual: Tensor | None, mean: Tensor, scale: Tensor, shift: Tensor, call: Call
+) -> Tensor:
     """Only the output, from given coefficients."""
     y = torch.empty_like(batch.x)
     _applied(batch, residual, y, (None,) * 5, _dense(mean, scale, shift), None, call)
@@ -312,7 +314,12 @@ class Sums(NamedTuple):
 
 
 def _summed(
-    g: Tensor, batch: Geometry, residual: Tensor | None, given: tuple[Tensor | None, ...], act: str, dz: Tensor | None
+    g: Tensor,
+    batch: Geometry,
+    residual: Tensor | None,
+    given: tuple[Tensor | None, ...],
+    act: str,
+    dz: Tensor | None,
 ) -> Sums:
     cut = batch.plan
     width = batch.matrix.channels if cut.planes else batch.matrix.columns
@@ -419,5 +426,3 @@ def differentiate(
     dweight, dbias = (grads[row, 0] if batch.plan.groups == 1 else grads[row].sum(0) for row in (0, 1))
     offset, slope = (grads[2], grads[3]) if by_batch else (None, None)
     return dx, dz if dz is not None else g, Gradients(dweight, dbias, offset, slope)
-
-

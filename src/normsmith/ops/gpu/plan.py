@@ -11,7 +11,7 @@ from torch import Tensor
 from normsmith.ops.moments import Groups
 
 HELD = 2**14
-"""Elements that one program may hold in registers between its two sweeps (16 a thread of at most 1024)."""
+"""Elements that one program may hold in registers between its two sweeps (8 to 16 a thread)."""
 
 SMALL = 2**16
 """Bytes of a program's share up to which one launch beats three."""
@@ -21,6 +21,10 @@ CACHE = 32 * 2**20
 
 PART = 2**16
 """Bytes that a program of a split reduction sums."""
+
+
+GRAIN = 32
+"""Bytes of a tensor that a thread reads at once: two of the widest loads."""
 
 
 class Matrix(NamedTuple):
@@ -131,7 +135,7 @@ def _at_once(
         width = min(width, _power(batch.columns))
         share, programs = tallest * width, groups * _ceil(batch.columns, width)
     if height * width <= HELD:
-        return Tile(height, width, max(1, min(32, height * width // 512))), True
+        return Tile(height, width, max(1, min(32, height * width // 256))), True
     share *= itemsize
     fits = programs >= processors and 2 * processors * share <= CACHE
     if share > SMALL and not fits:
@@ -146,8 +150,8 @@ def _strips(batch: Matrix) -> bool:
 
 
 def _wide(columns: int, rows: int, warps: int, itemsize: int, planes: bool) -> Tile:
-    """A tile of 32 bytes a thread."""
-    elements = warps * 32 * 32 // itemsize
+    """A tile of GRAIN bytes a thread."""
+    elements = max(1, warps * 32 * GRAIN // itemsize)
     width = min(_power(columns), 1024 if planes else 256)
     if planes:  # the widest that wastes little at the end of a plane
         widths = [w for w in (1024, 512, 256, 128) if w <= width] or [width]

@@ -1,0 +1,182 @@
+"""What the compiler makes of the kernels, known without a GPU: no local memory, and wide loads on the main shapes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from normsmith.ops import ACTIVATIONS, Renorm, Running
+from normsmith.ops.call import Call
+
+triton = pytest.importorskip("triton")
+pytestmark = pytest.mark.compiles  # without the shape checker, which would rewrite the kernels
+
+H200 = 132
+"""Its multiprocessors, by which batches are cut."""
+
+
+class Target:
+    """A driver that compiles for an architecture and has no device."""
+
+    def __init__(self, architecture: int) -> None:
+        self.architecture = architecture
+
+    def get_current_device(self) -> int:
+        return self.architecture  # kernels are cached by device
+
+    def get_current_stream(self, device: int = 0) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.architecture, 32)
+
+
+class Compiled(NamedTuple):
+    """A launch that was compiled in place of started."""
+
+    name: str
+    programs: tuple[int, ...]
+    ptx: str
+    cubin: bytes
+
+
+@pytest.fixture(params=[80, 90], ids="sm_{}".format)
+def launched(request, monkeypatch):
+    """Collects what the host code launches, compiled for the architecture: tensors are on no device at all."""
+    from triton.runtime import driver
+
+    from normsmith.ops.gpu import launch
+
+    found: list[Compiled] = []
+
+    def compiled(kernel, programs, *arguments, warps=4, **constants):
+        made = kernel.warmup(*arguments, grid=programs, num_warps=warps, enable_fp_fusion=True, **constants)
+        found.append(Compiled(kernel.__name__, programs, made.asm["ptx"], made.asm["cubin"]))
+
+    monkeypatch.setattr(launch, "start", compiled)
+    monkeypatch.setattr(launch, "processors", lambda device: H200)
+    monkeypatch.setattr(driver, "_active", Target(request.param))
+    return found
+
+
+def resources(cubin: bytes, folder: Path) -> dict[str, int]:
+    """Registers, stack and local memory, as the disassembler that comes with Triton reports them."""
+    from triton.backends import nvidia
+
+    path = folder / "kernel.cubin"
+    path.write_bytes(cubin)
+    tool = Path(nvidia.__path__[0]) / "bin" / "cuobjdump"
+    report = subprocess.run(
+        [tool, "--dump-resource-usage", path], capture_output=True, text=True, timeout=60, check=True
+    )
+    return {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report.stdout)}
+
+
+def run(shape, dtype, *, channels_last=False, activation=None, residual=False, mask=False, renorm=False):
+    """Forward and backward of the row, on tensors without storage."""
+    from normsmith.ops.gpu.backend import Triton
+
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    with torch.device("meta"):
+        x = torch.empty(shape, dtype=dtype).to(memory_format=layout)
+        vectors = [torch.empty(shape[1]) for _ in range(4)]
+        valid = torch.empty((shape[0], 1, *shape[2:]), dtype=torch.bool) if mask else None
+        weights = None if valid is None else valid.float()
+    z = torch.empty_like(x) if residual else None
+    call = Call(
+        valid=valid,
+        weights=weights,
+        renorm=Renorm(3.0, 5.0) if renorm else None,
+        activation=None if activation is None else ACTIVATIONS[activation],
+    )
+    y, kept, _ = Triton().forward(x, *vectors[:2], z, Running(*vectors[2:]), call)
+    Triton().backward(torch.empty_like(y), x, z, kept, call, True)
+
+
+THREE = ["measure_parts", "settle_parts", "apply", "reduce_parts", "settle_sums", "gradient"]
+ONE = ["forward_at_once", "backward_at_once"]
+F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
+
+MAIN = [
+    pytest.param((32, 256, 56, 56), F32, {}, THREE, id="NCHW, 103 MB"),
+    pytest.param((16, 64, 112, 112), BF16, {"activation": "relu"}, THREE, id="NCHW, few channels"),
+    pytest.param((32, 256, 56, 56), BF16, {"channels_last": True, "activation": "relu"}, THREE, id="channels last"),
+    pytest.param((32, 256, 56, 56), BF16, {"channels_last": True, "activation": "relu", "residual": True}, THREE,
+                 id="the end of a residual block"),
+    pytest.param((32, 64, 56, 56), F16, {"channels_last": True, "renorm": True}, THREE, id="renorm"),
+    pytest.param((65536, 64), F32, {}, THREE, id="rows"),
+    pytest.param((4_000_000, 8), F32, {}, THREE, id="rows, very few channels"),
+    pytest.param((128, 128, 200), F32, {}, THREE, id="sequences, as strips"),
+]  # fmt: skip
+
+OTHERS = [
+    pytest.param((64, 2048, 7, 7), F32, {}, ONE, id="small planes, held in registers"),
+    pytest.param((32, 256, 14, 14), BF16, {"activation": "relu"}, ONE, id="small planes in bfloat16"),
+    pytest.param((32, 2048, 7, 7), BF16, {"activation": "relu", "residual": True, "channels_last": True}, ONE,
+                 id="the last residual block"),
+    pytest.param((256, 512), F32, {}, ONE, id="rows, held in registers"),
+    pytest.param((60, 100), F32, {}, ONE, id="a small batch"),
+    pytest.param((64, 512, 28, 28), F32, {"mask": True, "renorm": True}, THREE, id="masked"),
+    pytest.param((32, 16, 14, 14), F32, {"mask": True, "residual": True, "activation": "relu"}, ONE,
+                 id="masked, held in registers"),
+    pytest.param((8, 3, 17, 19), BF16, {"activation": "gelu"}, ONE, id="odd sizes"),
+    pytest.param((512, 512, 7, 7), F32, {}, ONE, id="small planes, read again"),
+]  # fmt: skip
+
+
+def wide(ptx: str, kind: str) -> int:
+    """How many accesses move 128 bits."""
+    return len(re.findall(rf"\b{kind}\.global[\w.:]*\.v4\.b32", ptx))
+
+
+@pytest.mark.parametrize(("shape", "dtype", "options", "names"), [*MAIN, *OTHERS])
+def test_everything_stays_in_registers(launched, tmp_path, shape, dtype, options, names):
+    run(shape, dtype, **options)
+    assert [made.name for made in launched] == names
+    for made in launched:
+        used = resources(made.cubin, tmp_path)
+        assert used["REG"] > 0
+        assert (used["STACK"], used["LOCAL"]) == (0, 0), made.name
+
+
+BATCHES = {  # how many tensors of the batch's size a kernel reads and writes, beside a residual
+    "measure_parts": (1, 0),
+    "apply": (1, 1),
+    "reduce_parts": (2, 0),
+    "gradient": (2, 1),
+    "forward_at_once": (1, 1),
+    "backward_at_once": (2, 1),
+}
+
+
+@pytest.mark.parametrize(("shape", "dtype", "options", "names"), MAIN)
+def test_batches_move_in_wide_loads_and_stores(launched, shape, dtype, options, names):
+    run(shape, dtype, **options)
+    assert [made.name for made in launched] == names
+    for made in launched:
+        reads, writes = BATCHES.get(made.name, (0, 0))
+        assert wide(made.ptx, "ld") >= reads, made.name
+        assert wide(made.ptx, "st") >= writes, made.name
+        if dtype != torch.float32:
+            assert not re.search(r"\b(ld|st)\.global[\w.:]*(?<!v4)\.b16", made.ptx), made.name
+
+
+def test_the_gate_sees_what_does_not_fit(launched, tmp_path, monkeypatch):
+    """256 values a thread: no architecture has the registers."""
+    from normsmith.ops.gpu import launch, plan
+
+    def narrow(*shape):
+        found = plan.plan(*shape)
+        return found._replace(tile=found.tile._replace(warps=1))
+
+    monkeypatch.setattr(launch, "plan", narrow)
+    run((32, 256, 14, 14), torch.float32)
+    used = resources(launched[0].cubin, tmp_path)
+    assert used["STACK"] + used["LOCAL"] > 0

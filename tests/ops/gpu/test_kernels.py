@@ -1,0 +1,297 @@
+"""The kernels against float64: on a GPU, or one program after another on the CPU (see test_interpreted)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+
+import pytest
+import torch
+from tests.contracts.backend import SHAPES, BackendContract
+from tests.ops.product import Case, case, compare, measured, oracle, pairwise
+
+from normsmith.ops import ACTIVATIONS, Moments, Renorm, Running, batch_norm, commit
+from normsmith.ops.call import Call, prepared
+from normsmith.ops.gpu import plan as planning
+from normsmith.ops.gpu.backend import Triton
+from normsmith.ops.moments import ghost_groups
+from normsmith.ops.reference import Reference
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+
+pytestmark = [
+    pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),  # inf − inf says numpy
+]
+
+TOLERANCES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+"""bfloat16 has eight bits; the interpreter cuts what it stores: off by one of them at most."""
+
+TRITON, REFERENCE = Triton(), Reference()
+
+
+class TestTriton(BackendContract):
+    """The contract, as far as it speaks of float32."""
+
+    backend = TRITON
+
+    @pytest.fixture(autouse=True)
+    def _on_device(self):
+        with torch.device(DEVICE):
+            yield
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    @pytest.mark.parametrize("mean", [0.0, 1e4])
+    def test_forward_and_gradient_equal_the_definition(self, shape, mean):
+        super().test_forward_and_gradient_equal_the_definition(shape, mean, torch.float32)
+
+    def test_renorm_is_another_scale_and_shift(self):
+        agree((8, 3), renorm=True)
+
+    def test_nothing_kept_shares_memory_with_a_running_buffer(self):
+        running = Running(torch.zeros(3), torch.ones(3))
+        for call in (Call(renorm=Renorm(3.0, 5.0)), Call(by_batch=False)):
+            kept = TRITON.forward(torch.randn(8, 3), None, None, None, running, call).kept
+            tensors = [t for t in (*kept.resolved, kept.scale, kept.shift) if isinstance(t, torch.Tensor)]
+            buffers = {running.mean.untyped_storage().data_ptr(), running.var.untyped_storage().data_ptr()}
+            assert not buffers & {t.untyped_storage().data_ptr() for t in tensors}
+
+
+class Alone:
+    """A group of one rank: what a sync exchanges comes back as it went."""
+
+    def merge(self, moments):
+        return moments
+
+    def sum(self, tensor):
+        return tensor.clone()
+
+
+def agree(
+    shape, dtype=torch.float32, *, channels_last=False, mask=False, weight=False, ghost=None, renorm=False,
+    activation=None, residual=False, mean=0.0, by_batch=True, sync=None, wants_x=True,
+):  # fmt: skip
+    """Forward, moments and backward against the reference in float64."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*size):
+        return torch.randn(*size, generator=generator).to(DEVICE)
+
+    def even(*size):
+        return torch.rand(*size, generator=generator).to(DEVICE)
+
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x, g = ((normal(*shape) + m).to(dtype).contiguous(memory_format=layout) for m in (mean, 0.0))
+    z = normal(*shape).to(dtype) if residual else None
+    elements = (shape[0], 1, *shape[2:])
+    valid = even(*elements) < 0.7 if mask else None
+    weights = even(shape[0], *[1] * (len(shape) - 1)) + 0.1 if weight else None
+    if valid is not None:
+        x = torch.where(valid, x, torch.nan)
+        weights = torch.where(valid, 1.0 if weights is None else weights, 0.0)
+    call = Call(
+        by_batch,
+        renorm=Renorm(1.5, 0.5) if renorm else None,
+        valid=valid,
+        weights=weights if by_batch else None,
+        groups=ghost_groups(shape[0], x[0, 0].numel(), ghost) if by_batch else None,
+        activation=None if activation is None else ACTIVATIONS[activation],
+        sync=sync,
+    )
+    affine = (even(shape[1]) + 0.5, normal(shape[1]))
+    running = Running(normal(shape[1]) + mean, even(shape[1]) + 0.5)
+    assert TRITON.supports(x, call) is None
+    y, kept, moments = TRITON.forward(x, *affine, z, running, call)
+    dx, dz, grads = TRITON.backward(g, x, z, kept, call, wants_x)
+
+    exact_call = call._replace(weights=None if call.weights is None else call.weights.double(), sync=None)
+    exact = prepared(x.double(), None if z is None else z.double(), valid)
+    exact_running = Running(running.mean.double(), running.var.double())
+    exact_affine = [vector.double() for vector in affine]
+    want, want_kept, want_moments = REFERENCE.forward(
+        exact[0], *exact_affine, exact[1], exact_running, exact_call
+    )
+    want_dx, want_dz, want_grads = REFERENCE.backward(g.double(), *exact, want_kept, exact_call, True)
+    assert (y.dtype, y.stride()) == (dtype, x.stride())
+    tolerance = TOLERANCES[dtype]
+    torch.testing.assert_close(y.double(), want, rtol=tolerance, atol=tolerance)
+    pairs = [(grads.weight, want_grads.weight), (grads.bias, want_grads.bias)]
+    if wants_x:
+        pairs += [(dx, want_dx), *([(dz, want_dz)] if residual else [])]
+    for got, right in pairs:
+        scale = right.abs().max().clamp(min=1.0)
+        torch.testing.assert_close(
+            got.double() / scale, right / scale, rtol=2 * tolerance, atol=2 * tolerance
+        )
+    if by_batch:
+        found = moments.mean.double() + moments.low
+        torch.testing.assert_close(found, want_moments.mean, rtol=1e-9, atol=1e-6)
+        torch.testing.assert_close(moments.m2.double(), want_moments.m2, rtol=1e-5, atol=1e-5)
+        for got, right in ((moments.count, want_moments.count), (moments.squares, want_moments.squares)):
+            torch.testing.assert_close(
+                torch.as_tensor(got).double(), torch.as_tensor(right).double(), rtol=1e-6, atol=1e-6
+            )
+
+
+@pytest.fixture(params=["one launch, held", "one launch, read again", "split"])
+def regime(request, monkeypatch):
+    """Shapes too small to reach a regime by themselves are sent there."""
+    if request.param != "one launch, held":
+        monkeypatch.setattr(planning, "HELD", 0)
+        monkeypatch.setattr(planning, "GRAIN", 1)
+    if request.param == "split":
+        monkeypatch.setattr(planning, "SMALL", 0)
+        monkeypatch.setattr(planning, "CACHE", 0)
+    planning.plan.cache_clear()
+    yield
+    planning.plan.cache_clear()
+
+
+LAYOUTS = [
+    pytest.param((22, 5), {}, id="rows: more than a tile is high"),
+    pytest.param((9, 3, 7), {}, id="short planes: strips when split"),
+    pytest.param((3, 2, 300), {}, id="long planes: more than a chunk"),
+    pytest.param((4, 3, 3, 5), {"channels_last": True}, id="channels last"),
+]
+
+
+@pytest.mark.parametrize(("shape", "options"), LAYOUTS)
+def test_every_regime_of_every_layout(regime, shape, options):
+    agree(shape, mean=1e4, **options)
+    agree(shape, torch.bfloat16, activation="relu", residual=True, **options)
+    agree(shape, mask=True, weight=True, ghost=2, renorm=True, activation="relu", residual=True, **options)
+    agree(shape, torch.float16, by_batch=False, residual=True, mask=True, **options)
+    agree(shape, mask=True, ghost=2, sync=Alone(), activation="relu", residual=True, **options)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations(activation):
+    agree((9, 3, 7), activation=activation, residual=True)
+
+
+def test_large_means_under_a_mask(regime):
+    agree((12, 3, 9), mask=True, mean=1e4)
+
+
+def test_frozen_inputs_take_no_gradient():
+    agree((9, 3, 7), wants_x=False, activation="relu")
+
+
+def test_ghost_batches_of_unequal_size(regime):
+    agree((9, 3, 40), ghost=4, activation="relu")
+
+
+def test_other_memory_orders_are_copied():
+    x = torch.randn(3, 8, device=DEVICE).t()
+    y = TRITON.forward(x, None, None, None, None, Call()).y
+    torch.testing.assert_close(y, REFERENCE.forward(x, None, None, None, None, Call()).y)
+
+
+def test_groups_without_valid_values_go_by_the_running_statistics():
+    x = torch.full((4, 3), torch.nan, device=DEVICE)
+    x[0] = 5.0
+    valid = torch.tensor([True, False, False, False], device=DEVICE)[:, None]
+    running = Running(torch.full((3,), 3.0, device=DEVICE), torch.full((3,), 4.0, device=DEVICE))
+    call = Call(eps=0.0, valid=valid, weights=valid.float(), renorm=Renorm(3.0, 5.0))
+    y, kept, _ = TRITON.forward(x, None, None, None, running, call)
+    torch.testing.assert_close(y, torch.where(valid, 1.0, 0.0).expand(4, 3))
+    assert kept.resolved.by_batch.tolist() == [[False]]
+
+
+def test_moments_of_an_outlier_at_the_start():
+    """The first value is no estimate of the mean."""
+    x = torch.randn(64, 2, 40, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    x[0, 0, 0] = 1e3
+    moments = TRITON.forward(x, None, None, None, None, Call()).moments
+    want = x.double().var((0, 2), correction=0)
+    torch.testing.assert_close(moments.variance[0].double(), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("row", pairwise(1), ids=str)
+def test_the_op_in_every_pair_of_options(row, monkeypatch):
+    monkeypatch.setenv("NORMSMITH_BACKEND", "triton")
+    data = case(row)
+    moved = Case(**{f.name: _moved(getattr(data, f.name)) for f in fields(data)})
+    found = measured(row, moved, torch.float32)
+    compare(row, [{name: value.cpu() for name, value in found.items()}], oracle(row, data), 1e-5)
+
+
+def _moved(tensor):
+    return None if tensor is None else tensor.to(DEVICE)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("skip", ["skip", "propagate"])
+def test_running_statistics_move_as_commit_moves_them(momentum, skip):
+    x = torch.randn(16, 3, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    x[2, 1] = torch.inf
+    ours, theirs = (
+        Running(
+            torch.zeros(3, device=DEVICE),
+            torch.ones(3, device=DEVICE),
+            torch.ones(3, device=DEVICE),
+            torch.tensor(4, device=DEVICE),
+        )
+        for _ in range(2)
+    )
+    batch_norm(
+        x, ours.mean, ours.var, running_std=ours.std, num_batches_tracked=ours.batches, momentum=momentum,
+        on_nonfinite=skip,
+    )  # fmt: skip
+    moments: Moments | None = REFERENCE.forward(x, None, None, None, None, Call()).moments
+    commit(theirs, moments, momentum=momentum, on_nonfinite=skip)
+    for got, want in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(got, want, equal_nan=True)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="needs a GPU")
+class TestOnTheDevice:
+    def test_results_repeat_to_the_last_bit(self):
+        x = torch.randn(64, 32, 56, 56, device="cuda")
+        calls = [TRITON.forward(x, None, None, None, None, Call()) for _ in range(3)]
+        assert all(torch.equal(call.y, calls[0].y) for call in calls)
+
+    def test_another_stream(self):
+        x = torch.randn(64, 32, 28, 28, device="cuda")
+        want = REFERENCE.forward(x, None, None, None, None, Call()).y
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            y = TRITON.forward(x, None, None, None, None, Call()).y
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.testing.assert_close(y, want, rtol=1e-5, atol=1e-5)
+
+    def test_a_graph_replays_it(self):
+        x = torch.randn(32, 16, 28, 28, device="cuda")
+        mean, var = torch.zeros(16, device="cuda"), torch.ones(16, device="cuda")
+        batch_norm(x, mean, var)  # compiled before it is captured
+        mean.zero_()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = batch_norm(x, mean, var)
+        x.normal_(3.0)
+        graph.replay()
+        torch.testing.assert_close(
+            y, REFERENCE.forward(x, None, None, None, None, Call()).y, rtol=1e-5, atol=1e-5
+        )
+        torch.testing.assert_close(mean, 0.1 * x.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+
+    def test_more_than_two_to_the_31_elements(self):
+        if torch.cuda.mem_get_info()[0] < 24 * 2**30:
+            pytest.skip("needs 24 GB")
+        x = torch.zeros(2**17 + 8, 2, 2**13, dtype=torch.bfloat16, device="cuda")
+        x[-1], x[0] = 1.0, -1.0
+        y = TRITON.forward(x, None, None, None, None, Call(eps=0.0)).y
+        want = (x.shape[0] / 2) ** 0.5
+        assert y[-1].float().sub(want).abs().max() < 0.01 * want
+        assert y[0].float().add(want).abs().max() < 0.01 * want
+        assert y[2**16].abs().max() == 0
+
+    def test_under_autocast(self):
+        x = torch.randn(8, 4, 14, 14, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        weight = torch.ones(4, device="cuda", requires_grad=True)
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            y = batch_norm(x, weight=weight)
+        y.float().square().sum().backward()
+        assert (y.dtype, x.grad.dtype, weight.grad.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
