@@ -120,6 +120,9 @@ def _obstacles(module: nn.Module) -> Iterator[str]:
         yield f"{', '.join(module.parametrizations)} is parametrized; remove the parametrization first"  # type: ignore[arg-type]
     if "activation_post_process" in module._modules or vars(module).get("qconfig") is not None:
         yield "it is prepared for quantisation; convert before preparing"
+    pinned = vars(module).get("_pinned")
+    if pinned is not None and pinned.normalize_with == "batch":
+        yield "it is frozen to the statistics of the batch; call unfreeze() first"
     owner = next(base for base in type(module).__mro__ if "train" in vars(base))
     if owner is not nn.Module:
         yield f"{owner.__name__} has a train() of its own"
@@ -209,6 +212,8 @@ def _tensor(module: nn.Module, name: str) -> Tensor | None:
 def _dimensions(kind: type[nn.Module]) -> int | None:
     if issubclass(kind, StatisticsBase):
         return max(kind.spatial)
+    if issubclass(kind, _LazyNormBase):
+        kind = kind.cls_to_become  # type: ignore[assignment]
     known = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
     return next((count for base, count in known.items() if issubclass(kind, base)), None)
 

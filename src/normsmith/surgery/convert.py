@@ -67,7 +67,7 @@ def convert(
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
     >>> print(convert(model, to="renorm", total_steps=1000))
     convert to renorm: 1 change, 0 refusals
-      1  BatchNorm2d(8) → BatchRenorm2d(8, total_steps=1000)  asked for
+      1  nn.BatchNorm2d(8) → BatchRenorm2d(8, total_steps=1000)  asked for
       outputs: the same in evaluation; in training: may differ
     """
     if to not in TARGETS:

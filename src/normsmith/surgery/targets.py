@@ -168,24 +168,34 @@ def _parameter(norm: BatchNorm, name: str) -> nn.Parameter | None:
 
 
 def _buffer(norm: BatchNorm, name: str, new: nn.Module) -> Tensor | None:
-    ours = not type(new).__module__.startswith("torch.")
     found = norm.tensors.get(name)
-    mean, var, std = (norm.tensors.get(key) for key in ("running_mean", "running_var", "running_std"))
+    mean = norm.tensors["running_mean"]
     if new._buffers[name] is None or mean is None:
         return None
+    if is_uninitialised(norm):
+        return new._buffers[name] if found is None else found
     if name == "num_batches_tracked":
         return torch.zeros((), dtype=torch.long, device=mean.device) if found is None else found
-    if name == "running_std" and found is None and var is not None and not is_uninitialised(norm):
+    return _stored(norm, _statistic(norm, name, new), new)
+
+
+def _statistic(norm: BatchNorm, name: str, new: nn.Module) -> Tensor:
+    """A running statistic; of the variance and the standard deviation one gives the other."""
+    found, var, std = (norm.tensors.get(key) for key in (name, "running_var", "running_std"))
+    if name == "running_std" and std is None and var is not None:
         return (var.detach().float() + norm.eps).sqrt()
-    if name == "running_std" and found is None:
-        return new._buffers[name]
     if name == "running_var" and std is not None and "running_std" not in new._buffers:
-        found = (std.detach() ** 2 - norm.eps).clamp(min=0)  # with which it evaluates the same
+        return (std.detach() ** 2 - norm.eps).clamp(min=0)  # with which it evaluates the same
     assert found is not None
+    return found
+
+
+def _stored(norm: BatchNorm, statistic: Tensor, new: nn.Module) -> Tensor:
+    """In the dtype that a layer keeps it in: ours float32 at least, torch's that of γ."""
+    if not type(new).__module__.startswith("torch."):
+        return statistic.float() if statistic.element_size() < 4 else statistic
     weight = norm.tensors["weight"]
-    if ours:
-        return found.float() if found.element_size() < 4 and not is_uninitialised(norm) else found
-    return found if weight is None or found.dtype == weight.dtype else found.to(weight.dtype)
+    return statistic if weight is None or statistic.dtype == weight.dtype else statistic.to(weight.dtype)
 
 
 def _carry_attributes(norm: BatchNorm, new: nn.Module) -> None:
@@ -216,20 +226,22 @@ def _described(norm: BatchNorm, new: Any, to: str, notes: list[str], *, frozen: 
         and new._buffers.get("num_batches_tracked") is not None
     ):
         notes.append("num_batches_tracked is new in the state dict")
+    stops = tuple(new.parameters(recurse=False)) if frozen else ()
     same_eps = norm.eps == (new.epsilon if hasattr(new, "epsilon") else new.eps)
-    like = (norm.renorm is not None) == renorm and norm.frozen == frozen and _trains_like(norm, new)
-    stops = tuple(p for p in new.parameters(recurse=False)) if frozen else ()
-    return Converted(
-        new, before, after, "; ".join(notes), "same" if same_eps else "may differ",
-        "same" if like and same_eps else "may differ", stops=stops,
-    )  # fmt: skip
+    training: Outcome = (
+        "same" if same_eps and norm.frozen == frozen and _trains_like(norm, new) else "may differ"
+    )
+    evaluation: Outcome = training if not norm.tracks else "same" if same_eps else "may differ"
+    return Converted(new, before, after, "; ".join(notes), evaluation, training, stops=stops)
 
 
 def _trains_like(norm: BatchNorm, new: Any) -> bool:
     """Whether batches are normalised as before; across ranks that depends on where it is tried."""
-    group = norm.settings.get("process_group"), getattr(new, "process_group", None)
-    ghost = norm.settings.get("ghost_batch_size"), getattr(new, "ghost_batch_size", None)
-    return group == (None, None) and ghost[0] == ghost[1]
+    if norm.settings.get("process_group") is not None or getattr(new, "process_group", None) is not None:
+        return False
+    names = ("ghost_batch_size", "schedule", "total_steps", "track")
+    before = {**norm.settings, **(norm.renorm or {})}
+    return all(before.get(name) == getattr(new, name, None) for name in names)
 
 
 def _settled(layer: Any) -> tuple[Any, ...]:
@@ -240,7 +252,9 @@ def _settled(layer: Any) -> tuple[Any, ...]:
 def _words(layer: nn.Module) -> str:
     """A layer with the settings that tell it from the plain one."""
     features = getattr(layer, "num_features", getattr(layer, "num_channels", None))
-    shown = [str(len(layer.weight) if features is None else features)]  # type: ignore[arg-type]
+    if features is None:
+        features = len(layer.running_mean)  # type: ignore[arg-type]
+    shown = [str(features)] if features else []
     if isinstance(layer, nn.GroupNorm):
         shown.append(f"num_groups={layer.num_groups}")
     for name in ("ghost_batch_size", "process_group", "total_steps", "activation"):
@@ -249,4 +263,5 @@ def _words(layer: nn.Module) -> str:
             shown.append(f"{name}={value!r}" if isinstance(value, (int, str)) else name)
     if getattr(layer, "_pinned", None) is not None:
         shown.append("frozen")
-    return f"{type(layer).__name__}({', '.join(shown)})"
+    library = "nn." if type(layer).__module__.startswith("torch.nn.") else ""
+    return f"{library}{type(layer).__name__}({', '.join(shown)})"
