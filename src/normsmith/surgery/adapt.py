@@ -94,8 +94,8 @@ def adapt(
             found = quest.fast("none") if mode == "fast" else quest.exact(len(measured) + 1)
         for layer, source, target in zip(measured, own, found.after, strict=True):
             layer.lend(in_dtype_of(source, target))
-            layer.layer.training = False
-        yield model
+        with _evaluating(measured):
+            yield model
 
 
 def _copied(statistics: Statistics) -> Statistics:
@@ -139,6 +139,21 @@ def _mixture(prior: float | None, source_samples: int | None) -> Settle:
         )
 
     return mixed
+
+
+@contextmanager
+def _evaluating(measured: Sequence[Measured]) -> Iterator[None]:
+    """The layers are in evaluation mode at every call, in spite of somebody's `.train()`."""
+
+    def evaluate(layer: nn.Module, _: Any) -> None:
+        layer.training = False
+
+    handles = [layer.layer.register_forward_pre_hook(evaluate) for layer in measured]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -91,6 +91,8 @@ def warm_start(
     and batch size.
     """
     check_choice("bounds", bounds, ("open", "continue", "keep"))
+    if updates is not None and updates < 0:
+        raise InputError(f"updates: expected a number of at least 0, got {updates!r}")
     times = _Times(
         updates=updates,
         remaining=_steps_to_come(remaining, epochs, dataset_size, batch_size, bounds),
