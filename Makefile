@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo test test-full lint bench docs clean venv
+.PHONY: demo test test-full lint bench gpu docs clean venv
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -41,6 +41,10 @@ lint: $(STAMP)
 bench: $(STAMP)
 	@echo "normsmith: benchmarks (minutes; results in benchmarks/results)"
 	@$(BIN)/python -m benchmarks.run
+
+# On a machine with a GPU: its own torch, Triton, pytest and numpy; no .venv, no network.
+gpu:
+	@PYTHONPATH=src:. $(PYTHON) -m benchmarks.gpu
 
 docs: $(STAMP)
 	@echo "normsmith: documentation, in docs/_build/html"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from normsmith.ops import ACTIVATIONS, Renorm, Running
-from normsmith.ops.call import Call
+from normsmith.ops.call import Call, Update
 
 triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.compiles  # without the shape checker, which would rewrite the kernels
@@ -96,7 +96,7 @@ def run(shape, dtype, *, channels_last=False, activation=None, residual=False, m
         renorm=Renorm(3.0, 5.0) if renorm else None,
         activation=None if activation is None else ACTIVATIONS[activation],
     )
-    y, kept, _ = Triton().forward(x, *vectors[:2], z, Running(*vectors[2:]), call)
+    y, kept, _ = Triton().forward(x, *vectors[:2], z, Running(*vectors[2:]), call, Update(0.1, True))
     Triton().backward(torch.empty_like(y), x, z, kept, call, True)
 
 

@@ -223,7 +223,8 @@ def _moved(tensor):
 
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("skip", ["skip", "propagate"])
-def test_running_statistics_move_as_commit_moves_them(momentum, skip):
+def test_running_statistics_move_as_commit_moves_them(momentum, skip, monkeypatch):
+    monkeypatch.setenv("NORMSMITH_BACKEND", "triton")
     x = torch.randn(16, 3, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     x[2, 1] = torch.inf
     ours, theirs = (
@@ -295,3 +296,25 @@ class TestOnTheDevice:
             y = batch_norm(x, weight=weight)
         y.float().square().sum().backward()
         assert (y.dtype, x.grad.dtype, weight.grad.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+
+
+@pytest.mark.parametrize("op", ["bn", "bn+relu", "bn+add+relu", "renorm"])
+def test_the_benchmark_finds_the_op_right_and_a_wrong_one_wrong(op, monkeypatch):
+    from benchmarks import gpu_rows
+
+    monkeypatch.setattr(gpu_rows, "DEVICE", DEVICE)
+    row = gpu_rows.Row((6, 3, 5, 4), torch.float32, op=op)
+    assert list(gpu_rows.wrong(row)) == []
+    off = gpu_rows.ours(row)
+    monkeypatch.setattr(gpu_rows, "ours", lambda row: lambda i: off(i) * 1.001)
+    assert list(gpu_rows.wrong(row))
+
+
+def test_the_composed_peer_is_renorm(monkeypatch):
+    from benchmarks import gpu_rows
+
+    monkeypatch.setattr(gpu_rows, "DEVICE", DEVICE)
+    row = gpu_rows.Row((6, 3, 5, 4), torch.float32, op="renorm")
+    ours, theirs = gpu_rows.inputs(row, 2.0), gpu_rows.inputs(row, 2.0)
+    torch.testing.assert_close(gpu_rows.ours(row)(ours), gpu_rows.composed(theirs), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.var, theirs.var, rtol=1e-4, atol=1e-5)

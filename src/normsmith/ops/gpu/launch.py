@@ -9,21 +9,25 @@ import torch
 from torch import Tensor
 
 from normsmith.ops.activation import ACTIVATIONS, Activation
-from normsmith.ops.call import Call, Forward, Kept
+from normsmith.ops.call import Call, Forward, Update
 from normsmith.ops.gpu import kernels
 from normsmith.ops.gpu.plan import Matrix, Plan, matrix, plan
 from normsmith.ops.moments import Groups, Moments
-from normsmith.ops.resolve import Gradients, Renorm, Resolved, Running
+from normsmith.ops.resolve import Gradients, Renorm, Resolved, Running, coefficients, gradients, resolve
+from normsmith.ops.sync import Sync
 
 _PARTS, _CHANNELS = (16, 128), 8
 """How many parts, of how many channels, a merging program reads at once."""
 
 
-class Update(NamedTuple):
-    """A move of the running statistics by one group, done where they are settled."""
+class Left(NamedTuple):
+    """What a forward leaves for its backward: what normalised, its coefficients, W, and mask and weights as one."""
 
-    momentum: float
-    skip: bool
+    resolved: Resolved
+    scale: Tensor
+    shift: Tensor
+    count: Tensor | float  # type: ignore[assignment]  # tuples have a method of this name
+    weights: Tensor | None
 
 
 class Geometry(NamedTuple):
@@ -57,22 +61,23 @@ class Geometry(NamedTuple):
         return torch.empty_like(self.x, dtype=tensor.dtype).copy_(tensor)
 
 
-def geometry(x: Tensor, valid: Tensor | None, weights: Tensor | None, groups: Groups | None) -> Geometry:
-    """Lay the batch out, and mask and weights beside it: −1 where not valid."""
+def weighed(x: Tensor, valid: Tensor | None, weights: Tensor | None) -> Tensor | None:
+    """Mask and weights as one tensor of shape (batch, 1, *space): −1 where not valid."""
+    if valid is not None:
+        weights = torch.where(valid, 1.0 if weights is None else weights, -1.0)
+    if weights is None:
+        return None
+    return weights.to(torch.float32).expand(x.shape[0], 1, *x.shape[2:]).contiguous()
+
+
+def geometry(x: Tensor, weights: Tensor | None, groups: Groups | None) -> Geometry:
+    """The batch in a layout that the kernels know, and cut."""
     layout = matrix(x)
     if layout is None:
         x = x.contiguous()
         layout = matrix(x)
         assert layout is not None
-    counts = None
-    if valid is not None:
-        counts = torch.where(valid, 1.0 if weights is None else weights, -1.0)
-    elif weights is not None:
-        counts = weights
-    if counts is not None:
-        counts = counts.to(torch.float32).expand(x.shape[0], 1, *x.shape[2:]).contiguous()
-    chosen = plan(layout, groups, x.element_size(), processors(x.device))
-    return Geometry(x, layout, chosen, groups, counts)
+    return Geometry(x, layout, plan(layout, groups, x.element_size(), processors(x.device)), groups, weights)
 
 
 @lru_cache
@@ -103,7 +108,8 @@ def _policy(plan: Plan) -> str:
 
 def _bounds(renorm: Renorm | None) -> tuple[float, float, Tensor | None, Tensor | None]:
     """The bounds of renorm as numbers, or as tensors on the device."""
-    numbers, tensors = [1.0, 0.0], [None, None]
+    numbers: list[float] = [1.0, 0.0]
+    tensors: list[Tensor | None] = [None, None]
     for index, bound in enumerate(renorm or ()):
         if isinstance(bound, Tensor) and bound.device.type != "cpu":
             tensors[index] = bound
@@ -162,6 +168,8 @@ def normalize(
     """Training in one launch or three: moments, decisions, running statistics, output."""
     cut, out = batch.plan, _settled(batch, True)
     y = torch.empty_like(batch.x)
+    if running is None or cut.groups > 1 or not _movable(running):
+        update = None
     tracked = running if running is not None else Running(*(None,) * 4)  # type: ignore[arg-type]
     renorm = call.renorm is not None
     affine = (_flat(weight), _flat(bias), *map(_flat, tracked[:3]))
@@ -172,7 +180,11 @@ def normalize(
         out.counts,
         out.enough,
     )
-    constants = {"RENORM": renorm, "UPDATE": update is not None, "SKIP": update is not None and update.skip}
+    constants = {
+        "RENORM": renorm,
+        "UPDATE": update is not None,
+        "SKIP": update is not None and update.skip_nonfinite,
+    }
     factor = update.momentum if update is not None else 0.0
     if cut.once:
         start(
@@ -191,7 +203,14 @@ def normalize(
     )
     mean, low, inv_std, scale, shift, _, r, d, *_ = out.kept.unbind()
     resolved = Resolved(mean, low, inv_std, r if renorm else None, d if renorm else None, by_batch)
-    return Forward(y, Kept(resolved, scale, shift, found.count), found)
+    left = Left(resolved, scale, shift, found.count, batch.weights)
+    return Forward(y, left, found if update is None else None)
+
+
+def _movable(running: Running) -> bool:
+    """Whether the kernels may move these buffers: float32, as they are summed in."""
+    buffers = (running.mean, running.var, *([] if running.std is None else [running.std]))
+    return all(buffer.dtype == torch.float32 and buffer.is_contiguous() for buffer in buffers)
 
 
 def _measured(
@@ -200,7 +219,7 @@ def _measured(
     decisions: tuple[Any, ...],
     eps: float,
     factor: float,
-    constants: dict[str, bool] | None,
+    constants: dict[str, Any] | None,
 ) -> None:
     """The first two launches: moments of parts, merged, and settled if there are constants to settle by."""
     cut = batch.plan
@@ -282,23 +301,29 @@ def infer(
     population = (_flat(weight), _flat(bias), *map(_flat, running[:3]))
     _applied(batch, residual, y, population, (None,) * 3, kept, call)
     mean, inv_std, scale, shift = kept.unbind()
-    return Forward(y, Kept(Resolved(mean, None, inv_std, None, None, False), scale, shift, 1.0), None)
+    return Forward(
+        y, Left(Resolved(mean, None, inv_std, None, None, False), scale, shift, 1.0, batch.weights), None
+    )
 
 
-def measure(batch: Geometry) -> Moments:
-    """Only the moments, for ranks that merge theirs."""
+def agree(
+    batch: Geometry,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running: Running | None,
+    call: Call,
+) -> Forward:
+    """Training across ranks: moments, theirs merged with ours, decisions on small tensors, output."""
+    assert call.sync is not None
     out = _settled(batch, False)
     _measured(batch, (None,) * 5, (None, *_bounds(None), *out), 0.0, 0.0, None)
-    return out.moments(batch)
-
-
-def apply(
-    batch: Geometry, residual: Tensor | None, mean: Tensor, scale: Tensor, shift: Tensor, call: Call
-) -> Tensor:
-    """Only the output, from given coefficients."""
+    found = call.sync.merge(out.moments(batch))
+    resolved = resolve(found, running, call.eps, call.renorm)
+    scale, shift = coefficients(resolved, weight, bias)
     y = torch.empty_like(batch.x)
-    _applied(batch, residual, y, (None,) * 5, _dense(mean, scale, shift), None, call)
-    return y
+    _applied(batch, residual, y, (None,) * 5, _dense(resolved.mean, scale, shift), None, call)
+    return Forward(y, Left(resolved, scale, shift, found.count, batch.weights), found)
 
 
 def _dense(*values: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -306,11 +331,10 @@ def _dense(*values: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 class Sums(NamedTuple):
-    """The workspace of the first backward sweep, and the residual's gradient where it was written on the way."""
+    """The workspace of the first backward sweep."""
 
     parts: Tensor
     width: int
-    dz: Tensor | None
 
 
 def _summed(
@@ -331,18 +355,7 @@ def _summed(
         warps=cut.tile.warps, ROWS=cut.tile.rows, COLUMNS=cut.tile.columns, UNIT=cut.unit, PLANES=cut.planes,
         ACT=act, POLICY=_policy(cut),
     )  # fmt: skip
-    return Sums(parts, width, dz)
-
-
-def reduce(
-    g: Tensor, batch: Geometry, residual: Tensor | None, mean: Tensor, scale: Tensor, shift: Tensor, act: str
-) -> tuple[Tensor, Tensor]:
-    """Only the two sums, for ranks that add theirs."""
-    sums = _summed(g, batch, residual, _dense(mean, scale, shift), act, None)
-    grads = torch.empty((2, *batch.shape), dtype=torch.float32, device=batch.x.device)
-    _settle_sums(batch, sums, (None,) * 5, 1.0, None, None, grads, decide=False, by_batch=False)
-    plain, moment = grads.unbind()
-    return plain, moment
+    return Sums(parts, width)
 
 
 def _settle_sums(
@@ -387,42 +400,101 @@ def gradient(
 
 
 def differentiate(
-    g: Tensor, batch: Geometry, residual: Tensor | None, kept: Kept, act: str, wants_x: bool
+    g: Tensor,
+    batch: Geometry,
+    residual: Tensor | None,
+    kept: Left,
+    act: str,
+    wants_x: bool,
+    sync: Sync | None,
 ) -> tuple[Tensor | None, Tensor | None, Gradients]:
-    """The way back in one launch or three: the gradients of x, of the residual, and of γ and β."""
-    cut, resolved = batch.plan, kept.resolved
-    by_batch = resolved.by_batch is not False
-    which = resolved.by_batch if isinstance(resolved.by_batch, Tensor) else None
-    count, counts = (1.0, kept.count) if isinstance(kept.count, Tensor) else (float(kept.count), None)
+    """The way back: the gradients of x, of the residual, and of γ and β."""
     plain = act == "none" and batch.weights is None  # the residual's gradient is then g itself
     dz = torch.empty_like(residual) if residual is not None and wants_x and not plain else None
     residual = residual if act != "none" else None
-    given = _dense(resolved.mean, kept.scale, kept.shift)
-    decided = _dense(resolved.low, resolved.inv_std, resolved.r, resolved.d)
-    grads = torch.empty((4, *batch.shape), dtype=torch.float32, device=batch.x.device)
-    dx: Tensor | None = None
-    if cut.once:
-        dx = torch.empty_like(batch.x) if wants_x else None
-        start(
-            kernels.backward_at_once, (cut.blocks, cut.groups),
-            g, batch.x, batch.weights, residual, dx, dz, given[0], *decided, *given[1:], count, counts, which, grads,
-            *batch.sizes, *reversed(batch.shape),
-            warps=cut.tile.warps, ROWS=cut.tile.rows, COLUMNS=cut.tile.columns, UNIT=cut.unit, PLANES=cut.planes,
-            HELD=cut.held, ACT=act, BY_BATCH=by_batch,
-        )  # fmt: skip
+    if batch.plan.once and sync is None:
+        dx, found = _back_at_once(g, batch, residual, kept, act, wants_x, dz)
     else:
-        # the residual's gradient, written by the first sweep, is all that the second one needs of g and z
-        early = dz if dz is not None and dz.dtype == g.dtype and act in ("none", "relu") else None
-        sums = _summed(g, batch, residual, given, act, early)
+        dx, found = _back_in_parts(g, batch, residual, kept, act, wants_x, dz, sync)
+    return dx, g if dz is None else dz, found
+
+
+class _Statistics(NamedTuple):
+    """What the settling of gradients reads: whose statistics normalised, and how much they count."""
+
+    by_batch: bool
+    which: Tensor | None
+    number: float
+    counts: Tensor | None
+    decided: tuple[Tensor | None, ...]
+
+
+def _statistics(kept: Left) -> _Statistics:
+    resolved = kept.resolved
+    which = resolved.by_batch if isinstance(resolved.by_batch, Tensor) else None
+    count, counts = (1.0, kept.count) if isinstance(kept.count, Tensor) else (float(kept.count), None)
+    decided = _dense(resolved.low, resolved.inv_std, resolved.r, resolved.d)
+    return _Statistics(resolved.by_batch is not False, which, count, counts, decided)
+
+
+def _back_at_once(
+    g: Tensor,
+    batch: Geometry,
+    residual: Tensor | None,
+    kept: Left,
+    act: str,
+    wants_x: bool,
+    dz: Tensor | None,
+) -> tuple[Tensor | None, Gradients]:
+    """One launch."""
+    cut, by = batch.plan, _statistics(kept)
+    mean, scale, shift = _dense(kept.resolved.mean, kept.scale, kept.shift)
+    grads = torch.empty((4, *batch.shape), dtype=torch.float32, device=batch.x.device)
+    dx = torch.empty_like(batch.x) if wants_x else None
+    start(
+        kernels.backward_at_once, (cut.blocks, cut.groups),
+        g, batch.x, batch.weights, residual, dx, dz, mean, *by.decided, scale, shift,
+        by.number, by.counts, by.which, grads, *batch.sizes, *reversed(batch.shape),
+        warps=cut.tile.warps, ROWS=cut.tile.rows, COLUMNS=cut.tile.columns, UNIT=cut.unit, PLANES=cut.planes,
+        HELD=cut.held, ACT=act, BY_BATCH=by.by_batch,
+    )  # fmt: skip
+    return dx, _gradients(grads, by.by_batch)
+
+
+def _back_in_parts(
+    g: Tensor,
+    batch: Geometry,
+    residual: Tensor | None,
+    kept: Left,
+    act: str,
+    wants_x: bool,
+    dz: Tensor | None,
+    sync: Sync | None,
+) -> tuple[Tensor | None, Gradients]:
+    """Three launches, or four of which ranks may talk between the first and the last."""
+    by, given = _statistics(kept), _dense(kept.resolved.mean, kept.scale, kept.shift)
+    # the residual's gradient, written by the first sweep, is all that the last one needs of g and z
+    early = dz if dz is not None and dz.dtype == g.dtype and act in ("none", "relu") else None
+    sums = _summed(g, batch, residual, given, act, early)
+    grads = torch.empty((4, *batch.shape), dtype=torch.float32, device=batch.x.device)
+    if sync is None:
+        decided = (*by.decided, given[1])
         _settle_sums(
-            batch, sums, (*decided, given[1]), count, counts, which, grads, decide=True, by_batch=by_batch
+            batch, sums, decided, by.number, by.counts, by.which, grads, decide=True, by_batch=by.by_batch
         )
-        if wants_x:
-            through = (grads[2], grads[3]) if by_batch else (None, None)
-            if early is not None:
-                dx = gradient(early, batch, None, given, through, "none", None)
-            else:
-                dx = gradient(g, batch, residual, given, through, act, dz)
-    dweight, dbias = (grads[row, 0] if batch.plan.groups == 1 else grads[row].sum(0) for row in (0, 1))
-    offset, slope = (grads[2], grads[3]) if by_batch else (None, None)
-    return dx, dz if dz is not None else g, Gradients(dweight, dbias, offset, slope)
+        found = _gradients(grads, by.by_batch)
+    else:
+        _settle_sums(batch, sums, (None,) * 5, 1.0, None, None, grads, decide=False, by_batch=False)
+        exchange = sync.sum if wants_x else None
+        found = gradients(kept.resolved, kept.scale, kept.count, grads[0], grads[1], exchange)
+    if not wants_x:
+        return None, found
+    through = (found.offset, found.slope)
+    if early is not None:
+        return gradient(early, batch, None, given, through, "none", None), found
+    return gradient(g, batch, residual, given, through, act, dz), found
+
+
+def _gradients(grads: Tensor, by_batch: bool) -> Gradients:
+    dweight, dbias = (rows[0] if len(rows) == 1 else rows.sum(0) for rows in grads[:2])
+    return Gradients(dweight, dbias, grads[2] if by_batch else None, grads[3] if by_batch else None)

@@ -80,8 +80,10 @@ def matrix(x: Tensor) -> Matrix | None:
 def plan(batch: Matrix, groups: Groups | None, itemsize: int, processors: int) -> Plan:
     """Choose the regime and the tiles.
 
-    >>> plan(Matrix(32, 256 * 196, 196, 256, 1), None, 4, 132).held, plan(Matrix(401408, 64, 1, 64, 3136), None, 2, 132).once
-    (True, False)
+    >>> plan(Matrix(32, 256 * 196, 196, 256, 1), None, 4, 132).held
+    True
+    >>> plan(Matrix(401408, 64, 1, 64, 3136), None, 2, 132).once
+    False
     """
     number, size = (groups.number, groups.size * batch.rows_per_sample) if groups else (1, batch.rows)
     tallest = max(size, groups.last * batch.rows_per_sample) if groups else size

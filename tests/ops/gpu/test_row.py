@@ -1,0 +1,148 @@
+"""The row on a machine without a GPU, how batches are cut, and what `make gpu` says there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks.gpu_rows import F32, Row
+from benchmarks.gpu_table import Measured, goals, page
+
+from normsmith.ops.activation import Activation
+from normsmith.ops.call import Call
+from normsmith.ops.gpu import backend
+from normsmith.ops.gpu.plan import Matrix, matrix, plan
+from normsmith.ops.moments import Groups, ghost_groups
+
+ROOT = Path(__file__).parents[3]
+
+
+class TestSupports:
+    row = backend.Triton()
+
+    @pytest.fixture
+    def fit(self, monkeypatch):
+        """A device that would run the kernels."""
+        pytest.importorskip("triton")
+        monkeypatch.setattr(backend, "_unfit", lambda device: None)
+        names = type("launch", (), {"name_of": staticmethod(lambda act: None if act else "none")})
+        monkeypatch.setattr(backend, "_launch", lambda: names)
+
+    def test_other_devices(self):
+        assert "NVIDIA" in self.row.supports(torch.randn(4, 3), Call())
+        assert "on meta" in self.row.supports(torch.randn(4, 3, device="meta"), Call())
+
+    def test_a_machine_without_triton(self, monkeypatch):
+        backend._unfit.cache_clear()
+        monkeypatch.setattr(backend, "find_spec", lambda name: None)
+        assert "not installed" in self.row.supports(torch.randn(4, 3), Call())
+        backend._unfit.cache_clear()
+
+    @pytest.mark.parametrize(
+        ("capability", "hip", "reason"), [((7, 5), None, "got 7.5"), ((9, 4), "6.4", "ROCm")]
+    )
+    def test_other_gpus(self, monkeypatch, capability, hip, reason):
+        monkeypatch.setattr(torch.version, "hip", hip)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        backend._unfit.cache_clear()
+        assert reason in backend._unfit(torch.device("cuda", 0))
+        backend._unfit.cache_clear()
+
+    def test_what_the_kernels_do_not_know(self, fit):
+        assert self.row.supports(torch.randn(4, 3), Call()) is None
+        assert "float64" in self.row.supports(torch.zeros(4, 3, dtype=torch.float64), Call())
+        assert "got 1" in self.row.supports(torch.randn(1, 3), Call())
+        assert self.row.supports(torch.randn(1, 3), Call(by_batch=False)) is None
+        assert "got 0" in self.row.supports(torch.randn(0, 3), Call(by_batch=False))
+        assert "activation" in self.row.supports(
+            torch.randn(4, 3), Call(activation=Activation(torch.sin, torch.mul))
+        )
+        huge = torch.empty(1, device="meta").expand(2, 2**16, 2**15)
+        assert "32 bits" in self.row.supports(huge, Call())
+
+    def test_compiled_graphs_go_another_way(self, fit, monkeypatch):
+        monkeypatch.setattr(backend, "eager", lambda: False)
+        assert "eager" in self.row.supports(torch.randn(4, 3), Call())
+
+
+SHAPES = [
+    (60, 100),
+    (4_000_000, 8),
+    (32, 256, 56, 56),
+    (64, 2048, 7, 7),
+    (8, 3, 224, 224),
+    (2, 3, 2, 3, 4),
+    (1, 1, 2),
+]
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels_last", "ghost"), list(product(SHAPES, [False, True], [None, 2, 3]))
+)
+def test_every_element_is_in_exactly_one_tile(shape, channels_last, ghost):
+    """What the kernels take for granted of a plan, on batches of all kinds."""
+    samples, channels, positions = shape[0], shape[1], torch.Size(shape[2:]).numel()
+    last = channels_last and len(shape) > 2
+    batch = (
+        Matrix(samples * positions, channels, 1, channels, positions)
+        if last
+        else Matrix(samples, channels * positions, positions, channels, 1)
+    )
+    groups: Groups | None = ghost_groups(samples, positions, ghost)
+    for itemsize in (2, 4):
+        cut = plan(batch, groups, itemsize, 132)
+        assert cut.groups * cut.size >= batch.rows - cut.size
+        assert (cut.groups - 1) * cut.size < batch.rows
+        width = cut.tile.columns
+        assert cut.blocks == channels if cut.planes else cut.blocks * width >= batch.columns
+        assert not (cut.held and cut.planes) or width >= positions
+        assert not cut.held or cut.tile.rows >= cut.size
+        assert batch.columns % cut.unit == 0
+        for tile in (cut.tile, cut.elementwise):
+            assert tile.rows & (tile.rows - 1) == tile.columns & (tile.columns - 1) == 0
+            assert tile.rows * tile.columns <= 2**20
+            assert 1 <= tile.warps <= 32
+
+
+def test_memory_orders():
+    x = torch.empty(4, 3, 5, 6, device="meta")
+    assert matrix(x) == Matrix(4, 90, 30, 3, 1)
+    assert matrix(x.to(memory_format=torch.channels_last)) == Matrix(120, 3, 1, 3, 30)
+    assert matrix(x.transpose(2, 3)) is None
+
+
+class TestFigures:
+    def test_goals_follow_from_times(self):
+        row = Row((32, 256, 56, 56), F32)
+        times = {"ours": 100.0, "cuDNN": 150.0, "native": 200.0}
+        measured = Measured(times={row: {"forward": times, "backward": times}}, copies={row: 4e6})
+        assert measured.share(row, "forward") == pytest.approx(3 * row.bytes / 100 / 4e6)
+        lines = [goal.line(measured) for goal in goals()]
+        assert any("fp32" in line and "| 1.500 | met |" in line for line in lines)
+        assert any("bf16" in line and "not measured" in line for line in lines)
+        assert "| 1.50 | 0." in page(measured)
+
+    def test_the_page_in_the_repository_names_every_figure(self):
+        kept = (ROOT / "benchmarks" / "results" / "gpu.md").read_text(encoding="utf-8")
+        names = [
+            re.escape(line.split("|")[1]) for line in page(Measured()).splitlines() if line.startswith("| ")
+        ]
+        assert [name for name in names if not re.search(name, kept)] == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would measure")
+def test_make_gpu_explains_itself_where_there_is_no_gpu():
+    done = subprocess.run(
+        ["make", "-s", "gpu", f"PYTHON={sys.executable}"],
+        cwd=ROOT, env={**os.environ, "NORMSMITH_CHECK_SHAPES": "0"}, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert len([line for line in done.stdout.splitlines() if line]) == 1
+    assert "NVIDIA GPU" in done.stdout
