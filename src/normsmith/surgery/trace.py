@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from normsmith.errors import SurgeryError
+from normsmith.surgery.attach import called
 from normsmith.surgery.graph import Event, Graph
 from normsmith.surgery.kinds import is_leaf, plain_name
 from normsmith.surgery.preserve import preserved
@@ -109,7 +110,7 @@ class _Recorder(TorchFunctionMode):
         with ExitStack() as stack:
             for module in _walked(self._model):
                 before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
-                after = module.register_forward_hook(self._leave)
+                after = module.register_forward_hook(self._leave, prepend=True)  # what hooks add is seen apart
                 stack.callback(before.remove)
                 stack.callback(after.remove)
             torch.backends.mha.set_fastpath_enabled(False)  # it calls none of a transformer layer's modules
@@ -140,7 +141,7 @@ class _Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         sources, versions = self._sources((args, kwargs)), _versions((args, kwargs))
         found = _apart(func(*args, **kwargs), versions)
-        tensors = list(flat(found))
+        tensors = list(flat(found)) or _written((args, kwargs), versions)
         name = plain_name(getattr(func, "__name__", str(func)))
         if tensors and not (name == "get" and all(id(t) in self._own for t in tensors)):
             path = self._open[-1] if self._open else ""
@@ -196,6 +197,11 @@ def _versions(arguments: Any) -> dict[int, int]:
     return {id(tensor): tensor._version for tensor in flat(arguments)}
 
 
+def _written(arguments: Any, versions: dict[int, int]) -> list[Tensor]:
+    """What a call that returns nothing, such as `x[0] = 1`, has put values into."""
+    return [tensor for tensor in flat(arguments) if tensor._version != versions[id(tensor)]]
+
+
 def _apart(found: Any, versions: dict[int, int]) -> Any:
     """A result that is an argument, unchanged, as a tensor of its own: who takes which must be seen."""
     if isinstance(found, Tensor) and versions.get(id(found)) == found._version:
@@ -211,9 +217,12 @@ class _Symbols(fx.Tracer):
             )
         return _is_opaque(m)
 
-    def call_module(self, m: nn.Module, *arguments: Any) -> Any:
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         self.calls[m] += 1
-        return super().call_module(m, *arguments)
+        if not _is_opaque(m):
+            return super().call_module(m, forward, args, kwargs)
+        inner = super().call_module  # a leaf becomes a node and is not called; what is attached to it is
+        return called(m, lambda *a, **k: inner(m, forward, a, k), args, kwargs)
 
     def __init__(self) -> None:
         super().__init__()

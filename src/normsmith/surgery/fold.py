@@ -1,0 +1,237 @@
+"""Fold batch norms into their linear layers and convolutions, for inference."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from normsmith.errors import InputError, SurgeryError
+from normsmith.surgery._fold_obstacles import Fold, Layout, foldable_norm, obstacle
+from normsmith.surgery._fold_sites import Finder
+from normsmith.surgery._fold_weights import Weights, affine_of
+from normsmith.surgery.batch_norms import BatchNorm, is_batch_norm
+from normsmith.surgery.edits import Edit, ModuleEdit, ParameterEdit
+from normsmith.surgery.norms import channels
+from normsmith.surgery.operation import operation
+from normsmith.surgery.plan import Change, Plan, Remark
+from normsmith.surgery.select import Only, selected
+from normsmith.surgery.sites import Sites
+from normsmith.surgery.trace import trace
+from normsmith.surgery.verify import Expectation, Forward, call
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "hardswish": nn.Hardswish,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+}
+
+
+def fold(model: nn.Module, batch: Any = None, *, forward: Forward = call, only: Only = None) -> Plan:
+    """Plan to let linear layers and convolutions do the work of the batch norms behind or before them.
+
+        behind:  γ·(W·x + b − μ)/σ + β = (s·W)·x + (s·b + t)        s = γ/σ, t = β − s·μ
+        before:  W·(s·x + t) + b = (W·s)·x + (b + Σ W·t)            σ = sqrt(running_var + eps)
+
+    Evaluation gives the same outputs; training does not make sense afterwards. `nn.Linear` and (transposed)
+    convolutions take part, grouped ones too; of norms all that `convert` reads and that go by running
+    statistics. The weights are reckoned in float64 and kept in their dtype; where there is no bias, there is one
+    then. In the norm's place stands an `nn.Identity`, or its activation where they were one layer, so that all
+    paths stay; the norm's keys leave the state dict.
+
+    Refused, with the reason, is what would not be exact: weights that something else uses too (a layer that is
+    called twice, tied weights, parametrizations), an output that goes elsewhere as well, zero padding between a
+    norm that shifts and its convolution, hooks that see what goes between the two, data that may go other ways.
+
+    Args:
+        batch: without one the model is followed by symbols (torch.fx), which dynamic code does not allow; with
+            one a forward is run, see `trace`.
+        forward: how the model is called with the batch.
+        only: patterns of paths of norms such as "layer1.*", or a function (path, module) → bool.
+
+    Raises:
+        SurgeryError: the model has no batch norm, or its forward cannot be followed.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+    >>> plan = fold(model)
+    >>> print(plan)
+    fold batch norms: 2 changes, 0 refusals
+      1  BatchNorm2d(8) → Identity()                     0 does its work
+      0  Conv2d(3, 8) → Conv2d(3, 8) with other weights  as if 1 came behind it; its bias is new
+      outputs: the same in evaluation; in training: may differ
+    >>> list(plan.apply().state_dict())
+    ['0.weight', '0.bias']
+
+    Source: Jacob et al. (2018), arXiv:1712.05877, section 3.2.
+    """
+    sites = Sites(model)
+    norms = {module: paths for module, paths in sites.paths.items() if is_batch_norm(module)}
+    chosen = selected(norms, only, None, None)
+    if not chosen:
+        where = f"none of its {len(norms)} batch norms is selected" if norms else "it has no batch norm"
+        raise SurgeryError(f"fold: expected batch norms in {type(model).__name__}, but {where}")
+    found = Finder(trace(model, batch, forward=forward), Layout(sites)).find(chosen)
+    first = {module: paths[0] for module, paths in sites.paths.items()}
+    return fold_pairs(
+        model,
+        [
+            [first[f.norm], first[f.producer], f.side, f.dimensions]
+            for f in found.values()
+            if isinstance(f, Fold)
+        ],
+        {first[norm]: reason for norm, reason in found.items() if isinstance(reason, str)},
+    )
+
+
+@operation
+def fold_pairs(
+    model: nn.Module, pairs: Sequence[Sequence[Any]], refused: Mapping[str, str] | None = None
+) -> Plan:
+    """Plan to fold batch norms that are known to stand beside their layers; what `fold` finds, without its trace.
+
+    This is what a plan of `fold` does on copies of the model and in other processes, where there may be no batch.
+    That nothing else uses what goes between a norm and its layer is for the caller to know; weights, hooks,
+    padding and shapes are looked at again.
+
+    Args:
+        pairs: (path of the norm, path of the layer, "behind" or "before", dimensions); in the order of the
+            forward. `dimensions`: how many the norm's input must have, or None where that is known to be right.
+        refused: paths of norms that are not folded, and why.
+
+    Raises:
+        InputError: a pair is of another form, or names what is not there.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+    >>> fold_pairs(model, [("1", "0", "behind", None)]).apply()[1]
+    Identity()
+    """
+    layout = Layout(Sites(model))
+    refusals = dict(refused or {})
+    folded: dict[nn.Module, list[tuple[Fold, BatchNorm]]] = {}
+    for row in pairs:
+        fold = _as_fold(row, layout)
+        norm = foldable_norm(fold.norm, layout.sites)
+        against = norm if isinstance(norm, str) else obstacle(fold, norm, layout)
+        if isinstance(norm, str) or against is not None:
+            refusals[layout.path(fold.norm)] = str(against)
+        else:
+            folded.setdefault(fold.producer, []).append((fold, norm))
+    changes: list[Change] = []
+    edits: list[Edit] = []
+    for producer, rows in folded.items():
+        weight, bias = _folded(producer, rows)
+        unfit = _unfit(weight, bias)
+        if unfit is not None:
+            refusals |= {layout.path(fold.norm): unfit for fold, _ in rows}
+            continue
+        changes += _changes(producer, rows, layout)
+        edits += _edits(producer, rows, weight, bias, layout)
+    return Plan(
+        "fold batch norms",
+        model,
+        changes=tuple(changes),
+        refusals=tuple(Remark(path, reason) for path, reason in refusals.items()),
+        edits=tuple(edits),
+        expects=Expectation("same", "may differ"),
+    )
+
+
+class FoldedNorm(nn.Identity):
+    """Stands where a norm was folded that had its channels in the right place for some shapes of input only.
+
+    >>> FoldedNorm(2)(torch.ones(4, 3)).shape
+    torch.Size([4, 3])
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__()
+        self.dimensions = dimensions
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The input. Raises InputError if it has another number of dimensions."""
+        if input.dim() != self.dimensions:
+            raise InputError(
+                f"a batch norm was folded for {self.dimensions}-D inputs here, got shape {tuple(input.shape)}, whose "
+                "channels are elsewhere; fold with a batch, normsmith.surgery.fold(model, batch)"
+            )
+        return input
+
+    def extra_repr(self) -> str:
+        """The number of dimensions."""
+        return f"dimensions={self.dimensions}"
+
+
+def _as_fold(row: Sequence[Any], layout: Layout) -> Fold:
+    modules = layout.modules
+    if len(row) != 4 or row[0] not in modules or row[1] not in modules or row[2] not in ("behind", "before"):
+        raise InputError(
+            f"pairs: expected (path of a norm, path of a layer, 'behind' or 'before', dimensions or None), got {row!r}"
+        )
+    side: Literal["behind", "before"] = row[2]
+    return Fold(modules[row[0]], modules[row[1]], side, row[3])
+
+
+def _folded(producer: nn.Module, rows: Sequence[tuple[Fold, BatchNorm]]) -> tuple[nn.Parameter, nn.Parameter]:
+    weights = Weights.of(producer)
+    for fold, norm in rows:
+        (weights.then if fold.side == "behind" else weights.after)(affine_of(norm))
+    return weights.stored()
+
+
+def _unfit(*parameters: nn.Parameter) -> str | None:
+    if any(not p.is_meta and not bool(p.isfinite().all()) for p in parameters):
+        return f"the folded weights are not all finite in {parameters[0].dtype}"
+    return None
+
+
+def _changes(producer: nn.Module, rows: Sequence[tuple[Fold, BatchNorm]], layout: Layout) -> Iterator[Change]:
+    for fold, norm in rows:
+        path, *also = layout.sites.paths[fold.norm]
+        after = " ".join(repr(_stand_in(fold, norm)).split())
+        yield Change(path, _words(fold.norm), after, f"{layout.path(producer)} does its work", tuple(also))
+    path, *also = layout.sites.paths[producer]
+    names = ", ".join(f"{layout.path(fold.norm)} came {fold.side} it" for fold, _ in rows)
+    new = "; its bias is new" if producer.bias is None else ""
+    yield Change(
+        path, _words(producer), f"{_words(producer)} with other weights", f"as if {names}{new}", tuple(also)
+    )
+
+
+def _edits(
+    producer: nn.Module,
+    rows: Sequence[tuple[Fold, BatchNorm]],
+    weight: nn.Parameter,
+    bias: nn.Parameter,
+    layout: Layout,
+) -> Iterator[Edit]:
+    for name, new in (("weight", weight), ("bias", bias)):
+        yield ParameterEdit(producer, name, producer._parameters[name], new)
+    for fold, norm in rows:
+        yield ModuleEdit(layout.sites.holders[fold.norm], fold.norm, _stand_in(fold, norm))
+
+
+def _stand_in(fold: Fold, norm: BatchNorm) -> nn.Module:
+    """What comes in the norm's place: its activation, or nothing."""
+    parts: dict[str, Any] = {} if fold.dimensions is None else {"norm": FoldedNorm(fold.dimensions)}
+    if norm.activation is not None and norm.origin == "other":  # timm's, whose parts keep their paths
+        return nn.Sequential(OrderedDict(parts | norm.module._modules))
+    if norm.activation is not None:
+        parts["act"] = _ACTIVATIONS[norm.activation]()
+    if len(parts) == 2:
+        return nn.Sequential(OrderedDict(parts))
+    return next(iter(parts.values()), nn.Identity())
+
+
+def _words(module: Any) -> str:
+    kind = type(module).__name__
+    if isinstance(module, nn.Linear):
+        return f"{kind}({module.in_features}, {module.out_features})"
+    if hasattr(module, "in_channels"):
+        return f"{kind}({module.in_channels}, {channels(module)})"
+    return f"{kind}({len(module.running_mean)})"
