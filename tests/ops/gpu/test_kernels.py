@@ -287,7 +287,7 @@ class TestOnTheDevice:
         want = (x.shape[0] / 2) ** 0.5
         assert y[-1].float().sub(want).abs().max() < 0.01 * want
         assert y[0].float().add(want).abs().max() < 0.01 * want
-        assert y[2**16].abs().max() == 0
+        assert y[2**16].abs().max() < 1e-3
 
     def test_under_autocast(self):
         x = torch.randn(8, 4, 14, 14, device="cuda", dtype=torch.bfloat16, requires_grad=True)

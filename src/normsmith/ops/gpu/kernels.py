@@ -276,6 +276,8 @@ def _settle(
         inv_std = tl.where(enough, inv_std, deviation)
         r, d = tl.where(enough, r, 1.0), tl.where(enough, d, 0.0)
     if UPDATE:
+        if RENORM or WEIGHTED:
+            tl.debug_barrier()  # every warp has read the running statistics before one of them moves them
         usable = enough & (unbiased <= LARGEST) if SKIP else enough
         _move(running_mean, at, inside, found, usable, momentum)
         _move(running_var, at, inside, unbiased, usable, momentum)
