@@ -78,11 +78,7 @@ class TestPlan(SurgeryContract):
         return found
 
     def plan(self, model: nn.Module) -> Plan:
-        return recalibrate(model, [self.batch], gap="none", only=reachable).plan
-
-
-def reachable(path: str, module: nn.Module) -> bool:
-    return "frozen" not in type(module).__name__.lower()
+        return recalibrate(model, [self.batch], gap="none").plan
 
 
 @pytest.mark.parametrize("mode", ["fast", "exact"])
@@ -535,6 +531,22 @@ def test_an_iterator_serves_one_pass():
     for options in ({"mode": "exact"}, {"gap": "all"}, {"loss": lambda output, _: output.mean()}):
         with pytest.raises(InputError, match="iterator"):
             recalibrate(layer, iter(batches), **options)
+
+
+def test_a_data_loader_draws_the_same_order_at_every_pass():
+    x = torch.randn(20, 3)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=3, shuffle=True)
+    before, seen = torch.get_rng_state(), []
+
+    def forward(model, batch):
+        seen.append(batch[0][0, 0].item())
+        return model(batch[0])
+
+    layer = nn.BatchNorm1d(3)
+    recalibrate(layer, loader, gap="all", forward=forward).apply()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert seen[:7] == seen[7:]
+    assert_population(layer, x)
 
 
 def test_no_batches():

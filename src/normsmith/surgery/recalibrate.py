@@ -178,7 +178,7 @@ def recalibrate(
     check_choice("mode", mode, ("fast", "exact"))
     check_choice("gap", gap, ("none", "sample", "all"))
     again = mode == "exact" or loss is not None or gap == "all"
-    if again and iter(loader) is loader:
+    if again and isinstance(loader, Iterator):
         raise InputError(
             "recalibrate: expected batches that can be gone through again (a loader or a list) for the exact mode, a "
             "loss or gap='all'; got an iterator"
