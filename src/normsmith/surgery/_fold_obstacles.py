@@ -137,7 +137,7 @@ def _hooked(fold: Fold, layout: Layout, between: Iterable[nn.Module]) -> str | N
     watched += [(module, _BACKWARD_HOOKS) for module in (first, second)]
     for module, kinds in watched:
         if any(vars(module).get(kind) for kind in kinds):
-            return f"a hook of {layout.path(module)} meets what goes between it and the weights: that changes"
+            return f"a hook of {layout.path(module)} meets what goes between norm and weights, which changes"
     return None
 
 

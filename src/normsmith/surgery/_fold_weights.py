@@ -62,16 +62,18 @@ class Weights:
         producer: Any = self.producer
         if isinstance(producer, _ConvTransposeNd):
             taps = self.weight * _column(norm.shift, self.weight.dim())
-            groups = taps.reshape(producer.groups, -1, *taps.shape[1:]).flatten(3)
-            self.bias = self.bias + groups.sum((1, 3)).flatten()
+            grouped = taps.reshape(producer.groups, -1, *taps.shape[1:]).flatten(
+                3
+            )  # (groups, in, out, kernel)
+            self.bias = self.bias + grouped.sum((1, 3)).flatten()
             self.weight = self.weight * _column(norm.scale, self.weight.dim())
             return
-        groups = getattr(producer, "groups", 1)
+        repeats = len(self.weight) // (1 if isinstance(producer, nn.Linear) else producer.groups)
         before = self.weight
-        self._scale_second(norm.shift, repeats=before.shape[0] // groups)
+        self._scale_second(norm.shift, repeats)
         self.bias = self.bias + self.weight.flatten(1).sum(1)
         self.weight = before
-        self._scale_second(norm.scale, repeats=before.shape[0] // groups)
+        self._scale_second(norm.scale, repeats)
 
     def stored(self) -> tuple[nn.Parameter, nn.Parameter]:
         """New parameters of the layer's dtype, device, memory format and `requires_grad`."""

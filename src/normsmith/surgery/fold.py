@@ -145,8 +145,8 @@ def fold_pairs(
 class FoldedNorm(nn.Identity):
     """Stands where a norm was folded that had its channels in the right place for some shapes of input only.
 
-    >>> FoldedNorm(2)(torch.ones(4, 3)).shape
-    torch.Size([4, 3])
+    >>> nn.Sequential(nn.Linear(4, 3), FoldedNorm(dimensions=2))[1]
+    FoldedNorm(dimensions=2)
     """
 
     def __init__(self, dimensions: int) -> None:
