@@ -15,18 +15,25 @@ class Following:
     """Optimizers that follow a model through a change and back.
 
     Made before the change. `update` after it: parameters that went leave their group, their state with them;
-    new ones join the group, at the place, of the parameter of their name before, else of their nearest neighbour
-    in the model; all others keep place and state. `heirs` get the state of those whose heirs they are. `restore`
-    brings groups and states back, those of parameters that stayed as training has left them.
+    new ones join the group of the parameter whose place they take (the same name in the same module, or in the
+    one that replaces it), else of their nearest neighbour in the model; all others keep place and state. `heirs`
+    get the state of those whose heirs they are. `restore` brings groups and states back, those of parameters
+    that stayed as training has left them.
     """
 
     def __init__(self, optimizers: Iterable[Optimizer], model: nn.Module) -> None:
         self._before = _named(model)
+        self._owners = _owners(model)
         self._books = [_Book(optimizer) for optimizer in optimizers]
 
-    def update(self, model: nn.Module, heirs: Mapping[nn.Parameter, nn.Parameter]) -> None:
+    def update(
+        self,
+        model: nn.Module,
+        heirs: Mapping[nn.Parameter, nn.Parameter],
+        replaced: Mapping[nn.Module, nn.Module],
+    ) -> None:
         """Follow the model to what it is now. Raises SurgeryError where an optimizer cannot."""
-        after = _named(model)
+        after, owners = _named(model), _owners(model)
         held, kept = set(map(id, self._before.values())), set(map(id, after.values()))
         gone = {id(p) for p in self._before.values() if id(p) not in kept}
         new = {name: p for name, p in after.items() if id(p) not in held}
@@ -37,9 +44,10 @@ class Following:
         names = list(after)
         positions = {name: position for position, name in enumerate(names)}
         for name, parameter in new.items():
-            near = _outwards(positions[name], names)
-            same = [self._before[name]] if name in self._before else []
-            self._join(parameter, (*same, *(after[other] for other in near)))
+            near = (after[other] for other in _outwards(positions[name], names))
+            owner = self._owners.get(name)
+            takes_its_place = owner is not None and replaced.get(owner, owner) is owners[name]
+            self._join(parameter, (self._before[name], *near) if takes_its_place else near)
         for book in self._books:
             book.leave(gone, heirs)
 
@@ -115,6 +123,16 @@ class _Book:
 
 def _named(model: nn.Module) -> dict[str, nn.Parameter]:
     return dict(model.named_parameters(remove_duplicate=False))
+
+
+def _owners(model: nn.Module) -> dict[str, nn.Module]:
+    """The module that holds each parameter, by the parameter's name."""
+    return {
+        f"{path}.{name}" if path else name: module
+        for path, module in model.named_modules(remove_duplicate=False)
+        for name, parameter in module._parameters.items()
+        if parameter is not None
+    }
 
 
 def _outwards(position: int, names: list[str]) -> Iterator[str]:

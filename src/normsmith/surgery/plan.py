@@ -232,7 +232,7 @@ class Plan:
             for before in wrapped:
                 check_books(before)
             heirs = {old: new for edit in self.edits for old, new in edit.heirs().items()}
-            following.update(self._result(), heirs)
+            following.update(self._result(), heirs, self._replaces())
         except BaseException:
             following.restore()
             undo_all(edits)
