@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,16 @@ import torch
 if os.environ.get("NORMSMITH_CHECK_SHAPES", "1") == "1":
     from jaxtyping import install_import_hook
 
-    install_import_hook("normsmith", "shape_checks.check")
+    sources = Path(__file__).parents[1] / "src"
+    install_import_hook(
+        # kernels are not Python to those who compile them
+        [
+            ".".join(path.relative_to(sources).with_suffix("").parts)
+            for path in sources.rglob("*.py")
+            if path.name != "__init__.py" and path.parent.name not in ("cpu", "gpu")
+        ],
+        "shape_checks.check",
+    )
 
 torch.set_num_threads(1)
 

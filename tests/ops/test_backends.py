@@ -10,6 +10,10 @@ from normsmith.ops import BACKENDS, batch_norm, explain
 from normsmith.ops.call import Call
 
 
+class TestNumba(BackendContract):
+    backend = next(row for row in BACKENDS if row.name == "numba")
+
+
 class TestAten(BackendContract):
     backend = next(row for row in BACKENDS if row.name == "aten")
 
@@ -39,19 +43,26 @@ def test_the_last_row_serves_everything():
 def test_environment_forces_a_row(monkeypatch):
     x = torch.randn(4, 3)
     monkeypatch.setenv("NORMSMITH_BACKEND", "reference")
-    assert explain(x) == "aten: NORMSMITH_BACKEND asks for reference\nreference: taken"
+    assert (
+        explain(x)
+        == "numba: NORMSMITH_BACKEND asks for reference\naten: NORMSMITH_BACKEND asks for reference\nreference: taken"
+    )
     batch_norm(x)
     monkeypatch.setenv("NORMSMITH_BACKEND", "aten")
     with pytest.raises(BackendError, match="cannot serve this call: knows no mask"):
         batch_norm(x, mask=torch.ones(4, dtype=torch.bool))
     monkeypatch.setenv("NORMSMITH_BACKEND", "abacus")
-    with pytest.raises(BackendError, match="expected one of aten, reference; got 'abacus'"):
+    with pytest.raises(BackendError, match="expected one of numba, aten, reference; got 'abacus'"):
         batch_norm(x)
 
 
 def test_explain_names_the_row_and_the_reasons():
-    assert explain(torch.randn(4, 3)) == "aten: taken"
-    assert explain(torch.randn(4, 3), normalize_with="running").endswith("reference: taken")
+    assert explain(torch.randn(4, 3)) == "numba: taken"
+    assert explain(torch.randn(0, 3), normalize_with="running").splitlines() == [
+        "numba: the batch is empty",
+        "aten: serves normalisation by the batch's statistics",
+        "reference: taken",
+    ]
 
 
 def test_importing_needs_no_shape_checker():

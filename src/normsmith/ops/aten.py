@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from normsmith.ops._shapes import Batch
-from normsmith.ops.call import Call, Forward, Kept, eager
+from normsmith.ops.call import Call, Forward, Kept, Update, eager, prepared
 from normsmith.ops.moments import Moments, spread, total
 from normsmith.ops.reference import Reference
 from normsmith.ops.resolve import Resolved, Running, coefficients, resolve
@@ -48,8 +48,11 @@ class Aten(Reference):
         residual: Batch | None,
         running: Running | None,
         call: Call,
+        update: Update | None = None,
     ) -> Forward:
         """Centre, then torch's kernel; its two temporary buffers receive the mean and the unbiased variance."""
+        dtype = x.dtype
+        x, residual = prepared(x, residual, None)
         channels = x.shape[1]
         count = float(x.numel() // channels)
         # a constant to autograd: the output does not depend on where the batch is centred
@@ -67,6 +70,7 @@ class Aten(Reference):
             y = torch.addcmul(spread(shift, x, None), y, spread(scale, x, None))
         if residual is not None:
             y = y + residual
+        y = y if y.dtype == dtype else y.to(dtype)
         return Forward(y, Kept(resolved, None, None, count), found)
 
 

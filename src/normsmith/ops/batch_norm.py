@@ -12,7 +12,7 @@ from torch import Tensor
 from normsmith.errors import InputError
 from normsmith.ops._check import check_batch, check_choice, make_call
 from normsmith.ops._shapes import Batch, PerChannel
-from normsmith.ops.call import Call, eager, prepared
+from normsmith.ops.call import Call, Update, eager
 from normsmith.ops.dispatch import Backend, choose
 from normsmith.ops.moments import Moments
 from normsmith.ops.reference import Reference
@@ -126,15 +126,18 @@ def batch_norm(
         return _exported(x, running_mean, running_var, weight, bias, eps)
 
     backend = choose(x, call)
+    wanted = call.by_batch and update_running and running is not None
+    update = None
+    if wanted and collected is None and momentum is not None and sync is None:
+        update = Update(momentum, on_nonfinite == "skip")
     if not backend.differentiates and eager() and _needs_gradient(x, weight, bias, residual):
-        y, moments = _closed_form(x, weight, bias, residual, running, call, backend)
+        y, moments = _closed_form(x, weight, bias, residual, running, call, backend, update)
     else:
-        batch, added = prepared(x, residual, call.valid)
-        y, _, moments = backend.forward(batch, weight, bias, added, running, call)
-        y = y if y.dtype == x.dtype else y.to(x.dtype)
+        y, _, moments = backend.forward(x, weight, bias, residual, running, call, update)
     if moments is not None and collected is not None:
         collected.append(moments.detach())
-    elif moments is not None and update_running and running is not None:
+    elif moments is not None and wanted:
+        assert running is not None  # wanted
         with torch.no_grad():
             commit(
                 running,
@@ -179,12 +182,12 @@ class _ClosedForm(torch.autograd.Function):
         running: Running | None,
         call: Call,
         backend: Backend,
+        update: Update | None,
     ) -> _Result:
-        batch, added = prepared(x, residual, call.valid)
-        y, kept, moments = backend.forward(batch, weight, bias, added, running, call)
+        y, kept, moments = backend.forward(x, weight, bias, residual, running, call, update)
         ctx.save_for_backward(x, weight, bias, residual)
         ctx.call, ctx.backend, ctx.kept = call, backend, kept
-        return y if y.dtype == x.dtype else y.to(x.dtype), moments
+        return y, moments
 
     @staticmethod
     def backward(ctx: Any, *incoming: Any) -> tuple[Tensor | None, ...]:
@@ -192,17 +195,16 @@ class _ClosedForm(torch.autograd.Function):
         wants = ctx.needs_input_grad
         if torch.is_grad_enabled():
             found = _differentiable_gradients(incoming[0], inputs, wants, ctx.kept.resolved, ctx.call)
-            return *found, None, None, None
-        batch, added = prepared(inputs[0], inputs[3], ctx.call.valid)
+            return *found, None, None, None, None
         dx, dresidual, affine = ctx.backend.backward(
-            incoming[0].to(batch.dtype), batch, added, ctx.kept, ctx.call, wants[0] or wants[3]
+            incoming[0], inputs[0], inputs[3], ctx.kept, ctx.call, wants[0] or wants[3]
         )
         every = (dx, affine.weight, affine.bias, dresidual)
         found = [
             None if not wanted else gradient if gradient.dtype == to.dtype else gradient.to(to.dtype)
             for wanted, gradient, to in zip(wants, every, inputs, strict=False)
         ]
-        return *found, None, None, None
+        return *found, None, None, None, None
 
 
 _closed_form: Callable[..., _Result] = _ClosedForm.apply

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -43,18 +43,34 @@ class Kept(NamedTuple):
     count: Tensor | float  # type: ignore[assignment]  # tuples have a method of this name
 
 
+class Update(NamedTuple):
+    """How running statistics move towards a batch: `commit`, for backends that do it on their way."""
+
+    momentum: float
+    skip_nonfinite: bool
+
+
+class Keeps(Protocol):
+    """What a backend's forward leaves for its backward: its own business, but for what normalised."""
+
+    @property
+    def resolved(self) -> Resolved:
+        """What normalised each group and channel."""
+
+
 class Forward(NamedTuple):
-    """The output, what is kept for backward, and the batch's moments where they normalised."""
+    """The output, what is kept for backward, and the batch's moments, where they normalised and were not committed."""
 
     y: Batch
-    kept: Kept
+    kept: Keeps
     moments: Moments | None
 
 
 def eager() -> bool:
-    """Whether torch runs operation by operation: no compiler, no functorch transform, no forward-mode autograd."""
+    """Whether torch runs operation by operation: no compiler, tracer, functorch transform or forward-mode autograd."""
     return not (
         torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
     )

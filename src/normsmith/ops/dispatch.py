@@ -11,7 +11,8 @@ from normsmith.errors import BackendError
 from normsmith.ops._check import make_call
 from normsmith.ops._shapes import Batch
 from normsmith.ops.aten import Aten
-from normsmith.ops.call import Call, Forward, Kept
+from normsmith.ops.call import Call, Forward, Update
+from normsmith.ops.cpu.backend import Numba
 from normsmith.ops.reference import Reference
 from normsmith.ops.resolve import Gradients, Running
 
@@ -39,16 +40,20 @@ class Backend(Protocol):
         residual: Batch | None,
         running: Running | None,
         call: Call,
+        update: Update | None = None,
     ) -> Forward:
-        """Normalise a float32 or float64 batch; `running` is only read."""
+        """Normalise a batch of any floating dtype; `running` is only read, unless the backend takes the `update`.
+
+        It then returns no moments, and the caller commits none.
+        """
 
     def backward(
-        self, g: Batch, x: Batch, residual: Batch | None, kept: Kept, call: Call, wants_x: bool
+        self, g: Batch, x: Batch, residual: Batch | None, kept: Any, call: Call, wants_x: bool
     ) -> tuple[Batch | None, Batch | None, Gradients]:
         """The gradients of x, of the residual, and of γ and β."""
 
 
-BACKENDS: tuple[Backend, ...] = (Aten(), Reference())
+BACKENDS: tuple[Backend, ...] = (Numba(), Aten(), Reference())
 """All backends in the order in which they are tried. To add one, add its file and its row here."""
 
 
@@ -72,7 +77,8 @@ def explain(x: Tensor, **options: Any) -> str:
         options: of `batch_norm`: normalize_with, eps, renorm, mask, sample_weight, ghost_batch_size, activation.
 
     >>> import torch
-    >>> print(explain(torch.zeros(4, 3), ghost_batch_size=2))
+    >>> print(explain(torch.zeros(0, 3), ghost_batch_size=2))
+    numba: the batch is empty
     aten: knows no mask, sample weight, ghost batch, activation or other ranks
     reference: taken
     """

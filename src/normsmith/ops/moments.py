@@ -137,7 +137,7 @@ def moments(x: Batch, weights: Elements | None = None, groups: Groups | None = N
     >>> found.count, found.mean.item(), found.m2.item()
     (4.0, 3.0, 14.0)
     """
-    count, squares = _counts(x, weights, groups)
+    count, squares = counts(x, weights, groups)
     divisor = _safe(count)
     mean = total(x if weights is None else x * weights, groups) / divisor
     centred = x - spread(mean, x, groups)
@@ -147,9 +147,10 @@ def moments(x: Batch, weights: Elements | None = None, groups: Groups | None = N
     return Moments(count, mean, m2.clamp(min=0), squares, low)
 
 
-def _counts(
+def counts(
     x: Tensor, weights: Tensor | None, groups: Groups | None
 ) -> tuple[Tensor, Tensor] | tuple[float, float]:
+    """Σw and Σw² of each group: numbers where the shape decides them, else tensors of shape (groups, 1)."""
     if weights is not None:
         every = weights.expand(x.shape[0], 1, *x.shape[2:])
         return total(every, groups), total(every * every, groups)

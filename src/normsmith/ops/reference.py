@@ -13,7 +13,7 @@ from torch import Tensor
 
 from normsmith.ops._shapes import Batch, Elements, PerGroup
 from normsmith.ops.activation import Activation
-from normsmith.ops.call import Call, Forward, Kept, prepared
+from normsmith.ops.call import Call, Forward, Kept, Update, prepared
 from normsmith.ops.moments import Groups, moments, spread, total
 from normsmith.ops.resolve import (
     Gradients,
@@ -115,20 +115,26 @@ class Reference:
         residual: Batch | None,
         running: Running | None,
         call: Call,
+        update: Update | None = None,
     ) -> Forward:
         """The one path: moments → merge across ranks → resolve → apply. Differentiable as it stands."""
+        dtype = x.dtype
+        x, residual = prepared(x, residual, call.valid)
         found = self.moments(x, call.weights, call.groups) if call.by_batch else None
         if found is not None and call.sync is not None:
             found = call.sync.merge(found)
         resolved = resolve(found, running, call.eps, call.renorm)
         scale, shift = coefficients(resolved, weight, bias)
         kept = Kept(resolved, scale, shift, found.count if found is not None else 1.0)
-        return Forward(self.apply(_operands(x, residual, kept, call)), kept, found)
+        y = self.apply(_operands(x, residual, kept, call))
+        return Forward(y if y.dtype == dtype else y.to(dtype), kept, found)
 
     def backward(
         self, g: Batch, x: Batch, residual: Batch | None, kept: Kept, call: Call, wants_x: bool
     ) -> tuple[Batch | None, Batch | None, Gradients]:
         """The way back: reduce → merge across ranks → gradient; the gradients of x, of the residual, and of γ and β."""
+        x, residual = prepared(x, residual, call.valid)
+        g = g.to(x.dtype)
         operands = _operands(x, residual, kept, call)
         exchange = call.sync.sum if call.sync is not None and wants_x else None
         found = gradients(kept.resolved, operands.scale, kept.count, *self.reduce(g, operands), exchange)

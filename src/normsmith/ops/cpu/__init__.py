@@ -1,0 +1,1 @@
+"""Batch norm on CPUs: kernels compiled by numba, one file per memory layout."""

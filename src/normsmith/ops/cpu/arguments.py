@@ -1,0 +1,16 @@
+"""The arguments of a kernel: a block of 64-bit slots, integers and floats side by side."""
+
+from __future__ import annotations
+
+(
+    THREAD, THREADS, GET_THREAD, GET_THREADS, PHASES,
+    X, Y, RESIDUAL, CODE, BITS,
+    GAMMA, BETA, RUNNING_MEAN, RUNNING_VAR, RUNNING_STD, COUNTER,
+    STATISTICS, PARTIAL, PARTS, SQUARES,
+    SAMPLES, CHANNELS, POSITIONS, GROUP_SIZE, GROUPS,
+    ROWS, STRIP, STRIPS, FOLD, BY_ROWS, BIT_LINES,
+    RELU, STREAM, BY_BATCH, RENORM, UPDATE, SKIP_NONFINITE,
+    EPS, MOMENTUM, R_MAX, D_MAX, LARGEST,
+    G, DX, DRESIDUAL, TERMS, DGAMMA, DBETA,
+    SLOTS,
+) = range(49)  # fmt: skip

@@ -1,0 +1,124 @@
+"""Kernels as C functions: compiled at first use, cached on disk.
+
+A kernel is `void f(int64 *slots)`; `arguments` names the slots. The cache is numba's: beside the package, in the
+user's cache directory, or where NUMBA_CACHE_DIR says. File names hold a digest of the sources and of the machine,
+so that processes that compile at once, versions and machines never meet in a file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import binding
+from numba import carray, cfunc, types
+from numpy import float64, int64
+
+from normsmith.ops.cpu import columns, planes
+from normsmith.ops.cpu.arguments import SLOTS
+from normsmith.ops.cpu.lanes import FAST
+
+_ELEMENTS = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.bfloat16: np.uint16,
+    torch.float16: np.int16,
+}
+_SIGNATURE = types.void(types.voidptr)
+_LOCK = threading.Lock()
+
+
+def _planes_forward(extras: Any, like: Any, work: Any) -> Callable[[Any], None]:
+    def kernel(address):  # type: ignore[no-untyped-def]
+        planes.forward(carray(address, SLOTS, int64), carray(address, SLOTS, float64), extras, like, work)
+
+    return kernel
+
+
+def _planes_backward(extras: Any, like: Any, work: Any) -> Callable[[Any], None]:
+    def kernel(address):  # type: ignore[no-untyped-def]
+        planes.backward(carray(address, SLOTS, int64), extras, like, work)
+
+    return kernel
+
+
+def _columns_forward(extras: Any, like: Any, work: Any) -> Callable[[Any], None]:
+    def kernel(address):  # type: ignore[no-untyped-def]
+        columns.forward(carray(address, SLOTS, int64), carray(address, SLOTS, float64), extras, like, work)
+
+    return kernel
+
+
+def _columns_backward(extras: Any, like: Any, work: Any) -> Callable[[Any], None]:
+    def kernel(address):  # type: ignore[no-untyped-def]
+        columns.backward(carray(address, SLOTS, int64), extras, like, work)
+
+    return kernel
+
+
+_MAKERS = {
+    ("planes", "forward"): _planes_forward,
+    ("planes", "backward"): _planes_backward,
+    ("columns", "forward"): _columns_forward,
+    ("columns", "backward"): _columns_backward,
+}
+
+
+@cache
+def kernel(layout: str, direction: str, dtype: torch.dtype, extras: bool = False) -> int:
+    """The address of a kernel, compiled if need be.
+
+    >>> import torch
+    >>> kernel("columns", "forward", torch.float32) != 0
+    True
+    """
+    like = _ELEMENTS[dtype]
+    work = np.float64 if dtype == torch.float64 else np.float32
+    body = _MAKERS[layout, direction](extras or None, like, work)
+    kind = f"{str(dtype).removeprefix('torch.')}{'_extras' * extras}"
+    name = f"{layout}_{direction}_{kind}_{_digest()}"
+    body.__name__ = body.__qualname__ = name
+    with _LOCK:
+        compiled = _compile(body)
+    _KEEP.append(compiled)
+    return int(compiled.address)
+
+
+_KEEP: list[Any] = []
+"""Compiled kernels stay for the life of the process: threads may be inside one."""
+
+
+def _compile(body: Callable[[Any], None]) -> Any:
+    options = {"fastmath": FAST, "error_model": "numpy", "nopython": True}
+    try:
+        return cfunc(_SIGNATURE, cache=True, **options)(body)
+    except Exception:  # noqa: BLE001 — no directory, a full disk, a damaged file: a cache must never be in the way
+        return cfunc(_SIGNATURE, **options)(body)
+
+
+@cache
+def _digest() -> str:
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    digest.update(f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}".encode())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def converts_half() -> bool:
+    """Whether the processor converts float16 itself."""
+    features = binding.get_host_cpu_features()
+    return bool(features.get("f16c")) or not binding.get_process_triple().startswith(("x86", "i686"))
+
+
+def as_function(address: int) -> Any:
+    """A kernel as a function to call from Python; it runs without the interpreter's lock."""
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)

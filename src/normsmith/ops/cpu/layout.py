@@ -1,0 +1,72 @@
+"""How a batch lies in memory, and how the work on it is cut."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import prod
+from typing import NamedTuple
+
+from torch import Tensor
+
+PLANES_FROM = 200
+"""Positions from which a channel is worked on by planes; fewer lie side by side as columns."""
+RUN = 1024
+"""As in `lanes`, which needs numba to be read."""
+
+
+class Layout(NamedTuple):
+    """A batch as a kernel sees it: `samples` × `rows` rows of `channels` × `positions` columns, or planes."""
+
+    name: str
+    samples: int
+    channels: int
+    rows: int
+    positions: int
+    strip: int = 0
+    strips: int = 0
+    fold: int = 1
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether threads share out rows, and the phases run one after the other."""
+        return self.name == "columns" and self.positions == 1
+
+
+def layout_of(x: Tensor) -> Layout | None:
+    """The layout of a batch that is not empty, or None where it must be copied first."""
+    return _layout(x.shape, x.stride())
+
+
+@lru_cache(maxsize=512)
+def _layout(shape: tuple[int, ...], strides: tuple[int, ...]) -> Layout | None:
+    samples, channels, *space = shape
+    positions = prod(space)
+    if _is_dense(shape, strides, range(len(shape))):
+        if positions == 1:
+            return _rows(samples, channels, 1)
+        if positions >= PLANES_FROM:
+            return Layout("planes", samples, channels, 1, positions)
+        together = max(1, RUN // positions)
+        return Layout(
+            "columns", samples, channels, 1, positions, together * positions, -(-channels // together)
+        )
+    if _is_dense(shape, strides, [0, *range(2, len(shape)), 1]):
+        return _rows(samples, channels, positions)
+    return None
+
+
+def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...], order: range | list[int]) -> bool:
+    """Whether the dimensions lie in this order without gaps, the last one fastest."""
+    expected = 1
+    for dimension in reversed(order):
+        if shape[dimension] > 1 and strides[dimension] != expected:
+            return False
+        expected *= shape[dimension]
+    return True
+
+
+def _rows(samples: int, channels: int, rows: int) -> Layout:
+    fold = max(1, RUN // channels)
+    if fold == 1:
+        return Layout("columns", samples, channels, rows, 1, min(RUN, channels), -(-channels // RUN))
+    return Layout("columns", samples, channels, rows, 1, channels * fold, 1, fold)
