@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from normsmith.errors import SurgeryError
-from normsmith.surgery import insert, strip, swap_activation
+from normsmith.surgery import Change, Expectation, Plan, Remark, convert, insert, strip, swap_activation
 from normsmith.surgery.edits import ParameterEdit
 
 
@@ -24,12 +24,23 @@ def test_planning_changes_nothing():
 
 
 def test_printing_is_the_dry_run():
-    lines = str(strip(model())).splitlines()
-    assert lines[0] == "without norms: 2 changes, 0 refusals"
-    assert lines[1].split("  ")[1] == "1"
-    assert "BatchNorm1d(8, eps=1e-05" in lines[1]
-    assert "no bias → bias" in lines[2]
-    assert any("renamed 1" in line for line in lines)
+    plan = Plan(
+        "all of it",
+        model(),
+        changes=(Change("1", "BatchNorm1d(8)", "nothing", "asked for", also=("2.norm",)),),
+        refusals=(Remark("", "because"),),
+        kept=(Remark("3", "it is so already"),),
+        renamed={"4": "5"},
+        expects=Expectation("same", "differs"),
+    )
+    assert str(plan).splitlines() == [
+        "all of it: 1 change, 1 refusal",
+        "  1, 2.norm  BatchNorm1d(8) → nothing  asked for",
+        "  (model)    refused                   because",
+        "  3          kept                      it is so already",
+        "  4          renamed 5",
+        "  outputs: the same in evaluation; in training: differs",
+    ]
 
 
 def test_refusals_are_printed_and_leave_the_model_alone():
@@ -50,11 +61,11 @@ def test_a_plan_is_applied_once():
 
 def test_a_plan_for_a_model_that_changed_since_is_refused():
     network = model()
-    plan = strip(network)
-    network[2] = nn.Tanh()
+    plan = convert(network, "group")
+    network[1] = nn.Tanh()
     with pytest.raises(SurgeryError, match="changed after the plan"):
         plan.apply()
-    assert type(network[1]) is nn.BatchNorm1d
+    assert type(network[1]) is nn.Tanh
 
 
 def test_an_exception_in_the_middle_leaves_the_model_as_it_was(monkeypatch):
