@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
-from normsmith.layers._statistics import StatisticsBase
 from normsmith.surgery._fold_weights import affine_of
 from normsmith.surgery.batch_norms import BatchNorm, is_uninitialised, read
 from normsmith.surgery.kinds import is_producer
@@ -75,11 +74,8 @@ def foldable_norm(module: nn.Module, sites: Sites) -> BatchNorm | str:
         return norm
     if norm.lazy or is_uninitialised(norm):
         return "it has no values yet (lazy); run the model once"
-    pinned = module._pinned if isinstance(module, StatisticsBase) else None
     if norm.tensors["running_mean"] is None or norm.tensors["running_var"] is None:
         return "it normalises by the batch in evaluation too: it has no running statistics"
-    if pinned is not None and pinned.normalize_with == "batch":
-        return "it normalises by the batch in evaluation too: it is frozen to that"
     return norm
 
 

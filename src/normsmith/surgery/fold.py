@@ -130,8 +130,11 @@ def fold_pairs(
         if unfit is not None:
             refusals |= {layout.path(fold.norm): unfit for fold, _ in rows}
             continue
-        changes += _changes(producer, rows, layout)
-        edits += _edits(producer, rows, weight, bias, layout)
+        places = {fold.norm: _stand_in(fold, norm) for fold, norm in rows}
+        changes += _changes(producer, rows, places, layout)
+        for name, new in (("weight", weight), ("bias", bias)):
+            edits.append(ParameterEdit(producer, name, producer._parameters[name], new))
+        edits += (ModuleEdit(layout.sites.holders[norm], norm, new) for norm, new in places.items())
     return Plan(
         "fold batch norms",
         model,
@@ -190,30 +193,21 @@ def _unfit(*parameters: nn.Parameter) -> str | None:
     return None
 
 
-def _changes(producer: nn.Module, rows: Sequence[tuple[Fold, BatchNorm]], layout: Layout) -> Iterator[Change]:
-    for fold, norm in rows:
-        path, *also = layout.sites.paths[fold.norm]
-        after = " ".join(repr(_stand_in(fold, norm)).split())
-        yield Change(path, _words(fold.norm), after, f"{layout.path(producer)} does its work", tuple(also))
-    path, *also = layout.sites.paths[producer]
-    names = ", ".join(f"{layout.path(fold.norm)} came {fold.side} it" for fold, _ in rows)
-    new = "; its bias is new" if producer.bias is None else ""
-    yield Change(
-        path, _words(producer), f"{_words(producer)} with other weights", f"as if {names}{new}", tuple(also)
-    )
-
-
-def _edits(
+def _changes(
     producer: nn.Module,
     rows: Sequence[tuple[Fold, BatchNorm]],
-    weight: nn.Parameter,
-    bias: nn.Parameter,
+    places: Mapping[nn.Module, nn.Module],
     layout: Layout,
-) -> Iterator[Edit]:
-    for name, new in (("weight", weight), ("bias", bias)):
-        yield ParameterEdit(producer, name, producer._parameters[name], new)
-    for fold, norm in rows:
-        yield ModuleEdit(layout.sites.holders[fold.norm], fold.norm, _stand_in(fold, norm))
+) -> Iterator[Change]:
+    for norm, new in places.items():
+        path, *also = layout.sites.paths[norm]
+        after = " ".join(repr(new).split())
+        yield Change(path, _words(norm), after, f"{layout.path(producer)} does its work", tuple(also))
+    path, *also = layout.sites.paths[producer]
+    names = ", ".join(f"{layout.path(fold.norm)} came {fold.side} it" for fold, _ in rows)
+    new_bias = "; its bias is new" if producer.bias is None else ""
+    after = f"{_words(producer)} with other weights"
+    yield Change(path, _words(producer), after, f"as if {names}{new_bias}", tuple(also))
 
 
 def _stand_in(fold: Fold, norm: BatchNorm) -> nn.Module:
