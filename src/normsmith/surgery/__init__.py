@@ -2,6 +2,8 @@
 
 from normsmith.surgery.adapt import adapt
 from normsmith.surgery.convert import convert
+from normsmith.surgery.fold import fold, fold_pairs
+from normsmith.surgery.freeze import freeze
 from normsmith.surgery.graph import Event, Graph, Residual
 from normsmith.surgery.place import insert, strip, swap_activation
 from normsmith.surgery.plan import Change, Plan, Remark
@@ -24,6 +26,9 @@ __all__ = [
     "Verification",
     "adapt",
     "convert",
+    "fold",
+    "fold_pairs",
+    "freeze",
     "insert",
     "recalibrate",
     "set_statistics",
