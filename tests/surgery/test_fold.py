@@ -353,6 +353,35 @@ def test_a_layer_without_values_is_refused() -> None:
     assert "run the model once" in plan.refusals[0].reason
 
 
+class Pair(nn.Module):
+    def __init__(self, conv: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.norm = conv, norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+@pytest.mark.compiles
+def test_compiled_models_fold_and_a_norm_compiled_by_itself_does_not() -> None:
+    batch = torch.randn(2, 3, 6, 6).double()
+
+    def compiled(module: nn.Module) -> Any:
+        return torch.compile(module, backend="eager")
+
+    conv, norm = nn.Conv2d(3, 4, 3).double(), lived_in(nn.BatchNorm2d(4).double())
+    assert "compile after folding" in fold(Pair(conv, compiled(norm)).eval(), batch).refusals[0].reason
+    whole, part = compiled(Pair(conv, norm).eval()), Pair(compiled(conv), norm).eval()
+    whole(batch), part(batch)
+    assert difference(fold(copy.deepcopy(part), batch), batch) < 1e-12
+    assert difference(fold(whole, batch), batch) < 1e-12
+
+
+def test_parts_of_quantisation_are_refused() -> None:
+    model = nn.Sequential(torch.ao.nn.intrinsic.ConvBn2d(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    assert "part of ConvBn2d" in reasons(model)["0.1"]
+
+
 def test_a_layer_called_twice_is_refused() -> None:
     conv = nn.Conv2d(4, 4, 3)
     model = nn.Sequential(conv, nn.BatchNorm2d(4), nn.ReLU(), conv)

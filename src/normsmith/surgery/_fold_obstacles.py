@@ -69,6 +69,12 @@ def foldable_norm(module: nn.Module, sites: Sites) -> BatchNorm | str:
     listed = sites.plainly_held(module)
     if listed is not None:
         return f"{listed} holds it as a plain Python attribute, which would go on using it"
+    for holder, _ in sites.holders[module]:
+        kind = type(holder)
+        if kind.__name__ == "OptimizedModule":
+            return "it was compiled by itself; compile after folding"
+        if kind.__module__.startswith(("torch.ao.", "torch.nn.intrinsic")):
+            return f"it is part of {kind.__name__}, which computes with its insides"
     norm = read(module)
     if isinstance(norm, str):
         return norm

@@ -173,11 +173,12 @@ def _affine(chosen: Collection[nn.Module], sites: Sites) -> dict[nn.Module, _Ste
             if parameter is not None:
                 holders.setdefault(parameter, []).append(module)
     wrapped = {part for m in sites.paths if isinstance(m, DistributedDataParallel) for part in m.modules()}
+    together = set(chosen)
     stopped: set[nn.Parameter] = set()  # norms may share one
     found: dict[nn.Module, _Step] = {}
     for module in chosen:
         training = [p for p in _weights(module) if p.requires_grad]
-        other = next((h for p in training for h in holders[p] if h not in chosen), None)
+        other = next((h for p in training for h in holders[p] if h not in together), None)
         if "parametrizations" in module._modules:
             found[module] = _Step(refused="its weight is parametrized; remove the parametrization first")
         elif not training:
