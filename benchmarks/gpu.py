@@ -28,10 +28,16 @@ SHARDS = min(8, os.cpu_count() or 1)
 """Processes that share the tests: nearly all of their time is the compiler's."""
 
 RUN_SHARD = """
-import sys, types, pytest
+import importlib.util, sys, types, pytest
+from unittest import mock
 tests = types.ModuleType("tests")  # a package of this name elsewhere would hide ours
 tests.__path__ = ["tests"]
 sys.modules["tests"] = tests
+if importlib.util.find_spec("hypothesis") is None:  # the contract's searches are then left out
+    def skipped(*arguments, **options):
+        return lambda test: lambda self: pytest.skip("needs hypothesis")
+    absent = mock.MagicMock(given=skipped, settings=lambda *arguments, **options: lambda test: test, HealthCheck=())
+    sys.modules["hypothesis"] = absent
 shard, shards, *arguments = sys.argv[1:]
 class Shard:
     def pytest_collection_modifyitems(self, items):

@@ -13,6 +13,7 @@ from normsmith.ops._shapes import Batch
 from normsmith.ops.aten import Aten
 from normsmith.ops.call import Call, Forward, Update
 from normsmith.ops.cpu.backend import Numba
+from normsmith.ops.gpu.backend import Triton
 from normsmith.ops.reference import Reference
 from normsmith.ops.resolve import Gradients, Running
 
@@ -53,7 +54,7 @@ class Backend(Protocol):
         """The gradients of x, of the residual, and of γ and β."""
 
 
-BACKENDS: tuple[Backend, ...] = (Numba(), Aten(), Reference())
+BACKENDS: tuple[Backend, ...] = (Numba(), Triton(), Aten(), Reference())
 """All backends in the order in which they are tried. To add one, add its file and its row here."""
 
 
@@ -66,7 +67,10 @@ def choose(x: Tensor, call: Call) -> Backend:
     forced = os.environ.get("NORMSMITH_BACKEND")
     if forced:
         return _forced(forced, x, call)
-    return next(backend for backend in BACKENDS if backend.supports(x, call) is None)
+    for backend in BACKENDS:
+        if backend.supports(x, call) is None:
+            return backend
+    raise BackendError(f"no backend serves a tensor on {x.device.type}: {explain(x)}")
 
 
 def explain(x: Tensor, **options: Any) -> str:
@@ -79,6 +83,7 @@ def explain(x: Tensor, **options: Any) -> str:
     >>> import torch
     >>> print(explain(torch.zeros(0, 3), ghost_batch_size=2))
     numba: the batch is empty
+    triton: serves NVIDIA GPUs, got a tensor on cpu
     aten: knows no mask, sample weight, ghost batch, activation or other ranks
     reference: taken
     """

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from tests.contracts.backend import SHAPES, BackendContract
+from tests.contracts.backend import ODD, OPTIONS, SHAPES, BackendContract
 from tests.ops.product import Case, case, compare, measured, oracle, pairwise
 
 from normsmith.ops import ACTIVATIONS, Moments, Renorm, Running, batch_norm, commit
@@ -31,6 +31,19 @@ TOLERANCES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 TRITON, REFERENCE = Triton(), Reference()
 
 
+def selected():
+    """Of the contract's product: every option in float32 (interpreted, on one shape each), and in 16 bits on one."""
+    shapes = [shape for shape in ODD if not INTERPRETED or shape.id != "small planes"]  # hundreds of programs
+    for number, option in enumerate(OPTIONS):
+        for index, shape in enumerate(shapes):
+            here = index == number % len(shapes)
+            if here or not INTERPRETED:
+                yield pytest.param(*shape.values, torch.float32, option, id=f"{shape.id}-fp32-{option}")
+            if here:
+                half = (torch.bfloat16, torch.float16)[number % 2]
+                yield pytest.param(*shape.values, half, option, id=f"{shape.id}-{half}-{option}")
+
+
 class TestTriton(BackendContract):
     """The contract, as far as it speaks of float32."""
 
@@ -45,6 +58,10 @@ class TestTriton(BackendContract):
     @pytest.mark.parametrize("mean", [0.0, 1e4])
     def test_forward_and_gradient_equal_the_definition(self, shape, mean):
         super().test_forward_and_gradient_equal_the_definition(shape, mean, torch.float32)
+
+    @pytest.mark.parametrize(("shape", "dtype", "options"), list(selected()))
+    def test_options_equal_the_oracle(self, shape, dtype, options):
+        super().test_options_equal_the_oracle(shape, dtype, options)
 
     def test_renorm_is_another_scale_and_shift(self):
         agree((8, 3), renorm=True)

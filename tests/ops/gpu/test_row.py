@@ -32,7 +32,7 @@ class TestSupports:
         pytest.importorskip("triton")
         monkeypatch.setattr(backend, "_unfit", lambda device: None)
         names = type("launch", (), {"name_of": staticmethod(lambda act: None if act else "none")})
-        monkeypatch.setattr(backend, "_launch", lambda: names)
+        monkeypatch.setattr(backend, "_launches", lambda: (names, None, None))
 
     def test_other_devices(self):
         assert "NVIDIA" in self.row.supports(torch.randn(4, 3), Call())

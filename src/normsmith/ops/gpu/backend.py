@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _launch() -> ModuleType:
-    from normsmith.ops.gpu import launch  # needs Triton
+def _launches() -> tuple[ModuleType, ModuleType, ModuleType]:
+    from normsmith.ops.gpu import backward, forward, launch  # need Triton
 
-    return launch
+    return launch, forward, backward
 
 
 @lru_cache
@@ -67,7 +67,7 @@ class Triton:
         refusals = {
             "runs in eager mode only: the compiler fuses the plain path": not eager(),
             f"computes in float32, got {x.dtype}": x.dtype not in _DTYPES,
-            "does not know the activation": _launch().name_of(call.activation) is None,
+            "does not know the activation": _launches()[0].name_of(call.activation) is None,
             f"needs 2 values per channel, got {values}": values < (2 if call.by_batch else 1),
             "indexes the values of a sample with 32 bits": values > 0 and x[0].numel() >= 2**31,
         }
@@ -84,26 +84,26 @@ class Triton:
         update: Update | None = None,
     ) -> Forward:
         """Everything fused where no other rank has a say; otherwise moments, what ranks agree on, and output."""
-        launch = _launch()
+        launch, forward, _ = _launches()
         with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
             batch = launch.geometry(x, launch.weighed(x, call.valid, call.weights), call.groups)
             residual = None if residual is None else batch.like(residual)
             if not call.by_batch:
-                found = launch.infer(batch, weight, bias, residual, running, call)
+                found = forward.infer(batch, weight, bias, residual, running, call)
             elif call.sync is not None:
-                found = launch.agree(batch, weight, bias, residual, running, call)
+                found = forward.agree(batch, weight, bias, residual, running, call)
             else:
-                found = launch.normalize(batch, weight, bias, residual, running, call, update)
-        return found  # type: ignore[no-any-return]
+                found = forward.normalize(batch, weight, bias, residual, running, call, update)
+        return found if batch.x is x else found._replace(y=torch.empty_like(x).copy_(found.y))  # type: ignore[no-any-return]
 
     def backward(
         self, g: Batch, x: Batch, residual: Batch | None, kept: Left, call: Call, wants_x: bool
     ) -> tuple[Batch | None, Batch | None, Gradients]:
         """The gradients of x, of the residual, and of γ and β."""
-        launch = _launch()
+        launch, _, backward = _launches()
         with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
             batch = launch.geometry(x, kept.weights, call.groups)
             residual = None if residual is None else batch.like(residual)
             act = launch.name_of(call.activation)
-            found = launch.differentiate(batch.like(g), batch, residual, kept, act, wants_x, call.sync)
+            found = backward.differentiate(batch.like(g), batch, residual, kept, act, wants_x, call.sync)
         return found  # type: ignore[no-any-return]

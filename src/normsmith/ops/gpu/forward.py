@@ -1,0 +1,206 @@
+"""The forward: what its kernels need, allocated, and their launches in order."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from normsmith.ops.call import Call, Forward, Update
+from normsmith.ops.gpu import forward_kernels as kernels
+from normsmith.ops.gpu import launch
+from normsmith.ops.gpu.launch import Geometry, Left
+from normsmith.ops.moments import Moments
+from normsmith.ops.resolve import Renorm, Resolved, Running, coefficients, resolve
+
+
+def normalize(
+    batch: Geometry,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running: Running | None,
+    call: Call,
+    update: Update | None,
+) -> Forward:
+    """Training in one launch or three: moments, decisions, running statistics, output."""
+    cut, out = batch.plan, _settled(batch, True)
+    y = torch.empty_like(batch.x)
+    if running is None or cut.groups > 1 or not _movable(running):
+        update = None
+    tracked = running if running is not None else Running(*(None,) * 4)  # type: ignore[arg-type]
+    renorm = call.renorm is not None
+    affine = (launch.flat(weight), launch.flat(bias), *map(launch.flat, tracked[:3]))
+    decisions = (
+        tracked.batches if update is not None else None,
+        *_bounds(call.renorm),
+        out.kept,
+        out.counts,
+        out.enough,
+    )
+    constants = {
+        "RENORM": renorm,
+        "UPDATE": update is not None,
+        "SKIP": update is not None and update.skip_nonfinite,
+    }
+    factor = update.momentum if update is not None else 0.0
+    if cut.once:
+        launch.start(
+            kernels.forward_at_once, (cut.blocks, cut.groups),
+            batch.x, batch.weights, residual, y, *affine, *decisions, *batch.sizes, *reversed(batch.shape),
+            call.eps, factor,
+            warps=cut.tile.warps, ROWS=cut.tile.rows, COLUMNS=cut.tile.columns, UNIT=cut.unit, PLANES=cut.planes,
+            HELD=cut.held, ACT=launch.name_of(call.activation), **constants,
+        )  # fmt: skip
+    else:
+        _measured(batch, affine, decisions, call.eps, factor, constants)
+        _applied(batch, residual, y, (None,) * 5, tuple(out.kept[row] for row in (0, 3, 4)), None, call)
+    found = out.moments(batch)
+    by_batch: Tensor | bool = (
+        True if not batch.counted else found.enough if out.enough is None else out.enough
+    )
+    mean, low, inv_std, scale, shift, _, r, d, *_ = out.kept.unbind()
+    resolved = Resolved(mean, low, inv_std, r if renorm else None, d if renorm else None, by_batch)
+    left = Left(resolved, scale, shift, found.count, batch.weights)
+    return Forward(y, left, found if update is None else None)
+
+
+def _movable(running: Running) -> bool:
+    """Whether the kernels may move these buffers: float32, as they are summed in."""
+    buffers = (running.mean, running.var, *([] if running.std is None else [running.std]))
+    return all(buffer.dtype == torch.float32 and buffer.is_contiguous() for buffer in buffers)
+
+
+def agree(
+    batch: Geometry,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running: Running | None,
+    call: Call,
+) -> Forward:
+    """Training across ranks: moments, theirs merged with ours, decisions on small tensors, output."""
+    assert call.sync is not None
+    out = _settled(batch, False)
+    _measured(batch, (None,) * 5, (None, *_bounds(None), *out), 0.0, 0.0, None)
+    found = call.sync.merge(out.moments(batch))
+    resolved = resolve(found, running, call.eps, call.renorm)
+    scale, shift = coefficients(resolved, weight, bias)
+    y = torch.empty_like(batch.x)
+    _applied(batch, residual, y, (None,) * 5, launch.dense(resolved.mean, scale, shift), None, call)
+    return Forward(y, Left(resolved, scale, shift, found.count, batch.weights), found)
+
+
+def infer(
+    batch: Geometry,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running: Running,
+    call: Call,
+) -> Forward:
+    """Normalise by the running statistics, in one launch."""
+    kept = torch.empty((4, *batch.shape), dtype=torch.float32, device=batch.x.device)
+    y = torch.empty_like(batch.x)
+    population = (launch.flat(weight), launch.flat(bias), *map(launch.flat, running[:3]))
+    _applied(batch, residual, y, population, (None,) * 3, kept, call)
+    mean, inv_std, scale, shift = kept.unbind()
+    return Forward(
+        y, Left(Resolved(mean, None, inv_std, None, None, False), scale, shift, 1.0, batch.weights), None
+    )
+
+
+def _measured(
+    batch: Geometry,
+    affine: tuple[Tensor | None, ...],
+    decisions: tuple[Any, ...],
+    eps: float,
+    factor: float,
+    constants: dict[str, Any] | None,
+) -> None:
+    """The first two launches: moments of parts, merged, and settled if there are constants to settle by."""
+    cut = batch.plan
+    width = batch.matrix.channels if cut.planes else batch.matrix.columns
+    parts = torch.empty((5, cut.groups, cut.splits, width), dtype=torch.float32, device=batch.x.device)
+    launch.start(
+        kernels.measure_parts, (cut.blocks * cut.splits * cut.groups,),
+        batch.x, batch.weights, parts, *batch.sizes, cut.groups, cut.splits, cut.blocks, width,
+        warps=cut.tile.warps, ROWS=cut.tile.rows, COLUMNS=cut.tile.columns, UNIT=cut.unit, PLANES=cut.planes,
+        POLICY=launch.policy(cut),
+    )  # fmt: skip
+    launch.start(
+        kernels.settle_parts, *launch.merging_programs(batch, width),
+        parts, *affine, *decisions, *launch.entries(batch, width), *reversed(batch.shape), eps, factor,
+        WEIGHTED=batch.weights is not None, DECIDE=constants is not None, CHANNELS=launch.CHANNELS,
+        PARTS=launch.parts_at_once(batch, width), **(constants or {"RENORM": False, "UPDATE": False, "SKIP": False}),
+    )  # fmt: skip
+
+
+def _applied(
+    batch: Geometry,
+    residual: Tensor | None,
+    y: Tensor,
+    population: tuple[Tensor | None, ...],
+    given: tuple[Tensor | None, ...],
+    kept: Tensor | None,
+    call: Call,
+) -> None:
+    cut, (programs, *counts) = batch.plan, launch.elementwise(batch)
+    launch.start(
+        kernels.apply, (programs,),
+        batch.x, batch.weights, residual, y, *population, *given, kept, call.eps, *batch.sizes,
+        *reversed(batch.shape), *counts,
+        warps=cut.elementwise.warps, ROWS=cut.elementwise.rows, COLUMNS=cut.elementwise.columns,
+        UNIT=launch.unit(batch), ACT=launch.name_of(call.activation), POLICY="evict_first",
+    )  # fmt: skip
+
+
+def _bounds(renorm: Renorm | None) -> tuple[float, float, Tensor | None, Tensor | None]:
+    """The bounds of renorm as numbers, or as tensors on the device."""
+    numbers: list[float] = [1.0, 0.0]
+    tensors: list[Tensor | None] = [None, None]
+    for index, bound in enumerate(renorm or ()):
+        if isinstance(bound, Tensor) and bound.device.type != "cpu":
+            tensors[index] = bound
+        else:
+            numbers[index] = float(bound)
+    return numbers[0], numbers[1], tensors[0], tensors[1]
+
+
+class _Settled(NamedTuple):
+    """Where the settling kernels write: rows of (groups, channels) in one allocation, and counts per group."""
+
+    kept: Tensor
+    counts: Tensor | None
+    enough: Tensor | None
+
+    def moments(self, batch: Geometry) -> Moments:
+        rows = (8, 9) if batch.weights is not None and self.enough is not None else (0, 1)
+        mean, low, m2 = self.kept[rows[0]], self.kept[rows[1]], self.kept[5]
+        if self.counts is not None:
+            return Moments(self.counts[0], mean, m2, self.counts[1], low)
+        if batch.counted:
+            count = _counts(batch)
+            return Moments(count, mean, m2, count, low)
+        number = float(batch.plan.size * batch.matrix.columns // batch.matrix.channels)
+        return Moments(number, mean, m2, number, low)
+
+
+def _counts(batch: Geometry) -> Tensor:
+    """Values per group, where the last group differs."""
+    assert batch.groups is not None
+    positions = batch.matrix.columns // batch.matrix.channels
+    counts = torch.full((batch.plan.groups, 1), float(batch.plan.size * positions), device=batch.x.device)
+    counts[-1] = float(batch.groups.last * batch.matrix.rows_per_sample * positions)
+    return counts
+
+
+def _settled(batch: Geometry, decide: bool) -> _Settled:
+    device, (groups, channels) = batch.x.device, batch.shape
+    kept = torch.empty((10, groups, channels), dtype=torch.float32, device=device)
+    if batch.weights is None:
+        return _Settled(kept, None, None)
+    counts = torch.empty((2, groups, 1), dtype=torch.float32, device=device)
+    enough = torch.empty((groups, 1), dtype=torch.bool, device=device) if decide else None
+    return _Settled(kept, counts, enough)

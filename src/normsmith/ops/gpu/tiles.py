@@ -1,0 +1,149 @@
+"""Triton kernels of batch norm: every memory layout as one matrix, every path as moments, settle, apply and back.
+
+A batch is a matrix of `rows` × `columns` with columns contiguous; column k belongs to channel k // positions:
+
+    (N, C), channels_last    rows = N·S    columns = C      positions = 1
+    contiguous (N, C, *S)    rows = N      columns = C·S    positions = S
+
+A program works on tiles of ROWS × COLUMNS. With PLANES it serves one channel (a scalar), otherwise COLUMNS neighbouring
+columns, each on its own. Groups (ghost batches) are runs of `size` rows; the last one takes what remains. `w` (None, or
+float32 of shape (samples, positions)) is how much an element counts, and −1 where it is not valid: padding may hold
+anything, NaN too. Sums run in float32, lane by lane, and are merged by Chan's formula in a fixed order: deterministic.
+"""
+# mypy: ignore-errors
+# The bodies are Triton's language, not Python's: their types exist on the device only.
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def group_rows(group, size, rows, groups):
+    """First row of a group, and the row after its last."""
+    first = group.to(tl.int64) * size
+    return first, tl.where(group == groups - 1, rows, first + size)
+
+
+@triton.jit
+def aligned(number, UNIT: tl.constexpr):
+    """The same number, which is a multiple of UNIT: said so that the compiler uses wide loads."""
+    return number // UNIT * UNIT
+
+
+@triton.jit
+def columns_of(block, columns, positions, COLUMNS: tl.constexpr, PLANES: tl.constexpr):
+    """The columns of a block: first, end, how many chunks of COLUMNS, and its channel or its columns."""
+    if PLANES:
+        left, at = block * positions, block
+        right, chunks = left + positions, tl.cdiv(positions, COLUMNS)
+    else:
+        left = block * COLUMNS
+        right, chunks, at = columns, 1, left + tl.arange(0, COLUMNS)
+    return left, right, chunks, at
+
+
+@triton.jit
+def over_rows(values, PLANES: tl.constexpr):
+    """Lay per-column values out over the rows of a tile; a plane's are scalars."""
+    if not PLANES:
+        values = values[None, :]
+    return values
+
+
+@triton.jit
+def tile_at(tile, chunks, first, left, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Rows (64 bits: batches may have more than 2³¹ elements) and columns of a tile."""
+    tile = first * 0 + tile
+    row = first + tile // chunks * ROWS + tl.arange(0, ROWS)[:, None]
+    column = left + (tile % chunks).to(tl.int32) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    return row, column
+
+
+@triton.jit
+def load_tile(x, w, row, column, end, right, columns, positions, POLICY: tl.constexpr):
+    """A tile in float32, its weights, which elements are valid, and which lie inside the matrix."""
+    inside = (row < end) & (column < right)
+    value = tl.load(x + row * columns + column, mask=inside, other=0.0, eviction_policy=POLICY).to(tl.float32)
+    if w is None:
+        weight, valid = inside.to(tl.float32), inside
+    else:
+        weight = tl.load(w + row * positions + column % positions, mask=inside, other=-1.0)
+        valid = inside & ~(weight < 0)
+        value, weight = tl.where(valid, value, 0.0), tl.where(valid, weight, 0.0)
+    return value, weight, valid, inside
+
+
+@triton.jit
+def nonzero(count):
+    return tl.where(count > 0, count, 1.0)
+
+
+@triton.jit
+def summed(tile, PLANES: tl.constexpr):
+    """Sum a tile over its rows and, in a plane, over its columns."""
+    tile = tl.sum(tile, 0)
+    if PLANES:
+        tile = tl.sum(tile, 0)
+    return tile
+
+
+@triton.jit
+def values_at(at, inside, group, channels, values):
+    """A (groups, channels) tensor at the channels of a program; None stands for 0."""
+    found = (at * 0).to(tl.float32)
+    if values is not None:
+        found = tl.load(values + group.to(tl.int64) * channels + at, mask=inside, other=0.0).to(tl.float32)
+    return found
+
+
+@triton.jit
+def values_before(
+    tile, first, end, left, right, chunks, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PLANES: tl.constexpr
+):
+    """How many values per channel lie in the tiles before one."""
+    tile = first * 0 + tile
+    rows = end - first
+    above = tl.minimum(tile // chunks * ROWS, rows)
+    if PLANES:
+        beside = tl.minimum(tile % chunks * COLUMNS, right - left)
+        above = above * (right - left) + beside * tl.minimum(rows - above, ROWS)
+    return above
+
+
+@triton.jit
+def values_between(
+    at, start, stop, first, end, left, right, chunks,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PLANES: tl.constexpr,
+):  # fmt: skip
+    """How many values per channel lie in the tiles from start to stop."""
+    number = values_before(stop, first, end, left, right, chunks, ROWS, COLUMNS, PLANES)
+    number -= values_before(start, first, end, left, right, chunks, ROWS, COLUMNS, PLANES)
+    return (at * 0).to(tl.float32) + number.to(tl.float32)
+
+
+@triton.jit
+def part_of(first, end, chunks, split, splits, ROWS: tl.constexpr):
+    """The tiles of one split: from, to."""
+    tiles = tl.cdiv(end - first, ROWS) * chunks
+    return tiles * split // splits, tiles * (split + 1) // splits
+
+
+@triton.jit
+def parts_of(part, channel, number, splits, width, entries, group, channels):
+    """Where a channel's parts lie in a workspace, and which of them exist."""
+    place = (group * splits + part // entries).to(tl.int64) * width + channel * entries + part % entries
+    return place, (part < number) & (channel < channels)
+
+
+@triton.jit
+def program_rows(program, blocks, steps, size, rows, groups, per_group, ROWS: tl.constexpr):
+    """A program of an elementwise kernel: its block, group, and rows. The last program first: its rows are in cache."""
+    program = tl.num_programs(0) - 1 - program
+    block, part = program % blocks, program // blocks
+    group = part // per_group
+    first, end = group_rows(group, size, rows, groups)
+    first += (part % per_group).to(tl.int64) * (steps * ROWS)
+    stop = first + steps * ROWS
+    return block, group, first, tl.where(stop < end, stop, end)
