@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,28 +38,40 @@ def channels(producer: nn.Module) -> int:
     return int(layer.out_features if isinstance(producer, nn.Linear) else layer.out_channels)
 
 
-def make_norm(norm: Norm, producer: nn.Module, options: dict[str, Any]) -> nn.Module:
-    """A norm for what `producer` puts out, with its dtype and device; the random state stays as it is.
+@dataclass(frozen=True)
+class Signal:
+    """What flows at a place: the channels, the number of dimensions beside batch and channels, and the layout.
 
-    - "batch", "renorm": `BatchNorm1d/2d/3d`, `BatchRenorm1d/2d/3d` of normsmith; behind `nn.Linear`, whose
-      output must be (N, C), the 1d ones.
-    - "layer": `nn.LayerNorm(C)` behind a linear layer, `nn.GroupNorm(1, C)` behind a convolution.
+    (N, C) and (N, C, …), or, with `channels_last`, (N, …, C).
+    """
+
+    features: int
+    spatial: int = 0
+    channels_last: bool = False
+
+
+def make_norm(norm: Norm, signal: Signal, layer: nn.Module, options: dict[str, Any]) -> nn.Module:
+    """A norm for a signal, with dtype and device of `layer`, which it comes from; no random number is drawn.
+
+    - "batch", "renorm": `BatchNorm1d/2d/3d`, `BatchRenorm1d/2d/3d` of normsmith.
+    - "layer": `nn.LayerNorm(C)` where channels come last, (N, C) too; else `nn.GroupNorm(1, C)`.
     - "group": `nn.GroupNorm` with `num_groups`, or without it as many groups as divide C, at most 8 and of
       two channels at least (a group of a single value would be normalised to zero).
-    - a callable: `norm(num_features, producer)` → module.
+    - a callable: `norm(num_features, layer)` → module.
 
     `options` go to the layer's constructor. Raises InputError for an unknown name and SurgeryError for
     options that the layer does not take.
     """
+    weight = next((p for p in layer.parameters() if p.is_floating_point()), torch.empty(0))
+    devices = [weight.device] if weight.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=_cuda_devices(producer)):
-            made = norm(channels(producer), producer) if callable(norm) else _named(norm, producer, options)
+        with torch.random.fork_rng(devices=devices):
+            made = norm(signal.features, layer) if callable(norm) else _named(norm, signal, options)
     except (TypeError, ValueError) as error:
-        raise SurgeryError(f"cannot make norm {norm!r} for {producer}: {error}") from error
+        raise SurgeryError(f"cannot make norm {norm!r} for {layer}: {error}") from error
     if not isinstance(made, nn.Module):
         raise SurgeryError(f"norm must make an nn.Module, got {type(made).__name__}")
-    weight: Any = producer.weight
-    return made.to(device=weight.device, dtype=weight.dtype).train(producer.training)
+    return made.to(device=weight.device, dtype=weight.dtype).train(layer.training)
 
 
 def check_norm(norm: Norm, options: dict[str, Any]) -> None:
@@ -82,20 +95,13 @@ def group_count(features: int) -> int:
     return next((groups for groups in fitting if features // groups >= 2), 1)
 
 
-def _named(name: str, producer: nn.Module, options: dict[str, Any]) -> nn.Module:
-    features = channels(producer)
-    if name == "group" or (name == "layer" and not isinstance(producer, nn.Linear)):
-        groups = 1 if name == "layer" else options.get("num_groups", group_count(features))
+def _named(name: str, signal: Signal, options: dict[str, Any]) -> nn.Module:
+    if name == "layer" and (signal.channels_last or signal.spatial == 0):
+        return nn.LayerNorm(signal.features, **options)
+    if name in ("layer", "group"):
+        groups = 1 if name == "layer" else options.get("num_groups", group_count(signal.features))
         rest = {key: value for key, value in options.items() if key != "num_groups"}
-        return nn.GroupNorm(groups, features, **rest)
-    if name == "layer":
-        return nn.LayerNorm(features, **options)
-    dimensions = next(count for kind, count in _DIMENSIONS.items() if isinstance(producer, kind))
+        return nn.GroupNorm(groups, signal.features, **rest)
     kind = {"batch": "BatchNorm", "renorm": "BatchRenorm"}[name]
-    layer: nn.Module = getattr(layers, f"{kind}{dimensions}d")(features, **options)
+    layer: nn.Module = getattr(layers, f"{kind}{max(signal.spatial, 1)}d")(signal.features, **options)
     return layer
-
-
-def _cuda_devices(producer: nn.Module) -> list[torch.device]:
-    weight: Any = producer.weight
-    return [weight.device] if weight.device.type == "cuda" else []

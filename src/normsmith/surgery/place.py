@@ -1,173 +1,241 @@
-"""Put norms in, take them out, swap activations: in `nn.Sequential`s, nested too."""
+"""Move the norms of a model to the other side of their activations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normsmith.errors import InputError
-from normsmith.surgery.draft import Draft
-from normsmith.surgery.flow import Flow, Step
+from normsmith.surgery.attach import hooks
+from normsmith.surgery.bias import kept_bias, removed_bias, restored_bias, uses
+from normsmith.surgery.edits import Edit
+from normsmith.surgery.graph import Event
 from normsmith.surgery.kinds import has_own_forward, is_norm, is_producer
-from normsmith.surgery.norms import Norm, channels, check_norm, make_norm
+from normsmith.surgery.norms import Signal
 from normsmith.surgery.operation import operation
-from normsmith.surgery.plan import Plan
+from normsmith.surgery.plan import Change, Plan, Remark
+from normsmith.surgery.residual import above, below, closed_by, form
+from normsmith.surgery.search import Search
+from normsmith.surgery.seats import Seats, find, shown
+from normsmith.surgery.select import Only, selected
+from normsmith.surgery.sites import Sites
+from normsmith.surgery.spots import Spot, Spots, named
+from normsmith.surgery.trace import trace
+from normsmith.surgery.verify import Expectation, Forward, call
 
-_SWAPS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
+def place(
+    model: nn.Module,
+    where: str = "after",
+    *,
+    batch: Any = None,
+    forward: Forward = call,
+    only: Only = None,
+) -> Plan:
+    """Plan to move the norms of a model to the other side of the activation that is beside them.
 
-@operation
-def insert(model: nn.Module, norm: Norm, where: str = "before", **options: Any) -> Plan:
-    """Plan a norm before or after each activation of a model.
+        "after": act(norm(W·x)) → norm(act(W·x + b))          "before": the other way round
 
-        before: act(norm(W·x))          after: norm(act(W·x + b))
+    A norm stays the same module: tensors, hooks, mode and optimizer state. Its statistics are those of its old place
+    until they are measured (`recalibrate`) or trained anew. In an `nn.Sequential` it changes its position and keeps
+    its name; elsewhere an `nn.Identity` stays in its place, the norm becomes a child of the layer or activation
+    beside its new one, and `renamed` says how its keys change; no other key does. A layer behind which a norm with a
+    bias goes away gets a bias of zeros; one before which a batch norm comes loses its redundant one.
 
-    `norm` is "batch", "renorm", "layer", "group" (`make_norm` says which layer each is) with `options` for
-    its constructor (`ghost_batch_size`, `total_steps`, `eps`, …), or a callable (num_features, producer) →
-    module. Activations behind the last layer with weights are the network's output and get none. Each norm
-    has the dtype, device and mode of the layer that feeds it.
+    Norms that are on that side already, or have no activation beside them, stay. What would have to cross an addition
+    (the end of a residual branch, x + norm(f(x))) is refused, with all else that cannot be done.
 
-    A batch norm or renorm right behind a linear layer or convolution subtracts whatever constant its bias
-    adds, so that bias is removed; the weight stays the same tensor. Layer and group norm subtract a mean over
-    channels, in which a bias of each channel is no constant: there it stays.
+    Args:
+        where: "before" or "after" the activation.
+        batch, forward: an input, to follow one forward; needed where code is dynamic.
+        only: paths of norms, patterns of paths, or a function (path, module) → bool.
 
-    Training and inference: the inserted norms' own. Raises InputError for an unknown norm, `where` or options
-    beside a callable, SurgeryError when the model has no activation to put a norm at. What cannot be done is in
-    the plan's refusals.
+    Raises:
+        InputError: another `where`.
+        SurgeryError: the model cannot be followed.
 
-    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> insert(model, "layer").apply()
-    Sequential(
-      (0): Linear(in_features=4, out_features=8, bias=True)
-      (1): LayerNorm((8,), eps=1e-05, ...)
-      (2): ReLU()
-      (3): Linear(in_features=8, out_features=2, bias=True)
-    )
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    >>> [name for name, _ in place(model, "after").apply().named_children()]
+    ['0', '2', '1', '3']
     """
-    check_norm(norm, options)
     if where not in {"before", "after"}:
         raise InputError(f"where must be 'before' or 'after', got {where!r}")
-    name = norm if isinstance(norm, str) else getattr(norm, "__name__", type(norm).__name__)
-    draft = Draft(model, f"{name} norm {where} each activation", "activation")
-    for flow, index, step in draft.hidden_activations():
-        _insert_at(draft, flow, index, step, norm, where, options)
-    return draft.plan()
+    moves = _Moves(Spots(model, trace(model, batch, forward=forward)), where)
+    norms = {module: paths for module, paths in moves.at.sites.paths.items() if is_norm(module)}
+    for norm in selected(norms, only, None, None):
+        moves.look_at(norm)
+    return placed(model, where, moves.rows, moves.refusals, moves.kept)
 
 
 @operation
-def strip(model: nn.Module) -> Plan:
-    """Plan to take every norm out of a model.
+def placed(
+    model: nn.Module,
+    where: str,
+    moves: Sequence[dict[str, Any]],
+    refusals: Sequence[Sequence[str]] = (),
+    kept: Sequence[Sequence[str]] = (),
+) -> Plan:
+    """Plan the moves of norms that `place` has found: what its plans are repeated by, without data.
 
-    Batch, instance, layer, group and RMS norms and normsmith's own are removed with their affine and
-    statistics; what they did is not folded into the weights. A linear layer or convolution without a bias
-    right before a norm that had one gets a bias again, of zeros. A model without norms gives an empty plan.
+    Raises SurgeryError for a model that has not the modules.
 
-    >>> model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
-    >>> strip(model).apply()
-    Sequential(
-      (0): Linear(in_features=4, out_features=8, bias=True)
-      (1): ReLU()
-      (2): Linear(in_features=8, out_features=2, bias=True)
+    >>> spot = {"host": "2", "side": "behind", "in_sequence": True, "signal": {"features": 8}, "like": "", "why": ""}
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU())
+    >>> placed(model, "after", [{"norm": "1", "spot": spot, "bare": None}]).apply()[2]
+    BatchNorm1d(8, eps=1e-05, ...)
+    """
+    sites, held = Sites(model), uses(model)
+    seats, changes, biases = Seats(model, sites), list[Change](), list[Edit]()
+    remarks, renamed = [Remark(*remark) for remark in kept], dict[str, str]()
+    for row in moves:
+        spot = Spot(**{"bias": None, **row["spot"], "signal": Signal(**row["spot"]["signal"])})
+        path, norm = row["norm"], find(model, row["norm"])
+        new = seats.move(norm, spot)
+        if new != path:
+            renamed[path] = new
+        kind = shown(norm)
+        changes.append(Change(path, kind, f"{kind} {spot.side} {_host(spot)}, as {new}", spot.why))
+        if new != path:
+            changes += _of_host(spot, find(model, spot.host), kind)
+        if (bare := row["bare"]) is not None:
+            change, edit = restored_bias(bare, find(model, bare), type(norm).__name__)
+        elif spot.bias is None or not isinstance(norm, _BatchNorm):
+            continue
+        elif (remark := kept_bias(held, spot.bias, find(model, spot.bias))) is not None:
+            remarks.append(remark)
+            continue
+        else:
+            change, edit = removed_bias(spot.bias, find(model, spot.bias), norm)
+        changes.append(change)
+        biases.append(edit)
+    if changes:
+        remarks.append(Remark("", "statistics are those of the norms' old places: recalibrate, or train on"))
+    return Plan(
+        f"norms {where} the activations",
+        model,
+        tuple(changes),
+        tuple(Remark(*refusal) for refusal in refusals),
+        tuple(remarks),
+        renamed,
+        (*biases, *seats.edits),
+        Expectation() if changes else Expectation("same", "same"),
     )
-    """
-    draft = Draft(model, "without norms", "norm")
-    for flow, index, step in draft.steps(is_norm):
-        if draft.uses(step.module) > 1:
-            draft.refuse(step.path, "the same norm is used in several places")
-        elif has_own_forward(step.module):
-            kind = type(step.module).__name__
-            draft.refuse(step.path, f"{kind} has a forward of its own and may do more than normalise")
+
+
+@dataclass
+class _Moves:
+    """Every norm, with where it goes."""
+
+    at: Spots
+    where: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    refusals: list[tuple[str, str]] = field(default_factory=list)
+    kept: list[tuple[str, str]] = field(default_factory=list)
+
+    def look_at(self, norm: nn.Module) -> None:
+        path = self.at.sites.paths[norm][0]
+        reason = self._obstacle(norm)
+        if reason is not None:
+            self.refusals.append((path, reason))
+            return
+        (event,) = self.at.graph.of(norm)
+        activation = self._activation(event)
+        if isinstance(activation, Remark):
+            (self.refusals if activation.path == "refused" else self.kept).append((path, activation.reason))
+            return
+        found = list(self._spots(event, activation))
+        spots = [spot for spot in found if isinstance(spot, Spot)]
+        if len(found) > 1 and len(spots) == len(found):
+            reason = f"what {named(activation)} puts out goes to several layers, and one norm cannot be before each"
         else:
-            draft.replace(step, [], "nothing", "asked for")
-            _restore_bias(draft, flow, index, step.module)
-    return draft.plan()
-
-
-@operation
-def swap_activation(model: nn.Module, activation: str) -> Plan:
-    """Plan to replace every activation by "relu", "tanh" or "sigmoid".
-
-    Activations behind the last layer with weights are the network's output and stay, as do those that are
-    what is asked for. Raises InputError for another name, SurgeryError when the model has no activation.
-
-    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2), nn.Sigmoid())
-    >>> [change.path for change in swap_activation(model, "tanh").changes]
-    ['1']
-    """
-    if activation not in _SWAPS:
-        raise InputError(f"activation must be one of {', '.join(_SWAPS)}, got {activation!r}")
-    draft = Draft(model, f"{activation} as activation", "activation")
-    for _, _, step in draft.hidden_activations():
-        old, new = step.module, _SWAPS[activation]()
-        if type(old) is type(new):
-            draft.keep(step.path, f"it is {type(old).__name__} already")
-        elif _has_hooks(old):
-            draft.refuse(step.path, f"{type(old).__name__} has hooks, which would be lost")
-        else:
-            draft.replace(step, [new.train(old.training)], str(new), "asked for")
-    return draft.plan()
-
-
-def _insert_at(
-    draft: Draft, flow: Flow, index: int, step: Step, norm: Norm, where: str, options: dict[str, Any]
-) -> None:
-    side: Literal[-1, 1] = -1 if where == "before" else 1
-    beside = flow.neighbour(index, side)
-    if beside is not None and is_norm(beside.module):
-        kind = type(beside.module).__name__
-        draft.refuse(step.path, f"{kind} {beside.path} is {where} it already; strip the norms first")
-        return
-    source = flow.producer(index)
-    if source is None:
-        draft.refuse(
-            step.path,
-            "its number of channels is not known: no linear layer or convolution leads to it through layers "
-            "that keep them",
+            reason = next((reason for reason in found if isinstance(reason, str)), None)
+        if reason is not None:
+            self.refusals.append((path, reason))
+            return
+        self.rows.append(
+            {"norm": path, "spot": asdict(self._as_of(norm, spots[0])), "bare": self._bare(event)}
         )
-        return
-    made = make_norm(norm, source.module, options)
-    draft.adopt(made)
-    new = [made, step.module] if side < 0 else [step.module, made]
-    draft.replace(
-        step, new, ", ".join(map(str, new)), f"{type(source.module).__name__} {source.path} feeds it"
-    )
-    if side < 0 and isinstance(made, _BatchNorm) and beside is not None and is_producer(beside.module):
-        _remove_bias(draft, beside, made)
+
+    def _obstacle(self, norm: nn.Module) -> str | None:
+        kind, sites = type(norm).__name__, self.at.sites
+        if has_own_forward(norm):
+            return f"{kind} has a forward of its own and may do more than normalise"
+        if len(sites.holders[norm]) != 1:
+            return "it is under several names, or is the model itself"
+        if (held := sites.plainly_held(norm)) is not None:
+            return f"{held} holds it too, outside of what torch knows of"
+        calls = len(self.at.graph.of(norm))
+        if calls != 1 or self.at.graph.calls.get(norm) != 1:
+            return (
+                f"the forward calls it {calls} times, each of them another place"
+                if calls
+                else "this forward does not come by it"
+            )
+        return None
+
+    def _activation(self, event: Event) -> Event | Remark:
+        """The activation that the norm is to cross, or the remark why it does not move."""
+        graph = self.at.graph
+        takers, source = list(below(graph, event)), above(event.sources[0])
+        after, before = [t for t in takers if t.role == "activation"], source.role == "activation"
+        wanted, other = (bool(after), before) if self.where == "after" else (before, bool(after))
+        if wanted:
+            return after[0] if self.where == "after" else source
+        if other:
+            return Remark("kept", f"it is {self.where} its activation already")
+        adds = [taker for taker in takers if taker.role == "add"]
+        if self.where == "after" and adds:
+            block = closed_by(graph, adds)
+            shape = f" of a residual block, {form(graph, block)}" if block is not None else ""
+            return Remark("refused", f"it would have to cross the addition at the end{shape}")
+        beside = takers if self.where == "after" else [source]
+        found = ", ".join(dict.fromkeys(named(e) for e in beside)) or "nothing"
+        return Remark(
+            "kept",
+            f"no activation is right {'behind' if self.where == 'after' else 'before'} it, but {found}",
+        )
+
+    def _spots(self, event: Event, activation: Event) -> Iterator[Spot | str]:
+        search = Search(self.at, self.where, None)
+        crossed = event if self.where == "after" else activation
+        if self.at.goes_on(crossed):
+            yield f"what {named(crossed)} puts out goes to others too, for which it would change"
+        elif self.where == "after":
+            yield from search.after(activation)
+        else:
+            why = f"before {named(activation)}"
+            yield search.between(activation.sources[0], activation, why)
+
+    def _as_of(self, norm: nn.Module, spot: Spot) -> Spot:
+        """The spot, with channels where this norm has them."""
+        ((parent, name),) = self.at.sites.holders[norm]
+        last = any(hook.name == name and hook.channels_last for hook in hooks(parent).values())
+        return replace(spot, signal=replace(spot.signal, channels_last=last))
+
+    def _bare(self, event: Event) -> str | None:
+        """The path of the layer without a bias right before the norm, which has one and goes."""
+        source = event.sources[0]
+        while type(source.module) is nn.Identity and not self.at.goes_on(source):
+            source = source.sources[0]
+        layer = source.module
+        bare = layer is not None and is_producer(layer) and getattr(layer, "bias", None) is None
+        lonely = (
+            not self.at.goes_on(source) and len(self.at.graph.of(layer)) == 1 if layer is not None else False
+        )
+        needs = self.where == "after" and getattr(event.module, "bias", None) is not None
+        return source.path if bare and lonely and needs else None
 
 
-def _remove_bias(draft: Draft, source: Step, norm: nn.Module) -> None:
-    layer = source.module
-    if getattr(layer, "bias", None) is None:
-        return
-    bias = layer._parameters.get("bias")
-    if bias is None or draft.uses(bias) > 1:
-        draft.keep(f"{source.path}.bias", "redundant, but parametrized or shared with another layer")
-    elif draft.uses(layer) > 1:
-        draft.refuse(source.path, "it is used in several places, and its bias is redundant here only")
-    else:
-        why = f"{type(norm).__name__} behind it subtracts any constant"
-        draft.set_bias(source, bias, None, why)
+def _of_host(spot: Spot, host: nn.Module, norm: str) -> Iterator[Change]:
+    """What becomes of the module that gets the norm, or makes place for it."""
+    if not spot.in_sequence:
+        new = norm if spot.side == "instead" else f"{shown(host)}, which calls the norm"
+        yield Change(spot.host, shown(host), new, "the norm's new place")
 
 
-def _restore_bias(draft: Draft, flow: Flow, index: int, norm: nn.Module) -> None:
-    source = flow.neighbour(index, -1)
-    if source is None or not is_producer(source.module) or getattr(norm, "bias", None) is None:
-        return
-    layer = source.module
-    weight: Any = layer.weight
-    if getattr(layer, "bias", None) is not None:
-        return
-    if draft.uses(layer) > 1:
-        draft.refuse(source.path, "it is used in several places and would get a bias in each of them")
-        return
-    zeros = torch.zeros(channels(layer), dtype=weight.dtype, device=weight.device)
-    bias = nn.Parameter(zeros, requires_grad=weight.requires_grad)
-    draft.set_bias(source, None, bias, f"{type(norm).__name__} behind it, which is removed, had one")
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return any(value for name, value in vars(module).items() if name.endswith("_hooks"))
+def _host(spot: Spot) -> str:
+    return f"of {spot.host}" if spot.side == "instead" else spot.host

@@ -110,7 +110,9 @@ class _Recorder(TorchFunctionMode):
         with ExitStack() as stack:
             for module in _walked(self._model):
                 before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
-                after = module.register_forward_hook(self._leave, prepend=True)  # what hooks add is seen apart
+                after = module.register_forward_hook(
+                    self._leave, prepend=True
+                )  # what hooks add is seen apart
                 stack.callback(before.remove)
                 stack.callback(after.remove)
             torch.backends.mha.set_fastpath_enabled(False)  # it calls none of a transformer layer's modules

@@ -1,0 +1,624 @@
+"""Insert: the structure in Sequentials and elsewhere, residual blocks, layouts, and everything that must stay."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from tests.contracts.surgery import SurgeryContract
+from tests.surgery.networks import HARD, REAL, Network, images
+from tests.surgery.small import cnn, kinds, mlp, torch_batch_norm
+from tests.surgery.states import state_of
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from normsmith.errors import InputError, SurgeryError
+from normsmith.surgery import Plan, insert, strip, swap_activation, trace
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("before", ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d", "ReLU", "Linear"]),
+        ("after", ["Linear", "ReLU", "BatchNorm1d", "Linear", "ReLU", "BatchNorm1d", "Linear"]),
+    ],
+)
+def test_insert_puts_a_norm_at_each_activation_and_none_behind_the_logits(where, expected):
+    model = mlp()
+    assert insert(model, torch_batch_norm, where).apply() is model
+    assert kinds(model) == expected
+    assert model(torch.randn(16, 4)).shape == (16, 3)
+
+
+def test_insert_removes_the_bias_only_where_the_norm_cancels_it():
+    model = mlp()
+    insert(model, torch_batch_norm, "before").apply()
+    assert [layer.bias is None for layer in model if isinstance(layer, nn.Linear)] == [True, True, False]
+    assert "0.bias" not in model.state_dict()
+
+    model = mlp()
+    insert(model, torch_batch_norm, "after").apply()
+    assert all(layer.bias is not None for layer in model if isinstance(layer, nn.Linear))
+
+    for norm in ("layer", "group"):
+        model = mlp()
+        insert(model, norm, "before").apply()
+        assert all(layer.bias is not None for layer in model if isinstance(layer, nn.Linear))
+
+
+def test_the_removed_bias_was_redundant():
+    model = mlp()
+    x = torch.randn(32, 4)
+    with_bias = nn.Sequential(
+        model[0], nn.BatchNorm1d(8), nn.ReLU(), model[2], nn.BatchNorm1d(8), nn.ReLU(), model[4]
+    )
+    expected = with_bias(x)
+    insert(model, torch_batch_norm, "before").apply()
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_bias_behind_which_dropout_lies_stays():
+    model = cnn()
+    insert(model, torch_batch_norm, "before").apply()
+    first, second = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    assert first.bias is None
+    assert second.bias is not None  # dropout sets a channel to zero, not to its bias
+
+
+def test_identity_between_does_not_save_the_bias():
+    model = nn.Sequential(nn.Linear(4, 8), nn.Identity(), nn.ReLU(), nn.Linear(8, 2))
+    insert(model, torch_batch_norm).apply()
+    assert model[0].bias is None
+
+
+def test_insert_in_a_nested_convolutional_net():
+    model = cnn()
+    keys = list(model.state_dict())
+    plan = insert(model, "group", "after")
+    plan.apply()
+    assert kinds(model) == [
+        "Conv2d", "ReLU", "GroupNorm", "MaxPool2d", "Conv2d", "Dropout2d", "SiLU", "GroupNorm",
+        "AdaptiveAvgPool2d", "Flatten", "Linear",
+    ]  # fmt: skip
+    assert model(torch.randn(5, 1, 8, 8)).shape == (5, 3)
+    assert not plan.renamed
+    new = {"0.1_norm.weight", "0.1_norm.bias", "1.2_norm.weight", "1.2_norm.bias"}
+    assert set(model.state_dict()) == {*keys, *new}
+    assert all(any(key.rpartition(".")[0] in change.after for change in plan.changes) for key in new)
+
+
+@pytest.mark.parametrize(
+    ("norm", "linear", "convolution"),
+    [("layer", nn.LayerNorm((8,)), nn.GroupNorm(1, 4)), ("group", nn.GroupNorm(4, 8), nn.GroupNorm(2, 4))],
+)
+def test_layer_and_group_norm_fit_their_producer(norm, linear, convolution):
+    assert repr(insert(mlp(), norm).apply()[1]) == repr(linear)
+    assert repr(insert(cnn(), norm).apply()[0][1]) == repr(convolution)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv1d(3, 6, 3), (4, 3, 9)),
+        (nn.Conv2d(3, 6, 3), (4, 3, 5, 5)),
+        (nn.Conv3d(3, 6, 3), (4, 3, 5, 5, 5)),
+        (nn.ConvTranspose2d(3, 6, 3), (4, 3, 5, 5)),
+    ],
+)
+def test_channels_come_from_any_convolution(layer, shape):
+    model = nn.Sequential(layer, nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+    plan = insert(model, torch_batch_norm)
+    plan.apply()
+    assert model[1].num_features == 6
+    assert model(torch.randn(shape)).shape == (4, 2)
+
+
+def test_weights_modes_dtypes_and_gradients_flags_stay():
+    model = mlp().double().eval()
+    model[2].weight.requires_grad_(False)
+    weights = [layer.weight for layer in model if isinstance(layer, nn.Linear)]
+    values = [weight.clone() for weight in weights]
+    insert(model, torch_batch_norm).apply()
+    linear = [layer for layer in model if isinstance(layer, nn.Linear)]
+    assert all(layer.weight is weight for layer, weight in zip(linear, weights, strict=True))
+    assert all(torch.equal(weight, value) for weight, value in zip(weights, values, strict=True))
+    assert [weight.requires_grad for weight in weights] == [True, False, True]
+    assert not model[1].training
+    assert model[1].weight.dtype == torch.float64
+
+
+def test_hooks_of_kept_layers_stay():
+    model = mlp()
+    seen = []
+    model[2].register_forward_hook(lambda *_: seen.append("second"))
+    insert(model, "layer").apply()
+    model(torch.randn(4, 4))
+    assert seen == ["second"]
+
+
+def test_no_random_number_is_drawn():
+    model = mlp()
+    before = torch.get_rng_state()
+    insert(model, lambda n, _: nn.Sequential(nn.Linear(n, n), nn.LayerNorm(n))).apply()
+    strip(model).apply()
+    swap_activation(model, "tanh").apply()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_meta_device_is_kept():
+    with torch.device("meta"):
+        model = mlp()
+    insert(model, torch_batch_norm).apply()
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"meta"}
+
+
+def test_an_activation_at_the_end_gets_no_norm():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1), nn.Sigmoid())
+    plan = insert(model, "layer")
+    assert [change.path for change in plan.changes] == ["1"]
+    assert [(remark.path, remark.reason) for remark in plan.kept] == [
+        ("3", "Sigmoid is the network's output")
+    ]
+
+
+def test_a_relu_used_twice_in_a_sequential_is_two_places():
+    relu = nn.ReLU()
+    model = nn.Sequential(nn.Linear(4, 8), relu, nn.Linear(8, 8), relu, nn.Linear(8, 2))
+    insert(model, "layer").apply()
+    assert kinds(model).count("LayerNorm") == 2
+
+
+def test_named_children_keep_their_names():
+    model = nn.Sequential()
+    model.add_module("lin", nn.Linear(4, 8))
+    model.add_module("act_norm", nn.Identity())
+    model.add_module("act", nn.ReLU())
+    model.add_module("head", nn.Linear(8, 2))
+    plan = insert(model, "layer")
+    plan.apply()
+    assert [name for name, _ in model.named_children()] == ["lin", "act_norm", "act", "head"]
+    assert type(model.act_norm) is nn.LayerNorm  # the identity's place was free
+    assert not plan.renamed
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "words"),
+    [
+        (nn.Sequential(nn.LazyLinear(8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)), "2", "is before it already"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.ReLU(), nn.Linear(8, 2)), "2", "number of channels"),
+        (nn.Sequential(nn.ReLU(), nn.Linear(8, 2)), "0", "number of channels"),
+    ],
+    ids=["normed already", "flattened", "no producer"],
+)  # fmt: skip
+def test_insert_refuses_with_the_reason(model, path, words):
+    keys = list(model.state_dict())
+    plan = insert(model, "layer")
+    assert [refusal.path for refusal in plan.refusals if words in refusal.reason] == [path]
+    with pytest.raises(SurgeryError, match=words):
+        plan.apply()
+    assert list(model.state_dict()) == keys
+
+
+def test_a_layer_used_twice_keeps_the_bias_that_is_redundant_in_one_place():
+    shared = nn.Linear(8, 8)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), shared, nn.Tanh(), shared, nn.Linear(8, 2))
+    insert(model, torch_batch_norm).apply()
+    assert model[0].bias is None
+    assert shared.bias is not None
+
+
+def test_insert_refuses_a_sequential_used_twice():
+    block = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    plan = insert(nn.Sequential(block, block, nn.Linear(4, 2)), "layer")
+    assert [refusal.path for refusal in plan.refusals] == ["0.1"]
+    assert "called more than once" in plan.refusals[0].reason
+
+
+def test_a_tied_bias_stays():
+    model = mlp()
+    model[2].bias = model[0].bias
+    plan = insert(model, torch_batch_norm)
+    plan.apply()
+    assert model[0].bias is model[3].bias
+    assert model[0].bias is not None
+    assert {"0.bias", "2.bias"} <= {remark.path for remark in plan.kept}
+
+
+def test_parametrized_layers_are_followed():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 2))
+    insert(model, torch_batch_norm).apply()
+    assert model(torch.randn(6, 4)).shape == (6, 2)
+    assert model[0].bias is None
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: insert(m, "bath"), "norm must be one of batch, renorm, layer, group"),
+        (lambda m: insert(m, "layer", "behind"), "'before' or 'after'"),
+        (lambda m: insert(m, torch_batch_norm, eps=1e-3), "options go with a norm's name"),
+    ],
+)
+def test_wrong_arguments(call, words):
+    with pytest.raises(InputError, match=words):
+        call(mlp())
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: insert(nn.Linear(2, 2), "layer"), "found no activation in Linear: looked for nn.ReLU"),
+        (lambda: insert(nn.Sequential(nn.Linear(2, 2), nn.Sigmoid()), "layer"), "found no activation"),
+        (lambda: insert(mlp(), "layer", epsilon=1), "cannot make norm 'layer'"),
+        (lambda: insert(mlp(), lambda n, p: None), "must make an nn.Module, got NoneType"),
+    ],
+)  # fmt: skip
+def test_impossible_operations(call, words):
+    with pytest.raises(SurgeryError, match=words):
+        call()
+
+
+def test_a_callable_that_returns_one_module_twice_is_refused():
+    norm = nn.LayerNorm(8)
+    with pytest.raises(SurgeryError, match="a new module at each call"):
+        insert(mlp(), lambda n, p: norm)
+
+
+def test_options_reach_the_layer():
+    model = mlp()
+    insert(model, "group", num_groups=2, eps=0.5).apply()
+    assert (model[1].num_groups, model[1].eps) == (2, 0.5)
+
+
+@pytest.mark.parametrize("network", [mlp, cnn])
+@pytest.mark.parametrize(
+    ("norm", "options", "kind"),
+    [
+        ("batch", {}, "BatchNorm"),
+        ("batch", {"ghost_batch_size": 8, "momentum": 0.2}, "BatchNorm"),
+        ("renorm", {"total_steps": 100}, "BatchRenorm"),
+        ("renorm", {"total_steps": 100, "ghost_batch_size": 8}, "BatchRenorm"),
+    ],
+)
+def test_batch_norm_and_renorm_by_name_are_normsmiths(network, norm, options, kind):
+    model = network()
+    dimensions = 1 if network is mlp else 2
+    insert(model, norm, **options).apply()
+    norms = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    assert {type(layer).__name__ for layer in norms} == {f"{kind}{dimensions}d"}
+    assert all(type(layer).__module__.startswith("normsmith.layers") for layer in norms)
+    first = next(layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d)))
+    assert first.bias is None
+    shape = (16, 4) if network is mlp else (16, 1, 8, 8)
+    model(torch.randn(shape)).sum().backward()
+    assert all(layer.num_batches_tracked == 1 for layer in norms)
+    assert not strip(model).refusals
+    strip(model).apply()
+    assert kinds(model) == kinds(network())
+
+
+def test_an_option_that_the_layer_does_not_take_is_named():
+    with pytest.raises(SurgeryError, match="cannot make norm 'batch' for Linear"):
+        insert(mlp(), "batch", ghosts=3)
+
+
+class Convolutional(nn.Module):
+    """The usual first network: activations and pooling are functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.first(x)), 2)
+        x = F.relu(F.max_pool2d(self.second(x), 2))
+        return self.head(x.mean((2, 3)))
+
+
+class Block(nn.Module):
+    """As in ResNet, without norms."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.one, self.two = (
+            nn.Conv2d(features, features, 3, padding=1),
+            nn.Conv2d(features, features, 3, padding=1),
+        )
+
+    def forward(self, x):
+        return F.relu(x + self.two(F.relu(self.one(x))))
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.blocks = nn.Conv2d(1, 4, 3), nn.ModuleList([Block(4), Block(4)])
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+class PreActivation(nn.Module):
+    """x + f(x), with the activation at the branch's begin."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.act, self.conv = nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1)
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(x + self.conv(self.act(x)))
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.squeeze, self.excite = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 2, 1), nn.Conv2d(2, 4, 1)
+        self.act, self.inner, self.head = nn.ReLU(), nn.ReLU(), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        x = self.act(self.conv(x))
+        return self.head(
+            x * torch.sigmoid(self.excite(self.inner(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        )
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind=nn.LSTM, *, batch_first=True):
+        super().__init__()
+        self.cells = kind(3, 6, batch_first=batch_first)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x):
+        found, _ = self.cells(x)
+        return self.head(found)
+
+
+def order(model, batch):
+    """Paths of what is called, functions by their names."""
+    events = trace(model, batch).events
+    return [event.path if event.kind == "module" else event.name for event in events if event.kind != "input"]
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["followed with data", "by symbols"])
+def test_functional_activations_get_norms_on_the_layers_around_them(given):
+    batch = images(12, 1)()
+    model = Convolutional()
+    insert(model, "batch", batch=batch if given else None).apply()
+    assert order(model, batch)[:8] == [
+        "first", "first.norm", "relu", "max_pool2d", "second", "second.norm", "max_pool2d", "relu",
+    ]  # fmt: skip
+    assert type(model.first.norm).__name__ == "BatchNorm2d"
+    assert model.first.bias is None
+    assert set(model.state_dict()) == {
+        "first.weight", "second.weight", "head.weight", "head.bias",
+        *(f"{layer}.norm.{name}" for layer in ("first", "second") for name in model.first.norm.state_dict()),
+    }  # fmt: skip
+
+    model = Convolutional()
+    plan = insert(model, "batch", "after", batch=batch if given else None)
+    assert [refusal.path for refusal in plan.refusals] == [""]
+    assert "the function mean" in plan.refusals[0].reason
+    plan.apply(partial=True)
+    assert order(model, batch)[:4] == ["first", "relu", "max_pool2d", "second.input_norm"]
+
+
+def test_an_attached_norm_normalises_trains_and_is_told_apart_from_its_layer():
+    model, batch = Convolutional(), images(12, 1)()
+    expected = F.batch_norm(model.first(batch), None, None, training=True)
+    insert(model, "batch", batch=batch).apply()
+    torch.testing.assert_close(model.first(batch), expected, rtol=1e-4, atol=1e-5)
+    model(batch).sum().backward()
+    assert model.first.norm.weight.grad is not None
+    assert model.first.norm.num_batches_tracked == 2
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_attached_norms_go_along_with_copies(copied):
+    model, batch = Convolutional(), images(12, 1)()
+    insert(model, "layer", batch=batch).apply()
+    twin = copied(model)
+    with torch.no_grad():
+        twin.first.norm.weight.zero_()
+        assert torch.equal(twin.first(batch), twin.first.norm.bias.reshape(1, -1, 1, 1).expand(4, 4, 10, 10))
+        assert not torch.equal(model.first(batch), twin.first(batch))
+
+
+def test_residual_blocks_keep_their_identity_path():
+    batch = images(8, 1)()
+    before = Residual()
+    plan = insert(before, "batch", batch=batch)
+    assert [change.path for change in plan.changes if not change.path.endswith("bias")] == [
+        "stem", "blocks.0.one", "blocks.0.two", "blocks.1.one", "blocks.1.two",
+    ]  # fmt: skip
+    assert sum("x + norm(f(x))" in change.why for change in plan.changes) == 2
+    plan.apply()
+    calls = order(before, batch)
+    assert calls[3:10] == [
+        "blocks.0.one", "blocks.0.one.norm", "relu", "blocks.0.two", "blocks.0.two.norm", "add", "relu",
+    ]  # fmt: skip
+    after = Residual()
+    plan = insert(after, "batch", "after", batch=batch)
+    plan.apply()
+    assert "x + f(norm(x))" in {change.path: change.why for change in plan.changes}["blocks.0.one"]
+    for residual in trace(after, batch).residuals:
+        assert residual.skip == ()
+        assert residual.branch[0].role == "norm"
+
+
+def test_a_norm_before_the_activation_that_begins_a_branch_is_in_the_branch():
+    model, batch = PreActivation(), images(4, 1)()
+    insert(model, "batch", batch=batch).apply()
+    assert order(model, batch) == ["stem", "act.input_norm", "act", "conv", "add", "head"]
+    assert model.stem.bias is not None  # the identity path carries it
+
+
+def test_gates_get_no_norm():
+    model, batch = Gated(), images(4, 1)()
+    plan = insert(model, "batch", batch=batch)
+    assert [change.path for change in plan.changes] == ["conv", "conv.bias"]
+    assert {remark.path for remark in plan.kept} == {"", "inner"}
+    assert all("gate" in remark.reason for remark in plan.kept)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (5, 7, 4), (5, 3, 2, 4)])
+@pytest.mark.parametrize("norm", ["batch", "renorm", "group", "layer"])
+def test_linear_layers_have_their_channels_last(shape, norm):
+    model, batch = mlp(), torch.randn(shape)
+    options = {"total_steps": 10} if norm == "renorm" else {}
+    insert(model, norm, batch=batch, **options).apply()
+    model.train()
+    found = trace(model, batch).having("norm")
+    assert len(found) == 2
+    first = model[0](batch)
+    if norm == "batch" and len(shape) > 2:
+        flat = first.reshape(-1, 8)  # all but the channels
+        torch.testing.assert_close(flat.mean(0), torch.zeros(8), rtol=0, atol=1e-5)
+        torch.testing.assert_close(flat.var(0, correction=0), torch.ones(8), rtol=1e-3, atol=0)
+    assert model(batch).shape == (*shape[:-1], 3)
+    expected = {"batch": "BatchNorm", "renorm": "BatchRenorm", "group": "GroupNorm", "layer": "LayerNorm"}[
+        norm
+    ]
+    assert {type(e.module).__name__.rstrip("123d") for e in found} == {expected}
+
+
+def test_a_transformer_layer_is_looked_into():
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 2))
+    batch = torch.randn(3, 5, 8)
+    plan = insert(model, "batch", batch=batch)
+    plan.verify(batch)
+    plan.apply()
+    assert type(model[0].linear1.norm).__name__ == "BatchNorm1d"
+    assert model[0].linear1.bias is None
+    with torch.no_grad():
+        model.eval()(batch)
+    with pytest.raises(SurgeryError, match="give a batch"):
+        insert(model, "batch")
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_recurrent_layers_get_a_norm_of_what_they_put_out(kind, batch_first):
+    model, batch = Recurrent(kind, batch_first=batch_first), torch.randn(5, 7, 3)
+    insert(model, "batch", "after", batch=batch).apply()
+    found, state = model.cells(batch)
+    torch.testing.assert_close(found.mean((0, 1)), torch.zeros(6), rtol=0, atol=1e-5)
+    assert len(state) == (2 if kind is nn.LSTM else 1)
+    packed = nn.utils.rnn.pack_padded_sequence(batch, [7] * 5, batch_first=True)
+    if batch_first:
+        assert isinstance(model.cells(packed)[0], nn.utils.rnn.PackedSequence)
+    refusals = insert(Recurrent(kind), "batch", batch=batch).refusals
+    assert [refusal.path for refusal in refusals] == ["cells"]
+    assert "BatchNormLSTM" in refusals[0].reason
+
+
+def test_what_strip_has_emptied_is_filled_again():
+    network = REAL["hf-resnet"]
+    model, batch = network.model(), network.batch()
+    keys = set(model.state_dict())
+    strip(model, batch=batch).apply()
+    insert(model, "batch", batch=batch).apply()
+    assert set(model.state_dict()) == keys
+
+
+def test_an_attached_norm_is_stripped_and_reverted_without_trace():
+    model, batch = Residual(), images(8, 1)()
+    model.stem.register_forward_hook(lambda *_: None)
+    keys, before = list(model.state_dict()), state_of(model)
+    inserted = insert(model, "layer", batch=batch)
+    inserted.apply()
+    normed = state_of(model)
+    stripped = strip(model)
+    stripped.apply()
+    assert list(model.state_dict()) == keys
+    stripped.revert()
+    assert state_of(model) == normed
+    inserted.revert()
+    assert state_of(model) == before
+
+
+def test_only_selects_activations():
+    plan = insert(cnn(), "layer", only="1.*")
+    assert [change.path for change in plan.changes] == ["1.2"]
+
+
+def test_a_residual_addition_of_which_nothing_is_known_is_refused_by_name():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.head(F.relu(x + x.flip(0)))
+
+    plan = insert(Sum(), "layer", batch=torch.randn(3, 4))
+    assert "the function add" in plan.refusals[0].reason
+
+
+@pytest.mark.compiles
+def test_a_compiled_model_does_not_miss_an_attached_norm():
+    model, batch = Convolutional(), images(12, 1)()
+    compiled = torch.compile(model, backend="eager")
+    plain = compiled(batch)
+    plan = insert(model, "layer", batch=batch)
+    plan.apply()
+    torch.testing.assert_close(compiled(batch), model(batch))
+    assert not torch.allclose(compiled(batch), plain)
+    plan.revert()
+    assert torch.equal(compiled(batch), plain)
+
+
+BARE = {
+    name: Network(lambda n=network: strip(n.model(), batch=n.batch()).apply(), network.batch, network.why)
+    for name, network in {**REAL, **{name: HARD[name] for name in ("functional", "tied", "double")}}.items()
+}
+BARE["by functions"] = Network(Residual, images(8, 1), "norms attached to layers")
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_networks(name):
+    model, batch = BARE[name].model(), BARE[name].batch()
+    keys = set(model.state_dict())
+    for where in ("before", "after"):
+        plan = insert(model, "batch", where, batch=batch)
+        assert not plan.refusals
+        assert not plan.verify(batch).unreached
+        plan.apply()
+        norms = {path for path, m in model.named_modules() if type(m).__name__.startswith("BatchNorm")}
+        assert keys - set(model.state_dict()) == {c.path for c in plan.changes if c.after == "no bias"}
+        assert {key.rpartition(".")[0] for key in set(model.state_dict()) - keys} == norms
+        assert all(any(path in (c.path, *c.after.split()) for c in plan.changes) for path in norms)
+        plan.revert()
+
+
+class InsertContract(SurgeryContract):
+    where = "before"
+
+    @pytest.fixture(autouse=True)
+    def _batch(self, network):
+        self.batch = network.batch()
+
+    def plan(self, model: nn.Module) -> Plan:
+        return insert(model, "batch", self.where, batch=self.batch)
+
+
+class TestBefore(InsertContract):
+    @pytest.fixture(params=["hf-resnet", "functional", "tied", "double", "by functions"])
+    def network(self, request):
+        return BARE[request.param]
+
+
+class TestAfter(InsertContract):
+    where = "after"
+    partial = True
+
+    @pytest.fixture(params=["hf-levit", "monai-densenet", "by functions"])
+    def network(self, request):
+        return BARE[request.param]
