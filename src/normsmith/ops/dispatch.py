@@ -84,7 +84,7 @@ def explain(x: Tensor, **options: Any) -> str:
     >>> print(explain(torch.zeros(0, 3), ghost_batch_size=2))
     numba: the batch is empty
     triton: serves NVIDIA GPUs, got a tensor on cpu
-    aten: knows no mask, sample weight, ghost batch, activation or other ranks
+    aten: needs 2 values per channel, got 0
     reference: taken
     """
     call = make_call(x, **options)

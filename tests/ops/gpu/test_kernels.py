@@ -319,6 +319,7 @@ class TestOnTheDevice:
 def test_the_benchmark_finds_the_op_right_and_a_wrong_one_wrong(op, monkeypatch):
     from benchmarks import gpu_rows
 
+    monkeypatch.setenv("NORMSMITH_BACKEND", "triton")
     monkeypatch.setattr(gpu_rows, "DEVICE", DEVICE)
     row = gpu_rows.Row((6, 3, 5, 4), torch.float32, op=op)
     assert list(gpu_rows.wrong(row)) == []
@@ -330,6 +331,7 @@ def test_the_benchmark_finds_the_op_right_and_a_wrong_one_wrong(op, monkeypatch)
 def test_the_composed_peer_is_renorm(monkeypatch):
     from benchmarks import gpu_rows
 
+    monkeypatch.setenv("NORMSMITH_BACKEND", "triton")
     monkeypatch.setattr(gpu_rows, "DEVICE", DEVICE)
     row = gpu_rows.Row((6, 3, 5, 4), torch.float32, op="renorm")
     ours, theirs = gpu_rows.inputs(row, 2.0), gpu_rows.inputs(row, 2.0)
