@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from llvmlite import binding
 from numba import carray, cfunc, types
+from numba.core.caching import FunctionCache
 from numpy import float64, int64
 
 from normsmith.ops.cpu import columns, planes
@@ -97,10 +98,22 @@ _KEEP: list[Any] = []
 
 def _compile(body: Callable[[Any], None]) -> Any:
     options = {"fastmath": FAST, "error_model": "numpy", "nopython": True}
-    try:
-        return cfunc(_SIGNATURE, cache=True, **options)(body)
-    except Exception:  # noqa: BLE001 — no directory, a full disk, a damaged file: a cache must never be in the way
-        return cfunc(_SIGNATURE, **options)(body)
+    for mend in (_nothing, _forget):
+        try:
+            mend(body)
+            return cfunc(_SIGNATURE, cache=True, **options)(body)
+        except Exception:  # noqa: BLE001, PERF203 — no directory, a full disk, a damaged file: never in the way
+            continue
+    return cfunc(_SIGNATURE, **options)(body)
+
+
+def _nothing(body: Callable[[Any], None]) -> None:
+    pass
+
+
+def _forget(body: Callable[[Any], None]) -> None:
+    """Empty the index of a kernel's files: one that is damaged would be in the way of every process."""
+    FunctionCache(body).flush()
 
 
 @cache
