@@ -36,7 +36,9 @@ sys.modules["tests"] = tests
 if importlib.util.find_spec("hypothesis") is None:  # the contract's searches are then left out
     def skipped(*arguments, **options):
         return lambda test: lambda self: pytest.skip("needs hypothesis")
-    absent = mock.MagicMock(given=skipped, settings=lambda *arguments, **options: lambda test: test, HealthCheck=())
+    absent = types.ModuleType("hypothesis")
+    absent.given, absent.settings = skipped, lambda *arguments, **options: lambda test: test
+    absent.strategies, absent.HealthCheck = mock.MagicMock(), ()
     sys.modules["hypothesis"] = absent
 shard, shards, *arguments = sys.argv[1:]
 class Shard:
