@@ -1,0 +1,182 @@
+"""Kernels: each case is verified, and if it is right, timed beside its peers."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import cycle
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.cases import Case, Inputs, inputs
+from benchmarks.peers import Body, Forward, Kernels, Native, candidates, copies, inductor, ours
+from benchmarks.protocol import interleave
+from benchmarks.verify import ALLOWED, MEANS, Errors, errors, threads, wrong
+
+ROUNDS = 15
+_COLD_BYTES, _COLD_SETS = 2**26, (4, 128)
+"""Bytes of the buffers that are rotated, twice the last cache of most machines, and limits to their number."""
+
+
+class Key(NamedTuple):
+    """What was timed. Regimes: "fresh" (outputs newly allocated), "reused", "cold" (fresh, buffers rotated)."""
+
+    case: Case
+    regime: str
+    threads: int
+    part: str
+
+
+Times = dict[str, list[float]]
+
+
+@dataclass
+class Measured:
+    """Seconds of every candidate in every round, errors against float64, and what could not be timed."""
+
+    times: dict[Key, Times] = field(default_factory=dict)
+    errors: dict[Case, dict[float, dict[str, Errors]]] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    late: list[str] = field(default_factory=list)
+
+    def right(self, case: Case) -> bool:
+        """Verify a case, once."""
+        if case not in self.errors:
+            peers = {name: forward for name, forward in candidates(case).items() if name in ("ours", "torch")}
+            self.errors[case] = {mean: errors(case, mean, peers) for mean in MEANS}
+            self.wrong += wrong(case, self.errors[case])
+        return not wrong(case, self.errors[case])
+
+
+def say(text: str) -> None:
+    """Progress, beside the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+Timer = Callable[[Case, int], Iterator[tuple[str, Times]]]
+
+
+def section(
+    measured: Measured,
+    regime: str,
+    cases: Iterable[Case],
+    timer: Timer,
+    *,
+    rounds: int = ROUNDS,
+    until: float = float("inf"),
+    on_threads: int | None = None,
+) -> None:
+    """Time cases one by one; those for which no time was left are named."""
+    number = on_threads or torch.get_num_threads()
+    for case in cases:
+        if time.monotonic() > until:
+            measured.late.append(f"{regime}: {case}")
+            continue
+        say(f"{regime}, {number} threads: {case}")
+        if not measured.right(case):
+            continue
+        try:
+            with threads(number):
+                for part, times in timer(case, rounds):
+                    measured.times[Key(case, regime, number, part)] = times
+        except RuntimeError as error:  # one that does not run must not hide the others
+            measured.failed[f"{regime}: {case}"] = first_line(error)
+
+
+def first_line(error: Exception) -> str:
+    """Of a message, as much as fits a table."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+
+
+def fresh(case: Case, rounds: int) -> Iterator[tuple[str, Times]]:
+    """Through the public op into new memory: "forward" (recorded for a backward), and "step" with its backward."""
+    yield from _fresh(candidates(case), inputs(case), calls_of(case), rounds)
+
+
+def compiled(measured: Measured) -> Timer:
+    """`fresh`, with Inductor beside it; its compilation is not timed."""
+
+    def timer(case: Case, rounds: int) -> Iterator[tuple[str, Times]]:
+        i, runners = inputs(case), candidates(case)
+        try:
+            runners["Inductor"] = inductor(i)
+        except RuntimeError as error:
+            measured.failed[f"Inductor: {case}"] = first_line(error)
+        yield from _fresh(runners, i, calls_of(case), rounds)
+
+    return timer
+
+
+def _fresh(runners: dict[str, Forward], i: Inputs, calls: int, rounds: int) -> Iterator[tuple[str, Times]]:
+    yield "forward", timed({name: _forward(run, i) for name, run in runners.items()}, calls, rounds)
+    yield "step", timed({name: _step(run, i) for name, run in runners.items()}, calls, rounds)
+
+
+def _forward(forward: Forward, i: Inputs) -> Body:
+    return lambda: forward(i)
+
+
+def _step(forward: Forward, i: Inputs) -> Body:
+    return lambda: torch.autograd.grad(forward(i), i.leaves, i.g)
+
+
+def cold(case: Case, rounds: int) -> Iterator[tuple[str, Times]]:
+    """As `fresh`, over so many batches in turn that none is in a cache when its turn comes."""
+    fewest, most = _COLD_SETS
+    sets = [inputs(case) for _ in range(max(fewest, min(most, _COLD_BYTES // case.bytes)))]
+    bodies: dict[str, dict[str, Body]] = {"forward": {}, "step": {}}
+    for name, forward in candidates(case).items():
+        for part, make in (("forward", _forward), ("step", _step)):
+            turns = cycle([make(forward, i) for i in sets])
+            bodies[part][name] = lambda turns=turns: next(turns)()
+    for part, both in bodies.items():
+        yield part, timed(both, len(sets), rounds)
+
+
+def reused(case: Case, rounds: int) -> Iterator[tuple[str, Times]]:
+    """Kernels into buffers that are there already, beside copies of the same bytes: "forward" and "backward"."""
+    i = inputs(case)
+    kernels = Kernels(case, i)
+    _check_kernels(case, kernels)
+    forward: dict[str, Body] = {**copies(i.x.detach()), "ours": kernels.forward}
+    backward: dict[str, Body] = {**copies(i.x.detach()), "ours": kernels.backward}
+    if case.op == "bn":
+        native = Native(i)
+        forward["torch"], backward["torch"] = native.forward, native.backward
+    yield "forward", timed(forward, calls_of(case), rounds)
+    yield "backward", timed(backward, calls_of(case), rounds)
+
+
+def _check_kernels(case: Case, kernels: Kernels) -> None:
+    """The buffers must hold what the verified op returns."""
+    kernels.backward()
+    i = inputs(case)
+    y = ours(case)(i)
+    (dx,) = torch.autograd.grad(y, [i.x], i.g)
+    for name, got, want in (("y", kernels.y, y.detach()), ("dx", kernels.dx, dx)):
+        allowed = ALLOWED[case.dtype] * max(1.0, want.abs().max().item())
+        if not (got - want).abs().max().item() <= allowed:
+            raise RuntimeError(f"wrong, not timed: {name} in a reused buffer is not what the op returns")
+
+
+def calls_of(case: Case) -> int:
+    """Calls in a sample: more of short ones, so that the clock does not count."""
+    return max(1, min(100, 2**22 // case.bytes))
+
+
+def timed(bodies: dict[str, Body], calls: int, rounds: int) -> Times:
+    """Seconds of a call of each candidate in each round."""
+
+    def repeated(body: Body) -> Body:
+        def run() -> None:
+            for _ in range(calls):
+                body()
+
+        return run
+
+    found = interleave({name: repeated(body) for name, body in bodies.items()}, rounds)
+    return {name: [seconds / calls for seconds in times] for name, times in found.items()}
