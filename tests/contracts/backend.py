@@ -79,7 +79,7 @@ class BackendContract:
 
     backend: Backend
 
-    def agrees(self, x, weight, bias, residual, running, options, tolerance):
+    def agrees(self, x, weight, bias, residual, running, options, tolerance, dense=True):
         """Compare output and gradients with the oracle's in float64, up to elements at the edge of the activation."""
         call, exact = make_call(x, **options), make_call(x.double(), **options)
         if self.backend.supports(x, call) is not None:
@@ -94,7 +94,9 @@ class BackendContract:
         lies = [
             (a, b) for a, b, n in zip(y.stride(), torch.empty_like(x).stride(), x.shape, strict=True) if n > 1
         ]
-        assert all(a == b for a, b in lies), "the output does not lie in memory as the input does"
+        assert not dense or all(a == b for a, b in lies), (
+            "the output does not lie in memory as the input does"
+        )
         found = self.backend.backward(g, x, residual, kept, call, True)
         flips = 0 if options.get("activation") is None else 1e-3 * x.numel() + 1
         self.close(y, want, tolerance, 0)
@@ -156,7 +158,7 @@ class BackendContract:
         running = Running(torch.randn(channels), torch.rand(channels) + 0.5)
         weight, bias = torch.rand(channels) + 0.5, torch.randn(channels)
         residual = torch.randn_like(x) if "residual" in options else None
-        self.agrees(x, weight, bias, residual, running, asked, 1e-3 if values < 5 else 1e-4)
+        self.agrees(x, weight, bias, residual, running, asked, 1e-3 if values < 5 else 1e-4, dense=False)
 
     def run(self, g, x, weight, bias, running, call):
         """Output, moments, and the gradients of x, γ and β: by autograd or in closed form, as the row says."""
@@ -222,7 +224,8 @@ class BackendContract:
             if self.backend.supports(x, call) is not None:
                 continue
             kept = self.backend.forward(x, None, None, None, running, call).kept
-            tensors = [t for t in (*kept.resolved, kept.scale, kept.shift) if isinstance(t, torch.Tensor)]
+            held = (getattr(kept, name, None) for name in ("statistics", "scale", "shift"))
+            tensors = [t for t in (*kept.resolved, *held) if isinstance(t, torch.Tensor)]
             buffers = {running.mean.untyped_storage().data_ptr(), running.var.untyped_storage().data_ptr()}
             assert not buffers & {t.untyped_storage().data_ptr() for t in tensors}
 

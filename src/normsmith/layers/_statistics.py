@@ -161,8 +161,8 @@ class StatisticsBase(_NormBase):
             x,
             mean,
             var,
-            self.weight,
-            self.bias,
+            self._parameters["weight"],
+            self._parameters["bias"],
             normalize_with=normalize_with,
             update_running=update_running,
             momentum=self.momentum,
@@ -257,8 +257,8 @@ class StatisticsBase(_NormBase):
         return None
 
     def _check_input_dim(self, x: Tensor) -> None:
-        expected = [2 + dimensions for dimensions in self.spatial]
-        if x.dim() not in expected:
+        if x.dim() - 2 not in self.spatial:
+            expected = [2 + dimensions for dimensions in self.spatial]
             raise InputError(
                 f"{type(self).__name__}: expected a {' or '.join(f'{n}-D' for n in expected)} input, "
                 f"(batch, channels{', ...' if expected[-1] > 2 else ''}), got shape {tuple(x.shape)}"

@@ -13,27 +13,27 @@ from normsmith.ops.resolve import Renorm
 from normsmith.ops.sync import Sync
 
 
-def check_batch(x: Tensor, residual: Tensor | None, vectors: dict[str, Tensor | None]) -> None:
+def check_batch(x: Tensor, residual: Tensor | None, **vectors: Tensor | None) -> None:
     """Refuse inputs that are not (batch, channels, *space) in floating point, or partners of another shape."""
     if not x.is_floating_point():
         raise InputError(
             f"batch norm: expected a floating-point input, got {x.dtype}; convert it, e.g. with .float()"
         )
-    if x.ndim < 2:
+    shape = x.shape
+    if len(shape) < 2:
         raise InputError(
-            f"batch norm: expected an input of shape (batch, channels, ...), got {tuple(x.shape)}; "
+            f"batch norm: expected an input of shape (batch, channels, ...), got {tuple(shape)}; "
             "add the missing dimension, e.g. with .unsqueeze(0)"
         )
+    want = shape[1:2]
     for name, vector in vectors.items():
-        if vector is not None and vector.shape != (x.shape[1],):
+        if vector is not None and vector.shape != want:
             raise InputError(
                 f"batch norm: expected {name} of shape ({x.shape[1]},) for an input with {x.shape[1]} channels "
                 f"(dimension 1 of {tuple(x.shape)}), got {tuple(vector.shape)}; channels come second"
             )
-    if residual is not None and residual.shape != x.shape:
-        raise InputError(
-            f"residual: expected the input's shape {tuple(x.shape)}, got {tuple(residual.shape)}"
-        )
+    if residual is not None and residual.shape != shape:
+        raise InputError(f"residual: expected the input's shape {tuple(shape)}, got {tuple(residual.shape)}")
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -60,18 +60,23 @@ def make_call(
     Raises:
         InputError: an argument has the wrong dtype, shape or value, or the batch is too small.
     """
-    check_choice("normalize_with", normalize_with, ("batch", "running"))
-    check_choice("on_small_batch", on_small_batch, ("error", "running"))
-    valid, act = valid_elements(mask, x), activation_named(activation)
+    if normalize_with not in ("batch", "running"):
+        check_choice("normalize_with", normalize_with, ("batch", "running"))
+    if on_small_batch not in ("error", "running"):
+        check_choice("on_small_batch", on_small_batch, ("error", "running"))
+    valid = None if mask is None else valid_elements(mask, x)
+    act = None if activation is None else activation_named(activation)
     if normalize_with == "running":
         return Call(False, eps, None, valid, None, None, act)
-    positions = x.shape[2:].numel()
     alone = sync is None or ghost_batch_size is not None
-    if alone and x.shape[0] * positions == 1 and on_small_batch == "error":
+    if alone and on_small_batch == "error" and x.numel() == x.shape[1]:
         raise InputError(
             f"batch norm: expected more than one value per channel in training, got an input of shape "
             f'{tuple(x.shape)}; use larger batches (e.g. drop_last=True) or on_small_batch="running"'
         )
+    if valid is None and sample_weight is None and ghost_batch_size is None:
+        return Call(True, eps, renorm, None, None, None, act, sync)
+    positions = x.shape[2:].numel()
     if ghost_batch_size is not None and ghost_batch_size * positions < 2:
         raise InputError(
             f"ghost_batch_size: expected ghost batches of more than one value per channel, got "

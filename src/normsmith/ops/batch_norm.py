@@ -96,20 +96,19 @@ def batch_norm(
     check_batch(
         x,
         residual,
-        {
-            "weight": weight,
-            "bias": bias,
-            "running_mean": running_mean,
-            "running_var": running_var,
-            "running_std": running_std,
-        },
+        weight=weight,
+        bias=bias,
+        running_mean=running_mean,
+        running_var=running_var,
+        running_std=running_std,
     )
     running = None
     if running_mean is not None and running_var is not None:
         running = Running(running_mean, running_var, running_std, num_batches_tracked)
     elif normalize_with == "running" or renorm is not None:
         raise InputError("batch norm: expected running_mean and running_var to go by, got None")
-    check_choice("on_nonfinite", on_nonfinite, ("skip", "propagate"))
+    if on_nonfinite not in ("skip", "propagate"):
+        check_choice("on_nonfinite", on_nonfinite, ("skip", "propagate"))
     call = make_call(
         x,
         normalize_with=normalize_with,
@@ -122,7 +121,11 @@ def batch_norm(
         on_small_batch=on_small_batch,
         sync=sync,
     )
-    if torch.compiler.is_exporting() and _is_plain_inference(call, residual, running_std):
+    if (
+        not call.by_batch
+        and torch.compiler.is_exporting()
+        and _is_plain_inference(call, residual, running_std)
+    ):
         return _exported(x, running_mean, running_var, weight, bias, eps)
 
     backend = choose(x, call)
@@ -154,8 +157,13 @@ def _is_plain_inference(call: Call, residual: Tensor | None, running_std: Tensor
     return call == Call(by_batch=False, eps=call.eps) and residual is None and running_std is None
 
 
-def _needs_gradient(*inputs: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
+def _needs_gradient(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and (
+        x.requires_grad
+        or (weight is not None and weight.requires_grad)
+        or (bias is not None and bias.requires_grad)
+        or (residual is not None and residual.requires_grad)
+    )
 
 
 _Result = tuple[Tensor, Moments | None]
@@ -186,25 +194,35 @@ class _ClosedForm(torch.autograd.Function):
     ) -> _Result:
         y, kept, moments = backend.forward(x, weight, bias, residual, running, call, update)
         ctx.save_for_backward(x, weight, bias, residual)
-        ctx.call, ctx.backend, ctx.kept = call, backend, kept
+        ctx.way = call, backend, kept
         return y, moments
 
     @staticmethod
     def backward(ctx: Any, *incoming: Any) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors
-        wants = ctx.needs_input_grad
+        inputs, wants = ctx.saved_tensors, ctx.needs_input_grad
+        call, backend, kept = ctx.way
         if torch.is_grad_enabled():
-            found = _differentiable_gradients(incoming[0], inputs, wants, ctx.kept.resolved, ctx.call)
+            found = _differentiable_gradients(incoming[0], inputs, wants, kept.resolved, call)
             return *found, None, None, None, None
-        dx, dresidual, affine = ctx.backend.backward(
-            incoming[0], inputs[0], inputs[3], ctx.kept, ctx.call, wants[0] or wants[3]
+        x, weight, bias, residual = inputs
+        dx, dresidual, affine = backend.backward(incoming[0], x, residual, kept, call, wants[0] or wants[3])
+        return (
+            _as_wanted(dx, x, wants[0]),
+            _as_wanted(affine.weight, weight, wants[1]),
+            _as_wanted(affine.bias, bias, wants[2]),
+            _as_wanted(dresidual, residual, wants[3]),
+            None,
+            None,
+            None,
+            None,
         )
-        every = (dx, affine.weight, affine.bias, dresidual)
-        found = [
-            None if not wanted else gradient if gradient.dtype == to.dtype else gradient.to(to.dtype)
-            for wanted, gradient, to in zip(wants, every, inputs, strict=False)
-        ]
-        return *found, None, None, None, None
+
+
+def _as_wanted(gradient: Tensor | None, to: Tensor, wanted: bool) -> Tensor | None:
+    """A gradient in the dtype of its tensor; None where nobody asked."""
+    if not wanted or gradient is None or gradient.dtype == to.dtype:
+        return gradient if wanted else None
+    return gradient.to(to.dtype)
 
 
 _closed_form: Callable[..., _Result] = _ClosedForm.apply

@@ -13,8 +13,7 @@ from normsmith.ops._shapes import Batch
 from normsmith.ops.activation import ACTIVATIONS
 from normsmith.ops.call import Call, Forward, Update, eager
 from normsmith.ops.cpu import arguments as slot
-from normsmith.ops.cpu.calling import APPLY, MEASURE, SETTLE, Values, run
-from normsmith.ops.cpu.layout import Layout, layout_of
+from normsmith.ops.cpu.calling import APPLY, MEASURE, SETTLE, Block, address_of, block_for
 from normsmith.ops.cpu.memory import LARGE, like
 from normsmith.ops.moments import Groups, Moments, counts
 from normsmith.ops.resolve import Gradients, Resolved, Running
@@ -23,24 +22,24 @@ _ROWS = 9
 _MEAN, _LOW, _INV_STD, _M2, _SCALE, _SHIFT, _R, _D, _SHARE = range(_ROWS)
 _DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 _RELU = ACTIVATIONS["relu"]
+_ALL = MEASURE | SETTLE | APPLY
 
 
 class Packed:
     """What a forward leaves for its backward: nine rows of statistics, of shape (rows, groups, channels)."""
 
-    __slots__ = ("bits", "code", "enough", "groups", "layout", "renorm", "statistics")
+    __slots__ = ("bits", "code", "enough", "groups", "renorm", "statistics")
 
     def __init__(
         self,
         statistics: Tensor,
-        layout: Layout,
-        groups: tuple[int, int],
+        groups: Groups | None,
         code: Tensor | None,
         bits: Tensor | None,
         enough: Tensor | bool,
         renorm: bool,
     ) -> None:
-        self.statistics, self.layout, self.groups = statistics, layout, groups
+        self.statistics, self.groups = statistics, groups
         self.code, self.bits, self.enough, self.renorm = code, bits, enough, renorm
 
     @property
@@ -81,123 +80,115 @@ class Numba:
         update: Update | None = None,
     ) -> Forward:
         """Moments, decision, running update and output in one trip, where the cache holds a channel."""
-        x, layout = _laid_out(x)
-        work = torch.float64 if x.dtype == torch.float64 else torch.float32
-        groups = _groups(call.groups, layout)
-        code = _code(call, x, work)
+        x, block = _block(x, call.groups)
+        work, channels = block.work, x.shape[1]
         relu = call.activation is _RELU
-        bits = _room_for_bits(layout, groups) if relu and residual is not None else None
-        count, squares = _counts(x, call, layout) if call.by_batch else (0.0, 0.0)
-        enough = call.by_batch and Moments(count, x, x, squares, x).enough
-        statistics = torch.empty((_ROWS, groups[1], layout.channels), dtype=work)
-        values = Values()
-        residual = None if residual is None else _alike(residual, x)
-        values.place(slot.RESIDUAL, residual)
-        values.point(slot.GAMMA, weight, work)
-        values.point(slot.BETA, bias, work)
-        updated = False
+        code = None if call.weights is None and call.valid is None else _code(call, x, work)
+        bits = torch.empty(block.words(), dtype=torch.int16) if relu and residual is not None else None
+        kept: list[Tensor] = []
+        q, d = block.q, block.d
+        q[slot.GAMMA], q[slot.BETA] = address_of(weight, work, kept), address_of(bias, work, kept)
+        q[slot.RUNNING_MEAN] = q[slot.RUNNING_VAR] = q[slot.RUNNING_STD] = 0
         if running is not None:
-            values.point(slot.RUNNING_MEAN, running.mean, work)
-            values.point(slot.RUNNING_VAR, running.var, work)
-            values.point(slot.RUNNING_STD, running.std, work)
-            updated = update is not None and enough is not False and _in_place(running, work)
-        if call.weights is not None and isinstance(squares, Tensor):
-            values.point(slot.SQUARES, squares.flatten(), torch.float64)
-        slots = values.slots
-        slots[slot.BY_BATCH], slots[slot.EPS] = call.by_batch, call.eps
-        if call.by_batch and call.renorm is not None:
-            slots[slot.RENORM] = True
-            slots[slot.R_MAX] = max(float(call.renorm.r_max), 1.0)
-            slots[slot.D_MAX] = max(float(call.renorm.d_max), 0.0)
+            q[slot.RUNNING_MEAN] = address_of(running.mean, work, kept)
+            q[slot.RUNNING_VAR] = address_of(running.var, work, kept)
+            q[slot.RUNNING_STD] = address_of(running.std, work, kept)
+        count: Tensor | float = 0.0
+        squares: Tensor | float = 0.0
+        enough: Tensor | bool = False
+        q[slot.SQUARES] = 0
+        if call.by_batch:
+            if call.weights is None and call.groups is None:
+                count = squares = block.elements / channels
+                enough = count >= 2
+            else:
+                count, squares = counts(x, call.weights, call.groups)
+                enough = Moments(count, x, x, squares, x).enough
+                if call.weights is not None and isinstance(squares, Tensor):
+                    q[slot.SQUARES] = address_of(squares.flatten(), torch.float64, kept)
+        q[slot.BY_BATCH], d[slot.EPS], q[slot.RENORM] = call.by_batch, call.eps, False
+        if call.renorm is not None and call.by_batch:
+            q[slot.RENORM] = True
+            d[slot.R_MAX], d[slot.D_MAX] = (
+                max(float(call.renorm.r_max), 1.0),
+                max(float(call.renorm.d_max), 0.0),
+            )
+        # copies in another dtype are read, not written
+        updated = (
+            update is not None and running is not None and enough is not False and _is_plain(running, work)
+        )
+        q[slot.UPDATE] = updated
         if updated and running is not None and update is not None:
-            slots[slot.UPDATE], slots[slot.SKIP_NONFINITE] = True, update.skip_nonfinite
-            slots[slot.MOMENTUM], slots[slot.LARGEST] = update.momentum, torch.finfo(work).max
-            values.point(slot.COUNTER, running.batches, torch.int64)
-        kept = Packed(statistics, layout, groups, code, bits, enough, call.renorm is not None)
-        y = _normalise(x, kept, relu, values, MEASURE | SETTLE | APPLY if call.by_batch else SETTLE | APPLY)
+            d[slot.MOMENTUM], q[slot.SKIP_NONFINITE] = update
+            q[slot.COUNTER] = 0 if running.batches is None else running.batches.data_ptr()
+        statistics = torch.empty((_ROWS, q[slot.GROUPS], channels), dtype=work)
+        packed = Packed(statistics, call.groups, code, bits, enough, call.renorm is not None)
+        y = _normalise(block, x, residual, packed, relu, _ALL if call.by_batch else SETTLE | APPLY)
         if call.activation is not None and not relu:
             y = call.activation.forward(y)
             y = y if call.valid is None else torch.where(call.valid, y, 0.0)
         if not call.by_batch or updated:
-            return Forward(y, kept, None)
-        return Forward(y, kept, Moments(count, statistics[_MEAN], statistics[_M2], squares, statistics[_LOW]))
+            return Forward(y, packed, None)
+        return Forward(
+            y, packed, Moments(count, statistics[_MEAN], statistics[_M2], squares, statistics[_LOW])
+        )
 
     def backward(
         self, g: Batch, x: Batch, residual: Batch | None, kept: Packed, call: Call, wants_x: bool
     ) -> tuple[Batch | None, Batch | None, Gradients]:
         """The sums of the gradient, dγ and dβ, and dx, in one trip where the cache holds a channel."""
-        x, layout = _laid_out(x)
+        x, block = _block(x, kept.groups)
         relu = call.activation is _RELU
         if call.activation is not None and not relu:
-            again = Values()
-            added = None if residual is None else _alike(residual, x)
-            again.place(slot.RESIDUAL, added)
-            before = _normalise(x, kept, False, again, APPLY)
+            before = _normalise(block, x, residual, kept, False, APPLY)
             g = call.activation.backward(g.to(before.dtype), before)
         g = _alike(g, x)
-        work = kept.statistics.dtype
-        channels, number = layout.channels, kept.groups[1]
+        work, channels, q = block.work, x.shape[1], block.q
         dgamma, dbeta = torch.empty(channels, dtype=work), torch.empty(channels, dtype=work)
-        terms = torch.empty(2 * number * channels, dtype=work)
-        values = Values()
-        values.place(slot.G, g)
-        values.place(slot.X, x)
-        values.point(slot.STATISTICS, kept.statistics, work)
-        values.point(slot.CODE, kept.code, work)
-        values.point(slot.BITS, kept.bits, torch.int16)
-        values.point(slot.TERMS, terms, work)
-        values.point(slot.DGAMMA, dgamma, work)
-        values.point(slot.DBETA, dbeta, work)
-        slots = values.slots
-        slots[slot.BIT_LINES], slots[slot.RELU] = _lines(layout, kept.groups), relu
+        q[slot.G], q[slot.X], q[slot.STATISTICS] = g.data_ptr(), x.data_ptr(), kept.statistics.data_ptr()
+        q[slot.DGAMMA], q[slot.DBETA] = dgamma.data_ptr(), dbeta.data_ptr()
+        q[slot.CODE] = 0 if kept.code is None else kept.code.data_ptr()
+        q[slot.BITS] = 0 if kept.bits is None else kept.bits.data_ptr()
+        q[slot.RELU] = relu
         dx, dresidual = None, None
         if wants_x:
             dx = like(x)
-            values.place(slot.DX, dx)
-            slots[slot.STREAM] = dx.nbytes >= LARGE
+            q[slot.DX], q[slot.DRESIDUAL], q[slot.STREAM] = dx.data_ptr(), 0, dx.nbytes >= LARGE
             if residual is not None:
-                masked = relu or kept.code is not None
-                dresidual = like(x) if masked else g
-                values.place(slot.DRESIDUAL, dresidual if masked else None)
+                dresidual = g
+                if relu or kept.code is not None:
+                    dresidual = like(x)
+                    q[slot.DRESIDUAL] = dresidual.data_ptr()
         extras = kept.bits is not None or kept.code is not None
-        phases = MEASURE | SETTLE | APPLY if wants_x else MEASURE | SETTLE
-        run("backward", layout, x.dtype, extras, kept.groups, phases, values)
+        block.run("backward", x.dtype, extras, _ALL if wants_x else MEASURE | SETTLE)
         return dx, dresidual, Gradients(dgamma, dbeta, None, None)
 
 
-def _unreadable(x: Tensor) -> str | None:
-    """Why the memory of a tensor cannot be read and written behind torch's back."""
-    if x.dtype not in _DTYPES:
-        return f"knows float32, float64, bfloat16 and float16, got {x.dtype}"
-    if (type(x) is not Tensor and type(x) is not Parameter) or x.is_neg() or x.layout is not torch.strided:
-        return f"reads the memory of plain tensors, got {type(x).__name__}"
-    return None
-
-
-def _normalise(x: Tensor, kept: Packed, relu: bool, values: Values, phases: int) -> Tensor:
-    """Run the phases of a forward; what `kept` names is pointed to here."""
-    y = like(x)
-    slots, work = values.slots, kept.statistics.dtype
-    values.place(slot.X, x)
-    values.place(slot.Y, y)
-    values.point(slot.STATISTICS, kept.statistics, work)
-    values.point(slot.CODE, kept.code, work)
-    bits = kept.bits if relu else None
-    values.point(slot.BITS, bits, torch.int16)
-    slots[slot.BIT_LINES] = _lines(kept.layout, kept.groups)
-    slots[slot.RELU], slots[slot.STREAM] = relu, y.nbytes >= LARGE
-    extras = bits is not None or kept.code is not None or slots[slot.RESIDUAL] != 0
-    run("forward", kept.layout, x.dtype, extras, kept.groups, phases, values)
+def _normalise(
+    block: Block, x: Tensor, residual: Tensor | None, packed: Packed, relu: bool, phases: int
+) -> Tensor:
+    """Run the phases of a forward; batches, codes and bits are pointed to here."""
+    y, q = like(x), block.q
+    if residual is not None:
+        residual = _alike(residual, x)
+    bits = packed.bits if relu else None
+    q[slot.X], q[slot.Y], q[slot.STATISTICS] = x.data_ptr(), y.data_ptr(), packed.statistics.data_ptr()
+    q[slot.RESIDUAL] = 0 if residual is None else residual.data_ptr()
+    q[slot.CODE] = 0 if packed.code is None else packed.code.data_ptr()
+    q[slot.BITS] = 0 if bits is None else bits.data_ptr()
+    q[slot.RELU], q[slot.STREAM] = relu, y.nbytes >= LARGE
+    block.run("forward", x.dtype, residual is not None or packed.code is not None, phases)
     return y
 
 
-def _laid_out(x: Tensor) -> tuple[Tensor, Layout]:
-    layout = layout_of(x)
-    if layout is None:
+def _block(x: Tensor, groups: Groups | None) -> tuple[Tensor, Block]:
+    size, number = (None, 1) if groups is None else (groups.size, groups.number)
+    block = block_for(x, size, number)
+    if block is None:
         x = x.contiguous()
-        layout = layout_of(x)
-        assert layout is not None  # contiguous
-    return x, layout
+        block = block_for(x, size, number)
+        assert block is not None  # contiguous
+    return x, block
 
 
 def _alike(tensor: Tensor, x: Tensor) -> Tensor:
@@ -207,47 +198,28 @@ def _alike(tensor: Tensor, x: Tensor) -> Tensor:
     return torch.empty_like(x).copy_(tensor)
 
 
-def _groups(groups: Groups | None, layout: Layout) -> tuple[int, int]:
-    """Samples in a group, and the number of groups; the last one takes what is left."""
-    return (layout.samples, 1) if groups is None else (groups.size, groups.number)
-
-
-def _counts(x: Tensor, call: Call, layout: Layout) -> tuple[Tensor | float, Tensor | float]:
-    if call.weights is None and call.groups is None:
-        count = float(layout.samples * layout.rows * layout.positions)
-        return count, count
-    return counts(x, call.weights, call.groups)
-
-
-def _code(call: Call, x: Tensor, work: torch.dtype) -> Tensor | None:
+def _code(call: Call, x: Tensor, work: torch.dtype) -> Tensor:
     """How much each element counts, −1 where it is padding, of shape (samples, positions)."""
-    if call.valid is None and call.weights is None:
-        return None
     code = torch.ones((), dtype=work) if call.weights is None else call.weights.to(work)
     if call.valid is not None:
         code = torch.where(call.valid, code, -1.0)
     return code.expand(x.shape[0], 1, *x.shape[2:]).reshape(x.shape[0], -1).contiguous()
 
 
-def _lines(layout: Layout, groups: tuple[int, int]) -> int:
-    """Rows of the bits of a group, in a strip of columns."""
-    largest = max(groups[0], layout.samples - groups[0] * (groups[1] - 1))
-    return -(-largest * layout.rows // layout.fold)
+def _is_plain(running: Running, work: torch.dtype) -> bool:
+    """Whether the running buffers can be written where they are."""
+    mean, var, std, _ = running
+    same = mean.dtype == work and var.dtype == work and mean.is_contiguous() and var.is_contiguous()
+    return same and (std is None or (std.dtype == work and std.is_contiguous()))
 
 
-def _room_for_bits(layout: Layout, groups: tuple[int, int]) -> Tensor:
-    if layout.name == "planes":
-        words = layout.samples * layout.channels * -(-layout.positions // 16)
-    else:
-        words = layout.strips * groups[1] * _lines(layout, groups) * -(-layout.strip // 16)
-    return torch.empty(words, dtype=torch.int16)
-
-
-def _in_place(running: Running, work: torch.dtype) -> bool:
-    return all(
-        buffer is None or (buffer.dtype == work and buffer.is_contiguous())
-        for buffer in (running.mean, running.var, running.std)
-    )
+def _unreadable(x: Tensor) -> str | None:
+    """Why the memory of a tensor cannot be read and written behind torch's back."""
+    if x.dtype not in _DTYPES:
+        return f"knows float32, float64, bfloat16 and float16, got {x.dtype}"
+    if (type(x) is not Tensor and type(x) is not Parameter) or x.is_neg() or x.layout is not torch.strided:
+        return f"reads the memory of plain tensors, got {type(x).__name__}"
+    return None
 
 
 @cache

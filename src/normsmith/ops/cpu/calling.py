@@ -1,9 +1,8 @@
-"""One call of a kernel: its arguments packed, its phases run on as many threads as pay."""
+"""Calls of kernels: blocks of arguments that are kept from call to call, and phases on as many threads as pay."""
 
 from __future__ import annotations
 
 import ctypes
-import struct
 import threading
 from functools import cache
 from typing import Any
@@ -12,52 +11,121 @@ import torch
 from torch import Tensor
 
 from normsmith.ops.cpu import arguments as slot
-from normsmith.ops.cpu.layout import Layout
+from normsmith.ops.cpu.layout import Layout, layout_of
 from normsmith.ops.cpu.threads import launch, threads_for
 
 MEASURE, SETTLE, APPLY = 1, 2, 4
 """As in `share`, which needs numba to be read."""
 
-_FLOATS = {slot.EPS, slot.MOMENTUM, slot.R_MAX, slot.D_MAX, slot.LARGEST}
-_FORMAT = struct.Struct("=" + "".join("d" if number in _FLOATS else "q" for number in range(slot.SLOTS)))
-_KEEPABLE = 1 << 18
-"""Partial sums for which room is kept between calls: 2 MiB."""
+_ROOM = 1 << 14
+"""Partial sums for which room is kept from call to call: 128 KiB for each Python thread."""
 
 
-class Values:
-    """The arguments of a call, one per slot, and the tensors that some of them are the addresses of."""
+class Block:
+    """The arguments of calls for batches of one shape, in one Python thread: integers `q` and floats `d`, by slot.
 
-    __slots__ = ("slots", "tensors")
+    What the shape decides is filled in once. A caller sets all other slots that its direction reads, each time.
+    """
 
-    def __init__(self) -> None:
-        self.slots: list[Any] = [0] * slot.SLOTS
-        self.tensors: list[Tensor] = []
+    __slots__ = ("_block", "_terms", "address", "d", "elements", "layout", "q", "work")
 
-    def place(self, number: int, batch: Tensor | None) -> None:
-        """Give the address of a batch that lies as the layout says."""
-        if batch is not None:
-            self.slots[number] = batch.data_ptr()
+    def __init__(self, layout: Layout, dtype: torch.dtype, group_size: int, groups: int) -> None:
+        self._block = ctypes.create_string_buffer(8 * slot.SLOTS)
+        self.address = ctypes.addressof(self._block)
+        bytes_ = memoryview(self._block).cast("B")
+        self.q = bytes_.cast("q")
+        self.d = bytes_.cast("d")
+        self.layout = layout
+        self.work = torch.float64 if dtype == torch.float64 else torch.float32
+        _, samples, channels, rows, positions, strip, strips, fold = layout
+        self.elements = samples * channels * rows * positions
+        q = self.q
+        q[slot.THREADS], q[slot.PARTS] = 1, 1
+        q[slot.SAMPLES], q[slot.CHANNELS], q[slot.ROWS], q[slot.POSITIONS] = (
+            samples,
+            channels,
+            rows,
+            positions,
+        )
+        q[slot.STRIP], q[slot.STRIPS], q[slot.FOLD] = strip, strips, fold
+        q[slot.BY_ROWS] = layout.by_rows
+        q[slot.GROUP_SIZE], q[slot.GROUPS] = group_size, groups
+        largest = max(group_size, samples - group_size * (groups - 1))
+        q[slot.BIT_LINES] = -(-largest * rows // fold)
+        self.d[slot.LARGEST] = torch.finfo(self.work).max
+        # room for the terms of a gradient
+        self._terms = torch.empty(2 * groups * channels, dtype=self.work)
+        q[slot.TERMS] = self._terms.data_ptr()
 
-    def point(self, number: int, tensor: Tensor | None, dtype: torch.dtype) -> None:
-        """Give the address of a tensor, or of its copy in that dtype; None is address 0."""
-        if tensor is None:
+    def words(self) -> int:
+        """Words of 16 bits that hold a bit for each element."""
+        layout = self.layout
+        if layout.name == "planes":
+            return layout.samples * layout.channels * -(-layout.positions // 16)
+        groups, lines = self.q[slot.GROUPS], self.q[slot.BIT_LINES]
+        return int(layout.strips * groups * lines * -(-layout.strip // 16))
+
+    def run(self, direction: str, dtype: torch.dtype, extras: bool, phases: int) -> None:
+        """Run the phases of a kernel on this block; rooms for partial sums and threads are found here."""
+        address, function = _function(self.layout.name, direction, dtype, extras)
+        q, channels, threads = self.q, self.layout.channels, threads_for(self.elements)
+        parts = 1
+        if threads > 1 and (self.layout.by_rows or (self.layout.name == "planes" and channels < 4 * threads)):
+            parts = threads
+        q[slot.PARTS], q[slot.PHASES] = parts, phases
+        partial, room = _WORKSPACE.partial, 3 * parts * q[slot.GROUPS] * channels
+        if room > _ROOM:
+            partial = torch.empty(room, dtype=torch.float64)
+        q[slot.PARTIAL] = partial.data_ptr()
+        if parts == 1:
+            launch(address, function, self.address, threads)
             return
-        if tensor.dtype != dtype or not tensor.is_contiguous():
-            tensor = tensor.to(dtype).contiguous()
-            self.tensors.append(tensor)
-        self.slots[number] = tensor.data_ptr()
+        for phase in (MEASURE, SETTLE, APPLY):
+            if phases & phase:
+                q[slot.PHASES] = phase
+                launch(address, function, self.address, threads if phase != SETTLE or channels > 512 else 1)
 
 
 class _Workspace(threading.local):
-    """Of each Python thread: the block of arguments, and room for partial sums."""
+    """Of each Python thread: its blocks, and room for partial sums."""
 
     def __init__(self) -> None:
-        self.block = ctypes.create_string_buffer(_FORMAT.size)
-        self.address = ctypes.addressof(self.block)
-        self.partial = torch.empty(1 << 14, dtype=torch.float64)
+        self.blocks: dict[Any, Block] = {}
+        self.partial = torch.empty(_ROOM, dtype=torch.float64)
 
 
 _WORKSPACE = _Workspace()
+_BLOCKS = 512
+"""Shapes whose blocks are kept."""
+
+
+def block_for(x: Tensor, group_size: int | None, groups: int) -> Block | None:
+    """The block for batches like this one, or None where the batch must be copied first.
+
+    `group_size` None is the whole batch.
+    """
+    blocks = _WORKSPACE.blocks
+    key = (x.shape, x.stride(), x.dtype, group_size, groups)
+    found = blocks.get(key)
+    if found is None:
+        layout = layout_of(x)
+        if layout is None:
+            return None
+        if len(blocks) >= _BLOCKS:
+            blocks.clear()
+        size = layout.samples if group_size is None else group_size
+        found = blocks[key] = Block(layout, x.dtype, size, groups)
+    return found
+
+
+def address_of(tensor: Tensor | None, dtype: torch.dtype, kept: list[Tensor]) -> int:
+    """The address of a vector, or of a copy in that dtype that `kept` keeps alive; 0 for None."""
+    if tensor is None:
+        return 0
+    if tensor.dtype != dtype or not tensor.is_contiguous():
+        tensor = tensor.to(dtype).contiguous()
+        kept.append(tensor)
+    return tensor.data_ptr()
 
 
 @cache
@@ -66,51 +134,3 @@ def _function(layout: str, direction: str, dtype: torch.dtype, extras: bool) -> 
 
     address = kernel(layout, direction, dtype, extras)
     return address, as_function(address)
-
-
-def run(
-    direction: str,
-    layout: Layout,
-    dtype: torch.dtype,
-    extras: bool,
-    groups: tuple[int, int],
-    phases: int,
-    values: Values,
-) -> None:
-    """Run the phases of a kernel: slots of layout, groups, threads and partial sums are filled in here."""
-    address, function = _function(layout.name, direction, dtype, extras)
-    name, samples, channels, rows, positions, strip, strips, fold = layout
-    by_rows = name == "columns" and positions == 1
-    threads = threads_for(samples * channels * rows * positions)
-    parts = threads if threads > 1 and (by_rows or (name == "planes" and channels < 4 * threads)) else 1
-    space, partial = _WORKSPACE, _WORKSPACE.partial
-    room = 3 * parts * groups[1] * channels
-    if room > partial.numel():
-        partial = torch.empty(room, dtype=torch.float64)
-        if room <= _KEEPABLE:
-            space.partial = partial
-    slots = values.slots
-    slots[slot.THREADS], slots[slot.PHASES], slots[slot.PARTS] = 1, phases, parts
-    slots[slot.PARTIAL] = partial.data_ptr()
-    slots[slot.SAMPLES], slots[slot.CHANNELS], slots[slot.ROWS], slots[slot.POSITIONS] = (
-        samples,
-        channels,
-        rows,
-        positions,
-    )
-    slots[slot.STRIP], slots[slot.STRIPS], slots[slot.FOLD], slots[slot.BY_ROWS] = (
-        strip,
-        strips,
-        fold,
-        by_rows,
-    )
-    slots[slot.GROUP_SIZE], slots[slot.GROUPS] = groups
-    if parts == 1:
-        _FORMAT.pack_into(space.block, 0, *slots)
-        launch(address, function, space.address, threads)
-        return
-    for phase in (MEASURE, SETTLE, APPLY):
-        if phases & phase:
-            slots[slot.PHASES] = phase
-            _FORMAT.pack_into(space.block, 0, *slots)
-            launch(address, function, space.address, threads if phase != SETTLE or channels > 512 else 1)

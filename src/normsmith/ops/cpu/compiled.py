@@ -102,7 +102,7 @@ def _compile(body: Callable[[Any], None]) -> Any:
         try:
             mend(body)
             return cfunc(_SIGNATURE, cache=True, **options)(body)
-        except Exception:  # noqa: BLE001, PERF203 — no directory, a full disk, a damaged file: never in the way
+        except Exception:  # noqa: BLE001 — no directory, a full disk, a damaged file: never in the way
             continue
     return cfunc(_SIGNATURE, **options)(body)
 

@@ -23,8 +23,12 @@ OFFSET, SLOPE = range(2)
 @part
 def merge(into, count, mean, m2):
     """Chan's formula: add a part to the (count, mean, M2) at an address."""
-    if count > 0:
-        have, old = load(into, 0, float64), load(into, 1, float64)
+    have, old = load(into, 0, float64), load(into, 1, float64)
+    if have == 0:
+        store(into, 0, count, float64)
+        store(into, 1, mean, float64)
+        store(into, 2, m2, float64)
+    elif count > 0:
         share, apart = count / (have + count), mean - old
         store(into, 0, have + count, float64)
         store(into, 1, old + apart * share, float64)
@@ -44,14 +48,12 @@ def merge_sums(into, count, shift, first, second):
 def settle_channel(a, f, channel, work):
     """From the parts of a channel to what normalises each of its groups, and to its running statistics."""
     channels, groups, eps = a[slot.CHANNELS], a[slot.GROUPS], f[slot.EPS]
-    old_mean, old_var, old_std, population = 0.0, 1.0, 0.0, (1.0 + eps) ** -0.5
+    old_mean, old_var, old_std, population = 0.0, 1.0, 0.0, 0.0
     if a[slot.RUNNING_MEAN] != 0:
         old_mean = float64(load(a[slot.RUNNING_MEAN], channel, work))
         old_var = float64(load(a[slot.RUNNING_VAR], channel, work))
-        population = 1.0 / math.sqrt(old_var + eps)
         if a[slot.RUNNING_STD] != 0:
             old_std = float64(load(a[slot.RUNNING_STD], channel, work))
-            population = 1.0 / old_std
     gamma, beta = 1.0, 0.0
     if a[slot.GAMMA] != 0:
         gamma = float64(load(a[slot.GAMMA], channel, work))
@@ -59,7 +61,9 @@ def settle_channel(a, f, channel, work):
         beta = float64(load(a[slot.BETA], channel, work))
     means, variances, deviations, usable = 0.0, 0.0, 0.0, 0
     for group in range(groups):
-        mean, inv_std, m2, r, d, share = old_mean, population, 0.0, 1.0, 0.0, 0.0
+        mean, inv_std, m2, r, d, share = old_mean, 0.0, 0.0, 1.0, 0.0, 0.0
+        if a[slot.RENORM] != 0:
+            population = 1.0 / (old_std if a[slot.RUNNING_STD] != 0 else math.sqrt(old_var + eps))
         if a[slot.BY_BATCH] != 0:
             whole = a[slot.PARTIAL] + 24 * (group * channels + channel)
             for number in range(1, a[slot.PARTS]):
@@ -70,9 +74,9 @@ def settle_channel(a, f, channel, work):
             if a[slot.SQUARES] != 0:
                 squares = load(a[slot.SQUARES], group, float64)
             if count > 0 and count * count >= (2 - 1e-6) * squares:
-                variance = m2 / count
-                deviation = math.sqrt(variance + eps)
-                mean, inv_std, share = load(whole, 1, float64), 1.0 / deviation, 1.0 / count
+                share = 1.0 / count
+                deviation = math.sqrt(m2 * share + eps)
+                mean, inv_std = load(whole, 1, float64), 1.0 / deviation
                 if a[slot.RENORM] != 0:
                     # comparisons that are false for NaN let it through
                     r, d = population * deviation, (mean - old_mean) * population
@@ -81,9 +85,11 @@ def settle_channel(a, f, channel, work):
                     d = f[slot.D_MAX] if d > f[slot.D_MAX] else d
                     d = -f[slot.D_MAX] if d < -f[slot.D_MAX] else d
                 means += mean
-                variances += m2 / (count - squares / count)
+                variances += m2 / (count - squares * share)
                 deviations += deviation
                 usable += 1
+        if share == 0.0:
+            inv_std = 1.0 / (old_std if a[slot.RUNNING_STD] != 0 else math.sqrt(old_var + eps))
         high = work(mean)
         low = mean - float64(high) if share != 0.0 else 0.0
         scale = inv_std * r * gamma
@@ -101,13 +107,14 @@ def settle_channel(a, f, channel, work):
     if channel == 0 and a[slot.UPDATE] != 0 and a[slot.COUNTER] != 0:
         store(a[slot.COUNTER], 0, load(a[slot.COUNTER], 0, int64) + 1, int64)
     if a[slot.UPDATE] != 0 and usable > 0:
-        new_var, m = variances / usable, f[slot.MOMENTUM]
-        if a[slot.SKIP_NONFINITE] == 0 or new_var <= f[slot.LARGEST]:  # false for NaN
-            store(a[slot.RUNNING_MEAN], channel, work(old_mean + m * (means / usable - old_mean)), work)
-            store(a[slot.RUNNING_VAR], channel, work(old_var + m * (new_var - old_var)), work)
+        if usable > 1:
+            means, variances, deviations = means / usable, variances / usable, deviations / usable
+        m = f[slot.MOMENTUM]
+        if a[slot.SKIP_NONFINITE] == 0 or variances <= f[slot.LARGEST]:  # false for NaN
+            store(a[slot.RUNNING_MEAN], channel, work(old_mean + m * (means - old_mean)), work)
+            store(a[slot.RUNNING_VAR], channel, work(old_var + m * (variances - old_var)), work)
             if a[slot.RUNNING_STD] != 0:
-                new_std = deviations / usable
-                store(a[slot.RUNNING_STD], channel, work(old_std + m * (new_std - old_std)), work)
+                store(a[slot.RUNNING_STD], channel, work(old_std + m * (deviations - old_std)), work)
 
 
 @part
