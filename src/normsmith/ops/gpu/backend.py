@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -29,6 +30,8 @@ def _launches() -> tuple[ModuleType, ModuleType, ModuleType]:
 @lru_cache
 def _interpreted() -> bool:
     """Whether Triton runs kernels on the CPU, one program after another (TRITON_INTERPRET=1)."""
+    if "TRITON_INTERPRET" not in os.environ:
+        return False
     import triton
 
     return bool(triton.knobs.runtime.interpret)
@@ -59,13 +62,14 @@ class Triton:
 
     def supports(self, x: Tensor, call: Call) -> str | None:
         """None for float32, bfloat16 and float16 on an NVIDIA GPU, in eager mode."""
+        if not eager():
+            return "runs in eager mode only: the compiler fuses the plain path"
         return _unfit(x.device) or self._refusal(x, call)
 
     def _refusal(self, x: Tensor, call: Call) -> str | None:
         """What the kernels do not know, where the device would run them."""
         values = x.numel() // max(x.shape[1], 1)
         refusals = {
-            "runs in eager mode only: the compiler fuses the plain path": not eager(),
             f"computes in float32, got {x.dtype}": x.dtype not in _DTYPES,
             "does not know the activation": _launches()[0].name_of(call.activation) is None,
             f"needs 2 values per channel, got {values}": values < (2 if call.by_batch else 1),
