@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normsmith.errors import InputError, SurgeryError
-from normsmith.surgery import Plan, insert, strip, swap_activation, trace
+from normsmith.surgery import Plan, convert, fold, insert, strip, swap_activation, trace
+from normsmith.surgery.search import hidden_activations
 
 
 @pytest.mark.parametrize(
@@ -458,6 +459,25 @@ def test_a_norm_before_the_activation_that_begins_a_branch_is_in_the_branch():
     insert(model, "batch", batch=batch).apply()
     assert order(model, batch) == ["stem", "act.input_norm", "act", "conv", "add", "head"]
     assert model.stem.bias is not None  # the identity path carries it
+
+
+def test_hidden_activations_are_those_that_insert_is_for():
+    found = hidden_activations(trace(Gated(), images(4, 1)()))
+    assert [(event.name, event.path) for event in found] == [("ReLU", "act")]
+    assert [event.name for event in hidden_activations(trace(Residual()))] == ["relu"] * 5
+
+
+def test_an_inserted_norm_is_folded_and_converted_like_any_other():
+    model, batch = mlp(), torch.randn(5, 7, 4)
+    insert(model, "batch", batch=batch).apply()
+    model.train()(batch)
+    expected = model.eval()(batch)
+    convert(model, "renorm", total_steps=5).apply()
+    assert {e.name for e in trace(model, batch).having("norm")} == {"BatchRenorm1d"}
+    plan = fold(model, batch)
+    plan.verify(batch)
+    plan.apply(partial=True)
+    torch.testing.assert_close(model(batch), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_gates_get_no_norm():

@@ -153,6 +153,24 @@ def test_real_networks(name):
     assert set(model.state_dict()) == keys - gone | {c.path for c in plan.changes if c.after == "bias"}
 
 
+def test_folding_keeps_the_outputs_and_refuses_what_it_cannot_do():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4)
+    )
+    model(torch.randn(8, 3, 8, 8))
+    batch = torch.randn(2, 3, 8, 8)
+    before = model.eval()(batch)
+    plan = strip(model, fold=True)
+    assert [(refusal.path, refusal.reason.split()[0]) for refusal in plan.refusals] == [("4", "GroupNorm")]
+    plan.verify(batch)
+    plan.apply(partial=True)
+    assert type(model[1]) is nn.Identity
+    torch.testing.assert_close(model(batch), before, rtol=1e-5, atol=1e-5)
+    plan.revert()
+    assert Plan.from_json(model, plan.to_json()).refusals == plan.refusals
+    assert torch.equal(model(batch), before)
+
+
 SOME = (
     "hf-levit",
     "monai-densenet",

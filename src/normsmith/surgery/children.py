@@ -23,49 +23,48 @@ class PlaceChild(Edit):
             neighbour,
             behind,
         )
-        self._moves = name in parent._modules
-        self._before = dict(parent._modules)
+        self._beside, self._moves = parent._modules[neighbour], name in parent._modules
+        self._next: str | None = None
 
     def is_possible(self) -> bool:
         found = self.parent._modules
         stands = found.get(self.name) is self.child if self._moves else self.name not in found
-        return stands and found.get(self.neighbour) is self._before[self.neighbour]
+        return stands and found.get(self.neighbour) is self._beside
 
     def is_undoable(self) -> bool:
         return self.parent._modules.get(self.name) is self.child
 
     def do(self) -> None:
-        self._before = dict(self.parent._modules)
-        order = [name for name in self._before if name != self.name]
-        order.insert(order.index(self.neighbour) + self.behind, self.name)
-        _fill(self.parent, {**self._before, self.name: self.child}, order)
+        self._next = _next(self.parent, self.name)
+        before = _next(self.parent, self.neighbour) if self.behind else self.neighbour
+        _insert(self.parent, self.name, self.child, before)
 
     def undo(self) -> None:
-        found = dict(self.parent._modules)
-        if not self._moves:
-            found.pop(self.name, None)
-        _fill(self.parent, found, [name for name in self._before if name in found])
+        if self._moves:
+            _insert(self.parent, self.name, self.child, self._next)
+        else:
+            self.parent._modules.pop(self.name, None)
 
 
 class RemoveChild(Edit):
     """Take a child out; the names of the others stay."""
 
     def __init__(self, parent: nn.Module, name: str) -> None:
-        self.parent, self.name = parent, name
-        self._before = dict(parent._modules)
+        self.parent, self.name, self.child = parent, name, parent._modules[name]
+        self._next: str | None = _next(parent, name)
 
     def is_possible(self) -> bool:
-        return self.parent._modules.get(self.name) is self._before[self.name]
+        return self.parent._modules.get(self.name) is self.child
 
     def is_undoable(self) -> bool:
         return self.name not in self.parent._modules
 
     def do(self) -> None:
-        self._before = dict(self.parent._modules)
+        self._next = _next(self.parent, self.name)
         del self.parent._modules[self.name]
 
     def undo(self) -> None:
-        put_back(self.parent._modules, self._before, self.name)
+        _insert(self.parent, self.name, self.child, self._next)
 
 
 class SlotEdit(Edit):
@@ -111,7 +110,18 @@ def put_back(found: dict[Any, Any], before: Mapping[Any, Any], key: Any) -> None
     found.update({name: entries[name] for name in (*order, *rest)})
 
 
-def _fill(parent: nn.Module, children: Mapping[str, nn.Module | None], order: list[str]) -> None:
-    rest = [name for name in children if name not in order]
+def _next(parent: nn.Module, name: str) -> str | None:
+    """The name of the child behind one, if both are there."""
+    names = iter(parent._modules)
+    return next(names, None) if name in names else None
+
+
+def _insert(parent: nn.Module, name: str, child: nn.Module | None, before: str | None) -> None:
+    """A child, new or not, before another one; at the end where that is not there."""
+    if before == name:
+        return
+    children = [(key, value) for key, value in parent._modules.items() if key != name]
+    names = [key for key, _ in children]
+    children.insert(names.index(before) if before in names else len(names), (name, child))
     parent._modules.clear()
-    parent._modules.update({name: children[name] for name in (*order, *rest)})
+    parent._modules.update(children)

@@ -37,7 +37,7 @@ class Following:
         held, kept = set(map(id, self._before.values())), set(map(id, after.values()))
         gone = {id(p) for p in self._before.values() if id(p) not in kept}
         new = {name: p for name, p in after.items() if id(p) not in held}
-        if not gone and not new:
+        if not self._books or not (gone or new):
             return
         for book in self._books:
             book.check()

@@ -5,10 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from normsmith.surgery.graph import Event
+from normsmith.surgery.graph import Event, Graph
 from normsmith.surgery.residual import above, below, identity_skips
 from normsmith.surgery.select import Only, selected
-from normsmith.surgery.spots import Spot, Spots, is_recurrent, named
+from normsmith.surgery.spots import Spot, Spots, gates, is_recurrent, named, weighted
+
+
+def hidden_activations(graph: Graph) -> tuple[Event, ...]:
+    """The activations, modules and functions, that layers with weights follow, gates left out.
+
+    >>> from torch import nn
+    >>> from normsmith.surgery import trace
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2), nn.Sigmoid())
+    >>> [event.name for event in hidden_activations(trace(model))]
+    ['Tanh']
+    """
+    hidden = weighted(graph) - gates(graph)
+    return tuple(event for event in graph.having("activation") if event in hidden)
 
 
 @dataclass
@@ -36,10 +49,10 @@ class Search:
         return bool(selected({module: sites.paths[module]}, self.only, None, None))
 
     def _look_at(self, event: Event) -> None:
-        if not self.at.is_hidden(event):
+        if event not in self.at.hidden:
             self._note(self.kept, event, f"{event.name} is the network's output")
             return
-        if self.at.is_gate(event):
+        if event in self.at.gates:
             self._note(self.kept, event, f"{event.name} is a gate: its result only multiplies another")
             return
         found = list(self.before(event) if self.where == "before" else self.after(event))

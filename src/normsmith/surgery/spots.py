@@ -41,7 +41,16 @@ class Spots:
 
     def __init__(self, model: nn.Module, graph: Graph) -> None:
         self.graph, self.sites = graph, Sites(model)
-        self._model = model
+
+    @cached_property
+    def hidden(self) -> frozenset[Event]:
+        """See `weighted`."""
+        return weighted(self.graph)
+
+    @cached_property
+    def gates(self) -> frozenset[Event]:
+        """See `gates`."""
+        return gates(self.graph)
 
     def behind(self, event: Event, why: str) -> Spot | str:
         """The spot behind an event, or the reason why there is none.
@@ -186,28 +195,26 @@ class Spots:
             None,
         )
 
-    @cached_property
-    def _leading(self) -> frozenset[Event]:
-        found: set[Event] = set()
-        for event in reversed(self.graph.events):
-            if any(later in found or _has_weights(later) for later in self.graph.consumers(event)):
-                found.add(event)
-        return frozenset(found)
 
-    def is_hidden(self, event: Event) -> bool:
-        """Whether layers with weights come behind an event."""
-        return event in self._leading
+def weighted(graph: Graph) -> frozenset[Event]:
+    """The events behind which layers with weights come, norms aside: what is not the network's output."""
+    found: set[Event] = set()
+    for event in reversed(graph.events):
+        if any(later in found or _has_weights(later) for later in graph.consumers(event)):
+            found.add(event)
+    return frozenset(found)
 
-    def is_gate(self, event: Event) -> bool:
-        """Whether an activation's result only multiplies another, itself or through further layers."""
-        later: tuple[Event, ...] = (event,)
-        while len(later) == 1 and (
-            later[0] is event or later[0].role in ("producer", "activation", "passing")
-        ):
-            last, later = later[0], self.graph.consumers(later[0])
-            if last.role == "activation" and later and all(map(_multiplies, later)):
-                return True
-        return False
+
+def gates(graph: Graph) -> frozenset[Event]:
+    """The activations whose results only multiply others, and what is computed for these alone."""
+    found: set[Event] = set()
+    for event in reversed(graph.events):
+        later = graph.consumers(event)
+        multiplies = event.role == "activation" and bool(later) and all(map(_multiplies, later))
+        leads = event.role in ("producer", "activation", "passing") and len(later) == 1 and later[0] in found
+        if multiplies or leads:
+            found.add(event)
+    return frozenset(found)
 
 
 def named(event: Event) -> str:

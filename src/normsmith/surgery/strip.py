@@ -7,8 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from normsmith.surgery.batch_norms import is_batch_norm
 from normsmith.surgery.bias import restored_bias
 from normsmith.surgery.edits import Edit
+from normsmith.surgery.fold import fold as plan_fold
+from normsmith.surgery.fold import fold_pairs
 from normsmith.surgery.graph import Event, Graph
 from normsmith.surgery.kinds import has_own_forward, is_norm, is_producer
 from normsmith.surgery.operation import operation
@@ -20,17 +23,27 @@ from normsmith.surgery.trace import trace
 from normsmith.surgery.verify import Expectation, Forward, call
 
 
-def strip(model: nn.Module, *, batch: Any = None, forward: Forward = call, only: Only = None) -> Plan:
+def strip(
+    model: nn.Module,
+    *,
+    fold: bool = False,
+    batch: Any = None,
+    forward: Forward = call,
+    only: Only = None,
+) -> Plan:
     """Plan to take the norms out of a model.
 
-    Batch, instance, layer, group and RMS norms and normsmith's own go, with their affine and statistics; what they
-    did is not folded into the weights (`fold` does that). In a norm's place stays an `nn.Identity`, so that no other
-    key of the state dict changes and no forward misses it; norms that `insert` has put in go without trace.
+    Batch, instance, layer, group and RMS norms and normsmith's own go, with their affine and statistics, and what
+    they did goes with them; or, with `fold`, is done by the weights beside them. In a norm's place stays an
+    `nn.Identity`, so that no other key of the state dict changes and no forward misses it; norms that `insert` has
+    put in go without trace (folded ones leave their identity).
 
     A linear layer or convolution without a bias right before a norm that had one gets a bias again, of zeros. A
     model without norms gives an empty plan.
 
     Args:
+        fold: keep the outputs in evaluation as they are: batch norms are folded, as `surgery.fold` does, and all that
+            cannot be folded exactly is refused.
         batch, forward: an input, to follow one forward; needed where a norm has a bias, a layer has none, and the
             code is dynamic, so that it is not known whether the one is behind the other.
         only: paths of norms, patterns of paths, or a function (path, module) → bool.
@@ -50,6 +63,8 @@ def strip(model: nn.Module, *, batch: Any = None, forward: Forward = call, only:
     sites = Sites(model)
     norms = [module for module in sites.paths if is_norm(module) or _is_foreign(module)]
     wanted = selected({module: sites.paths[module] for module in norms}, only, None, None)
+    if fold:
+        return _folded(model, sites, wanted, batch, forward)
     refusals = [(sites.paths[m][0], why) for m in wanted if (why := _obstacle(sites, m)) is not None]
     refused = {path for path, _ in refusals}
     stripped_ = [module for module in wanted if sites.paths[module][0] not in refused]
@@ -102,6 +117,22 @@ def stripped(
         edits=(*edits, *seats.edits),
         expects=Expectation() if changes else Expectation("same", "same"),
     )
+
+
+def _folded(model: nn.Module, sites: Sites, wanted: list[nn.Module], batch: Any, forward: Forward) -> Plan:
+    foldable = {module for module in wanted if is_batch_norm(module)}
+    pairs, refused = [], dict[str, str]()
+    if foldable:
+        found = plan_fold(model, batch, forward=forward, only=lambda _, module: module in foldable)
+        assert found.operation is not None
+        pairs, refused = found.operation.arguments["pairs"], dict(found.operation.arguments["refused"])
+    for norm in wanted:
+        if norm not in foldable:
+            kind = type(norm).__name__
+            refused[sites.paths[norm][0]] = (
+                f"{kind} goes by each sample's own statistics, which no weights can"
+            )
+    return fold_pairs(model, pairs, refused)
 
 
 def _is_foreign(module: nn.Module) -> bool:
