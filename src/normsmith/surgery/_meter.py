@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from normsmith.errors import InputError
 from normsmith.layers._statistics import StatisticsBase
 from normsmith.layers._step_norm import SequenceNorm
-from normsmith.ops import Moments, merge, moments
+from normsmith.ops import Moments, batch_norm, merge, moments
 from normsmith.ops._check import element_weights, valid_elements
 from normsmith.surgery._measurable import Measured, Statistics
 
 _MERGED_AT = 64
 """Parts that wait before they are merged: merging is many small operations, and one call does for all."""
+
+_PLAIN = frozenset((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm))
 
 Blend = Callable[[Measured, Statistics, Moments, int], Statistics | None]
 """What a layer goes by for a batch: from its own statistics, the batch's moments and rows; None: its own."""
@@ -101,6 +103,8 @@ def by_batch(measured: Measured, own: Statistics, found: Moments, _: int) -> Sta
 
 def in_dtype_of(held: Statistics, found: Statistics) -> Statistics:
     """Statistics as a layer holds them: its device, its dtypes, a deviation where it holds one."""
+    if held.std is None and found.mean.dtype == held.mean.dtype and found.mean.device == held.mean.device:
+        return found  # as at every call of a layer in float32
     std = None if held.std is None or found.std is None else found.std.to(held.std)
     return Statistics(found.mean.to(held.mean), found.var.to(held.var), std)
 
@@ -116,22 +120,33 @@ class Now:
 
 
 @contextmanager
-def listening(meters: Sequence[Meter], blend: Blend | None, recorded: bool = True) -> Iterator[Now]:
+def listening(
+    meters: Sequence[Meter], blend: Blend | None, *, recorded: bool = True, masked: bool = True
+) -> Iterator[Now]:
     """Measure every input of the layers within the block, and let each go by what `blend` says of it.
 
-    The layers run in evaluation mode: nothing is updated, no counter moves, no rank waits for another.
+    The layers run in evaluation mode: nothing is updated, no counter moves, no rank waits for another. Where no
+    batch has a mask (not `masked`), torch's own layers measure and normalise at once.
     """
     now = Now(recorded=recorded)
     handles = []
+    fused: list[nn.Module] = []
     try:
         for meter in meters:
-            meter.measured.layer.training = False
-            ear = _ear(meter, now, blend)
-            handles.append(meter.measured.layer.register_forward_pre_hook(ear, with_kwargs=True))
+            layer = meter.measured.layer
+            layer.training = False
+            if blend is by_batch and not masked and type(layer) in _PLAIN and "forward" not in vars(layer):
+                layer.forward = _fused(meter, now)
+                fused.append(layer)
+            else:
+                ear = _ear(meter, now, blend)
+                handles.append(layer.register_forward_pre_hook(ear, with_kwargs=True))
         yield now
     finally:
         for handle in handles:
             handle.remove()
+        for layer in fused:
+            del layer.forward
         for meter in meters:
             meter.measured.lend(meter.own)
 
@@ -155,6 +170,35 @@ def _ear(
                 measured.lend(blend(measured, meter.own, found, len(x)) or meter.own)
 
     return hear
+
+
+def _fused(meter: Meter, now: Now) -> Callable[[Tensor], Tensor]:
+    """A forward of torch's batch norm by the batch's statistics, which the same kernel leaves to the meter."""
+    layer: Any = meter.measured.layer
+
+    def forward(input: Tensor) -> Tensor:
+        layer._check_input_dim(input)
+        found: list[Moments] = []
+        y = batch_norm(
+            input,
+            meter.own.mean,
+            meter.own.var,
+            layer.weight,
+            layer.bias,
+            eps=layer.eps,
+            on_small_batch="running",
+            collected=found,
+        )
+        single = input.numel() <= input.shape[1]  # nothing to normalise by, but a value of the population
+        if single:
+            found = [measure(input if input.dtype == torch.float64 else input.float())]
+        for part in found:
+            meter.add(part)
+            if now.sampled is not None:
+                now.sampled.append((meter.measured, part))
+        return y
+
+    return forward
 
 
 def _heard_by(

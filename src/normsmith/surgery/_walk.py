@@ -46,10 +46,10 @@ def feed(model: nn.Module, batch: Any) -> Any:
     tensor([0.])
     """
     first = next(chain(model.parameters(), model.buffers()), None)
+    if isinstance(batch, Tensor):
+        return model(batch if first is None else batch.to(first.device))
     if first is not None:
         batch = tree_map(lambda leaf: leaf.to(first.device) if isinstance(leaf, Tensor) else leaf, batch)
-    if isinstance(batch, Tensor):
-        return model(batch)
     if isinstance(batch, Mapping):
         return model(**batch)
     if isinstance(batch, (tuple, list)) and batch:
@@ -189,7 +189,8 @@ class Walk:
         sample: Sample | None,
     ) -> Found:
         lost, samples = 0.0, 0
-        with same_random_numbers(self.model), listening(meters, blend) as now:
+        masked = self.mask is not None
+        with same_random_numbers(self.model), listening(meters, blend, masked=masked) as now:
             for number, batch in enumerate(batches):
                 now.sampled = None if sample is None else sample.enter(number, batch)
                 now.mask = None if self.mask is None else selected(batch, self.mask, "mask")
