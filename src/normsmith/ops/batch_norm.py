@@ -218,10 +218,12 @@ class _ClosedForm(torch.autograd.Function):
         )
 
 
-def _as_wanted(gradient: Tensor | None, to: Tensor, wanted: bool) -> Tensor | None:
+def _as_wanted(gradient: Tensor | None, to: Tensor | None, wanted: bool) -> Tensor | None:
     """A gradient in the dtype of its tensor; None where nobody asked."""
-    if not wanted or gradient is None or gradient.dtype == to.dtype:
-        return gradient if wanted else None
+    if not wanted:
+        return None
+    if gradient is None or to is None or gradient.dtype == to.dtype:
+        return gradient
     return gradient.to(to.dtype)
 
 
