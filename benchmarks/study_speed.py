@@ -22,7 +22,7 @@ STEPS = 200
 def bare(task: Task, arm: Arm) -> None:
     """The loop that one writes by hand: shuffled epochs, accuracy of two sets every 5 steps."""
     torch.manual_seed(0)
-    model = arm.build(task.model())
+    model = arm.build(task.model(), task)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     inputs, labels = task.train.tensors
     step = 0

@@ -64,6 +64,8 @@ class QuestionContract:
     """Inherit, set `name`, and define `world(trial) -> Outcome` in which the claim holds."""
 
     name: str
+    task: str = "task"
+    """Of `tests/studies/tiny.py`: one to which the question can be put."""
 
     def world(self, trial: Trial) -> Outcome:
         raise AssertionError("a question's test says what a world looks like in which its claim holds")
@@ -79,16 +81,16 @@ class QuestionContract:
         assert question.title.endswith("?")
 
     def test_the_claim_holds_where_it_is_true(self):
-        findings, _ = ask(self.name, self.world)
+        findings, _ = ask(self.name, self.world, self.task)
         assert {effect.verdict for effect in findings.effects} == {Verdict.HOLDS}, findings.headline
 
     def test_nothing_is_called_where_nothing_differs(self):
-        findings, _ = ask(self.name, self.indifferent)
+        findings, _ = ask(self.name, self.indifferent, self.task)
         called = [effect for effect in findings.effects if effect.verdict is Verdict.HOLDS]
         assert not called, findings.headline
 
     def test_its_findings_can_be_shown(self):
-        findings, _ = ask(self.name, self.world)
+        findings, _ = ask(self.name, self.world, self.task)
         assert findings.headline.endswith(".")
         assert 1 <= len(findings.effects) <= 3
         assert findings.charts
@@ -101,7 +103,7 @@ class QuestionContract:
             assert all(math.isfinite(number) for number in numbers)
 
     def test_every_arm_is_paired_by_seed(self):
-        _, asked = ask(self.name, self.world, seeds=3)
+        _, asked = ask(self.name, self.world, self.task, seeds=3)
         by_cell: dict[tuple[object, float], set[int]] = {}
         for trial in asked:
             by_cell.setdefault((trial.arm, trial.learning_rate), set()).add(trial.seed)
@@ -109,8 +111,9 @@ class QuestionContract:
         assert len(asked) == len(set(asked))
 
     def test_it_answers_from_real_trials(self):
+        task, asked = f"{TINY}:{self.task}", select((self.name,))
         with Store("sqlite://") as store:
-            result = run_study(f"{TINY}:task", select((self.name,)), store, Settings(seeds=2, steps=12))
+            result = run_study(task, asked, store, Settings(seeds=2, steps=12))
         (answer,) = result.answers
         assert answer.question == self.name
         assert answer.trials == result.trials_new

@@ -54,8 +54,14 @@ def test_a_target_is_found_where_the_task_has_none(store, tiny):
 
 def test_what_cannot_be_asked_is_skipped_with_its_reason(store, tiny):
     with pytest.raises(StudyError, match="placement cannot be asked"):
-        run_study(tiny("unsequential"), select(("placement",)), store, Settings(seeds=2))
+        run_study(tiny("flat"), select(("placement",)), store, Settings(seeds=2))
     assert store.count() == 0
+
+
+def test_networks_with_a_forward_of_their_own_are_studied(store, tiny):
+    result = run_study(tiny("unsequential"), select(("placement",)), store, Settings(seeds=2, steps=5))
+    assert result.trials_new > 0
+    assert not result.failures
 
 
 def test_failed_trials_are_named_and_tried_again(store, tiny):

@@ -93,10 +93,10 @@ def test_divergence_is_a_result_with_its_reason(tiny):
     assert outcome.test  # what it was before training stays
 
 
-def test_gain_scales_matrices_and_nothing_else():
+def test_gain_scales_matrices_and_nothing_else(tiny):
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    scale_weights(model, 4.0)
+    scale_weights(model, load(tiny()), 4.0)
     after = dict(model.named_parameters())
     assert torch.equal(after["0.weight"], before["0.weight"] * 4)
     assert all(torch.equal(after[name], before[name]) for name in ("0.bias", "1.weight", "1.bias"))

@@ -83,14 +83,14 @@ slow = make("slow", forward=slow_forward)
 
 
 class Unsequential(nn.Module):
-    """A network whose flow surgery cannot prove."""
+    """A network with a forward of its own, which branches, and a functional activation."""
 
     def __init__(self):
         super().__init__()
         self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 3)
 
     def forward(self, x):
-        return self.last(torch.relu(self.first(x)))
+        return self.last(torch.relu(self.first(x))) if len(x) else x.new_zeros(0, 3)
 
 
 unsequential = make("unsequential", model=Unsequential)
@@ -118,3 +118,50 @@ def tanh_network() -> nn.Module:
 
 
 tanh = make("tanh", model=tanh_network)
+
+
+def linear() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 3))
+
+
+flat = make("flat", model=linear)
+
+
+def normed_network() -> nn.Module:
+    """With batch norms before its activations, and a layer norm, which is none."""
+    return nn.Sequential(
+        nn.LayerNorm(6),
+        nn.Linear(6, 16),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Linear(16, 16),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Linear(16, 3),
+    )
+
+
+normed = make("normed", model=normed_network)
+
+
+def closing_network() -> nn.Module:
+    """A batch norm with no activation beside it."""
+    return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Linear(16, 3))
+
+
+closing = make("closing", model=closing_network)
+
+
+def partly_network() -> nn.Module:
+    """Two batch norms, of which one has an activation beside it."""
+    return nn.Sequential(
+        nn.Linear(6, 16),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Linear(16, 16),
+        nn.BatchNorm1d(16),
+        nn.Linear(16, 3),
+    )
+
+
+partly = make("partly", model=partly_network)

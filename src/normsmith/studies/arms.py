@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
 from normsmith import surgery
 from normsmith.studies.probes import activation_signals, renorm_activity
-from normsmith.tasks import Task
+from normsmith.surgery.batch_norms import is_batch_norm
+from normsmith.tasks import Task, example, forward_of
 
 Value: TypeAlias = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One change to a fresh model: a module-level function `(model, **arguments) -> model`.
+    """One change to a fresh model: a module-level function `(model, task, **arguments) -> model`.
 
-    The function's import path and the arguments enter the key of every trial of the arm, and travel to worker
-    processes; hence no lambdas and no closures.
+    The task is there for its batches and its forward, by which surgery follows a model. The function's import path
+    and the arguments enter the key of every trial of the arm, and travel to worker processes; hence no lambdas and
+    no closures.
     """
 
     function: Callable[..., nn.Module]
@@ -51,14 +53,14 @@ class Arm:
         """The same arm with further edits and probes, under another name."""
         return Arm(name, self.edits + edits, self.probes + probes)
 
-    def build(self, model: nn.Module) -> nn.Module:
-        """Apply the edits in order to `model`, in place where an edit does so.
+    def build(self, model: nn.Module, task: Task) -> nn.Module:
+        """Apply the edits in order to `model`, a network of `task`, in place where an edit does so.
 
         Raises:
             SurgeryError: an edit cannot be made on this model, with the reason.
         """
         for edit in self.edits:
-            model = edit.function(model, **dict(edit.arguments))
+            model = edit.function(model, task, **dict(edit.arguments))
         return model
 
 
@@ -67,28 +69,57 @@ def edit(function: Callable[..., nn.Module], **arguments: Value) -> Edit:
     return Edit(function, tuple(sorted(arguments.items())))
 
 
-def strip_norm(model: nn.Module) -> nn.Module:
+def strip_norm(model: nn.Module, task: Task) -> nn.Module:
     """Remove every normalization layer."""
-    return surgery.strip(model).apply()
+    return surgery.strip(model, **_seen_by(task)).apply()
 
 
-def insert_norm(model: nn.Module, norm: str, where: str, **options: Value) -> nn.Module:
+def strip_batch_norm(model: nn.Module, task: Task) -> nn.Module:
+    """Remove the batch norms, and no other norm."""
+    return surgery.strip(model, only=_is_batch_norm, **_seen_by(task)).apply()
+
+
+def insert_norm(model: nn.Module, task: Task, norm: str, where: str, **options: Any) -> nn.Module:
     """Put a norm before or after every activation of a model without one."""
-    return surgery.insert(model, norm, where=where, **options).apply()
+    return surgery.insert(model, norm, where, **_seen_by(task), **options).apply()
 
 
-def swap_activation(model: nn.Module, activation: str) -> nn.Module:
+def swap_activation(model: nn.Module, task: Task, activation: str) -> nn.Module:
     """Replace every activation by another kind."""
     return surgery.swap_activation(model, activation).apply()
 
 
-def scale_weights(model: nn.Module, gain: float) -> nn.Module:
+def convert_norm(model: nn.Module, task: Task, to: str, **options: Any) -> nn.Module:
+    """Make the batch norms that a model has another kind of norm, where they are."""
+    return surgery.convert(model, to, **options).apply()
+
+
+def move_norm(model: nn.Module, task: Task, where: str) -> nn.Module:
+    """Move the batch norms that a model has "before" or "after" their activations: all for which that is possible."""
+    return plan_of_move(model, task, where).apply(partial=True)
+
+
+def plan_of_move(model: nn.Module, task: Task, where: str) -> surgery.Plan:
+    """The plan of `move_norm`: which norms move, and why others stay."""
+    return surgery.place(model, where, only=_is_batch_norm, **_seen_by(task))
+
+
+def scale_weights(model: nn.Module, task: Task, gain: float) -> nn.Module:
     """Multiply every weight matrix and convolution kernel (parameters of two dimensions and more) by `gain`."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() >= 2:
                 parameter.mul_(gain)
     return model
+
+
+def _seen_by(task: Task) -> dict[str, Any]:
+    """What surgery follows a task's network with."""
+    return {"batch": example(task), "forward": forward_of(task)}
+
+
+def _is_batch_norm(path: str, module: nn.Module) -> bool:
+    return is_batch_norm(module)
 
 
 AS_IS = Arm("as is")

@@ -266,4 +266,4 @@ def _answer(question: Question, findings: Findings, trials: int) -> Answer:
 def _try_arms(task: Task, trials: Sequence[Trial]) -> None:
     """Build every arm once, before hours are spent: what surgery refuses, it refuses here."""
     for arm in dict.fromkeys(trial.arm for trial in trials):
-        arm.build(build(task, 0))
+        arm.build(build(task, 0), task)

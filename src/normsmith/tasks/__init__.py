@@ -4,6 +4,7 @@ from normsmith.tasks.build import build, seeded
 from normsmith.tasks.check import check
 from normsmith.tasks.data import batches, evaluate, evaluating, evaluation_batches, metric
 from normsmith.tasks.digits import digits_cnn, digits_mlp
+from normsmith.tasks.example import example, forward_of
 from normsmith.tasks.fingerprint import fingerprint
 from normsmith.tasks.load import EMBEDDED, load
 from normsmith.tasks.metrics import accuracy
@@ -21,7 +22,9 @@ __all__ = [
     "evaluate",
     "evaluating",
     "evaluation_batches",
+    "example",
     "fingerprint",
+    "forward_of",
     "load",
     "metric",
     "seeded",

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from torch import nn
-
 from normsmith import surgery
-from normsmith.studies.arms import Arm, network, normalized, strip_norm
+from normsmith.studies.arms import Arm, network, normalized
 from normsmith.studies.figures import (
     arms_table,
     edge_notes,
@@ -22,10 +20,12 @@ from normsmith.studies.lab import Lab, Requests, Tuned
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Table
 from normsmith.studies.statistics import Hypothesis, judge
-from normsmith.tasks import Task, build
+from normsmith.surgery.search import hidden_activations
+from normsmith.tasks import Task, build, example, forward_of
 
 S_SHAPED = ("tanh", "sigmoid")
-S_SHAPED_LAYERS = (nn.Tanh, nn.Sigmoid, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid)
+S_SHAPED_NAMES = {*S_SHAPED, "softsign", "hardtanh", "hardsigmoid"}
+"""Modules and functions, in lower case."""
 SHAPES = ("skewness before", "kurtosis before", "skewness after", "kurtosis after")
 
 
@@ -80,9 +80,8 @@ def _is_s_shaped(task: Task, activation: str | None) -> bool:
     """Whether an activation, or all hidden ones that the task's network has itself (None), level off on both sides."""
     if activation is not None:
         return activation in S_SHAPED
-    model = strip_norm(build(task, 0))
-    hidden = surgery.insert(model, "layer").changes
-    return all(type(model.get_submodule(change.path)) in S_SHAPED_LAYERS for change in hidden)
+    graph = surgery.trace(build(task, 0), example(task), forward=forward_of(task))
+    return all(event.name.lower() in S_SHAPED_NAMES for event in hidden_activations(graph))
 
 
 def _equivalence(lab: Lab, arms: Sequence[tuple[Arm, ...]], tuned: Mapping[Arm, Tuned]) -> Table:

@@ -1,0 +1,139 @@
+"""Do the batch norms that a network has help, and would renorm or the other side of the activation help more?"""
+
+from __future__ import annotations
+
+from normsmith import surgery
+from normsmith.errors import StudyError, SurgeryError
+from normsmith.studies.arms import AS_IS, Arm, convert_norm, edit, move_norm, plan_of_move, strip_batch_norm
+from normsmith.studies.figures import arms_table, edge_notes, headline, rate_response, training_curves
+from normsmith.studies.lab import Lab, Requests, Tuned
+from normsmith.studies.probes import renorm_activity
+from normsmith.studies.question import Findings, Question
+from normsmith.studies.statistics import Hypothesis, Pairs, judge
+from normsmith.surgery.batch_norms import is_batch_norm
+from normsmith.tasks import build
+
+STRIPPED = AS_IS.but("stripped", edit(strip_batch_norm))
+SHOWN = 3
+"""Norms that stay on their side, and are named with the reason."""
+
+
+def ask(lab: Lab) -> Requests[Findings]:
+    """Tune the network as it is, stripped, with renorm and with its norms moved; compare the final metric."""
+    norms = _norms(lab)
+    renorm, moved = _renorm(lab), _moved(lab, norms)
+    changes = {"renorm helps more": renorm, "other side helps more": moved}
+    changed = {name: arm for name, arm in changes.items() if isinstance(arm, Arm)}
+    tuned = yield from lab.tune([AS_IS, STRIPPED, *changed.values()], lab.shortfall)
+    pairs = [_better(lab, "norms help", tuned[AS_IS], tuned[STRIPPED])]
+    pairs += [_better(lab, name, tuned[arm], tuned[AS_IS]) for name, arm in changed.items()]
+    effects = judge(pairs)
+    best = list(tuned.values())
+    return Findings(
+        headline=headline("The network's batch norms help, and a change to them helps more", effects),
+        effects=effects,
+        charts=(training_curves(lab, best), rate_response(lab, best)),
+        tables=(arms_table(lab, best),),
+        notes=(
+            f"The network has {len(norms)} batch norm{'s' * (len(norms) != 1)}, and batches of {lab.task.batch_size}.",
+            *(f"Not asked: {name}. {why}." for name, why in changes.items() if isinstance(why, str)),
+            *(_staying(lab, norms, moved) if isinstance(moved, Arm) else ()),
+            *(_idle(lab, tuned[renorm]) if isinstance(renorm, Arm) else ()),
+            *edge_notes(best),
+        ),
+    )
+
+
+def _norms(lab: Lab) -> set[str]:
+    """The paths of the network's batch norms."""
+    model = build(lab.task, 0)
+    paths = {path for path, module in model.named_modules() if is_batch_norm(module)}
+    if not paths:
+        raise StudyError(
+            f"expected a network that has batch norms, got {type(model).__name__} without; the other questions put "
+            "them in"
+        )
+    return paths
+
+
+def _renorm(lab: Lab) -> Arm | str:
+    """The arm with renorm in the norms' places, or why there is none."""
+    try:
+        plan = surgery.convert(build(lab.task, 0), "renorm", total_steps=lab.steps)
+    except SurgeryError as error:
+        return str(error)
+    if plan.refusals or not plan.changes:
+        return "; ".join(f"{remark.path}: {remark.reason}" for remark in (plan.refusals or plan.kept)[:SHOWN])
+    return AS_IS.but(
+        "renorm", edit(convert_norm, to="renorm", total_steps=lab.steps), probes=(renorm_activity,)
+    )
+
+
+def _moved(lab: Lab, norms: set[str]) -> Arm | str:
+    """The arm with the norms on the side where fewer of them are, or why there is none."""
+    try:
+        plans = {where: plan_of_move(build(lab.task, 0), lab.task, where) for where in ("after", "before")}
+    except SurgeryError as error:
+        return str(error)
+    moving = {where: len(norms & {change.path for change in plan.changes}) for where, plan in plans.items()}
+    where = max(moving, key=lambda side: moving[side])
+    if not moving[where]:
+        return "None of the norms can go to the other side of an activation"
+    return AS_IS.but(f"moved {where} activation", edit(move_norm, where=where))
+
+
+def _staying(lab: Lab, norms: set[str], moved: Arm) -> tuple[str, ...]:
+    """A note on the norms that are where they were in the arm `moved`."""
+    (move,) = moved.edits
+    plan = plan_of_move(build(lab.task, 0), lab.task, str(dict(move.arguments)["where"]))
+    stay = [remark for remark in (*plan.refusals, *plan.kept) if remark.path in norms]
+    if not stay:
+        return ()
+    told = "; ".join(f"{remark.path}, as {remark.reason}" for remark in stay[:SHOWN])
+    return (f"In “{moved.name}” {len(stay)} of them stay, among them {told}.",)
+
+
+def _better(lab: Lab, name: str, treatment: Tuned, control: Tuned) -> Pairs:
+    hypothesis = Hypothesis(
+        name=name,
+        text=f"“{treatment.arm.name}” ends more than 1 point better than “{control.arm.name}”",
+        treatment=treatment.arm.name,
+        control=control.arm.name,
+        unit="points",
+        scale="difference",
+        margin=1.0,
+        better=lab.better,
+    )
+    return lab.pairs(hypothesis, lab.series(treatment, lab.points), lab.series(control, lab.points))
+
+
+def _idle(lab: Lab, renorm: Tuned) -> tuple[str, ...]:
+    """A warning where r stayed 1 and d stayed 0 in some trial: it was batch norm."""
+    idle = [
+        seed
+        for seed, outcome in lab.measured(renorm).items()
+        if outcome.status == "finished"
+        and not any(
+            departure > 1e-3
+            for name in ("renorm |r - 1|", "renorm |d|")
+            for departure in outcome.probes.get(name, ())
+        )
+    ]
+    return (
+        (f"Renorm did nothing, r stayed 1 and d stayed 0, in seeds {idle}: it was batch norm.",)
+        if idle
+        else ()
+    )
+
+
+QUESTION = Question(
+    name="own-norms",
+    title="Do the batch norms that the network has help, as they are?",
+    claim="Batch norms help the network that was built with them; at small batches renorm in their place helps more, "
+    "and by the advice of practitioners so does the other side of the activation.",
+    source="Ioffe & Szegedy 2015 (that they help); Ioffe 2017 (renorm); common practice since (the side)",
+    method="The network as it is, stripped of its batch norms, with batch renorm in their place, and with its norms "
+    "moved to the other side of their activations; its batch size stays, each arm at its own best learning rate; "
+    "final test metric, paired by seed. A change has to be worth more than a point.",
+    ask=ask,
+)

@@ -1,0 +1,82 @@
+"""`own-norms`: whether the norms that a network has help, and whether a change helps more."""
+
+import pytest
+from tests.contracts.question import ACTIVE, TINY, QuestionContract, ask, hash_of, outcome
+
+from normsmith.errors import StudyError
+from normsmith.layers import BatchRenorm1d
+from normsmith.studies import Settings, Store, run_study, select
+from normsmith.studies.results import Verdict
+from normsmith.tasks import build, load
+
+FINAL = {"as is": 0.8, "stripped": 0.7, "renorm": 0.85, "moved after activation": 0.9}
+
+
+def final(trial):
+    return FINAL[trial.arm.name] + 0.001 * (hash_of(trial) % 5)
+
+
+class TestOwnNorms(QuestionContract):
+    name = "own-norms"
+    task = "normed"
+
+    def world(self, trial):
+        return outcome(20, final(trial), **ACTIVE)
+
+    def indifferent(self, trial):
+        return outcome(20, 0.9 + 0.002 * (hash_of(trial) % 9), **ACTIVE)
+
+
+def arms(task):
+    _, asked = ask("own-norms", lambda trial: outcome(20, final(trial), **ACTIVE), task)
+    return {trial.arm.name: trial.arm for trial in asked}
+
+
+def test_arms_are_the_networks_own_norms_changed_and_nothing_else():
+    task = load(f"{TINY}:normed")
+    built = {name: arm.build(build(task, 0), task) for name, arm in arms("normed").items()}
+    kinds = {name: [type(module).__name__ for module in model] for name, model in built.items()}
+    own = ["LayerNorm", *["Linear", "BatchNorm1d", "ReLU"] * 2, "Linear"]
+    moved = ["LayerNorm", *["Linear", "ReLU", "BatchNorm1d"] * 2, "Linear"]
+    assert kinds == {
+        "as is": own,
+        "stripped": ["Identity" if kind == "BatchNorm1d" else kind for kind in own],
+        "renorm": ["BatchRenorm1d" if kind == "BatchNorm1d" else kind for kind in own],
+        "moved after activation": moved,
+    }
+    renorms = [module for module in built["renorm"] if isinstance(module, BatchRenorm1d)]
+    assert {renorm.total_steps for renorm in renorms} == {100}
+
+
+def test_a_network_without_batch_norm_costs_no_trial():
+    with Store("sqlite://") as store:
+        with pytest.raises(StudyError, match="has batch norms, got Sequential without"):
+            run_study(f"{TINY}:task", select(("own-norms",)), store, Settings(seeds=2))
+        asked = select(("own-norms", "saturation"))
+        result = run_study(f"{TINY}:task", asked, store, Settings(seeds=1, steps=5))
+    assert [answer.question for answer in result.answers] == ["saturation"]
+    assert set(result.skipped) == {"own-norms"}
+
+
+def test_norms_that_cannot_move_are_said_to_stay():
+    findings, asked = ask("own-norms", lambda trial: outcome(20, final(trial), **ACTIVE), "closing")
+    assert {trial.arm.name for trial in asked} == {"as is", "stripped", "renorm"}
+    assert [effect.name for effect in findings.effects] == ["norms help", "renorm helps more"]
+    assert any("other side helps more. None of the norms" in note for note in findings.notes)
+
+
+def test_a_norm_that_cannot_move_beside_one_that_can_is_noted():
+    findings, _ = ask("own-norms", lambda trial: outcome(20, final(trial), **ACTIVE), "partly")
+    (note,) = [note for note in findings.notes if note.startswith("In “moved after activation” 1 of them")]
+    assert "4, as no activation" in note
+
+
+def test_renorm_that_did_nothing_is_noted():
+    idle = dict.fromkeys(ACTIVE, 0.0)
+    findings, _ = ask("own-norms", lambda trial: outcome(20, final(trial), **idle), "normed")
+    assert any("Renorm did nothing" in note and "0, 1" in note for note in findings.notes)
+
+
+def test_a_reversed_world_is_said_to_be():
+    findings, _ = ask("own-norms", lambda trial: outcome(20, 1.6 - final(trial), **ACTIVE), "normed")
+    assert {effect.verdict for effect in findings.effects} == {Verdict.REVERSED}
