@@ -11,8 +11,6 @@ from torch import Tensor
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 _NAMES = {F32: "fp32", BF16: "bf16", F16: "fp16"}
 EPS = 1e-5
-QUICK = 2**16
-"""Elements of a batch, at most, when only the benchmark itself is tried out."""
 
 
 class Case(NamedTuple):
@@ -128,10 +126,30 @@ def serial() -> list[Case]:
     return _images([IMAGES[0], IMAGES[2]], F32) + [_case(*MATRICES[index]) for index in (0, 1, 3)]
 
 
+class Suite(NamedTuple):
+    """All cases of a run."""
+
+    plain: list[Case]
+    halves: list[Case]
+    fused: list[Case]
+    renorm: list[Case]
+    masked: list[Case]
+    reused: list[Case]
+    cold: list[Case]
+    serial: list[Case]
+
+
+def suite(quick: bool = False) -> Suite:
+    """All cases; with few samples each, to try the benchmark out."""
+    whole = Suite(plain(), halves(), fused(), renorm(), masked(), reused(), cold(), serial())
+    return Suite(*([shrunk(case) for case in cases] for cases in whole)) if quick else whole
+
+
 def shrunk(case: Case) -> Case:
-    """The same kind of batch with few samples, to try the benchmark out."""
-    samples, *rest = case.shape
-    return case._replace(shape=(max(4, min(samples, QUICK // max(1, torch.Size(rest).numel()))), *rest))
+    """The same kind of batch with a few thousand elements."""
+    samples, channels, *space = case.shape
+    limit = 256 if len(space) == 1 else 16
+    return case._replace(shape=(min(samples, 16), min(channels, 24), *(min(side, limit) for side in space)))
 
 
 class Inputs(NamedTuple):

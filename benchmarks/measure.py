@@ -37,11 +37,17 @@ Times = dict[str, list[float]]
 class Measured:
     """Seconds of every candidate in every round, errors against float64, and what could not be timed."""
 
+    threads: int = field(default_factory=torch.get_num_threads)
     times: dict[Key, Times] = field(default_factory=dict)
     errors: dict[Case, dict[float, dict[str, Errors]]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     late: list[str] = field(default_factory=list)
+    calls: dict[tuple[int, str], Times] = field(default_factory=dict)
+    networks: dict[str, Times] = field(default_factory=dict)
+    processes: dict[str, Times] = field(default_factory=dict)
+    memory: dict[str, tuple[int, int]] = field(default_factory=dict)
+    pages_kept: bool = False
 
     def right(self, case: Case) -> bool:
         """Verify a case, once."""
@@ -153,8 +159,11 @@ def reused(case: Case, rounds: int) -> Iterator[tuple[str, Times]]:
 
 def _check_kernels(case: Case, kernels: Kernels) -> None:
     """The buffers must hold what the verified op returns."""
-    kernels.backward()
     i = inputs(case)
+    kernels.running.mean.copy_(i.mean)
+    kernels.running.var.copy_(i.var)
+    kernels.forward()
+    kernels.backward()
     y = ours(case)(i)
     (dx,) = torch.autograd.grad(y, [i.x], i.g)
     for name, got, want in (("y", kernels.y, y.detach()), ("dx", kernels.dx, dx)):

@@ -60,9 +60,13 @@ def interleave(candidates: Mapping[str, Callable[[], object]], rounds: int = 15)
 
 def ratio(above: list[float], below: list[float]) -> Ratio:
     """The median of the per-round quotients, with its quartiles."""
-    quotients = [a / b for a, b in zip(above, below, strict=True)]
-    low, middle, high = statistics.quantiles(quotients, n=4)
-    return Ratio(middle, low, high, len(quotients))
+    return spread([a / b for a, b in zip(above, below, strict=True)])
+
+
+def spread(values: list[float]) -> Ratio:
+    """The median of values, with their quartiles; a single value is all three."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return Ratio(middle, low, high, len(values))
 
 
 def machine() -> str:

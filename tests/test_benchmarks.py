@@ -1,0 +1,235 @@
+"""The benchmark itself: peers compute the same, what is wrong is not timed, the page has every row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks import measure, networks, peers, run, verify
+from benchmarks.cases import BF16, F16, F32, Case, Inputs, inputs, suite
+from benchmarks.goals import Figure, Goal, goals
+from benchmarks.limits import passes
+from benchmarks.measure import Key, Measured, section
+from benchmarks.page import page
+from benchmarks.protocol import Ratio, interleave, ratio
+from torch import Tensor
+
+IMAGES = (6, 5, 15, 15)
+TINY = [
+    Case(IMAGES, "planes"),
+    Case(IMAGES, "channels last", channels_last=True),
+    Case((7, 9), "rows"),
+    Case((5, 6, 12), "sequences"),
+    Case(IMAGES, "bf16", BF16),
+    Case((40, 9), "fp16", F16),
+]
+OPS = ("bn", "bn+relu", "bn+add+relu", "renorm", "masked")
+
+
+def every() -> list[Case]:
+    return [case._replace(op=op) for case in TINY for op in OPS if case.dtype == F32 or op == "bn"]
+
+
+@pytest.mark.parametrize("case", every(), ids=str)
+def test_all_candidates_are_right_at_mean_zero_and_ours_everywhere(case: Case) -> None:
+    everyone = {
+        name: run for name, run in peers.candidates(case).items() if name not in ("our BN", "unmasked")
+    }
+    found = {0.0: verify.errors(case, 0.0, everyone)}
+    assert set(found[0.0]) == set(everyone)
+    for name in everyone:
+        assert verify.wrong(case, found, name) == []
+    ours = {mean: verify.errors(case, mean, {"ours": everyone["ours"]}) for mean in verify.MEANS}
+    assert verify.wrong(case, ours) == []
+
+
+@pytest.mark.parametrize("part", range(5), ids=verify.NAMES)
+def test_any_wrong_part_is_found(part: int) -> None:
+    case = TINY[0]._replace(op="bn+add+relu")
+
+    class Off(torch.autograd.Function):
+        """Adds to one element of the output, or of a gradient."""
+
+        @staticmethod
+        def forward(ctx: object, y: Tensor, *leaves: Tensor) -> Tensor:
+            y = y.clone()
+            y.view(-1)[0] += 0.01 * (part == 0)
+            return y
+
+        @staticmethod
+        def backward(ctx: object, g: Tensor) -> tuple[Tensor, ...]:
+            leaves = [torch.zeros_like(leaf) for leaf in inputs(case).leaves]
+            if part:
+                leaves[part - 1].view(-1)[0] = 0.01
+            return g, *leaves
+
+    def off(i: Inputs) -> Tensor:
+        return Off.apply(peers.separate(i), *i.leaves)
+
+    found = {0.0: verify.errors(case, 0.0, {"ours": off})}
+    (finding,) = verify.wrong(case, found)
+    assert f"mean 0: {verify.NAMES[part]} of ours" in finding
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1.0])
+def test_output_in_the_padding_is_wrong(value: float) -> None:
+    case = Case((4, 3, 10), "", op="masked")
+
+    def leaks(i: Inputs) -> Tensor:
+        assert i.mask is not None
+        return peers.ours(case)(i) + value * (~i.mask).unsqueeze(1)
+
+    assert verify.wrong(case, {0.0: verify.errors(case, 0.0, {"ours": leaks})})
+
+
+def test_a_wrong_kernel_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "candidates", lambda case: {"ours": lambda i: 1.001 * peers.eager(i)})
+    measured = Measured()
+    section(measured, "fresh", [TINY[0]], measure.fresh, rounds=2)
+    assert measured.times == {}
+    assert "y of ours is off by" in measured.wrong[0]
+    assert "wrong, not timed" in page(measured, suite(quick=True), [])
+
+
+@pytest.mark.parametrize("case", [case for case in every() if case.op != "masked"], ids=str)
+def test_kernels_fill_the_buffers_they_are_given(case: Case) -> None:
+    kernels = peers.Kernels(case, inputs(case))
+    kernels.y.fill_(7.0)
+    kernels.dx.fill_(7.0)
+    measure._check_kernels(case, kernels)
+    kernels.backward = lambda: kernels.dx.fill_(7.0)  # type: ignore[method-assign,assignment,return-value]
+    with pytest.raises(RuntimeError, match="not timed: dx"):
+        measure._check_kernels(case, kernels)
+
+
+@pytest.mark.parametrize("case", TINY, ids=str)
+def test_torch_fills_its_buffer(case: Case) -> None:
+    i = inputs(case)
+    native = peers.Native(i)
+    native.forward()
+    native.backward()
+    y = peers.eager(i)
+    assert torch.equal(native.y, y)
+    assert torch.equal(native.dx, torch.autograd.grad(y, [i.x], i.g)[0])
+
+
+def test_stream_copy_copies() -> None:
+    x, y = torch.randn(4096), torch.zeros(4096)
+    peers.stream_copy(x, y)
+    assert torch.equal(x, y)
+
+
+@pytest.mark.compiles
+def test_inductor_computes_the_same() -> None:
+    case = Case((4, 3, 8, 8), "", op="bn+add+relu")
+    found = {0.0: verify.errors(case, 0.0, {"Inductor": peers.inductor(inputs(case))})}
+    assert verify.wrong(case, found, "Inductor") == []
+
+
+@pytest.mark.parametrize("timer", [measure.fresh, measure.reused, measure.cold])
+def test_each_regime_times_everyone_in_every_round(timer: measure.Timer) -> None:
+    measured = Measured()
+    section(measured, "some", [Case((64, 24), "")], timer, rounds=2)
+    assert measured.failed == {}
+    assert len(measured.times) == 2
+    for times in measured.times.values():
+        assert {"ours", "torch"} <= set(times)
+        assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in times.values())
+
+
+def test_no_time_left_is_said() -> None:
+    measured = Measured()
+    section(measured, "fresh", [TINY[0]], measure.fresh, until=0.0)
+    assert measured.late == [f"fresh: {TINY[0]}"]
+    assert measured.times == {}
+
+
+def test_interleaved_in_alternating_order() -> None:
+    order: list[str] = []
+    interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2)
+    squeezed = [name for index, name in enumerate(order) if index == 0 or order[index - 1] != name]
+    assert squeezed == [
+        "a",
+        "b",
+        "a",
+        "b",
+        "a",
+    ]  # once each, then a b, then b a; repeats are samples taken again
+
+
+def test_goals_are_judged_by_the_worst_row() -> None:
+    def goal(at_most: bool, *values: float | None, mean: bool = False) -> Goal:
+        rows = [Figure(str(v), None if v is None else ratio([v, v], [1.0, 1.0])) for v in values]
+        return Goal("", 2.0, at_most, rows, mean)
+
+    assert goal(True, 1.0, 2.0).verdict == "met"
+    assert goal(True, 1.0, 2.1).verdict == "not met"
+    assert goal(False, 2.0, 3.0).verdict == "met"
+    assert goal(False, 1.9, 3.0, None).verdict == "not met"
+    assert goal(False, 3.0, None).verdict == "open: 1 of 2 rows not measured"
+    assert goal(False, None).verdict == "not measured"
+    assert goal(False, 1.0, 4.0, mean=True).verdict == "met"
+    assert goal(True, 1.0, 2.1).measured[0][0] == "2.1"
+
+
+def test_every_figure_of_the_issue_has_its_row_before_anything_is_measured() -> None:
+    cases = suite()
+    text = page(Measured(), cases, ["heading"])
+    found = goals(Measured(), cases)
+    assert len(found) == 22
+    assert all(goal.verdict == "not measured" and goal.figures for goal in found)
+    assert all(f"| {goal.name} | {goal.sign} | not measured | not measured |" in text for goal in found)
+
+
+def test_large_cases_are_large_and_every_case_has_its_reason() -> None:
+    cases = [case for group in suite() for case in group]
+    assert all(case.why for case in cases)
+    assert all(case.large == (case.bytes >= 100 * 10**6) for case in cases)
+    assert {case.op for case in cases} == set(OPS)
+    assert {case.dtype for case in cases} == {F32, BF16, F16}
+
+
+def test_bytes_of_the_model() -> None:
+    planes = Case((32, 256, 56, 56), "")  # a channel: 401 kB
+    assert passes(planes, "forward") in (2, 3)  # by the cache of the machine
+    small = Case((8, 16, 15, 15), "")
+    assert (passes(small, "forward"), passes(small, "backward")) == (2, 3)
+    added = small._replace(op="bn+add+relu")
+    assert (passes(added, "forward"), passes(added, "backward")) == (3 + 1 / 32, 4 + 1 / 32)
+    rows = Case((10**9, 8), "", BF16, op="bn+add+relu")
+    assert (passes(rows, "forward"), passes(rows, "backward")) == (4 + 1 / 16, 6 + 1 / 8)
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_networks_take_the_same_step(name: str) -> None:
+    times = networks.network_times(name, rounds=2, quick=True)
+    assert {"ours", "torch"} <= set(times)
+
+
+def test_memory_of_a_step_is_counted() -> None:
+    found = networks.peak_memory(quick=True)
+    batch = 16 * 8 * 16 * 16 * 4
+    for most, kept in found.values():
+        assert 2 * batch <= kept <= most
+    assert found["ours, fused"][1] < 1.01 * found["torch"][1]
+
+
+def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(measured: Measured, *_: object) -> None:
+        measured.times[Key(TINY[0], "fresh", 2, "step")] = {"ours": [1e-3, 1e-3], "torch": [2e-3, 2e-3]}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run", stopped)
+    monkeypatch.setattr("sys.argv", ["run", "--quick", "--output", str(tmp_path / "page.md")])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        run.main()
+    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "The run was interrupted" in text
+    assert f"| {TINY[0]} | fresh | 2 | step | 1000.0 | 2 (2 to 2) |" in text
+
+
+def test_a_single_value_has_no_spread() -> None:
+    assert measure.timed({"ours": lambda: None}, 1, 1)["ours"]
+    assert ratio([1.0], [2.0]) == Ratio(0.5, 0.5, 0.5, 1)
