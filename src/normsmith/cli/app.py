@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from normsmith.cli.fix import fix
 from normsmith.cli.questions import questions
 from normsmith.cli.study import study
 
@@ -36,4 +37,5 @@ def _root(
 
 
 app.command()(study)
+app.command()(fix)
 app.command()(questions)

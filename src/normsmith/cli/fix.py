@@ -1,0 +1,231 @@
+"""`normsmith fix`: the norms of a network changed, as a plan to read or as a checkpoint to write."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from torch import nn
+
+from normsmith import surgery
+from normsmith.cli.checkpoints import PICKLED, check_target, load_into, save, save_text
+from normsmith.errors import InputError
+from normsmith.surgery import Plan
+from normsmith.tasks import Task, build, check, evaluation_batches, example, forward_of, load, seeded
+
+
+class Side(StrEnum):
+    """Where a norm stands beside its activation."""
+
+    BEFORE = "before"
+    AFTER = "after"
+
+
+def fix(
+    task: Annotated[
+        str,
+        typer.Argument(
+            help="digits-mlp, digits-cnn, file.py:name or package.module:name. The file or module is executed."
+        ),
+    ],
+    convert: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="Make batch norms another kind: batch, renorm, sync, ghost, frozen, torch, group or layer.",
+        ),
+    ] = None,
+    insert: Annotated[Side | None, typer.Option(help="Put norms before or after the activations.")] = None,
+    place: Annotated[Side | None, typer.Option(help="Move norms before or after their activations.")] = None,
+    strip: Annotated[bool, typer.Option("--strip", help="Take norms out.")] = False,
+    fold: Annotated[bool, typer.Option("--fold", help="Fold batch norms into their layers.")] = False,
+    recalibrate: Annotated[
+        bool, typer.Option("--recalibrate", help="Measure running statistics on the training set.")
+    ] = False,
+    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Repeat a plan that was saved.")] = None,
+    norm: Annotated[
+        str | None, typer.Option(help="For --insert: batch, renorm, layer or group.  [default: batch]")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the new layers (again for more)."),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Only these paths, as 'layer1.*' (again for more)."),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="For --recalibrate: in as many passes as it takes.")
+    ] = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Do the rest where parts are refused.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Show how the tree of modules changes.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the plan as JSON, and nothing else.")
+    ] = False,
+    save_plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Save the plan as JSON.")] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weights to load first: .safetensors, or .pt and the like."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the changed network's weights: .safetensors or .pt."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
+) -> None:
+    """Change the norms of a task's network: print what would change, and with --output write the new weights.
+
+    Without --output it is a dry run. The plan is tried on a batch of the task first, and nothing is written unless
+    the outputs are what it says they will be. Exit code 0: done; 1: parts of the plan are refused and --partial was
+    not given, nothing is written; 2: wrong usage, or the network cannot be changed like this.
+    """
+    if as_json and diff:
+        raise InputError("--json prints the plan alone: leave --diff out, or --save-plan FILE beside it")
+    for path, suffixes in ((output, (".safetensors", *PICKLED)), (save_plan, (".json",))):
+        if path is not None:
+            check_target(path, force=force, suffixes=suffixes)
+    wish = _Wish(
+        {
+            "--convert": convert,
+            "--insert": insert,
+            "--place": place,
+            "--strip": strip or None,
+            "--fold": fold or None,
+            "--recalibrate": recalibrate or None,
+            "--plan": plan,
+        },
+        {"--norm": norm, "--set": setting or None, "--only": only or None, "--exact": exact or None},
+    )
+    loaded = load(task)
+    check(loaded)
+    model = build(loaded, 0)
+    if checkpoint is not None:
+        load_into(model, checkpoint)
+    found, text = wish.planned(loaded, model)
+    tried = found.verify(example(loaded), forward=forward_of(loaded))
+    sys.stdout.write(found.to_json() + "\n" if as_json else f"{text}\n{tried}\n")
+    if save_plan is not None:
+        save_text(found.to_json(), save_plan)
+    _finish(found, partial=partial, diff=diff, output=output)
+
+
+def _finish(plan: Plan, *, partial: bool, diff: bool, output: Path | None) -> None:
+    """Change the model, which is nobody else's; show it, write it, and say what was written."""
+    console = Console(stderr=True, highlight=False)
+    before = repr(plan.model).splitlines()
+    refused = bool(plan.refusals) and not partial
+    if diff or not refused:
+        model = plan.apply(partial=True)
+        if diff:
+            lines = difflib.unified_diff(before, repr(model).splitlines(), "before", "after", lineterm="")
+            sys.stdout.write("\n".join(lines) + "\n")
+        if output is not None and not refused:
+            count = save(model, output)
+            console.print(f"written: {output}, {count} tensors", markup=False, soft_wrap=True)
+    if refused:
+        console.print("parts are refused, see above; --partial does the rest", markup=False)
+        raise typer.Exit(1)
+    if output is None:
+        console.print("dry run: no weights are written without --output", markup=False)
+
+
+_TAKES = {
+    "--convert": {"--set", "--only"},
+    "--insert": {"--norm", "--set", "--only"},
+    "--place": {"--only"},
+    "--strip": {"--only"},
+    "--fold": {"--only"},
+    "--recalibrate": {"--only", "--exact"},
+    "--plan": set[str](),
+}
+"""Which settings go with which operation."""
+
+
+class _Wish:
+    """What is asked for: one operation, and its settings.
+
+    Raises InputError: none or several, or settings that it does not have.
+    """
+
+    def __init__(self, operations: dict[str, Any], settings: dict[str, Any]) -> None:
+        asked = [name for name, value in operations.items() if value is not None]
+        if len(asked) != 1:
+            raise InputError(
+                f"expected one of {', '.join(operations)}, got {' and '.join(asked) or 'none of them'}"
+            )
+        (self._name,) = asked
+        self._value = operations[self._name]
+        for name, value in settings.items():
+            if value is not None and name not in _TAKES[self._name]:
+                takers = [taker for taker, names in _TAKES.items() if name in names]
+                raise InputError(f"{name} goes with {' or '.join(takers)}, got it with {self._name}")
+        self._norm, self._only = settings["--norm"] or "batch", settings["--only"]
+        self._exact = settings["--exact"] is not None
+        self._options = dict(_setting(text) for text in settings["--set"] or ())
+
+    def planned(self, task: Task, model: nn.Module) -> tuple[Plan, str]:
+        """The plan for a network of the task, and how it is shown."""
+        if self._name == "--recalibrate":
+            return self._recalibrated(task, model)
+        seen = {"batch": example(task), "forward": forward_of(task), "only": self._only}
+        makers: dict[str, Callable[[], Plan]] = {
+            "--convert": lambda: surgery.convert(model, self._value, only=self._only, **self._options),
+            "--insert": lambda: surgery.insert(model, self._norm, str(self._value), **seen, **self._options),
+            "--place": lambda: surgery.place(model, str(self._value), **seen),
+            "--strip": lambda: surgery.strip(model, **seen),
+            "--fold": lambda: surgery.fold(model, **seen),
+            "--plan": lambda: Plan.from_json(model, _text(self._value)),
+        }
+        plan = makers[self._name]()
+        return plan, str(plan)
+
+    def _recalibrated(self, task: Task, model: nn.Module) -> tuple[Plan, str]:
+        with seeded(0, task.device):  # a dataset may augment at random
+            found = surgery.recalibrate(
+                model,
+                _TrainingSet(task),
+                mode="exact" if self._exact else "fast",
+                only=self._only,
+                forward=task.forward,
+                loss=lambda pair, _: task.loss(*pair),
+            )
+        return found.plan, str(found)
+
+
+class _TrainingSet:
+    """All of a task's training samples, in batches, as often as they are gone through."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def __iter__(self) -> Iterator[Any]:
+        return evaluation_batches(self._task, "train")
+
+
+_NAMED = ("model", "to", "norm", "where", "only", "batch", "forward")
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """`total_steps=1000` as name and value: JSON, or text where it is none."""
+    name, equals, value = text.partition("=")
+    if not (equals and name.isidentifier()) or name in _NAMED:
+        raise InputError(f"--set: expected a setting of the new layers, as total_steps=1000, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise InputError(f"cannot read the plan {path}: {reason}") from error
