@@ -1,10 +1,9 @@
 """Batches as a matrix whose columns are channels, or few positions of one: (batch, channels), channels last in
 memory, and planes of few positions.
 
-Columns are worked on side by side, up to `RUN` of them, over many rows. A short row is laid `fold` times beside
-itself, so that rows are as long as that. Either a thread takes a strip of columns, measures it, decides, and reads
-it again while it is in its cache; or the parts of all columns are some of the rows, and the phases run one after
-the other, the second sweep backwards, where the first one ended.
+Columns are worked on side by side, up to `RUN` of them, over many rows. Short rows are taken `fold` at a time, as
+one long row. Either a thread takes a strip of columns, measures it, decides, and reads it again while it is in its
+cache; or the parts of all columns are some of the rows, and the phases run one after the other.
 """
 
 from __future__ import annotations
@@ -25,17 +24,20 @@ from normsmith.ops.cpu.elements import (
     SECOND,
     SHIFT,
     SLOPE,
+    add_counted_gradient_sums,
     add_gradient_sums,
     add_sums,
     add_weighted_sums,
     differentiate,
     emit,
+    fetch_rows,
     normalise,
     pre_gradient,
 )
 from normsmith.ops.cpu.lanes import (
     TABLE,
     fence,
+    is_work,
     load,
     part,
     size_of,
@@ -46,8 +48,10 @@ from normsmith.ops.cpu.lanes import (
 from normsmith.ops.cpu.settle import merge_sums, settle_channel, settle_gradient
 from normsmith.ops.cpu.share import APPLY, MEASURE, SETTLE, share_of
 
-CHUNK = 256
+CHUNK = 512
 """Rows whose sums are added up in the dtype of the work."""
+NARROW = 64
+"""Columns that are summed at a time; narrower rows are summed several side by side."""
 
 
 @part
@@ -72,20 +76,18 @@ def _extent(a, strip, rows):
 
 @part
 def _spread_code(a, row, n, codes, work):
-    """Lay out the codes of a row, one per column."""
-    length = a[slot.CHANNELS]
-    if a[slot.POSITIONS] > 1:
-        for k in range(n):
-            store(codes, k, load(a[slot.CODE], row * a[slot.POSITIONS] + k % a[slot.POSITIONS], work), work)
-    elif a[slot.FOLD] > 1:
-        for copy in range(n // length):
-            code = load(a[slot.CODE], row + copy, work)
-            for k in range(copy * length, (copy + 1) * length):
-                store(codes, k, code, work)
+    """Lay out the codes of the rows that `n` columns are, one per column."""
+    length, positions = a[slot.CHANNELS], a[slot.POSITIONS]
+    if positions > 1:
+        for channel in range(n // positions):
+            for k in range(positions):
+                store(codes, channel * positions + k, load(a[slot.CODE], row * positions + k, work), work)
     else:
-        code = load(a[slot.CODE], row, work)
-        for k in range(n):
-            store(codes, k, code, work)
+        width = min(n, length)
+        for copy in range(n // width):
+            code = load(a[slot.CODE], row + copy, work)
+            for k in range(copy * width, (copy + 1) * width):
+                store(codes, k, code, work)
 
 
 @part
@@ -106,16 +108,23 @@ def _collect(a, n, table, tables, work):
 
 
 @part
-def _measure_rows(a, x, row, rows, n, found, tables, codes, extras, like, work):
-    """Add rows of `n` columns to the count, mean and M2 of their channels."""
+def _beside(a):
+    """How many rows are summed side by side."""
+    length = a[slot.CHANNELS]
+    return 1 if a[slot.FOLD] == 1 or length >= NARROW else min(a[slot.FOLD], (NARROW + length - 1) // length)
+
+
+@part
+def _measure_rows(a, x, row, rows, beside, n, found, tables, codes, extras, like, work):
+    """Add `rows` times `beside` rows, `n` columns in all, to the count, mean and M2 of their channels."""
     positions, length = a[slot.POSITIONS], a[slot.CHANNELS] * a[slot.POSITIONS]
-    stride = length * a[slot.FOLD] * size_of(like)
+    stride = length * beside * size_of(like)
     channels = n // positions if positions > 1 else min(n, length)
     masked, seed = False, 0
     if extras is not None:
         masked = a[slot.CODE] != 0
         if masked and load(found, 0, float64) == 0:
-            for i in range(rows * a[slot.FOLD] * positions):
+            for i in range(rows * beside * positions):
                 if load(a[slot.CODE], row * positions + i, work) > 0:
                     seed = i // positions * length + i % positions
                     break
@@ -137,7 +146,7 @@ def _measure_rows(a, x, row, rows, n, found, tables, codes, extras, like, work):
                 for k in range(n):
                     store(tables, COUNT + k, work(0), work)
                 for r in range(some):
-                    _spread_code(a, row + (begin + r) * a[slot.FOLD], n, codes, work)
+                    _spread_code(a, row + (begin + r) * beside, n, codes, work)
                     add_weighted_sums(at + r * stride, codes, n, tables, like, work)
                 _collect(a, n, COUNT, tables, work)
         if not masked:
@@ -167,18 +176,19 @@ def _part_of(a, strip, group, number):
 @part
 def _measure(a, strip, group, number, tables, codes, extras, like, work):
     """Count, mean and M2 of one part of a strip."""
-    length, size = a[slot.CHANNELS] * a[slot.POSITIONS], size_of(like)
+    length, size, beside = a[slot.CHANNELS] * a[slot.POSITIONS], size_of(like), _beside(a)
     _, first, last = _rows_of(a, group, number)
-    start, n, rows, rest = _extent(a, strip, last - first)
+    start = strip * a[slot.STRIP]
+    n = min(a[slot.STRIP] // a[slot.FOLD], length - start)
     found = _part_of(a, strip, group, number)
-    for i in range(3 * (n // a[slot.POSITIONS] if a[slot.FOLD] == 1 else length)):
+    for i in range(3 * (n // a[slot.POSITIONS])):
         store(found, i, 0.0, float64)
-    x = a[slot.X] + (first * length + start) * size
-    _measure_rows(a, x, first, rows, n, found, tables, codes, extras, like, work)
-    if rest > 0:
-        row = first + rows * a[slot.FOLD]
-        x = a[slot.X] + row * length * size
-        _measure_rows(a, x, row, 1, rest, found, tables, codes, extras, like, work)
+    x, rows = a[slot.X] + (first * length + start) * size, (last - first) // beside
+    _measure_rows(a, x, first, rows, beside, n * beside, found, tables, codes, extras, like, work)
+    row = first + rows * beside
+    if row < last:
+        x = a[slot.X] + (row * length + start) * size
+        _measure_rows(a, x, row, last - row, 1, n, found, tables, codes, extras, like, work)
 
 
 @part
@@ -220,16 +230,17 @@ def _extras_of(a, strip, group, group_first, row, n, codes, work):
 
 @part
 def _apply(a, strip, group, number, tables, codes, buffer, spare, extras, like, work):
-    """Normalise one part of a strip, from its end."""
+    """Normalise one part of a strip."""
     length, fold, size = a[slot.CHANNELS] * a[slot.POSITIONS], a[slot.FOLD], size_of(like)
     group_first, first, last = _rows_of(a, group, number)
     start, n, rows, rest = _extent(a, strip, last - first)
     _tabulate_statistics(a, group, start, n, tables, work)
     lines = rows + (1 if rest > 0 else 0)
-    for back in range(lines):
-        line = lines - 1 - back
+    for line in range(lines):
         width, row = n if line < rows else rest, first + line * fold
         at = (row * length + start) * size
+        if line + 1 < rows:
+            fetch_rows(a[slot.X] + at + fold * length * size, 0, 1, n * size)
         code, bits, residual = 0, 0, 0
         if extras is not None:
             code, bits = _extras_of(a, strip, group, group_first, row, width, codes, work)
@@ -287,33 +298,67 @@ def _reduce(a, strip, group, number, tables, codes, gradient, extras, like, work
     for i in range(3 * channels):
         store(found, i, 0.0, float64)
     _tabulate_statistics(a, group, start, n, tables, work)
-    lines = rows + (1 if rest > 0 else 0)
-    for begin in range(0, lines, CHUNK):
-        for k in range(n):
+    relu, plain = a[slot.RELU] != 0, is_work(like, work) and a[slot.RELU] == 0 and a[slot.CODE] == 0
+    summed = n if fold == 1 else length * _beside(a)
+    lines, chunk = rows + (1 if rest > 0 else 0), CHUNK
+    if fold > 1:
+        chunk = max(1, CHUNK * _beside(a) // fold)
+    for begin in range(0, lines, chunk):
+        for k in range(summed):
             store(tables, PLAIN + k, work(0), work)
             store(tables, MOMENT + k, work(0), work)
-        for line in range(begin, min(begin + CHUNK, lines)):
+        end, line = min(begin + chunk, lines), begin
+        while line < end:
+            # rows that need nothing done are summed where they lie, many at a time
+            together = min(end, rows) - line if plain and line < rows else 1
             width, row = n if line < rows else rest, first + line * fold
             at = (row * length + start) * size
-            code, bits = 0, 0
+            x, g = a[slot.X] + at, a[slot.G] + at
+            stride_x, stride_g, number_of = length * size, length * size, together
+            code = 0
+            if not plain:
+                bits = 0
+                if extras is not None:
+                    code, bits = _extras_of(a, strip, group, group_first, row, width, codes, work)
+                g = pre_gradient(g, x, code, bits, width, tables, relu, gradient, extras, like, work)
+            if fold > 1:
+                stride_x, stride_g = summed * size, summed * size_of(work)
+                number_of = width * together // summed
+            masked = False
             if extras is not None:
-                code, bits = _extras_of(a, strip, group, group_first, row, width, codes, work)
-            x = a[slot.X] + at
-            g = pre_gradient(
-                a[slot.G] + at, x, code, bits, width, tables, a[slot.RELU] != 0, gradient, extras, like, work
-            )
-            add_gradient_sums(g, x, code, width, tables, extras, like, work)
-        _collect(a, n, PLAIN, tables, work)
-        _collect(a, n, MOMENT, tables, work)
+                if code != 0:
+                    masked = True
+                    for k in range(0, width, summed):
+                        wide = min(summed, width - k)
+                        add_counted_gradient_sums(
+                            g + k * size_of(work),
+                            x + k * size,
+                            code + k * size_of(work),
+                            wide,
+                            tables,
+                            like,
+                            work,
+                        )
+            if not masked:
+                add_gradient_sums(g, stride_g, x, stride_x, number_of, min(width, summed), tables, like, work)
+                left = width * together - number_of * summed
+                if fold > 1 and left > 0:
+                    at = number_of * summed
+                    add_gradient_sums(
+                        g + at * size_of(work), 0, x + at * size, 0, 1, left, tables, like, work
+                    )
+            line += together
+        _collect(a, summed, PLAIN, tables, work)
+        _collect(a, summed, MOMENT, tables, work)
         for channel in range(channels):
-            plain, moment = load(tables, PLAIN + channel, work), load(tables, MOMENT + channel, work)
-            store(found, 3 * channel, load(found, 3 * channel, float64) + plain, float64)
+            plain_sum, moment = load(tables, PLAIN + channel, work), load(tables, MOMENT + channel, work)
+            store(found, 3 * channel, load(found, 3 * channel, float64) + plain_sum, float64)
             store(found, 3 * channel + 1, load(found, 3 * channel + 1, float64) + moment, float64)
 
 
 @part
 def _differentiate(a, strip, group, number, tables, codes, gradient, buffer, spare, extras, like, work):
-    """dx, and the residual's gradient, of one part of a strip, from its end."""
+    """dx, and the residual's gradient, of one part of a strip."""
     length, fold, size = a[slot.CHANNELS] * a[slot.POSITIONS], a[slot.FOLD], size_of(like)
     group_first, first, last = _rows_of(a, group, number)
     start, n, rows, rest = _extent(a, strip, last - first)
@@ -321,10 +366,12 @@ def _differentiate(a, strip, group, number, tables, codes, gradient, buffer, spa
     _tabulate(a, a[slot.TERMS], settle.OFFSET, group, start, n, tables, OFFSET * TABLE, work)
     _tabulate(a, a[slot.TERMS], settle.SLOPE, group, start, n, tables, SLOPE * TABLE, work)
     streams, lines = a[slot.STREAM] != 0, rows + (1 if rest > 0 else 0)
-    for back in range(lines):
-        line = lines - 1 - back
+    for line in range(lines):
         width, row = n if line < rows else rest, first + line * fold
         at = (row * length + start) * size
+        if line + 1 < rows:
+            fetch_rows(a[slot.X] + at + fold * length * size, 0, 1, n * size)
+            fetch_rows(a[slot.G] + at + fold * length * size, 0, 1, n * size)
         code, bits = 0, 0
         if extras is not None:
             code, bits = _extras_of(a, strip, group, group_first, row, width, codes, work)

@@ -11,7 +11,12 @@ time that a user's first step takes.
 from __future__ import annotations
 
 from normsmith.ops.cpu.lanes import (
+    RUN,
     TABLE,
+    add_columns_16,
+    add_columns_64,
+    add_gradient_columns_16,
+    add_gradient_columns_64,
     coefficient,
     is_work,
     keep_bits,
@@ -19,6 +24,7 @@ from normsmith.ops.cpu.lanes import (
     load_bits,
     part,
     positive_bits,
+    prefetch,
     size_of,
     store,
     store_bits,
@@ -59,30 +65,29 @@ def weighted_sums(x, code, n, shift, like, work):
 
 
 @part
+def fetch_rows(at, stride, rows, size):
+    """Ask for rows that are read next."""
+    for row in range(rows):
+        for line in range(0, size, 64):
+            prefetch(at + row * stride + line)
+
+
+@part
 def add_sums(x, stride, rows, n, tables, like, work):
     """Add (x − shift) and its square to the sums of each column, over rows that lie `stride` bytes apart."""
-    fours = rows // 4
-    for four in range(fours):
-        a = x + 4 * four * stride
-        b, c, d = a + stride, a + 2 * stride, a + 3 * stride
-        for k in range(n):
-            s = load(tables, AROUND + k, work)
-            p, q, r, t = (
-                load(a, k, like) - s,
-                load(b, k, like) - s,
-                load(c, k, like) - s,
-                load(d, k, like) - s,
-            )
-            store(tables, FIRST + k, load(tables, FIRST + k, work) + ((p + q) + (r + t)), work)
-            store(
-                tables, SECOND + k, load(tables, SECOND + k, work) + ((p * p + q * q) + (r * r + t * t)), work
-            )
-    for row in range(4 * fours, rows):
-        a = x + row * stride
-        for k in range(n):
-            p = load(a, k, like) - load(tables, AROUND + k, work)
-            store(tables, FIRST + k, load(tables, FIRST + k, work) + p, work)
-            store(tables, SECOND + k, load(tables, SECOND + k, work) + p * p, work)
+    size, together = size_of(like), max(8, 8 * RUN // n)  # rows that the first cache holds
+    for begin in range(0, rows, together):
+        some, at = min(together, rows - begin), x + begin * stride
+        fetch_rows(at + some * stride, stride, min(together, rows - begin - some), n * size)
+        for k in range(0, n - 63, 64):
+            add_columns_64(at + k * size, stride, some, tables, k, like, work)
+        for k in range(n - n % 64, n - 15, 16):
+            add_columns_16(at + k * size, stride, some, tables, k, like, work)
+        for row in range(some if n % 16 != 0 else 0):
+            for k in range(n - n % 16, n):
+                p = load(at + row * stride, k, like) - load(tables, AROUND + k, work)
+                store(tables, FIRST + k, load(tables, FIRST + k, work) + p, work)
+                store(tables, SECOND + k, load(tables, SECOND + k, work) + p * p, work)
 
 
 @part
@@ -198,19 +203,37 @@ def gradient_sums(g, x, code, n, mean, extras, like, work):
 
 
 @part
-def add_gradient_sums(g, x, code, n, tables, extras, like, work):
-    """Add g and g·(x − mean) of one row to the sums of each column."""
-    if extras is not None:
-        if code != 0:
-            for k in range(n):
-                apart = load(x, k, like) - coefficient(tables, MEAN, k, work)
-                if load(code, k, work) < 0:
-                    apart = work(0)
-                store(tables, PLAIN + k, load(tables, PLAIN + k, work) + load(g, k, work), work)
-                store(tables, MOMENT + k, load(tables, MOMENT + k, work) + load(g, k, work) * apart, work)
-            return
+def add_gradient_sums(g, g_stride, x, x_stride, rows, n, tables, like, work):
+    """Add g and g·(x − mean) to the sums of each column, over rows that lie strides of bytes apart."""
+    size, wide, together = size_of(like), size_of(work), max(8, 4 * RUN // n)
+    for begin in range(0, rows, together):
+        some, at_g, at = min(together, rows - begin), g + begin * g_stride, x + begin * x_stride
+        following = min(together, rows - begin - some)
+        fetch_rows(at + some * x_stride, x_stride, following, n * size)
+        fetch_rows(at_g + some * g_stride, g_stride, following, n * wide)
+        for k in range(0, n - 63, 64):
+            add_gradient_columns_64(
+                at_g + k * wide, g_stride, at + k * size, x_stride, some, tables, k, like, work
+            )
+        for k in range(n - n % 64, n - 15, 16):
+            add_gradient_columns_16(
+                at_g + k * wide, g_stride, at + k * size, x_stride, some, tables, k, like, work
+            )
+        for row in range(some if n % 16 != 0 else 0):
+            for k in range(n - n % 16, n):
+                apart = load(at + row * x_stride, k, like) - load(tables, MEAN * TABLE + k, work)
+                value = load(at_g + row * g_stride, k, work)
+                store(tables, PLAIN + k, load(tables, PLAIN + k, work) + value, work)
+                store(tables, MOMENT + k, load(tables, MOMENT + k, work) + value * apart, work)
+
+
+@part
+def add_counted_gradient_sums(g, x, code, n, tables, like, work):
+    """Add g and g·(x − mean) of one row to the sums of each column, where it is not padding."""
     for k in range(n):
-        apart = load(x, k, like) - coefficient(tables, MEAN, k, work)
+        apart = load(x, k, like) - load(tables, MEAN * TABLE + k, work)
+        if load(code, k, work) < 0:
+            apart = work(0)
         store(tables, PLAIN + k, load(tables, PLAIN + k, work) + load(g, k, work), work)
         store(tables, MOMENT + k, load(tables, MOMENT + k, work) + load(g, k, work) * apart, work)
 

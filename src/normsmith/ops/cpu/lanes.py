@@ -155,12 +155,12 @@ def call_for_number(typing: Any, address: Any) -> Any:
 
 @intrinsic
 def prefetch(typing: Any, address: Any) -> Any:
-    """Ask for a cache line that will be read soon."""
+    """Ask for a cache line that will be read soon, into the second cache."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         function = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, _I32, _I32, _I32])
         ask = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
-        builder.call(ask, [builder.inttoptr(arguments[0], cgutils.voidptr_t), _I32(0), _I32(3), _I32(1)])
+        builder.call(ask, [builder.inttoptr(arguments[0], cgutils.voidptr_t), _I32(0), _I32(2), _I32(1)])
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
@@ -218,6 +218,144 @@ def keep_bits(typing: Any, address: Any, bits: Any, like: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.uint16, like), generate
+
+
+def _wide(builder: Any, address: Any, offset: Any, like: Any, work: Any) -> Any:
+    """Load 16 elements that lie `offset` bytes from an address, as numbers to work with."""
+    stored = like.dtype
+    kind = ir.VectorType(_MEMORY[stored], _VECTOR)
+    pointer = builder.inttoptr(builder.add(address, offset), kind.as_pointer())
+    value = builder.load(pointer, align=stored.bitwidth // 8)
+    if stored == types.uint16:
+        bits = ir.VectorType(_I32, _VECTOR)
+        shifted = builder.shl(builder.zext(value, bits), ir.Constant(bits, [16] * _VECTOR))
+        return builder.bitcast(shifted, ir.VectorType(_F32, _VECTOR))
+    if stored == types.int16:
+        half = builder.bitcast(value, ir.VectorType(_F16, _VECTOR))
+        return builder.fpext(half, ir.VectorType(_F32, _VECTOR))
+    return value
+
+
+def _over_rows(builder: Any, rows: Any, sums: list[Any], step: Any) -> list[Any]:
+    """Loop over rows with vectors that stay in registers: `step(row, sums)` gives those after a row."""
+    before, body, after = builder.block, builder.append_basic_block("row"), builder.append_basic_block("rows")
+    builder.cbranch(builder.icmp_signed(">", rows, _I64(0)), body, after)
+    builder.position_at_end(body)
+    row = builder.phi(_I64)
+    row.add_incoming(_I64(0), before)
+    carried = [builder.phi(value.type) for value in sums]
+    found = step(row, carried)
+    following = builder.add(row, _I64(1))
+    row.add_incoming(following, builder.block)
+    for phi, first, value in zip(carried, sums, found, strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(value, builder.block)
+    last = builder.block
+    builder.cbranch(builder.icmp_signed("<", following, rows), body, after)
+    builder.position_at_end(after)
+    totals = [builder.phi(value.type) for value in sums]
+    for phi, first, value in zip(totals, sums, found, strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(value, last)
+    return totals
+
+
+def _vectors_of_table(builder: Any, tables: Any, table: int, k: Any, number: int, work: Any) -> list[Any]:
+    """Addresses of 16 numbers each of a table, from its k-th on."""
+    kind = ir.VectorType(_MEMORY[work.dtype], _VECTOR).as_pointer()
+    size = work.dtype.bitwidth // 8
+    start = builder.add(tables, builder.mul(builder.add(k, _I64(table)), _I64(size)))
+    return [builder.inttoptr(builder.add(start, _I64(_VECTOR * size * v)), kind) for v in range(number)]
+
+
+_SUMMED = ("reassoc", "contract", "nsz", "arcp")
+
+
+def _add_columns(number: int) -> Any:
+    @intrinsic
+    def add(typing: Any, x: Any, stride: Any, rows: Any, tables: Any, k: Any, like: Any, work: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            x, stride, rows, tables, k = arguments[:5]
+            around, first, second = (
+                _vectors_of_table(builder, tables, table * TABLE, k, number, work) for table in range(3)
+            )
+            shifts = [builder.load(pointer, align=4) for pointer in around]
+
+            def step(row: Any, sums: list[Any]) -> list[Any]:
+                at = builder.add(x, builder.mul(row, stride))
+                found = list(sums)
+                for v, shift in enumerate(shifts):
+                    offset = _I64(_VECTOR * v * like.dtype.bitwidth // 8)
+                    apart = builder.fsub(_wide(builder, at, offset, like, work), shift, flags=_SUMMED)
+                    found[v] = builder.fadd(found[v], apart, flags=_SUMMED)
+                    square = builder.fmul(apart, apart, flags=_SUMMED)
+                    found[number + v] = builder.fadd(found[number + v], square, flags=_SUMMED)
+                return found
+
+            pointers = [*first, *second]
+            sums = [builder.load(pointer, align=4) for pointer in pointers]
+            for pointer, total in zip(pointers, _over_rows(builder, rows, sums, step), strict=True):
+                builder.store(total, pointer, align=4)
+            return context.get_dummy_value()
+
+        return types.void(
+            types.int64, types.int64, types.int64, types.int64, types.int64, like, work
+        ), generate
+
+    return add
+
+
+def _add_gradient_columns(number: int) -> Any:
+    @intrinsic
+    def add(
+        typing: Any,
+        g: Any,
+        g_stride: Any,
+        x: Any,
+        x_stride: Any,
+        rows: Any,
+        tables: Any,
+        k: Any,
+        like: Any,
+        work: Any,
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            g, g_stride, x, x_stride, rows, tables, k = arguments[:7]
+            middle, plain, moment = (
+                _vectors_of_table(builder, tables, table * TABLE, k, number, work) for table in (0, 5, 6)
+            )
+            means = [builder.load(pointer, align=4) for pointer in middle]
+
+            def step(row: Any, sums: list[Any]) -> list[Any]:
+                at_g, at_x = (
+                    builder.add(g, builder.mul(row, g_stride)),
+                    builder.add(x, builder.mul(row, x_stride)),
+                )
+                found = list(sums)
+                for v, mean in enumerate(means):
+                    value = _wide(builder, at_g, _I64(_VECTOR * v * work.dtype.bitwidth // 8), work, work)
+                    offset = _I64(_VECTOR * v * like.dtype.bitwidth // 8)
+                    apart = builder.fsub(_wide(builder, at_x, offset, like, work), mean, flags=_SUMMED)
+                    found[v] = builder.fadd(found[v], value, flags=_SUMMED)
+                    product = builder.fmul(value, apart, flags=_SUMMED)
+                    found[number + v] = builder.fadd(found[number + v], product, flags=_SUMMED)
+                return found
+
+            pointers = [*plain, *moment]
+            sums = [builder.load(pointer, align=4) for pointer in pointers]
+            for pointer, total in zip(pointers, _over_rows(builder, rows, sums, step), strict=True):
+                builder.store(total, pointer, align=4)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 7, like, work), generate
+
+    return add
+
+
+add_columns_64, add_columns_16 = _add_columns(4), _add_columns(1)
+"""Add x − shift and its square to the sums of 64 or 16 columns, over rows `stride` bytes apart."""
+add_gradient_columns_64, add_gradient_columns_16 = _add_gradient_columns(4), _add_gradient_columns(1)
+"""Add g and g·(x − mean) to the sums of 64 or 16 columns, over rows."""
 
 
 @intrinsic

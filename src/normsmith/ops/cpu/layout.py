@@ -66,7 +66,8 @@ def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...], order: range | l
 
 
 def _rows(samples: int, channels: int, rows: int) -> Layout:
-    fold = max(1, RUN // channels)
+    beside = -(-64 // channels)  # rows that are summed side by side, as `columns` does
+    fold = max(1, RUN // (channels * beside)) * beside
     if fold == 1:
         return Layout("columns", samples, channels, rows, 1, min(RUN, channels), -(-channels // RUN))
     return Layout("columns", samples, channels, rows, 1, channels * fold, 1, fold)

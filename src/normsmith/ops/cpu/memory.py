@@ -9,8 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-LARGE = 32 << 20
-"""Bytes from which an output is streamed: it would not fit the caches anyway."""
+LARGE = 8 << 20
+"""Bytes from which an output is streamed past the caches, and its memory advised."""
 _PAGE = 4096
 _HUGEPAGE = 14
 

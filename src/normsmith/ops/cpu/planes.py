@@ -14,6 +14,7 @@ from normsmith.ops.cpu import settle
 from normsmith.ops.cpu.elements import (
     differentiate,
     emit,
+    fetch_rows,
     gradient_sums,
     normalise,
     pre_gradient,
@@ -25,7 +26,6 @@ from normsmith.ops.cpu.lanes import (
     fence,
     load,
     part,
-    prefetch,
     size_of,
     stack_of_run,
     store,
@@ -97,9 +97,8 @@ def _apply(a, channel, group, number, buffer, spare, extras, like, work):
         plane = sample * a[slot.CHANNELS] + channel
         for run in range(0, positions, RUN):
             n, at = min(RUN, positions - run), (plane * positions + run) * size
-            if streams and channel + 1 < a[slot.CHANNELS]:
-                for line in range(at + positions * size, at + (positions + n) * size, 64):
-                    prefetch(a[slot.X] + line)
+            if channel + 1 < a[slot.CHANNELS]:
+                fetch_rows(a[slot.X] + at + positions * size, 0, 1, n * size)
             normalise(
                 a[slot.X] + at,
                 a[slot.Y] + at,
@@ -165,6 +164,9 @@ def _sweep(a, channel, group, number, first, gradient, buffer, spare, extras, li
                 all_plain += plain
                 all_moment += moment
             else:
+                if channel + 1 < a[slot.CHANNELS]:
+                    fetch_rows(x + positions * size, 0, 1, n * size)
+                    fetch_rows(a[slot.G] + at + positions * size, 0, 1, n * size)
                 dx = a[slot.DX] + at
                 differentiate(g, x, dx, code, n, coefficients, streams, buffer, spare, extras, like, work)
                 if extras is not None:
