@@ -30,6 +30,7 @@ from normsmith.layers import (
     accumulate,
     use_mask,
 )
+from normsmith.surgery.converted import convert
 from normsmith.tasks import Task, accuracy
 
 __version__ = version("normsmith")
@@ -62,6 +63,7 @@ __all__ = [
     "__version__",
     "accumulate",
     "accuracy",
+    "convert",
     "errors",
     "layers",
     "ops",
