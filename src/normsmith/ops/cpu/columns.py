@@ -16,14 +16,10 @@ from normsmith.ops.cpu.elements import (
     AROUND,
     COUNT,
     FIRST,
-    MEAN,
     MOMENT,
     OFFSET,
     PLAIN,
-    SCALE,
     SECOND,
-    SHIFT,
-    SLOPE,
     add_counted_gradient_sums,
     add_gradient_sums,
     add_sums,
@@ -183,12 +179,13 @@ def _measure(a, strip, group, number, tables, codes, extras, like, work):
     found = _part_of(a, strip, group, number)
     for i in range(3 * (n // a[slot.POSITIONS])):
         store(found, i, 0.0, float64)
-    x, rows = a[slot.X] + (first * length + start) * size, (last - first) // beside
-    _measure_rows(a, x, first, rows, beside, n * beside, found, tables, codes, extras, like, work)
-    row = first + rows * beside
-    if row < last:
-        x = a[slot.X] + (row * length + start) * size
-        _measure_rows(a, x, row, last - row, 1, n, found, tables, codes, extras, like, work)
+    row, step = first, beside
+    while row < last:  # at first `beside` rows at a time, then what is left of them
+        if last - row < step:
+            step = 1
+        rows, x = (last - row) // step, a[slot.X] + (row * length + start) * size
+        _measure_rows(a, x, row, rows, step, n * step, found, tables, codes, extras, like, work)
+        row += rows * step
 
 
 @part
@@ -210,9 +207,9 @@ def _tabulate(a, source, number, group, start, n, tables, table, work):
 
 @part
 def _tabulate_statistics(a, group, start, n, tables, work):
-    _tabulate(a, a[slot.STATISTICS], settle.MEAN, group, start, n, tables, MEAN * TABLE, work)
-    _tabulate(a, a[slot.STATISTICS], settle.SCALE, group, start, n, tables, SCALE * TABLE, work)
-    _tabulate(a, a[slot.STATISTICS], settle.SHIFT, group, start, n, tables, SHIFT * TABLE, work)
+    for table in range(3):
+        number = (settle.MEAN, settle.SCALE, settle.SHIFT)[table]
+        _tabulate(a, a[slot.STATISTICS], number, group, start, n, tables, table * TABLE, work)
 
 
 @part
@@ -363,8 +360,8 @@ def _differentiate(a, strip, group, number, tables, codes, gradient, buffer, spa
     group_first, first, last = _rows_of(a, group, number)
     start, n, rows, rest = _extent(a, strip, last - first)
     _tabulate_statistics(a, group, start, n, tables, work)
-    _tabulate(a, a[slot.TERMS], settle.OFFSET, group, start, n, tables, OFFSET * TABLE, work)
-    _tabulate(a, a[slot.TERMS], settle.SLOPE, group, start, n, tables, SLOPE * TABLE, work)
+    for row in range(2):
+        _tabulate(a, a[slot.TERMS], row, group, start, n, tables, (OFFSET + row) * TABLE, work)
     streams, lines = a[slot.STREAM] != 0, rows + (1 if rest > 0 else 0)
     for line in range(lines):
         width, row = n if line < rows else rest, first + line * fold
