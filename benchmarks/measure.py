@@ -58,9 +58,12 @@ class Measured:
         return not wrong(case, self.errors[case])
 
 
+_STARTED = time.monotonic()
+
+
 def say(text: str) -> None:
     """Progress, beside the result."""
-    print(text, file=sys.stderr, flush=True)
+    print(f"{time.monotonic() - _STARTED:4.0f} s  {text}", file=sys.stderr, flush=True)
 
 
 Timer = Callable[[Case, int], Iterator[tuple[str, Times]]]

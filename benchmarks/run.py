@@ -1,7 +1,7 @@
 """The CPU's benchmark: `python -m benchmarks.run` measures for some eight minutes and writes `results/cpu.md`.
 
 What no time was left for stands there as not measured; an interrupted run keeps what it has. `--quick` runs all of it
-on tiny batches, to see whether it works, and writes nothing.
+on tiny batches and one thread, to see whether it works, and writes nothing.
 """
 
 from __future__ import annotations
@@ -88,12 +88,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="tiny batches, few rounds; writes nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny batches, one thread, few rounds; writes nothing"
+    )
     parser.add_argument("--output", type=Path, help="where to write the page (default: results/cpu.md)")
     options = parser.parse_args()
     output = options.output or (None if options.quick else RESULTS / "cpu.md")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    cases, measured = suite(options.quick), Measured(torch.get_num_threads())
+    if options.quick:
+        torch.set_num_threads(1)  # threads that wait for each other are slow on a busy machine
+    cases, measured = suite(options.quick), Measured()
     command = "make bench" if sys.argv[1:] == [] else f"python -m benchmarks.run {' '.join(sys.argv[1:])}"
     heading = [f"`{command}`; load of the machine at the start {os.getloadavg()[0]:.1f}."]
     started, state = time.monotonic(), "interrupted"

@@ -121,6 +121,7 @@ def test_stream_copy_copies() -> None:
 
 
 @pytest.mark.compiles
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # Inductor's own imports
 def test_inductor_computes_the_same() -> None:
     case = Case((4, 3, 8, 8), "", op="bn+add+relu")
     found = {0.0: verify.errors(case, 0.0, {"Inductor": peers.inductor(inputs(case))})}
