@@ -1,6 +1,7 @@
 """Whatever becomes of a worker, every trial is reported once."""
 
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -96,3 +97,16 @@ def test_time_is_measured_on_the_trials_themselves(tiny):
     assert math.isfinite(measured)
     assert 0 < measured < 1
     assert seconds_per_step(load(tiny("raising")), TRIALS[:2]) == 0.0
+
+
+def test_what_is_done_once_in_a_process_is_not_counted_for_every_step(tiny):
+    """Kernels are compiled in the first step."""
+    called = []
+
+    def forward(model, batch):
+        if not called:
+            time.sleep(1.2)
+        called.append(1)
+        return model(batch[0]), batch[1]
+
+    assert seconds_per_step(replace(load(tiny()), forward=forward), TRIALS[:1]) < 1.2 / 12

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +116,10 @@ def seconds_per_step(task: Task, trials: Iterable[Trial], steps: int = 12) -> fl
     measured = []
     with one_thread():
         for trial in trials:
-            started = time.perf_counter()
             try:
-                outcome = train(task, Trial(trial.arm, trial.learning_rate, trial.seed, steps))
+                train(task, replace(trial, steps=1))  # the first step of all may compile kernels
+                started = time.perf_counter()
+                outcome = train(task, replace(trial, steps=steps))
             except (Exception, SystemExit):  # noqa: BLE001 - the trial itself will report it
                 continue
             if outcome.status == "finished":
