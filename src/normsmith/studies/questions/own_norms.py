@@ -15,7 +15,7 @@ from normsmith.tasks import build
 
 STRIPPED = AS_IS.but("stripped", edit(strip_batch_norm))
 SHOWN = 3
-"""Norms that stay on their side, and are named with the reason."""
+"""Reasons that are told why norms stay."""
 
 
 def ask(lab: Lab) -> Requests[Findings]:
@@ -86,11 +86,18 @@ def _staying(lab: Lab, norms: set[str], moved: Arm) -> tuple[str, ...]:
     """A note on the norms that are where they were in the arm `moved`."""
     (move,) = moved.edits
     plan = plan_of_move(build(lab.task, 0), lab.task, str(dict(move.arguments)["where"]))
-    stay = [remark for remark in (*plan.refusals, *plan.kept) if remark.path in norms]
+    stay: dict[str, list[str]] = {}
+    for remark in (*plan.refusals, *plan.kept):
+        if remark.path in norms:
+            stay.setdefault(remark.reason, []).append(remark.path)
     if not stay:
         return ()
-    told = "; ".join(f"{remark.path}, as {remark.reason}" for remark in stay[:SHOWN])
-    return (f"In “{moved.name}” {len(stay)} of them stay, among them {told}.",)
+    told = "; ".join(f"{_listed(paths)}, as {reason}" for reason, paths in list(stay.items())[:SHOWN])
+    return (f"In “{moved.name}” {sum(map(len, stay.values()))} of them stay, among them {told}.",)
+
+
+def _listed(paths: list[str]) -> str:
+    return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
 
 
 def _better(lab: Lab, name: str, treatment: Tuned, control: Tuned) -> Pairs:
