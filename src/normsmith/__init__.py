@@ -1,8 +1,10 @@
 """Batch normalization that can be depended on: layers, surgery and controlled studies for PyTorch."""
 
+import importlib
+import typing
 from importlib.metadata import version
 
-from normsmith import errors, layers, ops, surgery, tasks
+from normsmith import errors, layers, ops
 from normsmith.layers import (
     BatchNorm1d,
     BatchNorm2d,
@@ -30,8 +32,11 @@ from normsmith.layers import (
     accumulate,
     use_mask,
 )
-from normsmith.surgery.converted import convert
-from normsmith.tasks import Task, accuracy
+
+if typing.TYPE_CHECKING:
+    from normsmith import surgery, tasks
+    from normsmith.surgery.converted import convert
+    from normsmith.tasks import Task, accuracy
 
 __version__ = version("normsmith")
 
@@ -71,3 +76,25 @@ __all__ = [
     "tasks",
     "use_mask",
 ]
+
+# imported when first asked for: who trains with the layers does not wait for them
+_LATER = {
+    "surgery": "normsmith.surgery",
+    "tasks": "normsmith.tasks",
+    "convert": "normsmith.surgery.converted",
+    "Task": "normsmith.tasks",
+    "accuracy": "normsmith.tasks",
+}
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(_LATER[name])
+    found = module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
