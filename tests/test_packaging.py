@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "normsmith"
 
-ONLY_TORCH_AND_NUMPY = """
+ONLY_WHAT_IT_NEEDS = """
 import re, sys
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 
@@ -32,6 +32,7 @@ def closure(name, seen):
 allowed = set()
 closure("torch", allowed)
 closure("numpy", allowed)
+closure("numba", allowed)
 outside = {
     package for package, owners in packages_distributions().items()
     if not any(owner.lower().replace("_", "-") in allowed for owner in owners)
@@ -138,8 +139,8 @@ except normsmith.errors.MissingExtraError as error:
 """
 
 
-def test_layers_need_torch_and_numpy_alone_and_digits_name_the_extra(installed: Path) -> None:
-    done = run(ONLY_TORCH_AND_NUMPY + WITHOUT_EXTRAS, installed)
+def test_layers_need_torch_numpy_and_numba_alone_and_digits_name_the_extra(installed: Path) -> None:
+    done = run(ONLY_WHAT_IT_NEEDS + WITHOUT_EXTRAS, installed)
     assert done.returncode == 0, done.stderr
     file, missing = done.stdout.splitlines()
     assert file.startswith(str(installed))
@@ -147,7 +148,7 @@ def test_layers_need_torch_and_numpy_alone_and_digits_name_the_extra(installed: 
 
 
 def test_command_names_the_missing_extra_in_one_line(installed: Path) -> None:
-    done = run(f"{ONLY_TORCH_AND_NUMPY}\nfrom normsmith.cli import main\nmain()", installed)
+    done = run(f"{ONLY_WHAT_IT_NEEDS}\nfrom normsmith.cli import main\nmain()", installed)
     assert done.returncode not in {0, None}
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
