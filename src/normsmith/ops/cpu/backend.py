@@ -14,13 +14,13 @@ from normsmith.ops.activation import ACTIVATIONS
 from normsmith.ops.call import Call, Forward, Update, eager
 from normsmith.ops.cpu import arguments as slot
 from normsmith.ops.cpu.calling import APPLY, MEASURE, SETTLE, Block, address_of, block_for
+from normsmith.ops.cpu.graph import DTYPES, traced, unfit
 from normsmith.ops.cpu.memory import LARGE, like
 from normsmith.ops.moments import Groups, Moments, counts
 from normsmith.ops.resolve import Gradients, Resolved, Running
 
 _ROWS = 9
 _MEAN, _LOW, _INV_STD, _M2, _SCALE, _SHIFT, _R, _D, _SHARE = range(_ROWS)
-_DTYPES = frozenset((torch.float32, torch.float64, torch.bfloat16, torch.float16))
 _RELU = ACTIVATIONS["relu"]
 _ALL = MEASURE | SETTLE | APPLY
 
@@ -60,7 +60,7 @@ class Numba:
     def supports(self, x: Tensor, call: Call) -> str | None:
         """None on CPUs, in eager mode, for plain tensors that hold anything."""
         if not eager() or torch._C._len_torch_dispatch_stack():
-            return "runs in eager mode only, where nobody wants to see every operation"
+            return _unfit_otherwise(x, call)
         if not x.is_cpu:
             return f"runs on CPUs, got a tensor on {x.device.type}"
         if call.sync is not None:
@@ -80,10 +80,12 @@ class Numba:
         update: Update | None = None,
     ) -> Forward:
         """Moments, decision, running update and output in one trip, where the cache holds a channel."""
+        if torch.compiler.is_compiling():
+            return traced(x, weight, bias, residual, running, call)
         x, block = _block(x, call.groups)
         work, channels = block.work, x.shape[1]
         relu = call.activation is _RELU
-        code = None if call.weights is None and call.valid is None else _code(call, x, work)
+        code = None if call.weights is None and call.valid is None else code_of(call, x, work)
         bits = torch.empty(block.words(), dtype=torch.int16) if relu and residual is not None else None
         kept: list[Tensor] = []
         q, d = block.q, block.d
@@ -127,6 +129,9 @@ class Numba:
         if call.activation is not None and not relu:
             y = call.activation.forward(y)
             y = y if call.valid is None else torch.where(call.valid, y, 0.0)
+        if updated and running is not None:
+            # as torch's own in-place operations do: who has saved a buffer for backward gets an error
+            torch._C._increment_version([buffer for buffer in running if buffer is not None])
         if not call.by_batch or updated:
             return Forward(y, packed, None)
         return Forward(
@@ -198,7 +203,7 @@ def _alike(tensor: Tensor, x: Tensor) -> Tensor:
     return torch.empty_like(x).copy_(tensor)
 
 
-def _code(call: Call, x: Tensor, work: torch.dtype) -> Tensor:
+def code_of(call: Call, x: Tensor, work: torch.dtype) -> Tensor:
     """How much each element counts, −1 where it is padding, of shape (samples, positions)."""
     code = torch.ones((), dtype=work) if call.weights is None else call.weights.to(work)
     if call.valid is not None:
@@ -213,9 +218,16 @@ def _is_plain(running: Running, work: torch.dtype) -> bool:
     return same and (std is None or (std.dtype == work and std.is_contiguous()))
 
 
+def _unfit_otherwise(x: Tensor, call: Call) -> str | None:
+    """Why a call that is not eager cannot be served; None where it becomes an operator of a compiled graph."""
+    if not torch.compiler.is_compiling():
+        return "runs where nobody wants to see every operation"
+    return unfit(x, call) or _settled_unavailable(x.dtype == torch.float16)
+
+
 def _unreadable(x: Tensor) -> str | None:
     """Why the memory of a tensor cannot be read and written behind torch's back."""
-    if x.dtype not in _DTYPES:
+    if x.dtype not in DTYPES:
         return f"knows float32, float64, bfloat16 and float16, got {x.dtype}"
     if (type(x) is not Tensor and type(x) is not Parameter) or x.is_neg() or x.layout is not torch.strided:
         return f"reads the memory of plain tensors, got {type(x).__name__}"
@@ -230,6 +242,13 @@ def _unavailable(half: bool) -> str | None:
         _warn(str(error))
         return f"numba cannot be imported ({error})"
     return "this processor converts no float16" if half and not converts_half() else None
+
+
+def _settled_unavailable(half: bool) -> str | None:
+    return _unavailable(half)
+
+
+torch.compiler.assume_constant_result(_settled_unavailable)  # type: ignore[no-untyped-call]
 
 
 @cache
