@@ -18,6 +18,7 @@ from tests.contracts.backend import OPTIONS, options_for
 from tests.ranks import run_ranks
 from torch import nn
 
+from normsmith.errors import InputError
 from normsmith.layers import BatchNorm1d, BatchNorm2d
 from normsmith.ops import Renorm, Running, batch_norm
 from normsmith.ops._check import make_call
@@ -388,7 +389,35 @@ class TestNonFinite:
         assert dweight[6:].isfinite().all()
 
 
+class TestOtherDevices:
+    """An address of another device would be read as one of memory."""
+
+    @pytest.mark.parametrize("name", ["weight", "bias", "running_mean", "running_var", "residual"])
+    def test_partners_are_refused(self, name):
+        x = torch.randn(6, 3)
+        partners = {"running_mean": torch.zeros(3), "running_var": torch.ones(3)}
+        partners[name] = torch.ones(6, 3) if name == "residual" else torch.ones(3)
+        partners[name] = partners[name].to("meta")
+        with pytest.raises(InputError, match=r"the input's device, cpu, got .*meta"):
+            batch_norm(x, **partners)
+
+    def test_counters_of_another_dtype_count(self):
+        counter = torch.zeros((), dtype=torch.int32)
+        batch_norm(torch.randn(6, 3), torch.zeros(3), torch.ones(3), num_batches_tracked=counter)
+        assert counter == 1
+
+
 class TestAutograd:
+    def test_a_running_buffer_that_was_saved_for_backward_may_not_change(self):
+        layer, scale = BatchNorm1d(3), torch.ones(3, requires_grad=True)
+        distance = (scale * layer.running_mean).sum()
+        buffers = layer.running_mean, layer.running_var, layer.num_batches_tracked
+        before = [buffer._version for buffer in buffers]
+        layer(torch.randn(8, 3))
+        assert [buffer._version for buffer in buffers] == [version + 1 for version in before]
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            distance.backward()
+
     def test_second_gradients_are_the_references(self):
         x = torch.randn(6, 4, 3, dtype=torch.float64)
         weight = torch.rand(4, dtype=torch.float64) + 0.5

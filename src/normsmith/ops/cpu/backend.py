@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from normsmith.errors import InputError
 from normsmith.ops._shapes import Batch
 from normsmith.ops.activation import ACTIVATIONS
 from normsmith.ops.call import Call, Forward, Update, eager
@@ -198,6 +199,10 @@ def _block(x: Tensor, groups: Groups | None) -> tuple[Tensor, Block]:
 
 def _alike(tensor: Tensor, x: Tensor) -> Tensor:
     """A tensor that lies in memory as `x` does, with its dtype."""
+    if not tensor.is_cpu:
+        raise InputError(
+            f"residual: expected the input's device, cpu, got {tensor.device}; move it with .to(x.device)"
+        )
     if tensor.dtype == x.dtype and tensor.stride() == x.stride():
         return tensor
     return torch.empty_like(x).copy_(tensor)
@@ -213,8 +218,10 @@ def code_of(call: Call, x: Tensor, work: torch.dtype) -> Tensor:
 
 def _is_plain(running: Running, work: torch.dtype) -> bool:
     """Whether the running buffers can be written where they are."""
-    mean, var, std, _ = running
+    mean, var, std, batches = running
     same = mean.dtype == work and var.dtype == work and mean.is_contiguous() and var.is_contiguous()
+    if batches is not None and not (batches.dtype == torch.int64 and batches.is_cpu):
+        return False
     return same and (std is None or (std.dtype == work and std.is_contiguous()))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normsmith.errors import InputError
 from normsmith.ops.cpu import arguments as slot
 from normsmith.ops.cpu.layout import Layout, layout_of
 from normsmith.ops.cpu.threads import launch, threads_for
@@ -119,9 +120,18 @@ def block_for(x: Tensor, group_size: int | None, groups: int) -> Block | None:
 
 
 def address_of(tensor: Tensor | None, dtype: torch.dtype, kept: list[Tensor]) -> int:
-    """The address of a vector, or of a copy in that dtype that `kept` keeps alive; 0 for None."""
+    """The address of a vector, or of a copy in that dtype that `kept` keeps alive; 0 for None.
+
+    Raises:
+        InputError: the vector lies on another device, whose addresses mean nothing here.
+    """
     if tensor is None:
         return 0
+    if not tensor.is_cpu:
+        raise InputError(
+            f"batch norm: expected weight, bias and running statistics on the input's device, cpu, "
+            f"got one on {tensor.device}; move the layer or the input, e.g. with .to(x.device)"
+        )
     if tensor.dtype != dtype or not tensor.is_contiguous():
         tensor = tensor.to(dtype).contiguous()
         kept.append(tensor)
