@@ -76,9 +76,14 @@ def choose(x: Tensor, call: Call) -> Backend:
 def explain(x: Tensor, **options: Any) -> str:
     """Name the backend that serves a call, and why each one before it was passed over.
 
+    The answer holds where it is asked: a compiled graph is served by what is chosen while it is traced.
+
     Args:
-        x: the input.
+        x: the input; only its shape, dtype, device and type matter.
         options: of `batch_norm`: normalize_with, eps, renorm, mask, sample_weight, ghost_batch_size, activation.
+
+    Raises:
+        InputError: `batch_norm` would refuse the arguments.
 
     >>> import torch
     >>> print(explain(torch.zeros(0, 3), ghost_batch_size=2))
