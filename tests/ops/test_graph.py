@@ -153,7 +153,7 @@ class TestCompiled:
         assert operators(relu, large).count(FORWARD) == operators(relu, large).count(BACKWARD) == 1
         assert FORWARD not in operators(relu, large[:1, :, :8, :8])
         assert FORWARD not in operators(plain, large)
-        assert FORWARD in operators(plain, torch.randn(16, 8, 64, 64))
+        assert FORWARD in operators(plain, torch.randn(16, 8, 128, 128))
         assert FORWARD not in operators(relu.eval(), large)
 
     def test_the_environment_decides_here_too(self, at_any_size, monkeypatch):

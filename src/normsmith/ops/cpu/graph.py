@@ -27,7 +27,7 @@ MEAN, LOW, INV_STD, M2 = range(4)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _RELU = ACTIVATIONS["relu"]
 
-RELU_FROM, PLAIN_FROM = 2**14, 2**19
+RELU_FROM, PLAIN_FROM = 2**14, 2**21
 """Elements from which the kernels are measured faster than what Inductor makes of the reference.
 
 Its gradient of ReLU costs ten times its forward (torch 2.13), so kernels that fuse it win early.
