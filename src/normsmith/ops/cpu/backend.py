@@ -255,7 +255,8 @@ def _settled_unavailable(half: bool) -> str | None:
     return _unavailable(half)
 
 
-torch.compiler.assume_constant_result(_settled_unavailable)  # type: ignore[no-untyped-call]
+# what torch.compiler.assume_constant_result sets; calling it here would import the compiler with normsmith
+_settled_unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache
