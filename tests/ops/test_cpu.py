@@ -11,6 +11,7 @@ import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import torch
@@ -435,51 +436,40 @@ class TestAutograd:
                 torch.testing.assert_close(got.double() / scale, right / scale, rtol=1e-4, atol=1e-5)
 
 
-COLUMNS = """
-    import warnings
-    warnings.simplefilter("error")
-    import torch
-    torch.set_num_threads(1)
-    from normsmith.ops import batch_norm, explain
-    x = torch.arange(12.0).view(6, 2)
-    assert "numba: taken" in explain(x)
-    torch.testing.assert_close(batch_norm(x), torch.nn.functional.batch_norm(x, None, None, training=True))
-    print("right")
-"""
-"""One kernel, which compiles in a few seconds."""
-
-
 class TestCache:
+    """With a kernel that compiles in a second; what is beside the package stays as it is."""
+
+    KERNEL = (sys.executable, "-W", "error", "-m", "tests.ops.tiny_kernel")
+
+    def start(self, folder, *arguments):
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
+        root = Path(__file__).parents[2]
+        return subprocess.Popen(
+            [*self.KERNEL, *arguments], env=environment, cwd=root, stdout=PIPE, stderr=PIPE, text=True
+        )
+
+    def ends_well(self, process):
+        try:
+            printed, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+        assert printed == "42\n", errors
+
     def test_two_processes_at_once_then_damage(self, tmp_path):
         """Into one empty folder; then the kernel's file is cut short, and mended by the process that meets it."""
-        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-        at_once = [
-            subprocess.Popen(
-                [sys.executable, "-c", textwrap.dedent(COLUMNS)],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for _ in range(2)
-        ]
-        try:
-            for process in at_once:
-                printed, errors = process.communicate(timeout=120)
-                assert printed == "right\n", errors
-        finally:
-            for process in at_once:
-                process.kill()
+        for process in [self.start(tmp_path), self.start(tmp_path)]:
+            self.ends_well(process)
         (kernel,) = tmp_path.rglob("*columns_forward*.nbc")
-        size = kernel.stat().st_size
-        kernel.write_bytes(kernel.read_bytes()[: size // 2])
-        assert python(COLUMNS, NUMBA_CACHE_DIR=str(tmp_path))[0] == "right\n"
-        assert kernel.stat().st_size > 0.9 * size
+        (index,) = tmp_path.rglob("*columns_forward*.nbi")
+        whole = kernel.stat().st_size
+        for damaged in (kernel, index):
+            damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+            self.ends_well(self.start(tmp_path))
+            assert kernel.stat().st_size > 0.9 * whole
 
-    def test_no_folder_to_write_to(self, tmp_path):
-        """A file in its place: even the superuser cannot write there."""
-        (tmp_path / "file").touch()
-        assert python(COLUMNS, NUMBA_CACHE_DIR=str(tmp_path / "file" / "cache"))[0] == "right\n"
+    def test_nowhere_to_write(self, tmp_path):
+        self.ends_well(self.start(tmp_path, "--nowhere-to-write"))
+        assert not any(tmp_path.iterdir())
 
 
 class TestWithoutNumba:
