@@ -1,11 +1,12 @@
 """How things are timed here: interleaved, in alternating order, as ratios of the same round.
 
-Machines are noisy; a ratio within a round is steadier than any two medians. A sample during which the process
-was switched out is measured again.
+Machines are noisy; a ratio within a round is steadier than any two medians. A sample to which being switched out
+did harm is measured again.
 """
 
 from __future__ import annotations
 
+import math
 import platform
 import resource
 import statistics
@@ -17,7 +18,13 @@ from pathlib import Path
 import torch
 
 RESULTS = Path(__file__).with_name("results")
-RETRIES = 5
+RETRIES = 4
+HARM = 0.01
+"""Share of a sample's time that may be lost to other processes: on any system a long sample is switched out, for
+microseconds, by one of the kernel's own threads."""
+SITS_OUT = 3
+"""A slow candidate takes part in every third round."""
+_TASKS = Path("/proc/self/task")
 
 
 @dataclass(frozen=True)
@@ -33,28 +40,64 @@ class Ratio:
         return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-def sample(body: Callable[[], object], tolerated: int = 0) -> float:
-    """Seconds of one call, measured again while it was interrupted more often than is tolerated."""
-    best = float("inf")
-    for _ in range(RETRIES):
-        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+def sample(body: Callable[[], object], retries: int = RETRIES) -> tuple[float, int]:
+    """Seconds of one call, measured again while switching the process out did harm; and how often it was."""
+    best, again = math.inf, -1
+    harmed = True
+    while harmed and again < retries:
+        switches, waited = _switches(), _waited()
         started = time.perf_counter()
         body()
-        best = min(best, time.perf_counter() - started)
-        if resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches <= tolerated:
-            break
-    return best
+        seconds = time.perf_counter() - started
+        best, again = min(best, seconds), again + 1
+        harmed = _switches() > switches and _waited() - waited > HARM * seconds
+    return best, again
 
 
-def interleave(candidates: Mapping[str, Callable[[], object]], rounds: int = 15) -> dict[str, list[float]]:
-    """Seconds of every candidate in every round, after one call of each that does not count."""
+def _switches() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _waited() -> float:
+    """Seconds for which threads of this process could have run and were not let; where unknown, any switch counts."""
+    if not _TASKS.exists():
+        return _switches()
+    total = 0
+    for task in _TASKS.iterdir():
+        try:
+            total += int((task / "schedstat").read_text().split()[1])
+        except (FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            continue
+    return total / 1e9
+
+
+def interleave(
+    candidates: Mapping[str, Callable[[], object]],
+    rounds: int = 15,
+    seconds: float = 0.0,
+    slow: float = math.inf,
+) -> dict[str, list[float]]:
+    """Seconds of every candidate in every round, after one call of each that does not count.
+
+    There are at least so many rounds, and they go on for so many seconds. A candidate whose first sample takes more
+    than `slow` seconds sits out two rounds of three: NaN. Samples are taken again no more often than there are
+    rounds, so that a busy machine makes a row at most twice as long.
+    """
     for body in candidates.values():
         body()
     names = list(candidates)
     times: dict[str, list[float]] = {name: [] for name in names}
-    for round_ in range(rounds):
+    spare = dict.fromkeys(names, 0)
+    started, round_ = time.perf_counter(), 0
+    while round_ < rounds or time.perf_counter() - started < seconds:
         for name in names if round_ % 2 == 0 else reversed(names):
-            times[name].append(sample(candidates[name]))
+            if round_ % SITS_OUT and times[name][0] > slow:
+                times[name].append(math.nan)
+                continue
+            took, again = sample(candidates[name], min(RETRIES, spare[name] + 1))
+            times[name].append(took)
+            spare[name] += 1 - again
+        round_ += 1
     return times
 
 
@@ -64,7 +107,8 @@ def ratio(above: list[float], below: list[float]) -> Ratio:
 
 
 def spread(values: list[float]) -> Ratio:
-    """The median of values, with their quartiles; a single value is all three."""
+    """The median of values, with their quartiles; a single value is all three, rounds that were sat out count not."""
+    values = [value for value in values if not math.isnan(value)]
     low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
     return Ratio(middle, low, high, len(values))
 

@@ -18,6 +18,9 @@ from benchmarks.protocol import interleave, ratio, write
 from normsmith.surgery import recalibrate
 
 Batches = list[torch.Tensor]
+ROUNDS = 5
+INTERRUPTIONS = 100
+"""Of a pass that takes up to a second: 40 batches at least, since the gap's sample is one batch of 40."""
 
 
 def plain(model: nn.Module, batches: Batches, training: bool) -> None:
@@ -55,13 +58,13 @@ def wide() -> nn.Module:
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     # why: 3 × 3 convolutions, the usual network with batch norm
-    "residual network, 20 norms": (resnet, (32, 3, 64, 64), 40),
+    "residual network, 20 norms": (resnet, (16, 3, 64, 64), 40),
     # why: channels last in memory, where torch's own statistics lose digits and are fast
-    "the same, channels last": (resnet, (32, 3, 64, 64), 40),
+    "the same, channels last": (resnet, (16, 3, 64, 64), 40),
     # why: little work per layer, so that what is done per call shows
-    "three small convolutions": (small, (64, 1, 8, 8), 200),
+    "three small convolutions": (small, (64, 1, 8, 8), 160),
     # why: (N, C) inputs
-    "three wide linear layers": (wide, (256, 512), 200),
+    "three wide linear layers": (wide, (256, 512), 80),
 }
 
 
@@ -84,7 +87,7 @@ def main() -> None:
             "evaluation": partial(plain, model, batches, False),
             "update_bn": partial(update_bn, batches, model),
         }
-        times = interleave(candidates, rounds=7)
+        times = interleave(candidates, ROUNDS, tolerated=INTERRUPTIONS)
         against = [ratio(times["recalibrate"], times[mode]) for mode in ("training", "evaluation")]
         peer = ratio(times["update_bn"], times["training"])
         rows.append(f"| {name} | {against[0]} | {against[1]} | {peer} | {peer.rounds} |")

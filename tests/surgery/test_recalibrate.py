@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -547,6 +548,21 @@ def test_a_data_loader_draws_the_same_order_at_every_pass():
     assert torch.equal(torch.get_rng_state(), before)
     assert seen[:7] == seen[7:]
     assert_population(layer, x)
+
+
+def test_no_output_waits_for_the_next_batch():
+    outputs = []
+
+    def forward(model, batch):
+        assert all(output() is None for output in outputs), "the last batch's output is still there"
+        output = model(batch)
+        outputs.append(weakref.ref(output))
+        return output
+
+    recalibrate(
+        three_norms(), list(torch.randn(3, 4, 8)), forward=forward, loss=lambda output, _: output.mean()
+    )
+    assert len(outputs) == 9
 
 
 def test_no_batches():

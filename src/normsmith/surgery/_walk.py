@@ -200,6 +200,7 @@ class Walk:
                 samples += rows
                 if loss is not None:
                     lost += rows * float(loss(output, batch))
+                del output  # its memory is for the next batch: fresh pages cost as much as the norms
         return Found(tuple(meter.taken() for meter in meters), lost / max(samples, 1), samples)
 
     def _masked(self, mask: Tensor | None) -> AbstractContextManager[None]:
