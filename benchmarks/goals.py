@@ -127,12 +127,16 @@ def every_row(measured: Measured, suite: Suite) -> list[Figure]:
         for key, times in measured.times.items()
         if "torch" in times
     ]
-    for regime, cases in (("fresh", [*suite.plain, *suite.halves, *suite.fused]), ("cold", suite.cold)):
-        figures += [
-            Figure(f"{regime}: {case}", None)
-            for case in cases
-            if Key(case, regime, measured.threads, "step") not in measured.times
-        ]
+    wanted = [
+        *(
+            Key(case, "fresh", measured.threads, "step")
+            for case in (*suite.plain, *suite.halves, *suite.fused)
+        ),
+        *(Key(case, "fresh", 1, "step") for case in suite.serial),
+        *(Key(case, "cold", measured.threads, "step") for case in suite.cold),
+        *(Key(case, "reused", measured.threads, "backward") for case in suite.reused if case.op == "bn"),
+    ]
+    figures += [Figure(_row(key), None) for key in wanted if key not in measured.times]
     figures += [
         Figure(f"60×100 layer, {part}, {number} threads",
                _ratio(measured.calls.get((number, part)), "torch", "ours"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import NamedTuple
@@ -12,13 +12,26 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.cases import Case, Inputs, inputs
-from benchmarks.peers import Body, Forward, Kernels, Native, candidates, copies, inductor, ours
+from benchmarks.peers import Body, Forward, Kernels, Native, candidates, copies, inductor, keep_pages, ours
 from benchmarks.protocol import interleave
 from benchmarks.verify import ALLOWED, MEANS, Errors, errors, threads, wrong
 
-ROUNDS = 15
 _COLD_BYTES, _COLD_SETS = 2**26, (4, 128)
 """Bytes of the buffers that are rotated, twice the last cache of most machines, and limits to their number."""
+
+
+class Effort(NamedTuple):
+    """How long candidates take turns: see `interleave`.
+
+    A machine shared with others is slow for tenths of a second at a time: rows of short calls must last longer.
+    """
+
+    rounds: int = 15
+    seconds: float = 1.0
+    slow: float = 0.4
+
+
+QUICK = Effort(3, 0.0)
 
 
 class Key(NamedTuple):
@@ -66,34 +79,18 @@ def say(text: str) -> None:
     print(f"{time.monotonic() - _STARTED:4.0f} s  {text}", file=sys.stderr, flush=True)
 
 
-Timer = Callable[[Case, int], Iterator[tuple[str, Times]]]
+Timer = Callable[[Case, Effort], Iterator[tuple[str, Times]]]
 
 
-def section(
-    measured: Measured,
-    regime: str,
-    cases: Iterable[Case],
-    timer: Timer,
-    *,
-    rounds: int = ROUNDS,
-    until: float = float("inf"),
-    on_threads: int | None = None,
+def time_case(
+    measured: Measured, regime: str, case: Case, timer: Timer, effort: Effort, on_threads: int | None = None
 ) -> None:
-    """Time cases one by one; those for which no time was left are named."""
+    """Verify a case, and time it if it is right."""
     number = on_threads or torch.get_num_threads()
-    for case in cases:
-        if time.monotonic() > until:
-            measured.late.append(f"{regime}: {case}")
-            continue
-        say(f"{regime}, {number} threads: {case}")
-        if not measured.right(case):
-            continue
-        try:
-            with threads(number):
-                for part, times in timer(case, rounds):
-                    measured.times[Key(case, regime, number, part)] = times
-        except RuntimeError as error:  # one that does not run must not hide the others
-            measured.failed[f"{regime}: {case}"] = first_line(error)
+    if measured.right(case):
+        with threads(number):
+            for part, times in timer(case, effort):
+                measured.times[Key(case, regime, number, part)] = times
 
 
 def first_line(error: Exception) -> str:
@@ -101,27 +98,27 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
-def fresh(case: Case, rounds: int) -> Iterator[tuple[str, Times]]:
+def fresh(case: Case, effort: Effort) -> Iterator[tuple[str, Times]]:
     """Through the public op into new memory: "step", a forward and its backward; of small batches "forward", too.
 
     A fresh forward of a large batch is mostly page faults; `reused` shows what its kernel takes.
     """
     i, runners, calls = inputs(case), candidates(case), calls_of(case)
-    yield "step", timed({name: _step(run, i) for name, run in runners.items()}, calls, rounds)
+    yield "step", timed({name: _step(run, i) for name, run in runners.items()}, calls, effort)
     if case.op == "bn" and not case.large:
-        yield "forward", timed({name: _forward(run, i) for name, run in runners.items()}, calls, rounds)
+        yield "forward", timed({name: _forward(run, i) for name, run in runners.items()}, calls, effort)
 
 
 def compiled(measured: Measured) -> Timer:
     """`fresh`, with Inductor beside it; its compilation is not timed."""
 
-    def timer(case: Case, rounds: int) -> Iterator[tuple[str, Times]]:
+    def timer(case: Case, effort: Effort) -> Iterator[tuple[str, Times]]:
         i, runners = inputs(case), candidates(case)
         try:
             runners["Inductor"] = inductor(i)
         except RuntimeError as error:
             measured.failed[f"Inductor: {case}"] = first_line(error)
-        yield "step", timed({name: _step(run, i) for name, run in runners.items()}, calls_of(case), rounds)
+        yield "step", timed({name: _step(run, i) for name, run in runners.items()}, calls_of(case), effort)
 
     return timer
 
@@ -134,7 +131,7 @@ def _step(forward: Forward, i: Inputs) -> Body:
     return lambda: torch.autograd.grad(forward(i), i.leaves, i.g)
 
 
-def cold(case: Case, rounds: int) -> Iterator[tuple[str, Times]]:
+def cold(case: Case, effort: Effort) -> Iterator[tuple[str, Times]]:
     """As `fresh`, over so many batches in turn that none is in a cache when its turn comes."""
     fewest, most = _COLD_SETS
     sets = [inputs(case) for _ in range(max(fewest, min(most, _COLD_BYTES // case.bytes)))]
@@ -144,11 +141,15 @@ def cold(case: Case, rounds: int) -> Iterator[tuple[str, Times]]:
             turns = cycle([make(forward, i) for i in sets])
             bodies[part][name] = lambda turns=turns: next(turns)()
     for part, both in bodies.items():
-        yield part, timed(both, len(sets), rounds)
+        yield part, timed(both, len(sets), effort)
 
 
-def reused(case: Case, rounds: int) -> Iterator[tuple[str, Times]]:
-    """Kernels into buffers that are there already, beside copies of the same bytes: "forward" and "backward"."""
+def reused(measured: Measured, case: Case, effort: Effort) -> Iterator[tuple[str, Times]]:
+    """Kernels into buffers that are there already, beside copies of the same bytes: "forward" and "backward".
+
+    Pages stay with the process from then on, for torch's backward, which cannot be given buffers.
+    """
+    measured.pages_kept = keep_pages()
     i = inputs(case)
     kernels = Kernels(case, i)
     _check_kernels(case, kernels)
@@ -157,8 +158,8 @@ def reused(case: Case, rounds: int) -> Iterator[tuple[str, Times]]:
     if case.op == "bn":
         native = Native(i)
         forward["torch"], backward["torch"] = native.forward, native.backward
-    yield "forward", timed(forward, calls_of(case), rounds)
-    yield "backward", timed(backward, calls_of(case), rounds)
+    yield "forward", timed(forward, calls_of(case), effort)
+    yield "backward", timed(backward, calls_of(case), effort)
 
 
 def _check_kernels(case: Case, kernels: Kernels) -> None:
@@ -181,7 +182,7 @@ def calls_of(case: Case) -> int:
     return max(1, min(100, 2**22 // case.bytes))
 
 
-def timed(bodies: dict[str, Body], calls: int, rounds: int) -> Times:
+def timed(bodies: dict[str, Body], calls: int, effort: Effort) -> Times:
     """Seconds of a call of each candidate in each round."""
 
     def repeated(body: Body) -> Body:
@@ -191,5 +192,5 @@ def timed(bodies: dict[str, Body], calls: int, rounds: int) -> Times:
 
         return run
 
-    found = interleave({name: repeated(body) for name, body in bodies.items()}, rounds)
+    found = interleave({name: repeated(body) for name, body in bodies.items()}, *effort)
     return {name: [seconds / calls for seconds in times] for name, times in found.items()}

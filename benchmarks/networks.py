@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.measure import Times, timed
+from benchmarks.measure import Effort, Times, timed
 from benchmarks.peers import Body
 from normsmith.layers import BatchNorm1d, BatchNorm2d, BatchNormAct2d
 from normsmith.surgery import convert
@@ -21,12 +21,12 @@ SHAPE = (60, 100)
 CALLS = 100
 
 
-def per_call(rounds: int) -> Iterator[tuple[str, Times]]:
+def per_call(effort: Effort) -> Iterator[tuple[str, Times]]:
     """Seconds of a call of a layer: forward, and forward with backward."""
     x, g = torch.randn(SHAPE, requires_grad=True), torch.randn(SHAPE)
     both = {"ours": BatchNorm1d(SHAPE[1]), "torch": nn.BatchNorm1d(SHAPE[1])}
-    yield "forward", timed({name: _forward(layer, x) for name, layer in both.items()}, CALLS, rounds)
-    yield "step", timed({name: _step(layer, x, g) for name, layer in both.items()}, CALLS, rounds)
+    yield "forward", timed({name: _forward(layer, x) for name, layer in both.items()}, CALLS, effort)
+    yield "step", timed({name: _step(layer, x, g) for name, layer in both.items()}, CALLS, effort)
 
 
 def _forward(layer: nn.Module, x: Tensor) -> Body:
@@ -126,7 +126,7 @@ def trainings(name: str, quick: bool) -> dict[str, Training]:
     return found
 
 
-def network_times(name: str, rounds: int, quick: bool) -> Times:
+def network_times(name: str, effort: Effort, quick: bool) -> Times:
     """Seconds of a training step, if ours computes the loss that torch's does.
 
     Raises:
@@ -137,7 +137,7 @@ def network_times(name: str, rounds: int, quick: bool) -> Times:
     if any(not abs(loss - losses["torch"]) <= 1e-4 * max(1.0, losses["torch"]) for loss in losses.values()):
         raise RuntimeError(f"wrong, not timed: the losses of a step differ: {losses}")
     calls = 1 if name.startswith("ResNet") else 5
-    return timed({candidate: training.step for candidate, training in both.items()}, calls, rounds)
+    return timed({candidate: training.step for candidate, training in both.items()}, calls, effort)
 
 
 def peak_memory(quick: bool) -> dict[str, tuple[int, int]]:

@@ -10,16 +10,19 @@ from benchmarks.cases import Suite
 from benchmarks.goals import NOT, Goal, goals
 from benchmarks.limits import over_limit
 from benchmarks.measure import Measured, Times
-from benchmarks.protocol import Ratio, machine, ratio
+from benchmarks.protocol import Ratio, machine, ratio, spread
 
 HOW = """\
-Every ratio is the median over rounds, its quartiles in brackets; candidates take turns in alternating order, and a
-sample during which the process was switched out is taken again. A case is verified before it is timed: output and all
-gradients against float64, at means 0, 1e2 and 1e4. Regimes: *fresh* calls the public op, outputs are newly allocated,
-and a step is the forward and its backward; *reused* runs the kernels into buffers that are there already, beside copies
-of the same bytes; *cold* is fresh over batches in turn, so many that none is in a cache. `t / limit` is our time over
-the least possible: bytes read (twice where a channel's slice, or the batch, exceeds the cache) and written, at the
-speed of the faster of `copy_` and a copy with non-temporal stores."""
+Every ratio is the median over rounds, its quartiles in brackets; candidates take turns in alternating order. A sample
+during which the process was switched out, and waited for more than 1 % of the time, is taken again, though no more
+often than there are rounds. A row has at least 15 rounds and lasts at least a second; a candidate slower than 0.4 s a
+sample sits out two rounds of three. A case is verified before it is timed: output and all gradients against float64, at
+means 0, 1e2 and 1e4. Regimes: *fresh* calls the public op, outputs are newly allocated, and a step is the forward and
+its backward; *reused* runs the kernels into buffers that are there already, beside copies of the same bytes; *cold* is
+fresh over batches in turn, so many that none is in a cache. `t / limit` is our time over the least possible: bytes read
+(twice where a channel's slice, or the batch, exceeds the cache) and written, at the speed of the faster of `copy_` and
+a copy with non-temporal stores. † torch's backward cannot be given buffers (what it calls `out` allocates, then
+copies): it allocates its outputs at each call, from pages that stay with the process."""
 
 _GOALS = "figure | goal | judged | verdict | worst row | rows, geometric mean"
 _KERNELS = (
@@ -90,6 +93,13 @@ def _peers(times: Times, below: str = "ours") -> str:
     return ", ".join(f"{name} {_shown(ratio(times[name], times[below]))}" for name in others)
 
 
+def _rounds(times: Times) -> str:
+    """Those of ours, and of whoever sat some of them out."""
+    counts = {name: spread(seconds).rounds for name, seconds in times.items()}
+    fewer = [f"{name} {count}" for name, count in counts.items() if count < counts["ours"]]
+    return ", ".join([str(counts["ours"]), *fewer])
+
+
 def _against_torch(times: Times) -> str:
     return _shown(ratio(times["torch"], times["ours"])) if "torch" in times else ""
 
@@ -98,8 +108,9 @@ def _kernels(measured: Measured) -> Iterator[list[str]]:
     for (case, regime, threads, part), times in measured.times.items():
         limit = _shown(over_limit(case, part, times)) if "copy" in times else ""
         yield [
-            str(case), regime, str(threads), part, f"{1e6 * statistics.median(times['ours']):.1f}",
-            _against_torch(times), _peers(times), limit, str(len(times["ours"])),
+            str(case), regime, str(threads), part, f"{1e6 * spread(times['ours']).median:.1f}",
+            _against_torch(times) + ("†" if regime == "reused" and part == "backward" and "torch" in times else ""),
+            _peers(times), limit, _rounds(times),
         ]  # fmt: skip
 
 
@@ -120,8 +131,8 @@ def _networks(measured: Measured) -> Iterator[list[str]]:
     ]
     rows += [(name, "training step", times) for name, times in measured.networks.items()]
     for name, part, times in rows:
-        ours = 1e3 * statistics.median(times["ours"])
-        yield [name, part, f"{ours:.4g}", _against_torch(times), _peers(times), str(len(times["ours"]))]
+        ours = 1e3 * spread(times["ours"]).median
+        yield [name, part, f"{ours:.4g}", _against_torch(times), _peers(times), _rounds(times)]
 
 
 def _memory(measured: Measured) -> Iterator[list[str]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from benchmarks.measure import Times, say
 
 IMPORT_ROUNDS = 15
-FIRST_ROUNDS = 3
+FIRST_ROUNDS = 2
 """Each costs two processes of several seconds: fewer rounds than elsewhere."""
 LIMIT = 120
 """Seconds after which a process is given up."""

@@ -19,7 +19,6 @@ from normsmith.surgery import recalibrate
 
 Batches = list[torch.Tensor]
 ROUNDS = 5
-INTERRUPTIONS = 100
 """Of a pass that takes up to a second: 40 batches at least, since the gap's sample is one batch of 40."""
 
 
@@ -87,7 +86,7 @@ def main() -> None:
             "evaluation": partial(plain, model, batches, False),
             "update_bn": partial(update_bn, batches, model),
         }
-        times = interleave(candidates, ROUNDS, tolerated=INTERRUPTIONS)
+        times = interleave(candidates, ROUNDS)
         against = [ratio(times["recalibrate"], times[mode]) for mode in ("training", "evaluation")]
         peer = ratio(times["update_bn"], times["training"])
         rows.append(f"| {name} | {against[0]} | {against[1]} | {peer} | {peer.rounds} |")

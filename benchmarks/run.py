@@ -1,77 +1,115 @@
-"""The CPU's benchmark: `python -m benchmarks.run` measures for some eight minutes and writes `results/cpu.md`.
+"""The CPU's benchmark: `python -m benchmarks.run` measures for some seven minutes and writes `results/cpu.md`.
 
-What no time was left for stands there as not measured; an interrupted run keeps what it has. `--quick` runs all of it
-on tiny batches and one thread, to see whether it works, and writes nothing.
+What no time was left for stands there as not measured; an interrupted run keeps what it has. `--only PATTERN` measures
+the rows whose names match, as `--only 'fresh: (bn.)?relu'`, `--list` tells the names, and `--quick` runs all of it on
+tiny batches and one thread, to see whether it works; none of them writes anything unless told where.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from benchmarks import networks, processes
-from benchmarks.cases import Suite, suite
-from benchmarks.measure import ROUNDS, Measured, cold, compiled, first_line, fresh, reused, say, section
+from benchmarks.cases import Case, Suite, suite
+from benchmarks.measure import (
+    QUICK,
+    Effort,
+    Measured,
+    Timer,
+    cold,
+    compiled,
+    first_line,
+    fresh,
+    reused,
+    say,
+    time_case,
+)
 from benchmarks.page import page
-from benchmarks.peers import keep_pages
 from benchmarks.protocol import RESULTS
 from benchmarks.verify import threads
 
-LIMIT = 490
-"""Seconds after which nothing new is started; a case takes at most some twenty on two cores."""
-SHARES = {"fresh": 0.34, "fused": 0.6, "networks": 0.67, "processes": 0.82, "reused": 1.0}
-"""Of that time, by when each section must give way to the next."""
+LIMIT = 600
+"""Seconds after which nothing new is started."""
 
 
-def run(measured: Measured, cases: Suite, quick: bool) -> None:
-    """Every section; regimes that keep pages come last, since nothing can undo it."""
-    started, rounds = time.monotonic(), 3 if quick else ROUNDS
-    until = {name: started + share * LIMIT for name, share in SHARES.items()}
-    # networks and processes have a share of their own however long kernels take
-    section(measured, "fresh", [*cases.plain, *cases.halves], fresh, rounds=rounds, until=until["fresh"])
-    section(measured, "fresh", [*cases.renorm, *cases.masked], fresh, rounds=rounds, until=until["fused"])
-    section(measured, "fresh", cases.fused, compiled(measured), rounds=rounds, until=until["fused"])
-    with noted(measured, "memory"):
-        measured.memory = networks.peak_memory(quick)
-    for number in (1, 2):
-        say(f"layers, {number} threads")
-        with threads(number):
-            for part, times in networks.per_call(rounds):
-                measured.calls[number, part] = times
-    for name in networks.NAMES:
-        if time.monotonic() > until["networks"]:
-            measured.late.append(name)
-            continue
-        say(name)
-        with noted(measured, name):
-            measured.networks[name] = networks.network_times(name, rounds, quick)
-    new_processes(measured, quick, until["processes"])
-    measured.pages_kept = keep_pages()
-    section(measured, "reused", cases.reused, reused, rounds=rounds, until=until["reused"])
-    section(measured, "cold", cases.cold, cold, rounds=rounds, until=until["reused"])
-    section(measured, "fresh", cases.serial, fresh, rounds=rounds, until=until["reused"], on_threads=1)
+class Task(NamedTuple):
+    """A part of the run: a case in a regime, a network, what new processes take."""
+
+    name: str
+    work: Callable[[], None]
 
 
-def new_processes(measured: Measured, quick: bool, until: float) -> None:
-    """Imports and first steps."""
-    for name, measure in (
-        ("first step", lambda: processes.first_steps(quick, 1 if quick else processes.FIRST_ROUNDS)),
-        ("import", lambda: processes.import_times(2 if quick else processes.IMPORT_ROUNDS)),
-    ):
+def tasks(measured: Measured, cases: Suite, quick: bool) -> list[Task]:
+    """What single figures are judged by comes first; regimes that keep pages come last, since nothing undoes it."""
+    effort = QUICK if quick else Effort()
+
+    def rows(regime: str, timer: Timer, *groups: list[Case], on_threads: int | None = None) -> list[Task]:
+        name = regime if on_threads is None else f"{regime}, {on_threads} threads"
+        return [
+            Task(f"{name}: {case}", partial(time_case, measured, regime, case, timer, effort, on_threads))
+            for group in groups
+            for case in group
+        ]
+
+    return [
+        *rows("fresh", compiled(measured), cases.fused),
+        *rows("fresh", fresh, cases.renorm, cases.masked, cases.halves),
+        *(Task(f"layer, {number} threads", partial(_layer, measured, number, effort)) for number in (1, 2)),
+        *(Task(f"network: {name}", partial(_network, measured, name, effort, quick)) for name in networks.NAMES),
+        Task("process: first step", partial(_first_steps, measured, quick)),
+        Task("process: import", partial(_imports, measured, quick)),
+        *rows("fresh", fresh, cases.plain),
+        Task("memory", partial(_memory, measured, quick)),
+        *rows("fresh", fresh, cases.serial, on_threads=1),
+        *rows("cold", cold, cases.cold),
+        *rows("reused", partial(reused, measured), cases.reused),
+    ]  # fmt: skip
+
+
+def _layer(measured: Measured, number: int, effort: Effort) -> None:
+    with threads(number):
+        for part, times in networks.per_call(effort):
+            measured.calls[number, part] = times
+
+
+def _network(measured: Measured, name: str, effort: Effort, quick: bool) -> None:
+    measured.networks[name] = networks.network_times(name, effort, quick)
+
+
+def _memory(measured: Measured, quick: bool) -> None:
+    measured.memory = networks.peak_memory(quick)
+
+
+def _first_steps(measured: Measured, quick: bool) -> None:
+    measured.processes["first step"] = processes.first_steps(quick, 1 if quick else processes.FIRST_ROUNDS)
+
+
+def _imports(measured: Measured, quick: bool) -> None:
+    measured.processes["import"] = processes.import_times(2 if quick else processes.IMPORT_ROUNDS)
+
+
+def run(measured: Measured, chosen: list[Task]) -> None:
+    """One after the other; those for which no time was left are named."""
+    until = time.monotonic() + LIMIT
+    for task in chosen:
         if time.monotonic() > until:
-            measured.late.append(name)
+            measured.late.append(task.name)
             continue
-        say(name)
-        with noted(measured, name):
-            measured.processes[name] = measure()
+        say(task.name)
+        with noted(measured, task.name):
+            task.work()
 
 
 @contextmanager
@@ -85,24 +123,25 @@ def noted(measured: Measured, what: str) -> Iterator[None]:
 
 def main() -> int:
     """Measure, print, write; 0 if everything was measured and right."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="tiny batches, one thread, few rounds; writes nothing"
-    )
-    parser.add_argument("--output", type=Path, help="where to write the page (default: results/cpu.md)")
-    options = parser.parse_args()
-    output = options.output or (None if options.quick else RESULTS / "cpu.md")
+    options = _options()
+    output = options.output or (RESULTS / "cpu.md" if sys.argv[1:] == [] else None)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.quick:
         torch.set_num_threads(1)  # threads that wait for each other are slow on a busy machine
     cases, measured = suite(options.quick), Measured()
+    chosen = [
+        task
+        for task in tasks(measured, cases, options.quick)
+        if re.search(options.only, task.name, re.IGNORECASE)
+    ]
+    if options.list:
+        print("\n".join(task.name for task in chosen))
+        return 0
     command = "make bench" if sys.argv[1:] == [] else f"python -m benchmarks.run {' '.join(sys.argv[1:])}"
     heading = [f"`{command}`; load of the machine at the start {os.getloadavg()[0]:.1f}."]
     started, state = time.monotonic(), "interrupted"
     try:
-        run(measured, cases, options.quick)
+        run(measured, chosen)
         state = "complete" if not measured.late else "out of time"
     finally:
         heading[0] += f" The run was {state} after {time.monotonic() - started:.0f} s."
@@ -115,6 +154,17 @@ def main() -> int:
         if output is not None:
             output.write_text(text, encoding="utf-8")
     return 0 if state == "complete" and not (measured.wrong or measured.failed) else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", metavar="PATTERN", help="rows whose names match, in any case")
+    parser.add_argument("--list", action="store_true", help="tell the names of the rows, measure nothing")
+    parser.add_argument("--quick", action="store_true", help="tiny batches, one thread, few rounds")
+    parser.add_argument("--output", type=Path, help="where to write the page (all rows: results/cpu.md)")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

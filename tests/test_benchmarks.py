@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import measure, networks, peers, run, verify
+from benchmarks import measure, networks, peers, protocol, run, verify
 from benchmarks.cases import BF16, F16, F32, Case, Inputs, inputs, suite
 from benchmarks.goals import Figure, Goal, goals
 from benchmarks.limits import passes
-from benchmarks.measure import Key, Measured, section
+from benchmarks.measure import Effort, Key, Measured, time_case
 from benchmarks.page import page
-from benchmarks.protocol import Ratio, interleave, ratio
+from benchmarks.protocol import Ratio, interleave, ratio, sample
 from torch import Tensor
 
 IMAGES = (6, 5, 15, 15)
@@ -24,6 +27,7 @@ TINY = [
     Case(IMAGES, "bf16", BF16),
     Case((40, 9), "fp16", F16),
 ]
+SHORT = Effort(2, 0.0)
 OPS = ("bn", "bn+relu", "bn+add+relu", "renorm", "masked")
 
 
@@ -86,7 +90,7 @@ def test_output_in_the_padding_is_wrong(value: float) -> None:
 def test_a_wrong_kernel_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "candidates", lambda case: {"ours": lambda i: 1.001 * peers.eager(i)})
     measured = Measured()
-    section(measured, "fresh", [TINY[0]], measure.fresh, rounds=2)
+    time_case(measured, "fresh", TINY[0], measure.fresh, SHORT)
     assert measured.times == {}
     assert "y of ours is off by" in measured.wrong[0]
     assert "wrong, not timed" in page(measured, suite(quick=True), [])
@@ -128,22 +132,89 @@ def test_inductor_computes_the_same() -> None:
     assert verify.wrong(case, found, "Inductor") == []
 
 
-@pytest.mark.parametrize("timer", [measure.fresh, measure.reused, measure.cold])
-def test_each_regime_times_everyone_in_every_round(timer: measure.Timer) -> None:
-    measured = Measured()
-    section(measured, "some", [Case((64, 24), "")], timer, rounds=2)
-    assert measured.failed == {}
+@pytest.mark.parametrize("regime", ["fresh", "reused", "cold"])
+def test_each_regime_times_everyone_in_every_round(regime: str) -> None:
+    measured, case = Measured(), Case((64, 24), "")
+    timer = partial(measure.reused, measured) if regime == "reused" else getattr(measure, regime)
+    time_case(measured, regime, case, timer, SHORT)
     assert len(measured.times) == 2
     for times in measured.times.values():
         assert {"ours", "torch"} <= set(times)
         assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in times.values())
 
 
-def test_no_time_left_is_said() -> None:
+def test_no_time_left_is_said_and_a_part_that_fails_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+
+    def fails() -> None:
+        raise RuntimeError("no compiler\nand more")
+
     measured = Measured()
-    section(measured, "fresh", [TINY[0]], measure.fresh, until=0.0)
-    assert measured.late == [f"fresh: {TINY[0]}"]
-    assert measured.times == {}
+    run.run(measured, [run.Task("fails", fails), run.Task("works", lambda: done.append(1))])
+    assert (done, measured.failed) == ([1], {"fails": "no compiler"})
+    monkeypatch.setattr(run, "LIMIT", -1)
+    run.run(measured, [run.Task("works", lambda: done.append(2))])
+    assert (done, measured.late) == ([1], ["works"])
+
+
+def test_the_plan_measures_every_case() -> None:
+    cases = suite()
+    names = [task.name for task in run.tasks(Measured(), cases, quick=False)]
+    assert len(set(names)) == len(names)
+    regimes = {"reused": "reused", "cold": "cold", "serial": "fresh, 1 threads"}
+    for group, rows in cases._asdict().items():
+        assert {f"{regimes.get(group, 'fresh')}: {case}" for case in rows} <= set(names)
+    assert {f"network: {name}" for name in networks.NAMES} <= set(names)
+
+
+def test_only_and_list_name_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["run", "--list", "--only", "FRESH: bn.add"])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert run.main() == 0
+    assert capsys.readouterr().out.splitlines() == [f"fresh: {c}" for c in suite().fused if "add" in c.op]
+
+
+def test_a_sample_is_taken_again_only_where_a_switch_did_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def switched(times: int, waited: float) -> int:
+        """How often a body is called that is switched out so often, and then waits so long."""
+        calls.clear()
+        monkeypatch.setattr(protocol, "_switches", lambda: min(len(calls), times))
+        monkeypatch.setattr(protocol, "_waited", lambda: min(len(calls), times) * waited)
+        _, again = sample(lambda: calls.append(1))
+        assert len(calls) == again + 1
+        return len(calls)
+
+    assert switched(0, 1.0) == 1
+    assert switched(2, 0.0) == 1
+    assert switched(2, 1.0) == 3
+    assert switched(100, 1.0) == protocol.RETRIES + 1
+
+
+def test_waiting_of_all_threads_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert protocol._waited() >= 0  # as this system tells it
+    for thread, nanoseconds in ((1, 2_000_000_000), (2, 500_000_000)):
+        (tmp_path / str(thread)).mkdir()
+        (tmp_path / str(thread) / "schedstat").write_text(f"10 {nanoseconds} 3\n")
+    (tmp_path / "3").mkdir()  # has ended meanwhile
+    monkeypatch.setattr(protocol, "_TASKS", tmp_path)
+    assert protocol._waited() == 2.5
+    monkeypatch.setattr(protocol, "_TASKS", tmp_path / "unknown")
+    monkeypatch.setattr(protocol, "_switches", lambda: 7)
+    assert protocol._waited() == 7
+
+
+def test_slow_candidates_sit_out_and_short_rows_go_on() -> None:
+    bodies = {"slow": lambda: time.sleep(0.02), "fast": lambda: time.sleep(0.001)}
+    times = interleave(bodies, rounds=4, slow=0.01)
+    assert [math.isnan(seconds) for seconds in times["slow"]] == [False, True, True, False]
+    assert ratio(times["slow"], times["fast"]).rounds == 2
+    assert len(interleave({"fast": bodies["fast"]}, rounds=2, seconds=0.05)["fast"]) > 10
+    measured = Measured(
+        times={Key(TINY[0], "fresh", 2, "step"): {"ours": times["fast"], "torch": times["slow"]}}
+    )
+    assert "| 4, torch 2 |" in page(measured, suite(quick=True), [])
 
 
 def test_interleaved_in_alternating_order() -> None:
@@ -204,7 +275,7 @@ def test_bytes_of_the_model() -> None:
 
 @pytest.mark.parametrize("name", networks.NAMES)
 def test_networks_take_the_same_step(name: str) -> None:
-    times = networks.network_times(name, rounds=2, quick=True)
+    times = networks.network_times(name, SHORT, quick=True)
     assert {"ours", "torch"} <= set(times)
 
 
@@ -222,7 +293,9 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path, monkeypatch: pytes
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "run", stopped)
-    monkeypatch.setattr("sys.argv", ["run", "--quick", "--output", str(tmp_path / "page.md")])
+    monkeypatch.setattr(
+        "sys.argv", ["run", "--quick", "--only", "none", "--output", str(tmp_path / "page.md")]
+    )
     monkeypatch.setattr("signal.signal", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
         run.main()
@@ -232,5 +305,5 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_single_value_has_no_spread() -> None:
-    assert measure.timed({"ours": lambda: None}, 1, 1)["ours"]
+    assert measure.timed({"ours": lambda: None}, 1, Effort(1, 0.0))["ours"]
     assert ratio([1.0], [2.0]) == Ratio(0.5, 0.5, 0.5, 1)
