@@ -186,6 +186,12 @@ def test_main_shapes_move_in_wide_loads_and_stores_and_stay_in_registers(
         if dtype != torch.float32:
             assert not re.search(r"\b(ld|st)\.global[\w.:]*(?<!v4)\.b16", made.ptx), made.name
         assert in_registers(made, tmp_path), made.name
+    if (
+        "residual" in options
+    ):  # backward reads bits in its place: a byte where it reads two or four wide words
+        for made in launched[-3], launched[-1]:
+            octets = len(re.findall(r"\bld\.global[\w.:]*\.b8", made.ptx))
+            assert 0 < 2 * octets <= wide(made.ptx, "ld"), made.name
 
 
 @every(OTHERS)

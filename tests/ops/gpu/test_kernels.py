@@ -182,6 +182,41 @@ def test_every_regime_of_every_layout(regime, shape, options):
     agree(shape, mask=True, ghost=2, sync=Alone(), activation="relu", residual=True, **options)
 
 
+OCTETS = [
+    pytest.param((10, 16), {}, id="rows"),
+    pytest.param((9, 3, 8), {}, id="short planes: strips when split"),
+    pytest.param((2, 2, 264), {}, id="long planes: more than a chunk"),
+    pytest.param((4, 8, 3, 5), {"channels_last": True}, id="channels last"),
+]
+
+
+@pytest.mark.parametrize(("shape", "options"), OCTETS)
+def test_the_bits_of_relu_stand_for_the_residual(regime, shape, options, monkeypatch):
+    """The backward is given no residual to read: NaN instead."""
+    backward = TRITON.backward
+
+    def blind(g, x, z, kept, call, wants_x):
+        assert kept.bits.numel() == x.numel() / 8
+        return backward(g, x, torch.full_like(z, torch.nan), kept, call, wants_x)
+
+    monkeypatch.setattr(TRITON, "backward", blind)
+    options = {"activation": "relu", "residual": True, **options}
+    agree(shape, mean=1e4, **options)
+    agree(shape, torch.bfloat16, wants_x=False, **options)
+    agree(shape, torch.float16, mask=True, weight=True, ghost=2, renorm=True, **options)
+    agree(shape, ghost=2, sync=Alone(), **options)
+
+
+def test_relu_lets_nan_pass_with_a_residual_too():
+    x, z = torch.randn(6, 8, device=DEVICE), torch.zeros(6, 8, device=DEVICE)
+    z[2, 3] = torch.nan
+    call = Call(activation=ACTIVATIONS["relu"])
+    y, kept, _ = TRITON.forward(x, None, None, z, None, call)
+    assert y.isnan().nonzero().tolist() == [[2, 3]]
+    _, dz, _ = TRITON.backward(torch.ones_like(x), x, z, kept, call, True)
+    assert dz[2, 3] == 1.0
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations(activation):
     agree((9, 3, 7), activation=activation, residual=True)

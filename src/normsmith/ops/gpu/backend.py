@@ -107,7 +107,8 @@ class Triton:
         launch, _, backward = _launches()
         with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
             batch = launch.geometry(x, kept.weights, call.groups)
-            residual = None if residual is None else batch.like(residual)
+            if residual is not None and kept.bits is None:
+                residual = batch.like(residual)
             act = launch.name_of(call.activation)
             found = backward.differentiate(batch.like(g), batch, residual, kept, act, wants_x, call.sync)
         return found  # type: ignore[no-any-return]

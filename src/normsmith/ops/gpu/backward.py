@@ -25,8 +25,10 @@ def differentiate(
 ) -> tuple[Tensor | None, Tensor | None, Gradients]:
     """The way back: the gradients of x, of the residual, and of γ and β."""
     plain = act == "none" and batch.weights is None  # the residual's gradient is then g itself
-    dz = torch.empty_like(residual) if residual is not None and wants_x and not plain else None
-    residual = residual if act != "none" else None
+    dz = None
+    if residual is not None and wants_x and not plain:
+        dz = torch.empty_like(batch.x, dtype=residual.dtype)
+    residual = residual if act != "none" and kept.bits is None else None
     if batch.plan.once and sync is None:
         dx, found = _back_at_once(g, batch, residual, kept, act, wants_x, dz)
     else:
@@ -68,7 +70,7 @@ def _back_at_once(
     dx = torch.empty_like(batch.x) if wants_x else None
     launch.start(
         kernels.backward_at_once, (cut.blocks, cut.groups),
-        g, batch.x, batch.weights, residual, dx, dz, mean, *by.decided, scale, shift,
+        g, batch.x, batch.weights, residual, kept.bits, dx, dz, mean, *by.decided, scale, shift,
         by.number, by.counts, by.which, grads, *batch.sizes, *reversed(batch.shape),
         warps=cut.tile.warps, ROWS=cut.tile.rows, COLUMNS=cut.tile.columns, UNIT=cut.unit, PLANES=cut.planes,
         HELD=cut.held, ACT=act, BY_BATCH=by.by_batch,
@@ -88,9 +90,10 @@ def _back_in_parts(
 ) -> tuple[Tensor | None, Gradients]:
     """Three launches, or four of which ranks may talk between the first and the last."""
     by, given = _statistics(kept), launch.dense(kept.resolved.mean, kept.scale, kept.shift)
-    # the residual's gradient, written by the first sweep, is all that the last one needs of g and z
-    early = dz if dz is not None and dz.dtype == g.dtype and act in ("none", "relu") else None
-    sums = _summed(g, batch, residual, given, act, early)
+    # without bits, the residual's gradient is written by the first sweep: all that the last one needs of g and z
+    simple = kept.bits is None and act in ("none", "relu")
+    early = dz if dz is not None and dz.dtype == g.dtype and simple else None
+    sums = _summed(g, batch, residual, kept.bits, given, act, early)
     grads = torch.empty((4, *batch.shape), dtype=torch.float32, device=batch.x.device)
     if sync is None:
         decided = (*by.decided, given[1])
@@ -106,13 +109,17 @@ def _back_in_parts(
         return None, found
     through = (found.offset, found.slope)
     if early is not None:
-        return gradient(early, batch, None, given, through, "none", None), found
-    return gradient(g, batch, residual, given, through, act, dz), found
+        return gradient(early, batch, None, None, given, through, "none", None), found
+    return gradient(g, batch, residual, kept.bits, given, through, act, dz), found
 
 
 def _gradients(grads: Tensor, by_batch: bool) -> Gradients:
-    dweight, dbias = (rows[0] if len(rows) == 1 else rows.sum(0) for rows in grads[:2])
-    return Gradients(dweight, dbias, grads[2] if by_batch else None, grads[3] if by_batch else None)
+    dweight, dbias, offset, slope = grads.unbind()
+    if len(dweight) == 1:
+        dweight, dbias = dweight.squeeze(0), dbias.squeeze(0)
+    else:
+        dweight, dbias = dweight.sum(0), dbias.sum(0)
+    return Gradients(dweight, dbias, offset if by_batch else None, slope if by_batch else None)
 
 
 class Sums(NamedTuple):
@@ -126,6 +133,7 @@ def _summed(
     g: Tensor,
     batch: Geometry,
     residual: Tensor | None,
+    bits: Tensor | None,
     given: tuple[Tensor | None, ...],
     act: str,
     dz: Tensor | None,
@@ -135,7 +143,7 @@ def _summed(
     parts = torch.empty((2, cut.groups, cut.splits, width), dtype=torch.float32, device=batch.x.device)
     launch.start(
         kernels.reduce_parts, (cut.blocks * cut.splits * cut.groups,),
-        g, batch.x, batch.weights, residual, dz, *given, parts, *batch.sizes, *reversed(batch.shape),
+        g, batch.x, batch.weights, residual, bits, dz, *given, parts, *batch.sizes, *reversed(batch.shape),
         cut.splits, cut.blocks, width,
         warps=cut.tile.warps, ROWS=cut.tile.rows, COLUMNS=cut.tile.columns, UNIT=cut.unit, PLANES=cut.planes,
         ACT=act, POLICY=launch.policy(cut),
@@ -166,6 +174,7 @@ def gradient(
     g: Tensor,
     batch: Geometry,
     residual: Tensor | None,
+    bits: Tensor | None,
     given: tuple[Tensor | None, ...],
     through: tuple[Tensor | None, Tensor | None],
     act: str,
@@ -176,7 +185,7 @@ def gradient(
     dx = torch.empty_like(batch.x)
     launch.start(
         kernels.gradient, (programs,),
-        g, batch.x, batch.weights, residual, dx, dz, *launch.dense(*given), *launch.dense(*through), *batch.sizes,
+        g, batch.x, batch.weights, residual, bits, dx, dz, *launch.dense(*given), *launch.dense(*through), *batch.sizes,
         *reversed(batch.shape), *counts,
         warps=cut.elementwise.warps, ROWS=cut.elementwise.rows, COLUMNS=cut.elementwise.columns,
         UNIT=launch.unit(batch), ACT=act, BY_BATCH=through[0] is not None, POLICY="evict_first",

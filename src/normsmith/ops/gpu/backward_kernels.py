@@ -11,13 +11,14 @@ from normsmith.ops.gpu.elements import gradient_before, write_gradients
 from normsmith.ops.gpu.settle import settle_backward
 from normsmith.ops.gpu.tiles import (
     aligned,
-    columns_of,
-    group_rows,
     load_tile,
+    long,
     over_rows,
     part_of,
+    part_program,
     parts_of,
     program_rows,
+    share_of,
     summed,
     tile_at,
     values_at,
@@ -26,17 +27,15 @@ from normsmith.ops.gpu.tiles import (
 
 @triton.jit(do_not_specialize=["size", "rows", "channels", "groups"])
 def backward_at_once(
-    g, x, w, z, dx, dz, means, low, inv_std, r, d, scales, shifts, count, counts, by_batch, grads,
+    g, x, w, z, bits, dx, dz, means, low, inv_std, r, d, scales, shifts, count, counts, by_batch, grads,
     size, rows, columns, positions, channels, groups,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, PLANES: tl.constexpr, HELD: tl.constexpr,
     ACT: tl.constexpr, BY_BATCH: tl.constexpr,
 ):  # fmt: skip
     block, group = tl.program_id(0), tl.program_id(1)
-    columns = aligned(columns, UNIT)
-    if PLANES:
-        positions = aligned(positions, UNIT)
-    first, end = group_rows(group, size, rows, groups)
-    left, right, chunks, at = columns_of(block, columns, positions, COLUMNS, PLANES)
+    columns, positions, first, end, left, right, chunks, at = share_of(
+        block, group, size, rows, columns, positions, groups, COLUMNS, UNIT, PLANES
+    )
     known = at < channels
     plane_scale = values_at(at, known, group, channels, scales)
     mean, scale = (
@@ -51,8 +50,9 @@ def backward_at_once(
             x, w, row, column, end, right, columns, positions, "evict_first"
         )
         grad = gradient_before(
-            g, value, valid, row, column, columns, z, mean, scale, shift, ACT, "evict_first"
-        )
+            g, value, valid, row, column, end, right, columns, z, bits, mean, scale, shift,
+            ROWS, COLUMNS, ACT, "evict_first",
+        )  # fmt: skip
         plain, moment = grad, grad * (value - mean)
     else:
         plain = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -61,8 +61,9 @@ def backward_at_once(
             row, column = tile_at(tile, chunks, first, left, ROWS, COLUMNS)
             value, _, valid, _ = load_tile(x, w, row, column, end, right, columns, positions, "evict_last")
             grad = gradient_before(
-                g, value, valid, row, column, columns, z, mean, scale, shift, ACT, "evict_last"
-            )
+                g, value, valid, row, column, end, right, columns, z, bits, mean, scale, shift,
+                ROWS, COLUMNS, ACT, "evict_last",
+            )  # fmt: skip
             plain += grad
             moment += grad * (value - mean)
     plain, moment = summed(plain, PLANES), summed(moment, PLANES)
@@ -84,8 +85,9 @@ def backward_at_once(
                     x, w, row, column, end, right, columns, positions, "evict_first"
                 )  # fmt: skip
                 grad = gradient_before(
-                    g, value, valid, row, column, columns, z, mean, scale, shift, ACT, "evict_first"
-                )
+                    g, value, valid, row, column, end, right, columns, z, bits, mean, scale, shift,
+                    ROWS, COLUMNS, ACT, "evict_first",
+                )  # fmt: skip
                 write_gradients(
                     grad, value, weight, inside, row, column, columns, dx, dz, mean, scale, offset, slope,
                     BY_BATCH, w is not None, "evict_first",
@@ -94,19 +96,16 @@ def backward_at_once(
 
 @triton.jit(do_not_specialize=["size", "rows", "channels", "groups", "splits", "blocks", "width"])
 def reduce_parts(
-    g, x, w, z, dz, means, scales, shifts, parts, size, rows, columns, positions, channels, groups, splits, blocks,
-    width,
+    g, x, w, z, bits, dz, means, scales, shifts, parts, size, rows, columns, positions, channels, groups, splits,
+    blocks, width,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, PLANES: tl.constexpr, ACT: tl.constexpr,
     POLICY: tl.constexpr,
 ):  # fmt: skip
     """Σg and Σg·(x − mean) of every part, (2, groups, splits, width); the residual's gradient on the way, if asked."""
-    program = tl.program_id(0)
-    block, split, group = program % blocks, program // blocks % splits, program // blocks // splits
-    columns = aligned(columns, UNIT)
-    if PLANES:
-        positions = aligned(positions, UNIT)
-    first, end = group_rows(group, size, rows, groups)
-    left, right, chunks, at = columns_of(block, columns, positions, COLUMNS, PLANES)
+    block, split, group = part_program(blocks, splits)
+    columns, positions, first, end, left, right, chunks, at = share_of(
+        block, group, size, rows, columns, positions, groups, COLUMNS, UNIT, PLANES
+    )
     start, stop = part_of(first, end, chunks, split, splits, ROWS)
     channel, known = (at, at < channels) if PLANES else (at // positions, at < columns)
     mean = over_rows(values_at(channel, known, group, channels, means), PLANES)
@@ -117,7 +116,10 @@ def reduce_parts(
     for tile in range(start, stop):
         row, column = tile_at(tile, chunks, first, left, ROWS, COLUMNS)
         value, _, valid, inside = load_tile(x, w, row, column, end, right, columns, positions, POLICY)
-        grad = gradient_before(g, value, valid, row, column, columns, z, mean, scale, shift, ACT, POLICY)
+        grad = gradient_before(
+            g, value, valid, row, column, end, right, columns, z, bits, mean, scale, shift,
+            ROWS, COLUMNS, ACT, POLICY,
+        )  # fmt: skip
         plain += grad
         moment += grad * (value - mean)
         if dz is not None:
@@ -127,7 +129,7 @@ def reduce_parts(
     plain, moment = summed(plain, PLANES), summed(moment, PLANES)
     place = parts + (group * splits + split).to(tl.int64) * width + at
     tl.store(place, plain, mask=at < width)
-    tl.store(place + groups.to(tl.int64) * splits * width, moment, mask=at < width)
+    tl.store(place + long(groups) * splits * width, moment, mask=at < width)
 
 
 @triton.jit(do_not_specialize=["splits", "width", "channels", "groups"])
@@ -137,7 +139,7 @@ def settle_sums(
 ):  # fmt: skip
     """Add all parts of a channel and settle its gradients; without DECIDE, only write the two sums down."""
     at, group = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1)
-    row = groups.to(tl.int64) * splits * width
+    row = long(groups) * splits * width
     number = splits * entries
     plain = tl.zeros((PARTS, CHANNELS), tl.float32)
     moment = plain
@@ -157,12 +159,12 @@ def settle_sums(
     else:
         place = grads + group.to(tl.int64) * channels + at
         tl.store(place, plain, mask=inside)
-        tl.store(place + groups.to(tl.int64) * channels, moment, mask=inside)
+        tl.store(place + long(groups) * channels, moment, mask=inside)
 
 
 @triton.jit(do_not_specialize=["size", "rows", "channels", "groups", "blocks", "steps", "per_group"])
 def gradient(
-    g, x, w, z, dx, dz, means, scales, shifts, offsets, slopes,
+    g, x, w, z, bits, dx, dz, means, scales, shifts, offsets, slopes,
     size, rows, columns, positions, channels, groups, blocks, steps, per_group,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, ACT: tl.constexpr, BY_BATCH: tl.constexpr,
     POLICY: tl.constexpr,
@@ -183,7 +185,10 @@ def gradient(
     for start in range(0, steps):
         row = first + start * ROWS + tl.arange(0, ROWS)[:, None]
         value, weight, valid, inside = load_tile(x, w, row, column, end, columns, columns, positions, POLICY)
-        grad = gradient_before(g, value, valid, row, column, columns, z, mean, scale, shift, ACT, POLICY)
+        grad = gradient_before(
+            g, value, valid, row, column, end, columns, columns, z, bits, mean, scale, shift,
+            ROWS, COLUMNS, ACT, POLICY,
+        )  # fmt: skip
         write_gradients(
             grad, value, weight, inside, row, column, columns, dx, dz, mean, scale, offset, slope,
             BY_BATCH, w is not None, POLICY,

@@ -7,6 +7,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from normsmith.ops.gpu.tiles import read_bits, write_bits
+
 
 @triton.jit
 def clip(value, least, most):
@@ -77,23 +79,34 @@ def write_output(
     value, valid, inside, row, column, columns, z, y, mean, scale, shift,
     ACT: tl.constexpr, POLICY: tl.constexpr,
 ):  # fmt: skip
-    """y = act((x − mean)·scale + shift + z), 0 where not valid."""
+    """y = act((x − mean)·scale + shift + z), 0 where not valid; returns what came before the activation."""
     out = (value - mean) * scale + shift
     place = row * columns + column
     if z is not None:
         out += tl.load(z + place, mask=valid, other=0.0, eviction_policy="evict_first").to(tl.float32)
-    out = tl.where(valid, activate(out, ACT), 0.0)
-    tl.store(y + place, out.to(y.dtype.element_ty), mask=inside, eviction_policy=POLICY)
+    after = tl.where(valid, activate(out, ACT), 0.0)
+    tl.store(y + place, after.to(y.dtype.element_ty), mask=inside, eviction_policy=POLICY)
+    return out
+
+
+@triton.jit
+def write_passed(bits, before, valid, row, column, end, right, columns, COLUMNS: tl.constexpr):
+    """Where ReLU let an element pass: all that its gradient needs of the residual. NaN passes, as in torch."""
+    if bits is not None:
+        write_bits(bits, valid & ~(before <= 0), row, column, end, right, columns, COLUMNS)
 
 
 @triton.jit
 def gradient_before(
-    g, value, valid, row, column, columns, z, mean, scale, shift, ACT: tl.constexpr, POLICY: tl.constexpr
+    g, value, valid, row, column, end, right, columns, z, bits, mean, scale, shift,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, ACT: tl.constexpr, POLICY: tl.constexpr,
 ):  # fmt: skip
     """The gradient before the activation, 0 where not valid."""
     place = row * columns + column
     grad = tl.load(g + place, mask=valid, other=0.0, eviction_policy=POLICY).to(tl.float32)
-    if ACT != "none":
+    if bits is not None:
+        grad = tl.where(read_bits(bits, row, column, end, right, columns, ROWS, COLUMNS), grad, 0.0)
+    elif ACT != "none":
         before = (value - mean) * scale + shift
         if z is not None:
             before += tl.load(z + place, mask=valid, other=0.0, eviction_policy=POLICY).to(tl.float32)

@@ -26,7 +26,8 @@ def normalize(
 ) -> Forward:
     """Training in one launch or three: moments, decisions, running statistics, output."""
     cut, out = batch.plan, _settled(batch, True)
-    y = torch.empty_like(batch.x)
+    act = launch.name_of(call.activation)
+    y, bits = torch.empty_like(batch.x), batch.bits(residual, act)
     if running is None or cut.groups > 1 or not _movable(running):
         update = None
     tracked = running if running is not None else Running(*(None,) * 4)  # type: ignore[arg-type]
@@ -48,21 +49,22 @@ def normalize(
     if cut.once:
         launch.start(
             kernels.forward_at_once, (cut.blocks, cut.groups),
-            batch.x, batch.weights, residual, y, *affine, *decisions, *batch.sizes, *reversed(batch.shape),
+            batch.x, batch.weights, residual, y, bits, *affine, *decisions, *batch.sizes, *reversed(batch.shape),
             call.eps, factor,
             warps=cut.tile.warps, ROWS=cut.tile.rows, COLUMNS=cut.tile.columns, UNIT=cut.unit, PLANES=cut.planes,
-            HELD=cut.held, ACT=launch.name_of(call.activation), **constants,
+            HELD=cut.held, ACT=act, **constants,
         )  # fmt: skip
     else:
         _measured(batch, affine, decisions, call.eps, factor, constants)
-        _applied(batch, residual, y, (None,) * 5, tuple(out.kept[row] for row in (0, 3, 4)), None, call)
+        given = tuple(out.kept.select(0, row) for row in (0, 3, 4))
+        _applied(batch, residual, y, bits, (None,) * 5, given, None, call)
     found = out.moments(batch)
     by_batch: Tensor | bool = (
         True if not batch.counted else found.enough if out.enough is None else out.enough
     )
     mean, low, inv_std, scale, shift, _, r, d, *_ = out.kept.unbind()
     resolved = Resolved(mean, low, inv_std, r if renorm else None, d if renorm else None, by_batch)
-    left = Left(resolved, scale, shift, found.count, batch.weights)
+    left = Left(resolved, scale, shift, found.count, batch.weights, bits)
     return Forward(y, left, found if update is None else None)
 
 
@@ -87,9 +89,9 @@ def agree(
     found = call.sync.merge(out.moments(batch))
     resolved = resolve(found, running, call.eps, call.renorm)
     scale, shift = coefficients(resolved, weight, bias)
-    y = torch.empty_like(batch.x)
-    _applied(batch, residual, y, (None,) * 5, launch.dense(resolved.mean, scale, shift), None, call)
-    return Forward(y, Left(resolved, scale, shift, found.count, batch.weights), found)
+    y, bits = torch.empty_like(batch.x), batch.bits(residual, launch.name_of(call.activation))
+    _applied(batch, residual, y, bits, (None,) * 5, launch.dense(resolved.mean, scale, shift), None, call)
+    return Forward(y, Left(resolved, scale, shift, found.count, batch.weights, bits), found)
 
 
 def infer(
@@ -104,7 +106,7 @@ def infer(
     kept = torch.empty((4, *batch.shape), dtype=torch.float32, device=batch.x.device)
     y = torch.empty_like(batch.x)
     population = (launch.flat(weight), launch.flat(bias), *map(launch.flat, running[:3]))
-    _applied(batch, residual, y, population, (None,) * 3, kept, call)
+    _applied(batch, residual, y, None, population, (None,) * 3, kept, call)
     mean, inv_std, scale, shift = kept.unbind()
     return Forward(
         y, Left(Resolved(mean, None, inv_std, None, None, False), scale, shift, 1.0, batch.weights), None
@@ -141,6 +143,7 @@ def _applied(
     batch: Geometry,
     residual: Tensor | None,
     y: Tensor,
+    bits: Tensor | None,
     population: tuple[Tensor | None, ...],
     given: tuple[Tensor | None, ...],
     kept: Tensor | None,
@@ -149,7 +152,7 @@ def _applied(
     cut, (programs, *counts) = batch.plan, launch.elementwise(batch)
     launch.start(
         kernels.apply, (programs,),
-        batch.x, batch.weights, residual, y, *population, *given, kept, call.eps, *batch.sizes,
+        batch.x, batch.weights, residual, y, bits, *population, *given, kept, call.eps, *batch.sizes,
         *reversed(batch.shape), *counts,
         warps=cut.elementwise.warps, ROWS=cut.elementwise.rows, COLUMNS=cut.elementwise.columns,
         UNIT=launch.unit(batch), ACT=launch.name_of(call.activation), POLICY="evict_first",
@@ -177,9 +180,10 @@ class _Settled(NamedTuple):
 
     def moments(self, batch: Geometry) -> Moments:
         rows = (8, 9) if batch.weights is not None and self.enough is not None else (0, 1)
-        mean, low, m2 = self.kept[rows[0]], self.kept[rows[1]], self.kept[5]
+        mean, low, m2 = (self.kept.select(0, row) for row in (*rows, 5))
         if self.counts is not None:
-            return Moments(self.counts[0], mean, m2, self.counts[1], low)
+            count, squares = self.counts.unbind()
+            return Moments(count, mean, m2, squares, low)
         if batch.counted:
             count = _counts(batch)
             return Moments(count, mean, m2, count, low)

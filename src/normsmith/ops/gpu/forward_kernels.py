@@ -7,7 +7,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from normsmith.ops.gpu.elements import write_output
+from normsmith.ops.gpu.elements import write_output, write_passed
 from normsmith.ops.gpu.settle import (
     coefficients_of,
     gather_lanes,
@@ -19,13 +19,14 @@ from normsmith.ops.gpu.settle import (
 )
 from normsmith.ops.gpu.tiles import (
     aligned,
-    columns_of,
-    group_rows,
     load_tile,
+    long,
     over_rows,
     part_of,
+    part_program,
     parts_of,
     program_rows,
+    share_of,
     tile_at,
     values_at,
     values_between,
@@ -34,17 +35,15 @@ from normsmith.ops.gpu.tiles import (
 
 @triton.jit(do_not_specialize=["size", "rows", "channels", "groups"])
 def forward_at_once(
-    x, w, z, y, gamma, beta, running_mean, running_var, running_std, batches, r_max, d_max, r_max_at, d_max_at,
+    x, w, z, y, bits, gamma, beta, running_mean, running_var, running_std, batches, r_max, d_max, r_max_at, d_max_at,
     kept, counts, enough_at, size, rows, columns, positions, channels, groups, eps, momentum,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, PLANES: tl.constexpr, HELD: tl.constexpr,
     ACT: tl.constexpr, RENORM: tl.constexpr, UPDATE: tl.constexpr, SKIP: tl.constexpr,
 ):  # fmt: skip
     block, group = tl.program_id(0), tl.program_id(1)
-    columns = aligned(columns, UNIT)
-    if PLANES:
-        positions = aligned(positions, UNIT)
-    first, end = group_rows(group, size, rows, groups)
-    left, right, chunks, at = columns_of(block, columns, positions, COLUMNS, PLANES)
+    columns, positions, first, end, left, right, chunks, at = share_of(
+        block, group, size, rows, columns, positions, groups, COLUMNS, UNIT, PLANES
+    )
     tiles = tl.cdiv(end - first, ROWS) * chunks
     number = values_between(at, 0, tiles, first, end, left, right, chunks, ROWS, COLUMNS, PLANES)
     if HELD:
@@ -65,16 +64,18 @@ def forward_at_once(
     )  # fmt: skip
     mean, scale, shift = over_rows(mean, PLANES), over_rows(scale, PLANES), over_rows(shift, PLANES)
     if HELD:
-        write_output(value, valid, inside, row, column, columns, z, y, mean, scale, shift, ACT, "")
+        before = write_output(value, valid, inside, row, column, columns, z, y, mean, scale, shift, ACT, "")
+        write_passed(bits, before, valid, row, column, end, right, columns, COLUMNS)
     else:
         for step in range(0, tiles):
             row, column = tile_at(tiles - 1 - step, chunks, first, left, ROWS, COLUMNS)
             value, _, valid, inside = load_tile(
                 x, w, row, column, end, right, columns, positions, "evict_first"
             )
-            write_output(
+            before = write_output(
                 value, valid, inside, row, column, columns, z, y, mean, scale, shift, ACT, "evict_first"
             )
+            write_passed(bits, before, valid, row, column, end, right, columns, COLUMNS)
 
 
 @triton.jit(do_not_specialize=["size", "rows", "groups", "splits", "blocks", "width"])
@@ -83,20 +84,17 @@ def measure_parts(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, PLANES: tl.constexpr, POLICY: tl.constexpr,
 ):  # fmt: skip
     """Moments of every part: `parts` has the shape (5, groups, splits, width)."""
-    program = tl.program_id(0)
-    block, split, group = program % blocks, program // blocks % splits, program // blocks // splits
-    columns = aligned(columns, UNIT)
-    if PLANES:
-        positions = aligned(positions, UNIT)
-    first, end = group_rows(group, size, rows, groups)
-    left, right, chunks, at = columns_of(block, columns, positions, COLUMNS, PLANES)
+    block, split, group = part_program(blocks, splits)
+    columns, positions, first, end, left, right, chunks, at = share_of(
+        block, group, size, rows, columns, positions, groups, COLUMNS, UNIT, PLANES
+    )
     start, stop = part_of(first, end, chunks, split, splits, ROWS)
     number = values_between(at, start, stop, first, end, left, right, chunks, ROWS, COLUMNS, PLANES)
     n, squares, mean, low, m2 = measure_tiles(
         x, w, first, end, left, right, chunks, start, stop, number, columns, positions, ROWS, COLUMNS, PLANES, POLICY
     )  # fmt: skip
     place = parts + (group * splits + split).to(tl.int64) * width + at
-    row, inside = groups.to(tl.int64) * splits * width, at < width
+    row, inside = long(groups) * splits * width, at < width
     tl.store(place, n, mask=inside)
     tl.store(place + row, squares, mask=inside)
     tl.store(place + 2 * row, mean, mask=inside)
@@ -113,7 +111,7 @@ def settle_parts(
 ):  # fmt: skip
     """Merge all parts of a channel and settle it; without DECIDE, only write its moments down."""
     at, group = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1)
-    row = groups.to(tl.int64) * splits * width
+    row = long(groups) * splits * width
     number = splits * entries
     n = tl.zeros((PARTS, CHANNELS), tl.float32)
     squares, mean, low, m2 = n, n, n, n
@@ -137,7 +135,7 @@ def settle_parts(
             WEIGHTED, RENORM, UPDATE, SKIP,
         )  # fmt: skip
     else:
-        place, row = kept + group.to(tl.int64) * channels + at, groups.to(tl.int64) * channels
+        place, row = kept + group.to(tl.int64) * channels + at, long(groups) * channels
         tl.store(place, mean, mask=inside)
         tl.store(place + row, low, mask=inside)
         tl.store(place + 5 * row, m2, mask=inside)
@@ -149,7 +147,7 @@ def settle_parts(
 
 @triton.jit(do_not_specialize=["size", "rows", "channels", "groups", "blocks", "steps", "per_group"])
 def apply(
-    x, w, z, y, gamma, beta, running_mean, running_var, running_std, means, scales, shifts, kept, eps,
+    x, w, z, y, bits, gamma, beta, running_mean, running_var, running_std, means, scales, shifts, kept, eps,
     size, rows, columns, positions, channels, groups, blocks, steps, per_group,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, ACT: tl.constexpr, POLICY: tl.constexpr,
 ):  # fmt: skip
@@ -174,12 +172,11 @@ def apply(
         mean = values_at(at, known, group, channels, means)
         scale = values_at(at, known, group, channels, scales)
         shift = values_at(at, known, group, channels, shifts)
+    column, mean, scale, shift = column[None, :], mean[None, :], scale[None, :], shift[None, :]
     for start in range(0, steps):
         row = first + start * ROWS + tl.arange(0, ROWS)[:, None]
-        value, _, valid, inside = load_tile(
-            x, w, row, column[None, :], end, columns, columns, positions, POLICY
+        value, _, valid, inside = load_tile(x, w, row, column, end, columns, columns, positions, POLICY)
+        before = write_output(
+            value, valid, inside, row, column, columns, z, y, mean, scale, shift, ACT, POLICY
         )
-        write_output(
-            value, valid, inside, row, column[None, :], columns, z, y, mean[None, :], scale[None, :], shift[None, :],
-            ACT, POLICY,
-        )  # fmt: skip
+        write_passed(bits, before, valid, row, column, end, columns, columns, COLUMNS)

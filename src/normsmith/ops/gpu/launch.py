@@ -18,13 +18,17 @@ PARTS, CHANNELS = (16, 128), 8
 
 
 class Left(NamedTuple):
-    """What a forward leaves for its backward: what normalised, its coefficients, W, and mask and weights as one."""
+    """What a forward leaves for its backward: what normalised, its coefficients, W, and mask and weights as one.
+
+    `bits` says where ReLU let an element pass, if a residual was added: backward then needs no residual.
+    """
 
     resolved: Resolved
     scale: Tensor
     shift: Tensor
     count: Tensor | float  # type: ignore[assignment]  # tuples have a method of this name
     weights: Tensor | None
+    bits: Tensor | None = None
 
 
 class Geometry(NamedTuple):
@@ -50,6 +54,16 @@ class Geometry(NamedTuple):
     def sizes(self) -> tuple[int, ...]:
         """Rows of a group, all rows, columns, positions."""
         return self.plan.size, self.matrix.rows, self.matrix.columns, self.matrix.positions
+
+    def bits(self, residual: Tensor | None, act: str | None) -> Tensor | None:
+        """Where to write which elements ReLU lets pass; None where that is not asked, or octets do not fit.
+
+        Without a residual it is cheaper to look again whether (x − mean)·scale + shift is positive.
+        """
+        if residual is None or act != "relu" or self.plan.unit != 8:
+            return None
+        shape = (self.matrix.rows, self.matrix.columns // 8)
+        return torch.empty(shape, dtype=torch.uint8, device=self.x.device)
 
     def like(self, tensor: Tensor) -> Tensor:
         """The tensor in the batch's layout."""
@@ -85,7 +99,7 @@ def processors(device: torch.device) -> int:
 
 def start(kernel: Any, programs: tuple[int, ...], *arguments: Any, warps: int = 4, **constants: Any) -> None:
     """Launch on the current stream of the tensors' device."""
-    kernel[programs](*arguments, num_warps=warps, enable_fp_fusion=True, **constants)
+    kernel[programs](*arguments, num_warps=warps, **constants)
 
 
 def name_of(activation: Activation | None) -> str | None:

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from normsmith.ops.gpu.elements import clip
-from normsmith.ops.gpu.tiles import load_tile, nonzero, over_rows, summed, tile_at, values_at
+from normsmith.ops.gpu.tiles import load_tile, long, nonzero, over_rows, single, summed, tile_at, values_at
 
 LARGEST = tl.constexpr(3.4028234663852886e38)
 """Of float32."""
@@ -111,6 +111,7 @@ def measure_tiles(
 def population_of(at, inside, running_mean, running_var, running_std, eps):
     """Mean and inverse standard deviation of the running statistics; their initial values where none are tracked."""
     mean = (at * 0).to(tl.float32)
+    eps = single(eps)
     inv_std = tl.rsqrt(mean + 1.0 + eps)
     if running_mean is not None:
         mean = tl.load(running_mean + at, mask=inside, other=0.0).to(tl.float32)
@@ -147,11 +148,12 @@ def settle_forward(
     WEIGHTED: tl.constexpr, RENORM: tl.constexpr, UPDATE: tl.constexpr, SKIP: tl.constexpr,
 ):  # fmt: skip
     """Decide what normalises, as `resolve` does; write it down; move the running statistics, as `commit` does."""
+    eps, momentum = single(eps), single(momentum)
     variance = m2 / nonzero(n)
     inv_std = tl.rsqrt(variance + eps)
     d = (at * 0).to(tl.float32)
     r, enough = d + 1.0, n > 0
-    row = groups.to(tl.int64) * channels
+    row = long(groups) * channels
     place = kept + group.to(tl.int64) * channels + at
     tl.store(place + 5 * row, m2, mask=inside)
     if WEIGHTED:
@@ -169,8 +171,8 @@ def settle_forward(
             r_max = tl.load(r_max_at).to(tl.float32)
         if d_max_at is not None:
             d_max = tl.load(d_max_at).to(tl.float32)
-        r_max = clip(d + r_max, 1.0, LARGEST)
-        d_max = clip(d + d_max, 0.0, LARGEST)
+        r_max = clip(d + single(r_max), 1.0, LARGEST)
+        d_max = clip(d + single(d_max), 0.0, LARGEST)
         r = clip(deviation / inv_std, 1.0 / r_max, r_max)
         d = clip(((mean - running) + low) * deviation, -d_max, d_max)
     if WEIGHTED:
@@ -215,7 +217,7 @@ def settle_backward(
     if r is not None:
         dweight = normal * values_at(at, inside, group, channels, r)
         dweight += plain * values_at(at, inside, group, channels, d)
-    row = groups.to(tl.int64) * channels
+    row = long(groups) * channels
     place = grads + group.to(tl.int64) * channels + at
     tl.store(place, dweight, mask=inside)
     tl.store(place + row, plain, mask=inside)
@@ -224,7 +226,7 @@ def settle_backward(
     if BY_BATCH:
         if counts is not None:
             count = tl.load(counts + group)
-        share = 1.0 / nonzero(offset + count)
+        share = 1.0 / nonzero(offset + single(count))
         if by_batch is not None:
             share = tl.where(tl.load(by_batch + group), share, 0.0)
         offset, slope = scale * plain * share, scale * normal * deviation * share

@@ -20,6 +20,18 @@ import triton.language as tl
 
 
 @triton.jit
+def long(number):
+    """In 64 bits, a number that the compiler knows too: Inductor makes constants of sizes that are 1."""
+    return tl.cast(number, tl.int64)
+
+
+@triton.jit
+def single(number):
+    """In float32, as Triton passes numbers; Inductor passes them in float64."""
+    return tl.cast(number, tl.float32)
+
+
+@triton.jit
 def group_rows(group, size, rows, groups):
     """First row of a group, and the row after its last."""
     first = group.to(tl.int64) * size
@@ -42,6 +54,27 @@ def columns_of(block, columns, positions, COLUMNS: tl.constexpr, PLANES: tl.cons
         left = block * COLUMNS
         right, chunks, at = columns, 1, left + tl.arange(0, COLUMNS)
     return left, right, chunks, at
+
+
+@triton.jit
+def share_of(
+    block, group, size, rows, columns, positions, groups,
+    COLUMNS: tl.constexpr, UNIT: tl.constexpr, PLANES: tl.constexpr,
+):  # fmt: skip
+    """What a program of the first sweep serves: rows of a group and columns of a block, in an aligned matrix."""
+    columns = aligned(columns, UNIT)
+    if PLANES:
+        positions = aligned(positions, UNIT)
+    first, end = group_rows(group, size, rows, groups)
+    left, right, chunks, at = columns_of(block, columns, positions, COLUMNS, PLANES)
+    return columns, positions, first, end, left, right, chunks, at
+
+
+@triton.jit
+def part_program(blocks, splits):
+    """A program of a split reduction: its block, split and group."""
+    program = tl.program_id(0)
+    return program % blocks, program // blocks % splits, program // blocks // splits
 
 
 @triton.jit
@@ -73,6 +106,31 @@ def load_tile(x, w, row, column, end, right, columns, positions, POLICY: tl.cons
         valid = inside & ~(weight < 0)
         value, weight = tl.where(valid, value, 0.0), tl.where(valid, weight, 0.0)
     return value, weight, valid, inside
+
+
+@triton.jit
+def octets_at(row, column, end, right, columns, COLUMNS: tl.constexpr):
+    """Where the bits of a tile lie, eight columns a byte, and which bytes exist. Tiles begin at multiples of eight."""
+    octet = tl.max(tl.reshape(column, (1, COLUMNS // 8, 8)), 2) // 8
+    return row * (columns // 8) + octet, (row < end) & (octet * 8 < right)
+
+
+@triton.jit
+def write_bits(bits, value, row, column, end, right, columns, COLUMNS: tl.constexpr):
+    """One bit for every element of a tile."""
+    place, exists = octets_at(row, column, end, right, columns, COLUMNS)
+    lanes = tl.reshape(value.to(tl.int32), (value.shape[0], COLUMNS // 8, 8))
+    octet = tl.sum(lanes << tl.arange(0, 8)[None, None, :], 2)
+    tl.store(bits + place, octet.to(tl.uint8), mask=exists)
+
+
+@triton.jit
+def read_bits(bits, row, column, end, right, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The bits of a tile as truth values."""
+    place, exists = octets_at(row, column, end, right, columns, COLUMNS)
+    octet = tl.load(bits + place, mask=exists, other=0).to(tl.int32)
+    lanes = (octet[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
+    return tl.reshape(lanes, (ROWS, COLUMNS)) > 0
 
 
 @triton.jit
