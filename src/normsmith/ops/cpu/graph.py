@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
+from normsmith.ops import compiling
 from normsmith.ops.activation import ACTIVATIONS
 from normsmith.ops.call import Call, Forward, Kept
-from normsmith.ops.moments import Groups, Moments, counts
+from normsmith.ops.compiling import chunks, groups_of, laid_out_like
+from normsmith.ops.moments import Moments, counts
 from normsmith.ops.resolve import Renorm, Resolved, Running
 
 ROWS = 9
@@ -36,17 +37,11 @@ Its gradient of ReLU costs ten times its forward (torch 2.13), so kernels that f
 
 def unfit(x: Tensor, call: Call) -> str | None:
     """Why the operator cannot serve a call that is being compiled, None if it can."""
-    transformed = torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
-    if transformed or torch.compiler.is_exporting():
-        return "transforms and exporters see through every operation"
     if x.device.type != "cpu":
         return f"runs on CPUs, got a tensor on {x.device.type}"
-    if not call.by_batch:
-        return "compilers fuse inference with its neighbours"
-    if call.sync is not None:
-        return "statistics cross ranks between two halves"
-    if x.dtype not in DTYPES or (type(x) is not Tensor and type(x) is not Parameter):
-        return f"knows plain tensors of float32, float64, bfloat16 and float16, got {type(x).__name__}, {x.dtype}"
+    reason = compiling.unfit(x, call, DTYPES)
+    if reason is not None:
+        return reason
     fewest = RELU_FROM if call.activation is _RELU else PLAIN_FROM
     return f"compilers are as fast below {fewest} elements" if x.numel() < fewest else None
 
@@ -61,7 +56,7 @@ def traced(
 ) -> Forward:
     """The forward as a node of the graph that is being recorded, which autograd differentiates."""
     relu = call.activation is _RELU
-    size, number = (x.shape[0], 1) if call.groups is None else (call.groups.size, call.groups.number)
+    size, number = chunks(x, call)
     bounds = None if call.renorm is None else torch.stack([_scalar(bound, x) for bound in call.renorm])
     mean, var, std, _ = (None, None, None, None) if running is None else running
     y, statistics = torch.ops.normsmith.batch_norm_v1(
@@ -117,10 +112,10 @@ def _forward(
     if running_mean is not None and running_var is not None:
         running = Running(running_mean, running_var, running_std)
     renorm = None if bounds is None else Renorm(*bounds.tolist())
-    call = Call(True, eps, renorm, valid, weights, _groups(x, size, number), _RELU if relu else None)
+    call = Call(True, eps, renorm, valid, weights, groups_of(x, size, number), _RELU if relu else None)
     y, kept, _ = Numba().forward(x, weight, bias, residual, running, call)
     assert isinstance(kept, Packed)  # this backend's own
-    return _laid_out_like(y, x), kept.statistics
+    return laid_out_like(y, x), kept.statistics
 
 
 def _forward_fake(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
@@ -144,7 +139,7 @@ def _backward(
     from normsmith.ops.cpu.backend import Numba, Packed, code_of
 
     call = Call(
-        valid=valid, weights=weights, groups=_groups(x, size, number), activation=_RELU if relu else None
+        valid=valid, weights=weights, groups=groups_of(x, size, number), activation=_RELU if relu else None
     )
     code = None if valid is None and weights is None else code_of(call, x, statistics.dtype)
     kept = Packed(statistics, call.groups, code, None, True, False)
@@ -155,8 +150,8 @@ def _backward(
     if wants_residual:
         dresidual = g.clone() if valid is None else torch.where(valid, g, 0.0)
     dx, _, affine = Numba().backward(g, x, None, kept, call, wants_x)
-    dx = nothing.clone() if dx is None else _laid_out_like(dx, x)
-    return dx, affine.weight, affine.bias, _laid_out_like(dresidual, x) if wants_residual else nothing
+    dx = nothing.clone() if dx is None else laid_out_like(dx, x)
+    return dx, affine.weight, affine.bias, laid_out_like(dresidual, x) if wants_residual else nothing
 
 
 def _backward_fake(
@@ -195,23 +190,8 @@ def _differentiate(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Any, ...]:
     return (*found, *[None] * 10)
 
 
-def _groups(x: Tensor, size: int, number: int) -> Groups | None:
-    if number == 1:
-        return None
-    last = x.shape[0] - size * (number - 1)
-    return Groups(size, number, 0) if last == size else Groups(size, number - 1, last)
-
-
 def _work(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _laid_out_like(y: Tensor, x: Tensor) -> Tensor:
-    """With the strides that the compiler was told: those of `empty_like`."""
-    if y.stride() == x.stride():
-        return y
-    wanted = torch.empty_like(x)
-    return y if y.stride() == wanted.stride() else wanted.copy_(y)
 
 
 def _define(name: str, schema: str, function: Any, fake: Any) -> None:

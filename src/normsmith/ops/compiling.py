@@ -1,0 +1,49 @@
+"""What operators of compiled graphs share: when they cannot serve, and how they pass groups and layouts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from normsmith.ops.call import Call
+from normsmith.ops.moments import Groups
+
+
+def unfit(x: Tensor, call: Call, dtypes: tuple[torch.dtype, ...]) -> str | None:
+    """Why no operator can serve a call that is being compiled, None if one can.
+
+    An exported program gets no operator, which would tie it to this package.
+    """
+    transformed = torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    if transformed or torch.compiler.is_exporting():
+        return "transforms and exporters see through every operation"
+    if not call.by_batch:
+        return "compilers fuse inference with its neighbours"
+    if call.sync is not None:
+        return "statistics cross ranks between two halves"
+    if x.dtype not in dtypes or (type(x) is not Tensor and type(x) is not Parameter):
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        return f"knows plain tensors of {names}, got {type(x).__name__}, {x.dtype}"
+    return None
+
+
+def chunks(x: Tensor, call: Call) -> tuple[int, int]:
+    """Ghost batches as an operator takes them: rows of a group, and how many groups."""
+    return (x.shape[0], 1) if call.groups is None else (call.groups.size, call.groups.number)
+
+
+def groups_of(x: Tensor, size: int, number: int) -> Groups | None:
+    """Ghost batches as they were: the inverse of `chunks`."""
+    if number == 1:
+        return None
+    last = x.shape[0] - size * (number - 1)
+    return Groups(size, number, 0) if last == size else Groups(size, number - 1, last)
+
+
+def laid_out_like(y: Tensor, x: Tensor) -> Tensor:
+    """With the strides that the compiler was told: those of `empty_like`."""
+    if y.stride() == x.stride():
+        return y
+    wanted = torch.empty_like(x)
+    return y if y.stride() == wanted.stride() else wanted.copy_(y)
