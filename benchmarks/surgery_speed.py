@@ -1,4 +1,4 @@
-"""Seconds to plan, print, apply and revert 2,000 replacements of batch norms in one model.
+"""Seconds to plan, print, apply and revert 2,000 changes in one model. `python -m benchmarks.surgery_speed`.
 
 Goal: planned in less than 2 seconds.
 """
@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from benchmarks.protocol import interleave, write
-from normsmith.surgery import Plan, convert
+from normsmith.surgery import Plan, convert, fold, freeze, insert, strip
 
 NORMS = 2000
-ROUNDS = 9
+ROUNDS = 5
 
 
 def deep() -> nn.Module:
@@ -26,6 +26,11 @@ def deep() -> nn.Module:
     )
 
 
+def bare() -> nn.Module:
+    """Without norms, and flat: all layers are children of one container."""
+    return nn.Sequential(*(part for _ in range(NORMS + 1) for part in (nn.Linear(4, 4), nn.ReLU())))
+
+
 def there_and_back(plan: Plan) -> None:
     """Apply and revert."""
     plan.apply()
@@ -33,19 +38,25 @@ def there_and_back(plan: Plan) -> None:
 
 
 def main() -> None:
-    """Measure each kind of conversion."""
+    """Measure each kind of operation."""
     torch.set_num_threads(1)
-    model = deep()
-    plan = convert(model, "renorm", total_steps=1000)
+    model, without = deep(), bare()
+    plan, inserts = convert(model, "renorm", total_steps=1000), insert(without, "batch")
     assert len(plan.changes) == NORMS
-    assert not plan.refusals
+    assert len(inserts.changes) == 2 * NORMS  # a bias goes with each norm that comes
+    assert not plan.refusals + inserts.refusals
     candidates: dict[str, Callable[[], object]] = {
         "plan: batch": partial(convert, model, "batch"),
         "plan: renorm": partial(convert, model, "renorm", total_steps=1000),
         "plan: frozen": partial(convert, model, "frozen"),
         "plan: group": partial(convert, model, "group"),
+        "plan: insert batch": partial(insert, without, "batch"),
+        "plan: strip": partial(strip, model),
+        "plan: fold": partial(fold, model),
+        "plan: freeze": partial(freeze, model),
         "print": partial(str, plan),
-        "apply and revert": partial(there_and_back, plan),
+        "apply and revert renorm": partial(there_and_back, plan),
+        "apply and revert inserts": partial(there_and_back, inserts),
     }
     rows = ["| what | seconds (quartiles) | rounds |", "|---|---|---|"]
     for name, times in interleave(candidates, ROUNDS).items():

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from normsmith.errors import SurgeryError
 from normsmith.surgery import trace
+from normsmith.surgery.spots import weighted
 
 NORMS = {"hf-resnet": 8, "hf-regnet": 9, "hf-mobilenet-v2": 52, "hf-efficientnet": 22, "hf-levit": 27}
 NORMS |= {"monai-unet": 9, "monai-densenet": 11}
@@ -55,8 +56,8 @@ def test_functions_in_place_and_residuals(batch):
     assert graph.producer(last) is None
     assert graph.is_output(last)
     assert not graph.is_output(add)
-    assert graph.leads_to_weights(first)
-    assert not graph.leads_to_weights(last)
+    assert first in weighted(graph)
+    assert last not in weighted(graph)
     assert norm.shape == (None if batch is None else (4, 4, 6, 6))
 
 

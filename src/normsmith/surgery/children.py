@@ -1,70 +1,97 @@
-"""Children of an `nn.Sequential` that come, go and move, one at a time; all others keep name and order."""
+"""Children of an `nn.Sequential` that come, go and move; all others keep name and order."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from normsmith.surgery.edits import Edit
 
 
-class PlaceChild(Edit):
-    """Put a child right before or behind another; one that is there already under that name moves."""
+class Rearrangement(Edit):
+    """Children that come, go and move; all others keep name and order.
 
-    def __init__(
-        self, parent: nn.Module, name: str, child: nn.Module, neighbour: str, *, behind: bool
-    ) -> None:
-        self.parent, self.name, self.child, self.neighbour, self.behind = (
-            parent,
-            name,
-            child,
-            neighbour,
-            behind,
-        )
-        self._beside, self._moves = parent._modules[neighbour], name in parent._modules
-        self._next: str | None = None
+    `place` and `remove` say what is to be done, in order; it is done at once, however many there are.
+    """
 
-    def is_possible(self) -> bool:
-        found = self.parent._modules
-        stands = found.get(self.name) is self.child if self._moves else self.name not in found
-        return stands and found.get(self.neighbour) is self._beside
+    def __init__(self, parent: nn.Module) -> None:
+        self.parent = parent
+        self._steps: list[_Step] = []
+        self._stands: dict[str, nn.Module | None] = {}
+        """What must be there for the steps; None: nothing of this name."""
+        self._before: dict[str, nn.Module | None] = {}
 
-    def is_undoable(self) -> bool:
-        return self.parent._modules.get(self.name) is self.child
+    def place(self, name: str, child: nn.Module, neighbour: str, *, behind: bool) -> None:
+        """Put a child right before or behind another; one that is there already under that name moves."""
+        for seen in (name, neighbour):
+            self._stands.setdefault(seen, self.parent._modules.get(seen))
+        self._steps.append(_Step(name, child, neighbour, behind))
 
-    def do(self) -> None:
-        self._next = _next(self.parent, self.name)
-        before = _next(self.parent, self.neighbour) if self.behind else self.neighbour
-        _insert(self.parent, self.name, self.child, before)
-
-    def undo(self) -> None:
-        if self._moves:
-            _insert(self.parent, self.name, self.child, self._next)
-        else:
-            self.parent._modules.pop(self.name, None)
-
-
-class RemoveChild(Edit):
-    """Take a child out; the names of the others stay."""
-
-    def __init__(self, parent: nn.Module, name: str) -> None:
-        self.parent, self.name, self.child = parent, name, parent._modules[name]
-        self._next: str | None = _next(parent, name)
+    def remove(self, name: str) -> None:
+        """Take a child out; the names of the others stay."""
+        self._stands.setdefault(name, self.parent._modules[name])
+        self._steps.append(_Step(name, None))
 
     def is_possible(self) -> bool:
-        return self.parent._modules.get(self.name) is self.child
+        return self._holds(self._stands)
 
     def is_undoable(self) -> bool:
-        return self.name not in self.parent._modules
+        return self._holds({step.name: step.child for step in self._steps})
 
     def do(self) -> None:
-        self._next = _next(self.parent, self.name)
-        del self.parent._modules[self.name]
+        self._before = dict(self.parent._modules)
+        try:
+            _become(self.parent, self._after())
+        except BaseException:  # an interrupt between the old children and the new ones
+            _become(self.parent, self._before)
+            raise
 
     def undo(self) -> None:
-        _insert(self.parent, self.name, self.child, self._next)
+        found, touched = self.parent._modules, {step.name for step in self._steps}
+        old = {name: child for name, child in self._before.items() if name in touched or name in found}
+        kept = {name: child for name, child in found.items() if name not in touched}
+        _become(self.parent, {**old, **kept})
+
+    def _holds(self, children: Mapping[str, nn.Module | None]) -> bool:
+        return all(self.parent._modules.get(name) is child for name, child in children.items())
+
+    def _after(self) -> dict[str, nn.Module | None]:
+        """The children, linked to those behind them while they move."""
+        children: dict[str, nn.Module | None] = dict(self.parent._modules)
+        names: list[str | None] = [None, *children, None]
+        behind = dict(pairwise(names))
+        ahead = {later: name for name, later in behind.items()}
+
+        def link(name: str | None, later: str | None) -> None:
+            behind[name], ahead[later] = later, name
+
+        for step in self._steps:
+            if step.name in children:
+                link(ahead.pop(step.name), behind.pop(step.name))
+                del children[step.name]
+            if step.child is not None:
+                first = step.neighbour if step.behind else ahead[step.neighbour]
+                last = behind[first]
+                link(first, step.name)
+                link(step.name, last)
+                children[step.name] = step.child
+        found: dict[str, nn.Module | None] = {}
+        name = behind[None]
+        while name is not None:
+            found[name] = children[name]
+            name = behind[name]
+        return found
+
+
+class _Step(NamedTuple):
+    name: str
+    child: nn.Module | None
+    """None: it goes."""
+    neighbour: str = ""
+    behind: bool = False
 
 
 class SlotEdit(Edit):
@@ -110,18 +137,6 @@ def put_back(found: dict[Any, Any], before: Mapping[Any, Any], key: Any) -> None
     found.update({name: entries[name] for name in (*order, *rest)})
 
 
-def _next(parent: nn.Module, name: str) -> str | None:
-    """The name of the child behind one, if both are there."""
-    names = iter(parent._modules)
-    return next(names, None) if name in names else None
-
-
-def _insert(parent: nn.Module, name: str, child: nn.Module | None, before: str | None) -> None:
-    """A child, new or not, before another one; at the end where that is not there."""
-    if before == name:
-        return
-    children = [(key, value) for key, value in parent._modules.items() if key != name]
-    names = [key for key, _ in children]
-    children.insert(names.index(before) if before in names else len(names), (name, child))
+def _become(parent: nn.Module, children: Mapping[str, nn.Module | None]) -> None:
     parent._modules.clear()
     parent._modules.update(children)

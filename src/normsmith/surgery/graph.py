@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -114,17 +115,11 @@ class Graph:
         while event.sources and (len(event.sources) == 1 or _keeps_last(event)):
             event = event.sources[0]
             if event.role == "producer":
-                return None if reshaped and not _is_linear(event) else event
+                return None if reshaped and not is_linear(event) else event
             reshaped = reshaped or _keeps_last(event)
             if event.role not in ("passing", "activation", "norm") and not _keeps_last(event):
                 return None
         return None
-
-    def leads_to_weights(self, event: Event) -> bool:
-        """Whether a layer with weights, norms aside, comes after it: it is not what the network puts out."""
-        return any(
-            bool(self._above[later.index] >> event.index & 1) and _has_weights(later) for later in self.events
-        )
 
     @cached_property
     def residuals(self) -> tuple[Residual, ...]:
@@ -167,19 +162,19 @@ class Graph:
 
     @cached_property
     def _by_module(self) -> dict[nn.Module, tuple[Event, ...]]:
-        found: dict[nn.Module, tuple[Event, ...]] = {}
+        found = defaultdict[nn.Module, list[Event]](list)
         for event in self.events:
             if event.module is not None:
-                found[event.module] = (*found.get(event.module, ()), event)
-        return found
+                found[event.module].append(event)
+        return {module: tuple(events) for module, events in found.items()}
 
     @cached_property
     def _consumers(self) -> dict[Event, tuple[Event, ...]]:
-        found: dict[Event, tuple[Event, ...]] = {}
+        found = defaultdict[Event, list[Event]](list)
         for event in self.events:
             for source in dict.fromkeys(event.sources):
-                found[source] = (*found.get(source, ()), event)
-        return found
+                found[source].append(event)
+        return {event: tuple(takers) for event, takers in found.items()}
 
 
 def _role_of_module(module: nn.Module) -> Role:
@@ -199,13 +194,6 @@ def _keeps_last(event: Event) -> bool:
     return known and event.name in _RESHAPES and shapes[0][-1] == shapes[1][-1]  # type: ignore[index]
 
 
-def _is_linear(event: Event) -> bool:
+def is_linear(event: Event) -> bool:
+    """Whether it is the call of a linear layer, whose channels come last."""
     return isinstance(event.module, nn.Linear) or event.name == "linear"
-
-
-def _has_weights(event: Event) -> bool:
-    if event.role in ("norm", "activation"):
-        return False
-    return event.role == "producer" or (
-        event.module is not None and any(True for _ in event.module.parameters())
-    )

@@ -56,7 +56,9 @@ def has_own_forward(norm: nn.Module) -> bool:
 
 def _is_known(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
     """An instance of one of `kinds`, or of a subclass that does not override what it computes."""
-    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
+    return isinstance(module, kinds) and any(
+        isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds
+    )
 
 
 def plain_name(name: str) -> str:

@@ -55,9 +55,14 @@ def _shallow(state: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     return {name: (value, _contents(value)) for name, value in state.items()}
 
 
+_NOTHING: dict[Any, Any] = {}
+
+
 def _contents(value: Any) -> Any:
     if isinstance(value, dict):
-        return dict(value)
+        return (
+            dict(value) if value else _NOTHING
+        )  # most: a module has a dozen of hooks, of which few are used
     return value.copy() if isinstance(value, (list, set)) else None
 
 
@@ -68,7 +73,7 @@ def _put_back(state: dict[str, Any], before: dict[str, tuple[Any, Any]]) -> None
         state[name] = value
         if isinstance(value, list):
             value[:] = contents
-        elif contents is not None:
+        elif contents is not None and (value or contents):
             value.clear()
             value.update(contents)
 

@@ -31,9 +31,14 @@ class Search:
     at: Spots
     where: str
     only: Only
-    spots: list[Spot] = field(default_factory=list)
     refusals: list[tuple[str, str]] = field(default_factory=list)
     kept: list[tuple[str, str]] = field(default_factory=list)
+    _found: dict[tuple[str, str], Spot] = field(default_factory=dict)
+
+    @property
+    def spots(self) -> list[Spot]:
+        """One for each host and side."""
+        return list(self._found.values())
 
     def run(self) -> None:
         """Look at all of them."""
@@ -61,8 +66,9 @@ class Search:
             self._note(self.refusals, event, reason)
         if reasons:
             return
-        taken = {(spot.host, spot.side) for spot in self.spots}
-        self.spots.extend(s for s in found if isinstance(s, Spot) and (s.host, s.side) not in taken)
+        for spot in found:
+            if isinstance(spot, Spot):
+                self._found.setdefault((spot.host, spot.side), spot)
 
     def _note(self, notes: list[tuple[str, str]], event: Event, reason: str) -> None:
         where = "" if event.kind == "module" else f"the function {event.name}: "

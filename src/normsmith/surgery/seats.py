@@ -8,7 +8,7 @@ from torch import nn
 
 from normsmith.errors import SurgeryError
 from normsmith.surgery.attach import AttachEdit, DetachEdit, hooks
-from normsmith.surgery.children import PlaceChild, RemoveChild, SlotEdit
+from normsmith.surgery.children import Rearrangement, SlotEdit
 from normsmith.surgery.edits import Edit, ModuleEdit
 from normsmith.surgery.kinds import is_sequential
 from normsmith.surgery.sites import Sites
@@ -22,6 +22,7 @@ class Seats:
         self._model, self._sites = model, sites
         self.edits: list[Edit] = []
         self._taken: dict[nn.Module, set[str]] = {}
+        self._rearranged: dict[nn.Module, Rearrangement] = {}
 
     def put(self, spot: Spot, norm: nn.Module) -> str:
         """Seat a norm; its path is returned."""
@@ -33,7 +34,7 @@ class Seats:
         if spot.in_sequence:
             ((parent, name),) = self._sites.holders[host]
             new = self._free(f"{name}_norm", parent)
-            self.edits.append(PlaceChild(parent, new, norm, name, behind=behind))
+            self._children_of(parent).place(new, norm, name, behind=behind)
             return spot.host.removesuffix(name) + new
         new = self._free("norm" if behind else "input_norm", host)
         self.edits.append(AttachEdit(host, new, norm, spot.side, channels_last=spot.signal.channels_last))
@@ -48,7 +49,7 @@ class Seats:
                 self.edits.append(DetachEdit(parent, name))
                 return "nothing"
             if _is_inserted(parent, name):
-                self.edits.append(RemoveChild(parent, name))
+                self._children_of(parent).remove(name)
                 return "nothing"
         empty = nn.Identity()
         self.edits.append(ModuleEdit(holders, norm, empty))
@@ -59,18 +60,24 @@ class Seats:
         host, ((parent, name),) = find(self._model, spot.host), self._sites.holders[norm]
         if spot.in_sequence and self._sites.holders[host][0][0] is parent and not is_attached(parent, name):
             neighbour = self._sites.holders[host][0][1]
-            self.edits.append(PlaceChild(parent, name, norm, neighbour, behind=spot.side == "behind"))
+            self._children_of(parent).place(name, norm, neighbour, behind=spot.side == "behind")
             return self._sites.paths[norm][0]
         if is_attached(parent, name):
             self.edits.append(DetachEdit(parent, name))
         elif _is_inserted(parent, name):
-            self.edits.append(RemoveChild(parent, name))
+            self._children_of(parent).remove(name)
         else:
             self.edits.append(SlotEdit(((parent, name),), norm, nn.Identity().train(norm.training)))
         if spot.side == "instead":
             self.edits.append(SlotEdit(self._sites.holders[host], host, norm))
             return spot.host
         return self.put(spot, norm)
+
+    def _children_of(self, parent: nn.Module) -> Rearrangement:
+        if parent not in self._rearranged:
+            self._rearranged[parent] = Rearrangement(parent)
+            self.edits.append(self._rearranged[parent])
+        return self._rearranged[parent]
 
     def _free(self, name: str, parent: nn.Module) -> str:
         taken = self._taken.setdefault(parent, set())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
+
+_SIMPLE = {bool, int, float, str, type(None)}
 
 
 class Sites:
@@ -37,17 +39,16 @@ class Sites:
 def _plainly_held(sites: Sites) -> Iterator[tuple[nn.Module, str]]:
     for parent, (path, *_) in sites.paths.items():
         for name, value in vars(parent).items():
-            if name == "_modules":
+            if name == "_modules" or type(value) in _SIMPLE:
                 continue
             for held in _inside(value):
                 if isinstance(held, nn.Module) and held in sites.paths:
                     yield held, f"{path}.{name}" if path else name
 
 
-def _inside(value: Any) -> Iterator[Any]:
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):  # first: most attributes of a module are, and most of these are empty
+        return value.values()
     if isinstance(value, nn.Module):
-        yield value
-    elif isinstance(value, (list, tuple, set)):
-        yield from value
-    elif isinstance(value, dict):
-        yield from value.values()
+        return (value,)
+    return value if isinstance(value, (list, tuple, set)) else ()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from normsmith.surgery.graph import Event, Graph
+from normsmith.surgery.graph import Event, Graph, is_linear
 from normsmith.surgery.kinds import is_producer, is_sequential
 from normsmith.surgery.norms import Signal, channels
 from normsmith.surgery.sites import Sites
@@ -119,7 +119,7 @@ class Spots:
                 "its number of channels is not known: no linear layer or convolution leads to it through layers "
                 "that keep them"
             )
-        last = _is_linear(layer) or is_recurrent(layer)
+        last = is_linear(layer) or is_recurrent(layer)
         if shape is None:
             if source is None or source.module is None or is_recurrent(source):
                 return "its number of channels is not known without data; give a batch"
@@ -143,7 +143,7 @@ class Spots:
             found = (self._source(source) for source in event.sources)
             return next((source for source in found if source is not None), None)
         producer = self.graph.producer(event)
-        return producer if producer is not None and _is_linear(producer) else None
+        return producer if producer is not None and is_linear(producer) else None
 
     def _keeps_layout(self, event: Event) -> bool:
         """Whether channels are where they were: products, and, where shapes are known, concatenation and reshapes."""
@@ -236,10 +236,6 @@ def is_recurrent(event: Event) -> bool:
 def _multiplies(event: Event) -> bool:
     signals = {source for source in event.sources if source.kind != "parameter"}
     return event.name == "mul" and len(signals) > 1
-
-
-def _is_linear(event: Event) -> bool:
-    return isinstance(event.module, nn.Linear) or event.name == "linear"
 
 
 def _spatial(producer: Event) -> int:

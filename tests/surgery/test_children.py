@@ -1,0 +1,90 @@
+"""Children that come, go and move in one step, against the same done one by one."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from torch import nn
+
+from normsmith.surgery.children import Rearrangement
+
+
+def sequence(number: int) -> nn.Sequential:
+    return nn.Sequential(*(nn.Linear(1, 1) for _ in range(number)))
+
+
+def one_by_one(names: list[str], name: str, neighbour: str | None, behind: bool) -> None:
+    if name in names:
+        names.remove(name)
+    if neighbour is not None:
+        names.insert(names.index(neighbour) + behind, name)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_many_steps_are_those_steps_one_by_one(seed):
+    draw, model = random.Random(seed), sequence(8)
+    before, expected = dict(model._modules), list(model._modules)
+    plan, comes = Rearrangement(model), {}
+    for number in range(12):
+        neighbour = draw.choice(expected)
+        others = [name for name in expected if name != neighbour]
+        moves, goes = draw.random() < 0.3, draw.random() < 0.3
+        name = draw.choice(others) if (moves or goes) and len(others) > 1 else f"new{number}"
+        child = before.get(name) or comes.setdefault(name, nn.ReLU())
+        if goes and not moves and name in before:
+            plan.remove(name)
+            one_by_one(expected, name, None, False)
+        else:
+            behind = draw.random() < 0.5
+            plan.place(name, child, neighbour, behind=behind)
+            one_by_one(expected, name, neighbour, behind)
+    assert plan.is_possible()
+    plan.do()
+    assert list(model._modules) == expected
+    assert all(model._modules[name] is (before.get(name) or comes[name]) for name in expected)
+    assert plan.is_undoable()
+    plan.undo()
+    assert list(model._modules.items()) == list(before.items())
+
+
+def test_what_came_and_what_was_replaced_in_between_stays():
+    model = sequence(3)
+    plan = Rearrangement(model)
+    plan.place("norm", nn.ReLU(), "1", behind=True)
+    plan.remove("2")
+    plan.do()
+    assert list(model._modules) == ["0", "1", "norm"]
+    model._modules["0"] = replaced = nn.Tanh()
+    model.append(last := nn.ReLU())
+    plan.undo()
+    assert list(model._modules) == ["0", "1", "2", "3"]
+    assert model._modules["0"] is replaced
+    assert model._modules["3"] is last
+
+
+def test_a_model_that_changed_is_seen():
+    model = sequence(3)
+    plan = Rearrangement(model)
+    plan.place("norm", nn.ReLU(), "1", behind=True)
+    model[1] = nn.Tanh()
+    assert not plan.is_possible()
+
+
+class Interrupted(dict):
+    """Children whose first update is interrupted."""
+
+    def update(self, *_):
+        type(self).update = dict.update
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_between_the_old_children_and_the_new_ones():
+    model = sequence(3)
+    vars(model)["_modules"] = Interrupted(model._modules)
+    before = list(model._modules.items())
+    plan = Rearrangement(model)
+    plan.place("norm", nn.ReLU(), "1", behind=True)
+    with pytest.raises(KeyboardInterrupt):
+        plan.do()
+    assert list(model._modules.items()) == before
