@@ -14,7 +14,8 @@ from torch.optim.swa_utils import AveragedModel
 from normsmith import layers
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Change, Expectation, Plan, convert, swap_activation
-from normsmith.surgery.edits import AttributeEdit, BufferEdit, ChildrenEdit, Edit, ModuleEdit, ParameterEdit
+from normsmith.surgery.children import Rearrangement
+from normsmith.surgery.edits import AttributeEdit, BufferEdit, Edit, ModuleEdit, ParameterEdit
 from normsmith.surgery.operation import operation
 from normsmith.surgery.preserve import preserved
 from normsmith.surgery.wrappers import books
@@ -33,24 +34,14 @@ def normed() -> nn.Sequential:
 @operation
 def add_norms(model: nn.Module) -> Plan:
     """A norm behind each activation of a Sequential, and no bias in the layers before: for these tests."""
-    children: dict[str, nn.Module] = {}
-    for child in model.children():
-        children[str(len(children))] = child
+    norms, biases, changes = Rearrangement(model), [], []
+    for name, child in model.named_children():
         if isinstance(child, nn.ReLU):
-            children[str(len(children))] = nn.BatchNorm1d(8)
-    old = dict(model.named_children())
-    biased = [old[str(int(name) - 1)] for name, child in old.items() if isinstance(child, nn.ReLU)]
-    return Plan(
-        "norms",
-        model,
-        changes=tuple(
-            Change(name, "nothing", "BatchNorm1d", "asked for") for name in children if name not in old
-        ),
-        edits=(
-            ChildrenEdit(model, old, children),
-            *(ParameterEdit(layer, "bias", layer.bias, None) for layer in biased),
-        ),
-    )
+            norms.place(f"{name}_norm", nn.BatchNorm1d(8), name, behind=True)
+            changes.append(Change(f"{name}_norm", "nothing", "BatchNorm1d", "asked for"))
+            layer = model.get_submodule(str(int(name) - 1))
+            biases.append(ParameterEdit(layer, "bias", layer.bias, None))
+    return Plan("norms", model, changes=tuple(changes), edits=(norms, *biases))
 
 
 BATCH = torch.randn(16, 4, generator=torch.Generator().manual_seed(3))
@@ -80,8 +71,8 @@ def test_new_parameters_join_their_neighbours_and_removed_ones_go(kind):
     plan = add_norms(model)
     plan.apply(optimizer=optimizer)
     assert names_in(optimizer, model) == [
-        ["0.weight", "2.weight", "2.bias", "3.weight", "5.weight", "5.bias"],
-        ["6.weight", "6.bias"],
+        ["0.weight", "1_norm.weight", "1_norm.bias", "2.weight", "3_norm.weight", "3_norm.bias"],
+        ["4.weight", "4.bias"],
     ]
     assert all(
         torch.equal(torch.as_tensor(value), torch.as_tensor(weight_state[name]))
@@ -120,8 +111,8 @@ def test_each_of_several_optimizers_keeps_to_its_part():
     add_norms(model).apply(optimizer=[body, head])
     held = [names_in(optimizer, model)[0] for optimizer in (body, head)]
     assert held == [
-        ["0.weight", "2.weight", "2.bias", "3.weight", "5.weight", "5.bias"],
-        ["6.weight", "6.bias"],
+        ["0.weight", "1_norm.weight", "1_norm.bias", "2.weight", "3_norm.weight", "3_norm.bias"],
+        ["4.weight", "4.bias"],
     ]
 
 
@@ -248,10 +239,11 @@ def test_an_optimizer_that_changed_since_is_not_reverted():
 
 def edits() -> list[tuple[nn.Module, Edit]]:
     model = normed()
-    children = dict(model._modules)
+    children = Rearrangement(model)
+    children.remove("1")
     return [
         (model, ModuleEdit(((model, "2"),), model[2], nn.Tanh())),
-        (model, ChildrenEdit(model, children, {"0": model[0], "3": model[3]})),
+        (model, children),
         (model, ParameterEdit(model[0], "bias", model[0].bias, None)),
         (model, BufferEdit(model[1].running_mean, torch.ones(8))),
         (model, AttributeEdit(model[1], "momentum", 0.5)),

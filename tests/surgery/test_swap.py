@@ -1,11 +1,15 @@
-"""Swapping activations: hidden ones only, and none that would lose something."""
+"""Swapping activations: hidden ones only, wherever they are, and nothing else."""
 
 import pytest
+import torch
+from tests.surgery.networks import images
 from tests.surgery.small import mlp
+from tests.surgery.test_insert import Gated
 from torch import nn
+from torch.nn import functional as F
 
 from normsmith.errors import InputError, SurgeryError
-from normsmith.surgery import swap_activation
+from normsmith.surgery import Plan, insert, swap_activation
 
 
 @pytest.mark.parametrize(("name", "kind"), [("relu", nn.ReLU), ("tanh", nn.Tanh), ("sigmoid", nn.Sigmoid)])
@@ -26,13 +30,21 @@ def test_swap_to_the_same_keeps_the_module():
     assert model[1] is first
 
 
-def test_swap_refuses_to_lose_hooks():
-    model = mlp()
-    model[1].register_forward_hook(lambda *_: None)
-    plan = swap_activation(model, "tanh")
-    with pytest.raises(SurgeryError, match="1: ReLU has hooks"):
-        plan.apply()
-    assert type(model[3]) is nn.ReLU
+def test_hooks_mode_and_attached_norms_go_over_to_the_new_activation():
+    model, batch = Attribute(), torch.randn(5, 4)
+    insert(model, "layer", "after").apply()
+    model.act.eval()
+    seen = []
+    model.act.register_forward_hook(lambda module, *_: seen.append(type(module)))
+    plan = swap_activation(model, "tanh", batch=batch)
+    plan.apply()
+    seen.clear()
+    assert not model.act.training
+    assert [name for name, _ in model.act.named_children()] == ["norm"]
+    torch.testing.assert_close(model(batch), model.second(model.act.norm(torch.tanh(model.first(batch)))))
+    plan.revert()
+    model(batch)
+    assert seen == [nn.Tanh, nn.ReLU]
 
 
 def test_swap_refuses_another_name_and_a_model_without_activations():
@@ -40,3 +52,97 @@ def test_swap_refuses_another_name_and_a_model_without_activations():
         swap_activation(mlp(), "gelu")
     with pytest.raises(SurgeryError, match="found no activation"):
         swap_activation(nn.Sequential(nn.Linear(2, 2)), "relu")
+
+
+class Attribute(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.act, self.second = nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.second(self.act(self.first(x)))
+
+
+class Functional(Attribute):
+    def forward(self, x):
+        return self.second(F.relu(self.first(x)))
+
+
+class Branching(Attribute):
+    def forward(self, x):
+        return self.second(self.act(self.first(x))) if x.sum() > 0 else self.second(self.first(x))
+
+
+class Picking(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+
+    def forward(self, x):
+        return self.body[2](self.body[1](self.body[0](x)))
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.body(self.body(x)))
+
+
+class Ending(Twice):
+    def forward(self, x):
+        return self.body(self.body(x))
+
+
+class Listed(Attribute):
+    def __init__(self):
+        super().__init__()
+        self.all = [self.act]
+
+
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [(Attribute(), "act"), (Branching(), "act"), (Picking(), "body.1"), (Twice(), "body.1")],
+)
+def test_activations_in_forwards_of_any_kind_are_swapped(model, path):
+    batch = torch.ones(3, 4)
+    plan = swap_activation(model, "tanh", batch=batch)
+    assert [change.path for change in plan.changes] == [path]
+    again = Plan.from_json(model, plan.to_json())
+    again.verify(batch)
+    again.apply()
+    assert type(model.get_submodule(path)) is nn.Tanh
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "words"),
+    [
+        (Functional(), "", "calls the function relu; make it a module"),
+        (Functional(), "act", "does not come by it"),
+        (Ending(), "body.1", "the network's output, or a gate, at another call"),
+        (Listed(), "act", "all holds it too"),
+    ],
+)
+def test_what_cannot_be_swapped_is_refused_with_the_reason(model, path, words):
+    assert words in {remark.path: remark.reason for remark in swap_activation(model, "tanh").refusals}[path]
+
+
+def test_a_shared_activation_stays_shared():
+    shared = nn.ReLU()
+    model = nn.Sequential(nn.Linear(4, 8), shared, nn.Linear(8, 8), shared, nn.Linear(8, 2))
+    (change,) = swap_activation(model, "tanh").changes
+    assert (change.path, change.also) == ("1", ("3",))
+
+
+def test_dynamic_code_needs_a_batch():
+    with pytest.raises(SurgeryError, match=r"cannot be followed without data .* give a batch"):
+        swap_activation(Branching(), "tanh")
+
+
+def test_gates_stay():
+    plan = swap_activation(Gated(), "tanh", batch=images(4, 1)())
+    assert [change.path for change in plan.changes] == ["act"]
+    assert not plan.refusals

@@ -86,7 +86,7 @@ def insert_norm(model: nn.Module, task: Task, norm: str, where: str, **options: 
 
 def swap_activation(model: nn.Module, task: Task, activation: str) -> nn.Module:
     """Replace every activation by another kind."""
-    return surgery.swap_activation(model, activation).apply()
+    return surgery.swap_activation(model, activation, **_seen_by(task)).apply()
 
 
 def convert_norm(model: nn.Module, task: Task, to: str, **options: Any) -> nn.Module:

@@ -104,43 +104,6 @@ class ModuleEdit(Edit):
 
 
 @dataclass(frozen=True, eq=False)
-class ChildrenEdit(Edit):
-    """Give a module, such as an `nn.Sequential`, other children in another order."""
-
-    module: nn.Module
-    old: Mapping[str, nn.Module]
-    new: Mapping[str, nn.Module]
-
-    def is_possible(self) -> bool:
-        return self._stands(self.old)
-
-    def is_undoable(self) -> bool:
-        return self._stands(self.new)
-
-    def do(self) -> None:
-        self._become(self.new)
-
-    def undo(self) -> None:
-        self._become(self.old)
-
-    def replaced(self) -> Mapping[nn.Module, nn.Module]:
-        kept = set(map(id, self.new.values()))
-        return {
-            child: self.new[name]
-            for name, child in self.old.items()
-            if id(child) not in kept and name in self.new
-        }
-
-    def _stands(self, children: Mapping[str, nn.Module]) -> bool:
-        found = self.module._modules
-        return list(found) == list(children) and all(found[name] is child for name, child in children.items())
-
-    def _become(self, children: Mapping[str, nn.Module]) -> None:
-        self.module._modules.clear()
-        self.module._modules.update(children)
-
-
-@dataclass(frozen=True, eq=False)
 class ParameterEdit(Edit):
     """Give a module another parameter, or None, under a name it has.
 

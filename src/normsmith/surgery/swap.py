@@ -1,25 +1,39 @@
-"""Replace a network's activations, in `nn.Sequential`s, nested too."""
+"""Replace a network's activations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn
 
-from normsmith.errors import InputError
-from normsmith.surgery.draft import Draft
+from normsmith.errors import InputError, SurgeryError
+from normsmith.surgery.edits import ModuleEdit
+from normsmith.surgery.kinds import is_activation
 from normsmith.surgery.operation import operation
-from normsmith.surgery.plan import Plan
+from normsmith.surgery.plan import Change, Plan, Remark
+from normsmith.surgery.search import hidden_activations
+from normsmith.surgery.seats import find, shown
+from normsmith.surgery.sites import Sites
+from normsmith.surgery.trace import trace
+from normsmith.surgery.verify import Forward, call
 
 _SWAPS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
 
-@operation
-def swap_activation(model: nn.Module, activation: str) -> Plan:
+def swap_activation(model: nn.Module, activation: str, *, batch: Any = None, forward: Forward = call) -> Plan:
     """Plan to replace every activation by "relu", "tanh" or "sigmoid".
 
-    Activations behind the last layer with weights are the network's output and stay, as do those that are
-    what is asked for. Raises InputError for another name, SurgeryError when the model has no activation.
+    Activations behind the last layer with weights are the network's output and stay, as do gates (squeeze and
+    excitation) and those that are what is asked for. Mode, hooks and norms that hang on an activation go over to
+    the new one. Functions (`F.relu`) are refused: there is no module to replace.
+
+    Args:
+        batch, forward: an input, to follow one forward; needed where code is dynamic.
+
+    Raises:
+        InputError: another name.
+        SurgeryError: the model has no activation, or cannot be followed.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2), nn.Sigmoid())
     >>> [change.path for change in swap_activation(model, "tanh").changes]
@@ -27,17 +41,67 @@ def swap_activation(model: nn.Module, activation: str) -> Plan:
     """
     if activation not in _SWAPS:
         raise InputError(f"activation must be one of {', '.join(_SWAPS)}, got {activation!r}")
-    draft = Draft(model, f"{activation} as activation", "activation")
-    for _, _, step in draft.hidden_activations():
-        old, new = step.module, _SWAPS[activation]()
-        if type(old) is type(new):
-            draft.keep(step.path, f"it is {type(old).__name__} already")
-        elif _has_hooks(old):
-            draft.refuse(step.path, f"{type(old).__name__} has hooks, which would be lost")
+    graph, sites, kind = trace(model, batch, forward=forward), Sites(model), type(_SWAPS[activation]())
+    hidden = hidden_activations(graph)
+    swaps, refusals, kept = list[str](), list[tuple[str, str]](), list[tuple[str, str]]()
+    for event in hidden:
+        if event.module is None:
+            refusals.append((event.path, f"its forward calls the function {event.name}; make it a module"))
+    for module, (path, *_) in sites.paths.items():
+        if not is_activation(module):
+            continue
+        places = {event in hidden for event in graph.of(module)}
+        if places == {False}:
+            kept.append((path, f"{type(module).__name__} is the network's output, or a gate"))
+        elif type(module) is kind:
+            kept.append((path, f"it is {kind.__name__} already"))
+        elif (reason := _obstacle(module, places, sites)) is not None:
+            refusals.append((path, reason))
         else:
-            draft.replace(step, [new.train(old.training)], str(new), "asked for")
-    return draft.plan()
+            swaps.append(path)
+    if not (hidden or refusals):
+        raise SurgeryError(
+            f"found no activation in {type(model).__name__}: looked for nn.ReLU, F.relu and the like, with layers "
+            "that have weights behind them"
+        )
+    return swapped(model, activation, swaps, list(dict.fromkeys(refusals)), kept)
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return any(value for name, value in vars(module).items() if name.endswith("_hooks"))
+@operation
+def swapped(
+    model: nn.Module,
+    activation: str,
+    paths: Sequence[str],
+    refusals: Sequence[Sequence[str]] = (),
+    kept: Sequence[Sequence[str]] = (),
+) -> Plan:
+    """Plan to replace the activations at some paths: what plans of `swap_activation` are repeated by, without data.
+
+    Raises SurgeryError for a model that has not the modules.
+
+    >>> swapped(nn.Sequential(nn.Linear(4, 8), nn.ReLU()), "tanh", ["1"]).apply()[1]
+    Tanh()
+    """
+    sites, changes, edits = Sites(model), list[Change](), list[ModuleEdit]()
+    for path in paths:
+        old, new = find(model, path), _SWAPS[activation]()
+        new._modules.update(old._modules)  # a norm that a hook calls
+        changes.append(Change(path, shown(old), shown(new), "asked for", sites.paths[old][1:]))
+        edits.append(ModuleEdit(sites.holders[old], old, new))
+    return Plan(
+        f"{activation} as activation",
+        model,
+        tuple(changes),
+        tuple(Remark(*refusal) for refusal in refusals),
+        tuple(Remark(*remark) for remark in kept),
+        edits=tuple(edits),
+    )
+
+
+def _obstacle(activation: nn.Module, places: set[bool], sites: Sites) -> str | None:
+    if not places:
+        return "this forward does not come by it"
+    if False in places:
+        return "it is the network's output, or a gate, at another call"
+    held = sites.plainly_held(activation)
+    return None if held is None else f"{held} holds it too, outside of what torch knows of"
