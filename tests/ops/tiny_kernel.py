@@ -7,14 +7,12 @@ import torch
 
 from normsmith.ops.cpu import compiled
 from normsmith.ops.cpu.arguments import SLOTS
+from normsmith.ops.cpu.lanes import part
 
 
-def doubling(extras, like, work):
-    def kernel(address):
-        slots = compiled.carray(address, SLOTS, compiled.int64)
-        slots[1] = 2 * slots[0]
-
-    return kernel
+@part
+def doubling(a, f, extras, like, work):
+    a[1] = 2 * a[0]
 
 
 def main():
@@ -25,7 +23,7 @@ def main():
             raise PermissionError("read-only")
 
         caching._CacheLocator.ensure_cache_path = refuse
-    compiled._MAKERS["columns", "forward"] = doubling
+    compiled._RUNS["columns", "forward"] = doubling
     run = compiled.as_function(compiled.kernel("columns", "forward", torch.float32))
     slots = (ctypes.c_int64 * SLOTS)(21)
     run(ctypes.addressof(slots))

@@ -12,5 +12,16 @@ from __future__ import annotations
     RELU, STREAM, BY_BATCH, RENORM, UPDATE, SKIP_NONFINITE,
     EPS, MOMENTUM, R_MAX, D_MAX, LARGEST,
     G, DX, DRESIDUAL, TERMS, DGAMMA, DBETA,
+    SELF,
     SLOTS,
-) = range(49)  # fmt: skip
+) = range(50)  # fmt: skip
+
+MEASURE, SETTLE, APPLY = 1, 2, 4
+"""Phases, as bits: sums over the batch, decisions per channel, and the batch again."""
+MEAN, LOW, INV_STD, M2, SCALE, SHIFT, R, D, SHARE = range(9)
+STATISTICS_ROWS = 9
+"""Rows of the statistics that a forward pass leaves."""
+RUN = 1024
+"""Columns that are worked on side by side, at most."""
+LANES = 16
+"""Elements that are worked on at a time."""

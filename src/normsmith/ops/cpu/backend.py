@@ -14,14 +14,13 @@ from normsmith.ops._shapes import Batch
 from normsmith.ops.activation import ACTIVATIONS
 from normsmith.ops.call import Call, Forward, Update, eager
 from normsmith.ops.cpu import arguments as slot
-from normsmith.ops.cpu.calling import APPLY, MEASURE, SETTLE, Block, address_of, block_for
+from normsmith.ops.cpu.arguments import APPLY, MEASURE, SETTLE
+from normsmith.ops.cpu.calling import Block, address_of, block_for
 from normsmith.ops.cpu.graph import DTYPES, traced, unfit
-from normsmith.ops.cpu.memory import LARGE, like
+from normsmith.ops.cpu.memory import like
 from normsmith.ops.moments import Groups, Moments, counts
 from normsmith.ops.resolve import Gradients, Resolved, Running
 
-_ROWS = 9
-_MEAN, _LOW, _INV_STD, _M2, _SCALE, _SHIFT, _R, _D, _SHARE = range(_ROWS)
 _RELU = ACTIVATIONS["relu"]
 _ALL = MEASURE | SETTLE | APPLY
 
@@ -47,9 +46,9 @@ class Packed:
     def resolved(self) -> Resolved:
         """What normalised, as `resolve` says it."""
         rows = self.statistics.unbind()
-        low = None if self.enough is False else rows[_LOW]
-        r, d = (rows[_R], rows[_D]) if self.renorm else (None, None)
-        return Resolved(rows[_MEAN], low, rows[_INV_STD], r, d, self.enough)
+        low = None if self.enough is False else rows[slot.LOW]
+        r, d = (rows[slot.R], rows[slot.D]) if self.renorm else (None, None)
+        return Resolved(rows[slot.MEAN], low, rows[slot.INV_STD], r, d, self.enough)
 
 
 class Numba:
@@ -124,7 +123,7 @@ class Numba:
         if updated and running is not None and update is not None:
             d[slot.MOMENTUM], q[slot.SKIP_NONFINITE] = update
             q[slot.COUNTER] = 0 if running.batches is None else running.batches.data_ptr()
-        statistics = torch.empty((_ROWS, q[slot.GROUPS], channels), dtype=work)
+        statistics = torch.empty((slot.STATISTICS_ROWS, q[slot.GROUPS], channels), dtype=work)
         packed = Packed(statistics, call.groups, code, bits, enough, call.renorm is not None)
         y = _normalise(block, x, residual, packed, relu, _ALL if call.by_batch else SETTLE | APPLY)
         if call.activation is not None and not relu:
@@ -136,7 +135,9 @@ class Numba:
         if not call.by_batch or updated:
             return Forward(y, packed, None)
         return Forward(
-            y, packed, Moments(count, statistics[_MEAN], statistics[_M2], squares, statistics[_LOW])
+            y,
+            packed,
+            Moments(count, statistics[slot.MEAN], statistics[slot.M2], squares, statistics[slot.LOW]),
         )
 
     def backward(
@@ -148,7 +149,7 @@ class Numba:
         if call.activation is not None and not relu:
             before = _normalise(block, x, residual, kept, False, APPLY)
             g = call.activation.backward(g.to(before.dtype), before)
-        g = _alike(g, x)
+        g = _alike("gradient", g, x)
         work, channels, q = block.work, x.shape[1], block.q
         dgamma, dbeta = torch.empty(channels, dtype=work), torch.empty(channels, dtype=work)
         q[slot.G], q[slot.X], q[slot.STATISTICS] = g.data_ptr(), x.data_ptr(), kept.statistics.data_ptr()
@@ -159,7 +160,7 @@ class Numba:
         dx, dresidual = None, None
         if wants_x:
             dx = like(x)
-            q[slot.DX], q[slot.DRESIDUAL], q[slot.STREAM] = dx.data_ptr(), 0, dx.nbytes >= LARGE
+            q[slot.DX], q[slot.DRESIDUAL], q[slot.STREAM] = dx.data_ptr(), 0, block.streams(dx)
             if residual is not None:
                 dresidual = g
                 if relu or kept.code is not None:
@@ -176,13 +177,13 @@ def _normalise(
     """Run the phases of a forward; batches, codes and bits are pointed to here."""
     y, q = like(x), block.q
     if residual is not None:
-        residual = _alike(residual, x)
+        residual = _alike("residual", residual, x)
     bits = packed.bits if relu else None
     q[slot.X], q[slot.Y], q[slot.STATISTICS] = x.data_ptr(), y.data_ptr(), packed.statistics.data_ptr()
     q[slot.RESIDUAL] = 0 if residual is None else residual.data_ptr()
     q[slot.CODE] = 0 if packed.code is None else packed.code.data_ptr()
     q[slot.BITS] = 0 if bits is None else bits.data_ptr()
-    q[slot.RELU], q[slot.STREAM] = relu, y.nbytes >= LARGE
+    q[slot.RELU], q[slot.STREAM] = relu, block.streams(y)
     block.run("forward", x.dtype, residual is not None or packed.code is not None, phases)
     return y
 
@@ -197,11 +198,11 @@ def _block(x: Tensor, groups: Groups | None) -> tuple[Tensor, Block]:
     return x, block
 
 
-def _alike(tensor: Tensor, x: Tensor) -> Tensor:
+def _alike(name: str, tensor: Tensor, x: Tensor) -> Tensor:
     """A tensor that lies in memory as `x` does, with its dtype."""
     if not tensor.is_cpu:
         raise InputError(
-            f"residual: expected the input's device, cpu, got {tensor.device}; move it with .to(x.device)"
+            f"{name}: expected the input's device, cpu, got {tensor.device}; move it with .to(x.device)"
         )
     if tensor.dtype == x.dtype and tensor.stride() == x.stride():
         return tensor

@@ -12,14 +12,17 @@ from torch import Tensor
 
 from normsmith.errors import InputError
 from normsmith.ops.cpu import arguments as slot
+from normsmith.ops.cpu.arguments import APPLY, MEASURE, SETTLE
 from normsmith.ops.cpu.layout import Layout, layout_of
+from normsmith.ops.cpu.memory import LARGE
 from normsmith.ops.cpu.threads import launch, threads_for
-
-MEASURE, SETTLE, APPLY = 1, 2, 4
-"""As in `share`, which needs numba to be read."""
 
 _ROOM = 1 << 14
 """Partial sums for which room is kept from call to call: 128 KiB for each Python thread."""
+
+
+_LINE = 64
+"""Bytes of a cache line."""
 
 
 class Block:
@@ -41,7 +44,7 @@ class Block:
         _, samples, channels, rows, positions, strip, strips, fold = layout
         self.elements = samples * channels * rows * positions
         q = self.q
-        q[slot.THREADS], q[slot.PARTS] = 1, 1
+        q[slot.SELF], q[slot.THREADS], q[slot.PARTS] = self.address, 1, 1
         q[slot.SAMPLES], q[slot.CHANNELS], q[slot.ROWS], q[slot.POSITIONS] = (
             samples,
             channels,
@@ -57,6 +60,13 @@ class Block:
         # room for the terms of a gradient
         self._terms = torch.empty(2 * groups * channels, dtype=self.work)
         q[slot.TERMS] = self._terms.data_ptr()
+
+    def streams(self, output: Tensor) -> bool:
+        """Whether an output goes past the caches: if it is large, and planes do not share too many cache lines."""
+        plane = self.layout.positions * output.itemsize
+        return output.nbytes >= LARGE and (
+            self.layout.name != "planes" or plane % _LINE == 0 or plane >= 256 * _LINE
+        )
 
     def words(self) -> int:
         """Words of 16 bits that hold a bit for each element."""
@@ -84,7 +94,7 @@ class Block:
         for phase in (MEASURE, SETTLE, APPLY):
             if phases & phase:
                 q[slot.PHASES] = phase
-                launch(address, function, self.address, threads if phase != SETTLE or channels > 512 else 1)
+                launch(address, function, self.address, threads if phase != SETTLE or channels >= 128 else 1)
 
 
 class _Workspace(threading.local):

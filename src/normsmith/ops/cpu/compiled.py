@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -32,45 +33,28 @@ _ELEMENTS = {
     torch.bfloat16: np.uint16,
     torch.float16: np.int16,
 }
-_SOURCES = ("arguments", "columns", "compiled", "elements", "lanes", "planes", "settle", "share")
+_SOURCES = ("arguments", "columns", "compiled", "elements", "lanes", "planes", "settle", "share", "vectors")
 """Files that decide what a kernel does."""
 _SIGNATURE = types.void(types.voidptr)
 _LOCK = threading.Lock()
 
 
-def _planes_forward(extras: Any, like: Any, work: Any) -> Callable[[Any], None]:
+def _body(run_of_kernel: Any, name: str, extras: Any, like: Any, work: Any) -> Callable[[Any], None]:
+    """A kernel's C function. `run` is a global of it: numba's cache compares what it closes over."""
+
     def kernel(address):  # type: ignore[no-untyped-def]
-        planes.forward(carray(address, SLOTS, int64), carray(address, SLOTS, float64), extras, like, work)
+        run(carray(address, SLOTS, int64), carray(address, SLOTS, float64), extras, like, work)  # type: ignore[name-defined]  # noqa: F821
 
-    return kernel
-
-
-def _planes_backward(extras: Any, like: Any, work: Any) -> Callable[[Any], None]:
-    def kernel(address):  # type: ignore[no-untyped-def]
-        planes.backward(carray(address, SLOTS, int64), extras, like, work)
-
-    return kernel
+    body = FunctionType(kernel.__code__, {**globals(), "run": run_of_kernel}, name, None, kernel.__closure__)
+    body.__qualname__ = name
+    return body
 
 
-def _columns_forward(extras: Any, like: Any, work: Any) -> Callable[[Any], None]:
-    def kernel(address):  # type: ignore[no-untyped-def]
-        columns.forward(carray(address, SLOTS, int64), carray(address, SLOTS, float64), extras, like, work)
-
-    return kernel
-
-
-def _columns_backward(extras: Any, like: Any, work: Any) -> Callable[[Any], None]:
-    def kernel(address):  # type: ignore[no-untyped-def]
-        columns.backward(carray(address, SLOTS, int64), extras, like, work)
-
-    return kernel
-
-
-_MAKERS = {
-    ("planes", "forward"): _planes_forward,
-    ("planes", "backward"): _planes_backward,
-    ("columns", "forward"): _columns_forward,
-    ("columns", "backward"): _columns_backward,
+_RUNS = {
+    ("planes", "forward"): planes.forward,
+    ("planes", "backward"): planes.backward,
+    ("columns", "forward"): columns.forward,
+    ("columns", "backward"): columns.backward,
 }
 
 
@@ -84,10 +68,9 @@ def kernel(layout: str, direction: str, dtype: torch.dtype, extras: bool = False
     """
     like = _ELEMENTS[dtype]
     work = np.float64 if dtype == torch.float64 else np.float32
-    body = _MAKERS[layout, direction](extras or None, like, work)
     kind = f"{str(dtype).removeprefix('torch.')}{'_extras' * extras}"
     name = f"{layout}_{direction}_{kind}_{_digest()}"
-    body.__name__ = body.__qualname__ = name
+    body = _body(_RUNS[layout, direction], name, extras or None, like, work)
     with _LOCK:
         compiled = _compile(body)
     _KEEP.append(compiled)

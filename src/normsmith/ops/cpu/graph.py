@@ -20,11 +20,10 @@ from normsmith.ops import compiling
 from normsmith.ops.activation import ACTIVATIONS
 from normsmith.ops.call import Call, Forward, Kept
 from normsmith.ops.compiling import chunks, groups_of, laid_out_like
+from normsmith.ops.cpu import arguments as slot
 from normsmith.ops.moments import Moments, counts
 from normsmith.ops.resolve import Renorm, Resolved, Running
 
-ROWS = 9
-MEAN, LOW, INV_STD, M2 = range(4)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _RELU = ACTIVATIONS["relu"]
 
@@ -79,8 +78,8 @@ def traced(
         y = call.activation.forward(y)
         y = y if call.valid is None else torch.where(call.valid, y, 0.0)
     count, squares = counts(x, call.weights, call.groups)
-    found = Moments(count, statistics[MEAN], statistics[M2], squares, statistics[LOW])
-    resolved = Resolved(found.mean, found.low, statistics[INV_STD], None, None, True)
+    found = Moments(count, statistics[slot.MEAN], statistics[slot.M2], squares, statistics[slot.LOW])
+    resolved = Resolved(found.mean, found.low, statistics[slot.INV_STD], None, None, True)
     return Forward(y, Kept(resolved, None, None, count), found)
 
 
@@ -120,7 +119,7 @@ def _forward(
 
 def _forward_fake(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     number = arguments[-1]
-    return torch.empty_like(x), x.new_empty((ROWS, number, x.shape[1]), dtype=_work(x))
+    return torch.empty_like(x), x.new_empty((slot.STATISTICS_ROWS, number, x.shape[1]), dtype=_work(x))
 
 
 def _backward(

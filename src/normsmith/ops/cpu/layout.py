@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from math import prod
+from math import gcd, prod
 from typing import NamedTuple
 
 from torch import Tensor
 
-PLANES_FROM = 200
+from normsmith.ops.cpu.arguments import LANES, RUN
+
+PLANES_FROM = 256
 """Positions from which a channel is worked on by planes; fewer lie side by side as columns."""
-RUN = 1024
-"""As in `lanes`, which needs numba to be read."""
 
 
 class Layout(NamedTuple):
@@ -46,7 +46,7 @@ def _layout(shape: tuple[int, ...], strides: tuple[int, ...]) -> Layout | None:
             return _rows(samples, channels, 1)
         if positions >= PLANES_FROM:
             return Layout("planes", samples, channels, 1, positions)
-        together = max(1, RUN // positions)
+        together = _aligned(RUN // positions, positions)
         return Layout(
             "columns", samples, channels, 1, positions, together * positions, -(-channels // together)
         )
@@ -66,8 +66,13 @@ def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...], order: range | l
 
 
 def _rows(samples: int, channels: int, rows: int) -> Layout:
-    beside = -(-64 // channels)  # rows that are summed side by side, as `columns` does
-    fold = max(1, RUN // (channels * beside)) * beside
+    fold = _aligned(RUN // channels, channels)
     if fold == 1:
         return Layout("columns", samples, channels, rows, 1, min(RUN, channels), -(-channels // RUN))
     return Layout("columns", samples, channels, rows, 1, channels * fold, 1, fold)
+
+
+def _aligned(number: int, size: int) -> int:
+    """At most `number` pieces of `size` elements side by side, at least one, such that vectors fit if that can be."""
+    step = LANES // gcd(LANES, size)
+    return max(1, number // step * step or number)

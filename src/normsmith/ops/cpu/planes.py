@@ -2,197 +2,213 @@
 
 A thread takes whole channels: it reads the planes of one, decides, and reads them again while they are still in
 its cache. Where there are fewer channels than threads, the parts of a channel are some of the samples, and the
-phases run one after the other.
+phases run one after the other. A plane is worked on as four rows, its quarters.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from numpy import float64
 
 from normsmith.ops.cpu import arguments as slot
 from normsmith.ops.cpu import settle
+from normsmith.ops.cpu.arguments import APPLY, LANES, MEASURE, SETTLE
 from normsmith.ops.cpu.elements import (
-    differentiate,
-    emit,
-    fetch_rows,
-    gradient_sums,
-    normalise,
-    pre_gradient,
-    sums,
-    weighted_sums,
+    COUNT,
+    FIRST,
+    MEAN,
+    MOMENT,
+    OFFSET,
+    PLAIN,
+    SCALE,
+    SECOND,
+    SHIFT,
+    SLOPE,
+    operations,
+    stack_of_tables,
 )
-from normsmith.ops.cpu.lanes import (
-    RUN,
-    fence,
-    load,
-    part,
-    size_of,
-    stack_of_run,
-    store,
-)
+from normsmith.ops.cpu.lanes import fence, fill, inlined, load, part, size_of, store, total
 from normsmith.ops.cpu.settle import merge_sums, settle_channel, settle_gradient
-from normsmith.ops.cpu.share import APPLY, MEASURE, SETTLE, samples_of, share_of
+from normsmith.ops.cpu.share import samples_of, share_of
+from normsmith.ops.cpu.vectors import ROWS, TABLE
+
+MANY = 512 * ROWS * LANES
+"""Elements whose sums are added up in the dtype of the work."""
+
+
+def _over_plane(operation: tuple[Any, Any]) -> Any:
+    """Do an operation on a run of positions of one plane."""
+    on_four, on_one = operation
+
+    @part
+    def over(a, channel, sample, begin, n, output, tables, extras, like, work):
+        positions, size, wide = a[slot.POSITIONS], size_of(like), size_of(work)
+        plane = sample * a[slot.CHANNELS] + channel
+        at, code, bits, head = (plane * positions + begin) * size, 0, 0, 0
+        if extras is not None:
+            if a[slot.CODE] != 0:
+                code = a[slot.CODE] + (sample * positions + begin) * wide
+            if a[slot.BITS] != 0:
+                bits = a[slot.BITS] + (plane * ((positions + LANES - 1) // LANES) + begin // LANES) * 2
+        if a[slot.STREAM] != 0 and output != 0 and bits == 0:
+            line = min(64, LANES * size)  # up to where the output is aligned
+            head = min(n, (line - (output + at) % line) % line // size)
+        quarter = (n - head) // (ROWS * LANES) * LANES
+        ahead = positions * size  # the next channel's
+        on_four(
+            a[slot.SELF], at + head * size, quarter * size, quarter, code + head * wide if code != 0 else 0,
+            quarter * wide, bits, quarter // 8, ahead, tables, extras, like, work,
+        )  # fmt: skip
+        skip, left = 0, head
+        for _ in range(2):  # what is before and behind
+            on_one(
+                a[slot.SELF], at + skip * size, 0, left, code + skip * wide if code != 0 else 0, 0,
+                bits + skip // 8 if bits != 0 else 0, 0, ahead, tables, extras, like, work,
+            )  # fmt: skip
+            skip = head + ROWS * quarter
+            left = n - skip
+
+    return over
+
+
+_sum_plane, _normalise_plane, _sum_gradient_plane, _differentiate_plane = (
+    _over_plane(operation) for operation in operations(by_column=False)
+)
 
 
 @part
-def _measure(a, channel, group, number, extras, like, work):
+def _set(tables, table, value, work):
+    fill(tables + table * TABLE * size_of(work), LANES, value, work)
+
+
+@part
+def _total(tables, table, work):
+    return float64(total(tables + table * TABLE * size_of(work), work))
+
+
+@part
+def _first_counted(a, start, stop, work):
+    """Sample and position of the first element of a part that is not padding."""
+    positions = a[slot.POSITIONS]
+    for i in range(start * positions, stop * positions):
+        if load(a[slot.CODE], i, work) > 0:
+            return i // positions, i % positions
+    return start, 0
+
+
+@part
+def _measure(a, channel, group, number, tables, extras, like, work):
     """Count, mean and M2 of one part of a channel."""
-    size, positions = size_of(like), a[slot.POSITIONS]
+    positions = a[slot.POSITIONS]
     found = a[slot.PARTIAL] + 24 * ((number * a[slot.GROUPS] + group) * a[slot.CHANNELS] + channel)
     for i in range(3):
         store(found, i, 0.0, float64)
     start, stop = samples_of(a, group, number)
-    shift, known = work(0), False
-    count, first, second = 0.0, 0.0, 0.0
+    seed, masked = (start, 0), False
+    if extras is not None:
+        masked = a[slot.CODE] != 0
+        if masked:
+            seed = _first_counted(a, start, stop, work)
+    around = work(0)
+    if start < stop:
+        around = load(a[slot.X], (seed[0] * a[slot.CHANNELS] + channel) * positions + seed[1], like)
+    count = 0
     for sample in range(start, stop):
-        x = a[slot.X] + (sample * a[slot.CHANNELS] + channel) * positions * size
-        for run in range(0, positions, RUN):
-            n = min(RUN, positions - run)
-            if extras is not None:
-                if a[slot.CODE] != 0:
-                    code = a[slot.CODE] + (sample * positions + run) * size_of(work)
-                    for i in range(n if not known else 0):
-                        if load(code, i, work) > 0:
-                            shift, known = load(x, run + i, like), True
-                            break
-                    counted, one, two = weighted_sums(x + run * size, code, n, shift, like, work)
-                    merge_sums(found, float64(counted), float64(shift), float64(one), float64(two))
-                    continue
-            if not known:
-                shift, known = load(x, run, like), True
-            one, two = sums(x + run * size, n, shift, like, work)
+        for begin in range(0, positions, MANY):
+            if count == 0:
+                _set(tables, MEAN, around, work)
+                for table in range(FIRST, COUNT + 1):
+                    _set(tables, table, work(0), work)
+            n = min(MANY, positions - begin)
+            _sum_plane(a, channel, sample, begin, n, 0, tables, extras, like, work)
             count += n
-            first += one
-            second += two
-            if count >= RUN:
-                merge_sums(found, count, float64(shift), first, second)
-                shift = work(load(found, 1, float64))
-                count, first, second = 0.0, 0.0, 0.0
-    merge_sums(found, count, float64(shift), first, second)
+            if count >= MANY or (sample + 1 == stop and begin + n == positions):
+                counted = _total(tables, COUNT, work) if masked else float64(count)
+                first, second = _total(tables, FIRST, work), _total(tables, SECOND, work)
+                merge_sums(found, counted, float64(around), first, second)
+                if load(found, 0, float64) > 0:
+                    around = work(load(found, 1, float64))
+                count = 0
 
 
 @part
-def _coefficients(a, channel, group, terms, work):
-    """What normalises a channel, and the terms of its gradient if there are any."""
+def _set_statistics(a, channel, group, tables, work):
+    """What normalises a channel."""
     at, stride = group * a[slot.CHANNELS] + channel, a[slot.GROUPS] * a[slot.CHANNELS]
-    mean = load(a[slot.STATISTICS], settle.MEAN * stride + at, work)
-    scale = load(a[slot.STATISTICS], settle.SCALE * stride + at, work)
-    shift = load(a[slot.STATISTICS], settle.SHIFT * stride + at, work)
-    offset, slope = work(0), work(0)
-    if terms:
-        offset = load(a[slot.TERMS], settle.OFFSET * stride + at, work)
-        slope = load(a[slot.TERMS], settle.SLOPE * stride + at, work)
-    return mean, scale, shift, offset, slope
+    _set(tables, MEAN, load(a[slot.STATISTICS], slot.MEAN * stride + at, work), work)
+    _set(tables, SCALE, load(a[slot.STATISTICS], slot.SCALE * stride + at, work), work)
+    _set(tables, SHIFT, load(a[slot.STATISTICS], slot.SHIFT * stride + at, work), work)
 
 
 @part
-def _apply(a, channel, group, number, buffer, spare, extras, like, work):
+def _apply(a, channel, group, number, tables, extras, like, work):
     """Normalise one part of a channel."""
-    size, wide, positions = size_of(like), size_of(work), a[slot.POSITIONS]
-    words = (positions + 15) // 16
-    streams = a[slot.STREAM] != 0
-    coefficients = _coefficients(a, channel, group, False, work)
+    _set_statistics(a, channel, group, tables, work)
     start, stop = samples_of(a, group, number)
     for sample in range(start, stop):
-        plane = sample * a[slot.CHANNELS] + channel
-        for run in range(0, positions, RUN):
-            n, at = min(RUN, positions - run), (plane * positions + run) * size
-            if channel + 1 < a[slot.CHANNELS]:
-                fetch_rows(a[slot.X] + at + positions * size, 0, 1, n * size)
-            normalise(
-                a[slot.X] + at,
-                a[slot.Y] + at,
-                a[slot.RESIDUAL] + at if a[slot.RESIDUAL] != 0 else 0,
-                a[slot.CODE] + (sample * positions + run) * wide if a[slot.CODE] != 0 else 0,
-                a[slot.BITS] + plane * words * 2 + run // 8 if a[slot.BITS] != 0 else 0,
-                n, coefficients, a[slot.RELU] != 0, streams, buffer, spare, extras, like, work,
-            )  # fmt: skip
+        _normalise_plane(a, channel, sample, 0, a[slot.POSITIONS], a[slot.Y], tables, extras, like, work)
 
 
 @part
-def forward(a, f, extras, like, work):
-    """Moments, decision and output, as the phases ask."""
-    buffer, spare = stack_of_run(), stack_of_run()
-    phases, parts = a[slot.PHASES], a[slot.PARTS]
-    start, stop = share_of(a, a[slot.CHANNELS] * parts)
-    for item in range(start, stop):
-        channel, number = item // parts, item % parts
-        for group in range(a[slot.GROUPS]):
-            if phases & MEASURE:
-                _measure(a, channel, group, number, extras, like, work)
-        if phases & SETTLE and number == 0:
-            settle_channel(a, f, channel, work)
-        for group in range(a[slot.GROUPS]):
-            if phases & APPLY:
-                _apply(a, channel, group, number, buffer, spare, extras, like, work)
-    if a[slot.STREAM] != 0:
-        fence()
-
-
-@part
-def _sweep(a, channel, group, number, first, gradient, buffer, spare, extras, like, work):
-    """Go through one part of a channel: to add up the gradient's sums at first, then to write dx."""
-    size, wide, positions = size_of(like), size_of(work), a[slot.POSITIONS]
-    words = (positions + 15) // 16
-    streams = a[slot.STREAM] != 0
-    at_channel = group * a[slot.CHANNELS] + channel
-    coefficients = _coefficients(a, channel, group, not first, work)
-    all_plain, all_moment = 0.0, 0.0
+def _reduce(a, channel, group, number, tables, extras, like, work):
+    """The two sums of the gradient over one part of a channel."""
+    positions = a[slot.POSITIONS]
+    _set_statistics(a, channel, group, tables, work)
+    plain, moment, count = 0.0, 0.0, 0
     start, stop = samples_of(a, group, number)
     for sample in range(start, stop):
-        plane = sample * a[slot.CHANNELS] + channel
-        for run in range(0, positions, RUN):
-            n, at = min(RUN, positions - run), (plane * positions + run) * size
-            x = a[slot.X] + at
-            code = a[slot.CODE] + (sample * positions + run) * wide if a[slot.CODE] != 0 else 0
-            bits = a[slot.BITS] + plane * words * 2 + run // 8 if a[slot.BITS] != 0 else 0
-            g = pre_gradient(
-                a[slot.G] + at,
-                x,
-                code,
-                bits,
-                n,
-                coefficients,
-                a[slot.RELU] != 0,
-                gradient,
-                extras,
-                like,
-                work,
-            )
-            if first:
-                plain, moment = gradient_sums(g, x, code, n, coefficients[0], extras, like, work)
-                all_plain += plain
-                all_moment += moment
-            else:
-                if channel + 1 < a[slot.CHANNELS]:
-                    fetch_rows(x + positions * size, 0, 1, n * size)
-                    fetch_rows(a[slot.G] + at + positions * size, 0, 1, n * size)
-                dx = a[slot.DX] + at
-                differentiate(g, x, dx, code, n, coefficients, streams, buffer, spare, extras, like, work)
-                if extras is not None:
-                    if a[slot.DRESIDUAL] != 0:
-                        emit(g, a[slot.DRESIDUAL] + at, spare, n, streams, like, work)
-    if first:
-        found = a[slot.PARTIAL] + 24 * (number * a[slot.GROUPS] * a[slot.CHANNELS] + at_channel)
-        store(found, 0, all_plain, float64)
-        store(found, 1, all_moment, float64)
+        for begin in range(0, positions, MANY):
+            if count == 0:
+                _set(tables, PLAIN, work(0), work)
+                _set(tables, MOMENT, work(0), work)
+            n = min(MANY, positions - begin)
+            _sum_gradient_plane(a, channel, sample, begin, n, 0, tables, extras, like, work)
+            count += n
+            if count >= MANY or (sample + 1 == stop and begin + n == positions):
+                plain += _total(tables, PLAIN, work)
+                moment += _total(tables, MOMENT, work)
+                count = 0
+    found = a[slot.PARTIAL] + 24 * ((number * a[slot.GROUPS] + group) * a[slot.CHANNELS] + channel)
+    store(found, 0, plain, float64)
+    store(found, 1, moment, float64)
 
 
 @part
-def backward(a, extras, like, work):
-    """The sums of the gradient, what follows from them, and dx, as the phases ask."""
-    gradient, buffer, spare = stack_of_run(), stack_of_run(), stack_of_run()
-    phases, parts = a[slot.PHASES], a[slot.PARTS]
-    start, stop = share_of(a, a[slot.CHANNELS] * parts)
-    for item in range(start, stop):
-        channel, number = item // parts, item % parts
-        for group in range(a[slot.GROUPS]):
+def _differentiate(a, channel, group, number, tables, extras, like, work):
+    """dx, and the residual's gradient, of one part of a channel."""
+    _set_statistics(a, channel, group, tables, work)
+    at, stride = group * a[slot.CHANNELS] + channel, a[slot.GROUPS] * a[slot.CHANNELS]
+    _set(tables, OFFSET, load(a[slot.TERMS], settle.OFFSET * stride + at, work), work)
+    _set(tables, SLOPE, load(a[slot.TERMS], settle.SLOPE * stride + at, work), work)
+    start, stop = samples_of(a, group, number)
+    for sample in range(start, stop):
+        _differentiate_plane(a, channel, sample, 0, a[slot.POSITIONS], a[slot.DX], tables, extras, like, work)
+
+
+def _kernel(measure: Any, decide: Any, apply: Any) -> Any:
+    """Sums, decisions, and the batch again, as the phases ask."""
+
+    @inlined
+    def run(a, f, extras, like, work):
+        tables = stack_of_tables()
+        phases, parts = a[slot.PHASES], a[slot.PARTS]
+        start, stop = share_of(a, a[slot.CHANNELS] * parts)
+        for item in range(start, stop):
+            channel, number = item // parts, item % parts
             if phases & MEASURE:
-                _sweep(a, channel, group, number, True, gradient, buffer, spare, extras, like, work)
-        if phases & SETTLE and number == 0:
-            settle_gradient(a, channel, work)
-        for group in range(a[slot.GROUPS]):
+                for group in range(a[slot.GROUPS]):
+                    measure(a, channel, group, number, tables, extras, like, work)
+            if phases & SETTLE and number == 0:
+                decide(a, f, channel, work)
             if phases & APPLY:
-                _sweep(a, channel, group, number, False, gradient, buffer, spare, extras, like, work)
-    if a[slot.STREAM] != 0:
-        fence()
+                for group in range(a[slot.GROUPS]):
+                    apply(a, channel, group, number, tables, extras, like, work)
+        if a[slot.STREAM] != 0:
+            fence()
+
+    return run
+
+
+forward = _kernel(_measure, settle_channel, _apply)
+backward = _kernel(_reduce, settle_gradient, _differentiate)

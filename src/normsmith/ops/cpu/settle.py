@@ -15,8 +15,6 @@ from numpy import float64, int64
 from normsmith.ops.cpu import arguments as slot
 from normsmith.ops.cpu.lanes import load, part, store
 
-MEAN, LOW, INV_STD, M2, SCALE, SHIFT, R, D, SHARE = range(9)
-ROWS = 9
 OFFSET, SLOPE = range(2)
 
 
@@ -95,15 +93,15 @@ def settle_channel(a, f, channel, work):
         scale = inv_std * r * gamma
         at, stride = group * channels + channel, groups * channels
         out = a[slot.STATISTICS]
-        store(out, MEAN * stride + at, high, work)
-        store(out, LOW * stride + at, work(low), work)
-        store(out, INV_STD * stride + at, work(inv_std), work)
-        store(out, M2 * stride + at, work(m2), work)
-        store(out, SCALE * stride + at, work(scale), work)
-        store(out, SHIFT * stride + at, work(gamma * d + beta - low * scale), work)
-        store(out, R * stride + at, work(r), work)
-        store(out, D * stride + at, work(d), work)
-        store(out, SHARE * stride + at, work(share), work)
+        store(out, slot.MEAN * stride + at, high, work)
+        store(out, slot.LOW * stride + at, work(low), work)
+        store(out, slot.INV_STD * stride + at, work(inv_std), work)
+        store(out, slot.M2 * stride + at, work(m2), work)
+        store(out, slot.SCALE * stride + at, work(scale), work)
+        store(out, slot.SHIFT * stride + at, work(gamma * d + beta - low * scale), work)
+        store(out, slot.R * stride + at, work(r), work)
+        store(out, slot.D * stride + at, work(d), work)
+        store(out, slot.SHARE * stride + at, work(share), work)
     if channel == 0 and a[slot.UPDATE] != 0 and a[slot.COUNTER] != 0:
         store(a[slot.COUNTER], 0, load(a[slot.COUNTER], 0, int64) + 1, int64)
     if a[slot.UPDATE] != 0 and usable > 0:
@@ -118,7 +116,7 @@ def settle_channel(a, f, channel, work):
 
 
 @part
-def settle_gradient(a, channel, work):
+def settle_gradient(a, f, channel, work):
     """From the parts of a channel's two sums to its dγ and dβ, and to the terms of dx of each of its groups."""
     channels, groups = a[slot.CHANNELS], a[slot.GROUPS]
     stride, statistics = groups * channels, a[slot.STATISTICS]
@@ -130,13 +128,13 @@ def settle_gradient(a, channel, work):
             found = a[slot.PARTIAL] + 24 * (number * stride + at)
             plain += load(found, 0, float64)
             moment += load(found, 1, float64)
-        low = float64(load(statistics, LOW * stride + at, work))
-        inv_std = float64(load(statistics, INV_STD * stride + at, work))
-        scale = float64(load(statistics, SCALE * stride + at, work))
-        share = float64(load(statistics, SHARE * stride + at, work))
+        low = float64(load(statistics, slot.LOW * stride + at, work))
+        inv_std = float64(load(statistics, slot.INV_STD * stride + at, work))
+        scale = float64(load(statistics, slot.SCALE * stride + at, work))
+        share = float64(load(statistics, slot.SHARE * stride + at, work))
         normal = (moment - low * plain) * inv_std
-        dgamma += normal * load(statistics, R * stride + at, work) + plain * load(
-            statistics, D * stride + at, work
+        dgamma += normal * load(statistics, slot.R * stride + at, work) + plain * load(
+            statistics, slot.D * stride + at, work
         )
         dbeta += plain
         offset, slope = 0.0, 0.0

@@ -1,12 +1,9 @@
-"""Who does what in a kernel: phases, threads, and the samples of ghost batches."""
+"""Who does what in a kernel: threads, and the samples of ghost batches."""
 
 from __future__ import annotations
 
 from normsmith.ops.cpu import arguments as slot
 from normsmith.ops.cpu.lanes import call_for_number, part
-
-MEASURE, SETTLE, APPLY = 1, 2, 4
-"""Phases, as bits: sums over the batch, decisions per channel, and the batch again."""
 
 
 @part
