@@ -27,7 +27,7 @@ class Effort(NamedTuple):
     """
 
     rounds: int = 15
-    seconds: float = 1.0
+    seconds: float = 0.5
     slow: float = 0.4
 
 

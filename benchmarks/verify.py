@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,39 +31,48 @@ def errors(case: Case, mean: float, forwards: dict[str, Forward]) -> dict[str, E
     i = inputs(case, mean)
     running = (i.mean.clone(), i.var.clone())
     if "relu" in case.op:
-        with threads(1):
-            for channels in _chunks(case):
-                before = exactly(case, i, channels, mean)[0]
-                i.g[:, channels].masked_fill_(_laid(before.abs() < _CORNER, i, channels), 0.0)
+        with _each_chunk(case) as (each, chunks):
+            list(each(partial(_clear_corner, case, i, mean), chunks))
     found = {}
     for name, forward in forwards.items():
         i.mean.copy_(running[0])
         i.var.copy_(running[1])
         y = forward(i)
         found[name] = [y.detach(), *torch.autograd.grad(y, i.leaves, i.g)]
-    with threads(1):
-        return _compare(case, i, mean, found)
-
-
-def _compare(case: Case, i: Inputs, mean: float, found: dict[str, list[Tensor]]) -> dict[str, Errors]:
     largest = dict.fromkeys(NAMES, 1.0)
     apart = {name: dict.fromkeys(NAMES[: len(got)], 0.0) for name, got in found.items()}
-    for channels in _chunks(case):
-        exact = exactly(case, i, channels, mean)
-        if "relu" in case.op:
-            exact[0].relu_()
-        for part, want in zip(NAMES, exact, strict=False):
-            largest[part] = max(largest[part], want.abs().max().item())
-        for name, got in found.items():
-            for part, tensor, want in zip(NAMES, got, exact, strict=False):
-                piece = tensor[channels] if tensor.ndim == 1 else _rows(tensor, i, channels)
-                off = (piece.double() - want).abs().max().item()
-                # NaN must be seen, which `max` may overlook
-                apart[name][part] = off if not off <= apart[name][part] else apart[name][part]
+    with _each_chunk(case) as (each, chunks):
+        for sizes, off in each(partial(_compare, case, i, mean, found), chunks):
+            for part, size in sizes.items():
+                largest[part] = max(largest[part], size)
+            for name, parts in off.items():
+                for part, worst in parts.items():
+                    # NaN must be seen, which `max` may overlook
+                    apart[name][part] = worst if not worst <= apart[name][part] else apart[name][part]
     for name, got in found.items():
         if i.mask is not None and any((_padding(tensor, i.mask) != 0).any() for tensor in got[:2]):
             apart[name]["y"] = float("inf")
     return {name: {part: off / largest[part] for part, off in parts.items()} for name, parts in apart.items()}
+
+
+def _clear_corner(case: Case, i: Inputs, mean: float, channels: slice) -> None:
+    before = _forward(case, i, channels, mean).y
+    i.g[:, channels].masked_fill_(_laid(before.abs() < _CORNER, i, channels), 0.0)
+
+
+def _compare(
+    case: Case, i: Inputs, mean: float, found: dict[str, list[Tensor]], channels: slice
+) -> tuple[Errors, dict[str, Errors]]:
+    """Of some channels: the largest value of each part, and how far off each candidate's are."""
+    exact = exactly(case, i, channels, mean)
+    if "relu" in case.op:
+        exact[0].relu_()
+    apart: dict[str, Errors] = {name: {} for name in found}
+    for name, got in found.items():
+        for part, tensor, want in zip(NAMES, got, exact, strict=False):
+            piece = tensor[channels] if tensor.ndim == 1 else _rows(tensor, i, channels)
+            apart[name][part] = (piece - want).abs_().max().item()  # in float64, as `want` is
+    return {part: want.abs().max().item() for part, want in zip(NAMES, exact, strict=False)}, apart
 
 
 def wrong(case: Case, found: dict[float, dict[str, Errors]], name: str = "ours") -> list[str]:
@@ -74,27 +86,53 @@ def wrong(case: Case, found: dict[float, dict[str, Errors]], name: str = "ours")
     ]
 
 
-def exactly(case: Case, i: Inputs, channels: slice, running_mean: float) -> list[Tensor]:
-    """Output before ReLU, and gradients of all, over the valid elements as rows of shape (values, channels)."""
-    x, g = _rows(i.x.detach(), i, channels).double(), _rows(i.g, i, channels).double()
-    weight, bias = i.weight.detach()[channels].double(), i.bias.detach()[channels].double()
+class _Forward(NamedTuple):
+    """In float64, as rows of shape (values, channels) and vectors of channels."""
+
+    y: Tensor
+    normalised: Tensor
+    hat: Tensor
+    inv_std: Tensor
+    r: Tensor
+
+
+def _forward(case: Case, i: Inputs, channels: slice, running_mean: float) -> _Forward:
+    """The output before ReLU, and what leads to it; with renorm x̂ is the normalised batch times r, plus d."""
+    x = _rows(i.x.detach(), i, channels).double()
     mean = x.mean(0)
     x -= mean
     inv_std = (x.square().mean(0) + EPS).rsqrt()
     x *= inv_std
-    r, d = torch.ones_like(mean), torch.zeros_like(mean)
+    hat, r = x, torch.ones_like(mean)
     if case.op == "renorm":
         population = (1.0 + EPS) ** -0.5
         r = (population / inv_std).clamp(1 / R_MAX, R_MAX)
-        d = ((mean - running_mean) * population).clamp(-D_MAX, D_MAX)
-    hat = x * r + d
-    y = hat * weight + bias
+        hat = x * r + ((mean - running_mean) * population).clamp(-D_MAX, D_MAX)
+    y = hat * i.weight.detach()[channels].double()
+    y += i.bias.detach()[channels].double()
     if i.residual is not None:
         y += _rows(i.residual.detach(), i, channels).double()
+    return _Forward(y, x, hat, inv_std, r)
+
+
+def exactly(case: Case, i: Inputs, channels: slice, running_mean: float) -> list[Tensor]:
+    """Output before ReLU, and gradients of all, over the valid elements as rows of shape (values, channels)."""
+    y, x, hat, inv_std, r = _forward(case, i, channels, running_mean)
+    g = _rows(i.g, i, channels).double()
     if "relu" in case.op:
         g = torch.where(y > 0, g, 0.0)
-    dx = weight * inv_std * r * (g - g.mean(0) - x * (g * x).mean(0))
+    dx = g - g.mean(0)
+    dx -= x * (g * x).mean(0)
+    dx *= i.weight.detach()[channels].double() * inv_std * r
     return [y, dx, (g * hat).sum(0), g.sum(0), *([g] if i.residual is not None else [])]
+
+
+@contextmanager
+def _each_chunk(case: Case) -> Iterator[tuple[Callable[..., Iterator[Any]], Iterator[slice]]]:
+    """As many chunks at a time as torch has threads, each on one: they need not wait for each other."""
+    number = torch.get_num_threads()
+    with threads(1), ThreadPoolExecutor(number) as pool:
+        yield pool.map, _chunks(case)
 
 
 @contextmanager
