@@ -18,7 +18,7 @@ from torch import Tensor
 
 from normsmith.ops import compiling
 from normsmith.ops.activation import ACTIVATIONS
-from normsmith.ops.call import Call, Forward, Kept
+from normsmith.ops.call import Call, Forward, Kept, computing_dtype
 from normsmith.ops.compiling import chunks, groups_of, laid_out_like
 from normsmith.ops.cpu import arguments as slot
 from normsmith.ops.moments import Moments, counts
@@ -119,7 +119,9 @@ def _forward(
 
 def _forward_fake(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     number = arguments[-1]
-    return torch.empty_like(x), x.new_empty((slot.STATISTICS_ROWS, number, x.shape[1]), dtype=_work(x))
+    return torch.empty_like(x), x.new_empty(
+        (slot.STATISTICS_ROWS, number, x.shape[1]), dtype=computing_dtype(x)
+    )
 
 
 def _backward(
@@ -187,10 +189,6 @@ def _differentiate(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Any, ...]:
         )
     ]
     return (*found, *[None] * 10)
-
-
-def _work(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _define(name: str, schema: str, function: Any, fake: Any) -> None:
