@@ -296,6 +296,7 @@ def test_running_statistics_move_as_commit_moves_them(momentum, skip, monkeypatc
     commit(theirs, moments, momentum=momentum, on_nonfinite=skip)
     for got, want in zip(ours, theirs, strict=True):
         torch.testing.assert_close(got, want, equal_nan=True)
+        assert got._version > 0  # who has saved it for backward gets an error
 
 
 @pytest.mark.skipif(INTERPRETED, reason="needs a GPU")

@@ -13,10 +13,14 @@ import pytest
 import torch
 from benchmarks.gpu_rows import F32, Row
 from benchmarks.gpu_table import Measured, goals, page
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import Parameter
+from torch.utils.flop_counter import FlopCounterMode
 
+from normsmith.errors import InputError
 from normsmith.ops.activation import Activation
 from normsmith.ops.call import Call
-from normsmith.ops.gpu import backend
+from normsmith.ops.gpu import backend, launch
 from normsmith.ops.gpu.plan import Matrix, matrix, plan
 from normsmith.ops.moments import Groups, ghost_groups
 
@@ -66,9 +70,31 @@ class TestSupports:
         huge = torch.empty(1, device="meta").expand(2, 2**16, 2**15)
         assert "32 bits" in self.row.supports(huge, Call())
 
-    def test_compiled_graphs_go_another_way(self, fit, monkeypatch):
+    def test_who_wants_to_see_every_operation(self, fit, monkeypatch):
+        x = torch.randn(4, 3)
+        with FlopCounterMode(display=False):
+            assert "see every operation" in self.row.supports(x, Call())
+        with FakeTensorMode() as mode:
+            assert "see every operation" in self.row.supports(mode.from_tensor(x), Call())
         monkeypatch.setattr(backend, "eager", lambda: False)
-        assert "eager" in self.row.supports(torch.randn(4, 3), Call())
+        assert "see every operation" in self.row.supports(x, Call())
+
+    def test_tensors_whose_memory_says_less_than_they_mean(self, fit):
+        assert "plain tensors" in self.row.supports(torch.randn(4, 3, dtype=torch.cfloat).conj().imag, Call())
+        assert "got Strange" in self.row.supports(torch.randn(4, 3).as_subclass(Strange), Call())
+        assert self.row.supports(Parameter(torch.randn(4, 3)), Call()) is None
+
+    def test_partners_on_another_device_are_refused(self):
+        x, away = torch.randn(4, 3), torch.empty(3, device="meta")
+        with pytest.raises(InputError, match=r"device, cpu, got one on meta; .*\.to\(x\.device\)"):
+            launch.beside(x, None, x[0], away)
+        batch = launch.geometry(x, None, None)
+        with pytest.raises(InputError, match=r"residual: .* got meta"):
+            batch.like(away.expand(4, 3))
+
+
+class Strange(torch.Tensor):
+    """A tensor whose memory may mean something else."""
 
 
 SHAPES = [

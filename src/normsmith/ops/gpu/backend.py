@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from normsmith.ops._shapes import Batch
 from normsmith.ops.call import Call, Forward, Update, eager
+from normsmith.ops.compiling import unfit
 from normsmith.ops.resolve import Gradients, Running
 
 if TYPE_CHECKING:
@@ -54,6 +56,27 @@ def _unfit(device: torch.device) -> str | None:
     return None
 
 
+def _unfit_compiled(device: torch.device) -> str | None:
+    """Why a device cannot run the kernels in a compiled graph; where it can, their operators are then known."""
+    reason = _unfit(device)
+    if reason is None:
+        from normsmith.ops.gpu import graph  # noqa: F401
+    return reason
+
+
+# what torch.compiler.assume_constant_result sets; calling it here would import the compiler with normsmith
+_unfit_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _unreadable(x: Tensor) -> str | None:
+    """Why the memory of a tensor cannot be read as it lies."""
+    if x.dtype not in _DTYPES:
+        return f"computes in float32, got {x.dtype}"
+    if (type(x) is not Tensor and type(x) is not Parameter) or x.is_neg() or x.layout is not torch.strided:
+        return f"reads the memory of plain tensors, got {type(x).__name__}"
+    return None
+
+
 class Triton:
     """The row `triton`: one launch for small batches, a split reduction and an elementwise sweep for large ones."""
 
@@ -61,21 +84,23 @@ class Triton:
     differentiates = False
 
     def supports(self, x: Tensor, call: Call) -> str | None:
-        """None for float32, bfloat16 and float16 on an NVIDIA GPU, in eager mode."""
-        if not eager():
-            return "runs in eager mode only: the compiler fuses the plain path"
-        return _unfit(x.device) or self._refusal(x, call)
+        """None for float32, bfloat16 and float16 on an NVIDIA GPU, in eager mode and in training steps that compile."""
+        if torch.compiler.is_compiling():
+            return _unfit_compiled(x.device) or unfit(x, call, _DTYPES) or self._refusal(x, call)
+        if not eager() or torch._C._len_torch_dispatch_stack():
+            return "runs where nobody wants to see every operation"
+        return _unfit(x.device) or _unreadable(x) or self._refusal(x, call)
 
     def _refusal(self, x: Tensor, call: Call) -> str | None:
         """What the kernels do not know, where the device would run them."""
-        values = x.numel() // max(x.shape[1], 1)
-        refusals = {
-            f"computes in float32, got {x.dtype}": x.dtype not in _DTYPES,
-            "does not know the activation": _launches()[0].name_of(call.activation) is None,
-            f"needs 2 values per channel, got {values}": values < (2 if call.by_batch else 1),
-            "indexes the values of a sample with 32 bits": values > 0 and x[0].numel() >= 2**31,
-        }
-        return next((reason for reason, holds in refusals.items() if holds), None)
+        if _launches()[0].name_of(call.activation) is None:
+            return "does not know the activation"
+        values, least = x.numel() // max(x.shape[1], 1), 2 if call.by_batch else 1
+        if values < least:
+            return f"needs {least} values per channel, got {values}"
+        if x.numel() // max(x.shape[0], 1) >= 2**31:
+            return "indexes the values of a sample with 32 bits"
+        return None
 
     def forward(
         self,
@@ -88,7 +113,12 @@ class Triton:
         update: Update | None = None,
     ) -> Forward:
         """Everything fused where no other rank has a say; otherwise moments, what ranks agree on, and output."""
+        if torch.compiler.is_compiling():
+            from normsmith.ops.gpu import graph  # needs Triton
+
+            return graph.traced(x, weight, bias, residual, running, call)
         launch, forward, _ = _launches()
+        launch.beside(x, weight, bias, *(() if running is None else running[:3]))
         with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
             batch = launch.geometry(x, launch.weighed(x, call.valid, call.weights), call.groups)
             residual = None if residual is None else batch.like(residual)
@@ -107,8 +137,11 @@ class Triton:
         launch, _, backward = _launches()
         with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
             batch = launch.geometry(x, kept.weights, call.groups)
+            added = None if residual is None else residual.dtype
             if residual is not None and kept.bits is None:
                 residual = batch.like(residual)
             act = launch.name_of(call.activation)
-            found = backward.differentiate(batch.like(g), batch, residual, kept, act, wants_x, call.sync)
+            found = backward.differentiate(
+                batch.like(g), batch, residual, kept, act, wants_x, added, call.sync
+            )
         return found  # type: ignore[no-any-return]

@@ -21,13 +21,14 @@ def differentiate(
     kept: Left,
     act: str,
     wants_x: bool,
+    added: torch.dtype | None,
     sync: Sync | None,
 ) -> tuple[Tensor | None, Tensor | None, Gradients]:
-    """The way back: the gradients of x, of the residual, and of γ and β."""
+    """The way back: the gradients of x, of the residual (None where `added`, its dtype, is), and of γ and β."""
     plain = act == "none" and batch.weights is None  # the residual's gradient is then g itself
     dz = None
-    if residual is not None and wants_x and not plain:
-        dz = torch.empty_like(batch.x, dtype=residual.dtype)
+    if added is not None and wants_x and not plain:
+        dz = torch.empty_like(batch.x, dtype=added)
     residual = residual if act != "none" and kept.bits is None else None
     if batch.plan.once and sync is None:
         dx, found = _back_at_once(g, batch, residual, kept, act, wants_x, dz)

@@ -25,23 +25,40 @@ def normalize(
     update: Update | None,
 ) -> Forward:
     """Training in one launch or three: moments, decisions, running statistics, output."""
-    cut, out = batch.plan, _settled(batch, True)
+    if running is None or batch.plan.groups > 1 or not _movable(running):
+        update = None
+    y, out, bits = trained(batch, weight, bias, residual, running, call, update)
+    if update is not None and running is not None:
+        # as torch's own in-place operations do: who has saved a buffer for backward gets an error
+        torch._C._increment_version([buffer for buffer in running if buffer is not None])
+    left = out.left(batch, call.renorm is not None, bits)
+    return Forward(y, left, out.moments(batch) if update is None else None)
+
+
+def trained(
+    batch: Geometry,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running: Running | None,
+    call: Call,
+    update: Update | None,
+) -> tuple[Tensor, Settled, Tensor | None]:
+    """What the launches write: the output, what was settled, and where ReLU let an element pass."""
+    cut, out = batch.plan, _room(batch, True)
     act = launch.name_of(call.activation)
     y, bits = torch.empty_like(batch.x), batch.bits(residual, act)
-    if running is None or cut.groups > 1 or not _movable(running):
-        update = None
     tracked = running if running is not None else Running(*(None,) * 4)  # type: ignore[arg-type]
-    renorm = call.renorm is not None
     affine = (launch.flat(weight), launch.flat(bias), *map(launch.flat, tracked[:3]))
     decisions = (
         tracked.batches if update is not None else None,
-        *_bounds(call.renorm),
+        *_bounds(call.renorm, batch.x.device),
         out.kept,
         out.counts,
         out.enough,
     )
     constants = {
-        "RENORM": renorm,
+        "RENORM": call.renorm is not None,
         "UPDATE": update is not None,
         "SKIP": update is not None and update.skip_nonfinite,
     }
@@ -58,19 +75,15 @@ def normalize(
         _measured(batch, affine, decisions, call.eps, factor, constants)
         given = tuple(out.kept.select(0, row) for row in (0, 3, 4))
         _applied(batch, residual, y, bits, (None,) * 5, given, None, call)
-    found = out.moments(batch)
-    by_batch: Tensor | bool = (
-        True if not batch.counted else found.enough if out.enough is None else out.enough
-    )
-    mean, low, inv_std, scale, shift, _, r, d, *_ = out.kept.unbind()
-    resolved = Resolved(mean, low, inv_std, r if renorm else None, d if renorm else None, by_batch)
-    left = Left(resolved, scale, shift, found.count, batch.weights, bits)
-    return Forward(y, left, found if update is None else None)
+    return y, out, bits
 
 
 def _movable(running: Running) -> bool:
-    """Whether the kernels may move these buffers: float32, as they are summed in."""
-    buffers = (running.mean, running.var, *([] if running.std is None else [running.std]))
+    """Whether the kernels may move these buffers: float32, as they are summed in, and the counter beside them."""
+    mean, var, std, batches = running
+    buffers = (mean, var) if std is None else (mean, var, std)
+    if batches is not None and (batches.dtype != torch.int64 or batches.device != mean.device):
+        return False
     return all(buffer.dtype == torch.float32 and buffer.is_contiguous() for buffer in buffers)
 
 
@@ -84,8 +97,8 @@ def agree(
 ) -> Forward:
     """Training across ranks: moments, theirs merged with ours, decisions on small tensors, output."""
     assert call.sync is not None
-    out = _settled(batch, False)
-    _measured(batch, (None,) * 5, (None, *_bounds(None), *out), 0.0, 0.0, None)
+    out = _room(batch, False)
+    _measured(batch, (None,) * 5, (None, *_bounds(None, batch.x.device), *out), 0.0, 0.0, None)
     found = call.sync.merge(out.moments(batch))
     resolved = resolve(found, running, call.eps, call.renorm)
     scale, shift = coefficients(resolved, weight, bias)
@@ -159,19 +172,19 @@ def _applied(
     )  # fmt: skip
 
 
-def _bounds(renorm: Renorm | None) -> tuple[float, float, Tensor | None, Tensor | None]:
-    """The bounds of renorm as numbers, or as tensors on the device."""
+def _bounds(renorm: Renorm | None, device: torch.device) -> tuple[float, float, Tensor | None, Tensor | None]:
+    """The bounds of renorm as numbers, or, where the host would have to wait for them, as tensors on the device."""
     numbers: list[float] = [1.0, 0.0]
     tensors: list[Tensor | None] = [None, None]
     for index, bound in enumerate(renorm or ()):
-        if isinstance(bound, Tensor) and bound.device.type != "cpu":
+        if isinstance(bound, Tensor) and bound.device == device:
             tensors[index] = bound
         else:
             numbers[index] = float(bound)
     return numbers[0], numbers[1], tensors[0], tensors[1]
 
 
-class _Settled(NamedTuple):
+class Settled(NamedTuple):
     """Where the settling kernels write: rows of (groups, channels) in one allocation, and counts per group."""
 
     kept: Tensor
@@ -179,8 +192,8 @@ class _Settled(NamedTuple):
     enough: Tensor | None
 
     def moments(self, batch: Geometry) -> Moments:
-        rows = (8, 9) if batch.weights is not None and self.enough is not None else (0, 1)
-        mean, low, m2 = (self.kept.select(0, row) for row in (*rows, 5))
+        """The batch's own, whatever normalised."""
+        mean, low, m2 = (self.kept.select(0, row) for row in (8, 9, 5))
         if self.counts is not None:
             count, squares = self.counts.unbind()
             return Moments(count, mean, m2, squares, low)
@@ -190,21 +203,35 @@ class _Settled(NamedTuple):
         number = float(batch.plan.size * batch.matrix.columns // batch.matrix.channels)
         return Moments(number, mean, m2, number, low)
 
+    def left(self, batch: Geometry, renorm: bool, bits: Tensor | None) -> Left:
+        """What backward needs of it."""
+        found, by_batch = self.moments(batch), self.enough
+        mean, low, inv_std, scale, shift, _, r, d, *_ = self.kept.unbind()
+        resolved = Resolved(
+            mean,
+            low,
+            inv_std,
+            r if renorm else None,
+            d if renorm else None,
+            found.enough if by_batch is None else by_batch,
+        )
+        return Left(resolved, scale, shift, found.count, batch.weights, bits)
+
 
 def _counts(batch: Geometry) -> Tensor:
     """Values per group, where the last group differs."""
     assert batch.groups is not None
     positions = batch.matrix.columns // batch.matrix.channels
     counts = torch.full((batch.plan.groups, 1), float(batch.plan.size * positions), device=batch.x.device)
-    counts[-1] = float(batch.groups.last * batch.matrix.rows_per_sample * positions)
+    counts.narrow(0, -1, 1).fill_(float(batch.groups.last * batch.matrix.rows_per_sample * positions))
     return counts
 
 
-def _settled(batch: Geometry, decide: bool) -> _Settled:
+def _room(batch: Geometry, decide: bool) -> Settled:
     device, (groups, channels) = batch.x.device, batch.shape
     kept = torch.empty((10, groups, channels), dtype=torch.float32, device=device)
     if batch.weights is None:
-        return _Settled(kept, None, None)
+        return Settled(kept, None, None)
     counts = torch.empty((2, groups, 1), dtype=torch.float32, device=device)
     enough = torch.empty((groups, 1), dtype=torch.bool, device=device) if decide else None
-    return _Settled(kept, counts, enough)
+    return Settled(kept, counts, enough)

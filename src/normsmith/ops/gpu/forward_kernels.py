@@ -136,9 +136,9 @@ def settle_parts(
         )  # fmt: skip
     else:
         place, row = kept + group.to(tl.int64) * channels + at, long(groups) * channels
-        tl.store(place, mean, mask=inside)
-        tl.store(place + row, low, mask=inside)
         tl.store(place + 5 * row, m2, mask=inside)
+        tl.store(place + 8 * row, mean, mask=inside)
+        tl.store(place + 9 * row, low, mask=inside)
         if WEIGHTED:
             head = inside & (at == 0)
             tl.store(counts + group + 0 * at, n, mask=head)

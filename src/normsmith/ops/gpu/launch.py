@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.library import wrap_triton
 
+from normsmith.errors import InputError
 from normsmith.ops.activation import ACTIVATIONS, Activation
 from normsmith.ops.gpu.plan import Matrix, Plan, matrix, plan
 from normsmith.ops.moments import Groups
@@ -55,18 +58,31 @@ class Geometry(NamedTuple):
         """Rows of a group, all rows, columns, positions."""
         return self.plan.size, self.matrix.rows, self.matrix.columns, self.matrix.positions
 
+    @property
+    def octets(self) -> bool:
+        """Whether eight elements of a row are a byte of bits in every tile."""
+        return self.plan.unit == 8
+
     def bits(self, residual: Tensor | None, act: str | None) -> Tensor | None:
         """Where to write which elements ReLU lets pass; None where that is not asked, or octets do not fit.
 
         Without a residual it is cheaper to look again whether (x − mean)·scale + shift is positive.
         """
-        if residual is None or act != "relu" or self.plan.unit != 8:
+        if residual is None or act != "relu" or not self.octets:
             return None
-        shape = (self.matrix.rows, self.matrix.columns // 8)
-        return torch.empty(shape, dtype=torch.uint8, device=self.x.device)
+        return torch.empty(self.x.numel() // 8, dtype=torch.uint8, device=self.x.device)
 
     def like(self, tensor: Tensor) -> Tensor:
-        """The tensor in the batch's layout."""
+        """The tensor in the batch's layout.
+
+        Raises:
+            InputError: it lies on another device, whose addresses mean nothing here.
+        """
+        if tensor.device != self.x.device:
+            raise InputError(
+                f"residual: expected the input's device, {self.x.device}, got {tensor.device}; "
+                "move it with .to(x.device)"
+            )
         if tensor.stride() == self.x.stride():
             return tensor
         return torch.empty_like(self.x, dtype=tensor.dtype).copy_(tensor)
@@ -98,7 +114,9 @@ def processors(device: torch.device) -> int:
 
 
 def start(kernel: Any, programs: tuple[int, ...], *arguments: Any, warps: int = 4, **constants: Any) -> None:
-    """Launch on the current stream of the tensors' device."""
+    """Launch on the current stream of the tensors' device; where a graph is being recorded, as a node of it."""
+    if isinstance(arguments[0], FunctionalTensor):
+        kernel = wrap_triton(kernel)
     kernel[programs](*arguments, num_warps=warps, **constants)
 
 
@@ -106,7 +124,24 @@ def name_of(activation: Activation | None) -> str | None:
     """What the kernels call an activation; None: they do not know it."""
     if activation is None:
         return "none"
-    return next((name for name, known in ACTIVATIONS.items() if known is activation), None)
+    for name, known in ACTIVATIONS.items():
+        if known is activation:
+            return name
+    return None
+
+
+def beside(x: Tensor, *vectors: Tensor | None) -> None:
+    """Check that vectors lie where the batch does.
+
+    Raises:
+        InputError: one lies on another device, whose addresses mean nothing here.
+    """
+    for vector in vectors:
+        if vector is not None and vector.device != x.device:
+            raise InputError(
+                f"batch norm: expected weight, bias and running statistics on the input's device, {x.device}, "
+                f"got one on {vector.device}; move the layer or the input, e.g. with .to(x.device)"
+            )
 
 
 def flat(vector: Tensor | None) -> Tensor | None:

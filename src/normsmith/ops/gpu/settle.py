@@ -156,10 +156,10 @@ def settle_forward(
     row = long(groups) * channels
     place = kept + group.to(tl.int64) * channels + at
     tl.store(place + 5 * row, m2, mask=inside)
+    tl.store(place + 8 * row, mean, mask=inside)
+    tl.store(place + 9 * row, low, mask=inside)
     if WEIGHTED:
         enough = enough & (n * n >= (2 - 1e-6) * squares)
-        tl.store(place + 8 * row, mean, mask=inside)
-        tl.store(place + 9 * row, low, mask=inside)
         head = inside & (at == 0)
         tl.store(counts + group + 0 * at, n, mask=head)
         tl.store(counts + groups + group + 0 * at, squares, mask=head)
@@ -197,9 +197,8 @@ def settle_forward(
     tl.store(place + 2 * row, inv_std, mask=inside)
     tl.store(place + 3 * row, scale, mask=inside)
     tl.store(place + 4 * row, shift, mask=inside)
-    if RENORM:
-        tl.store(place + 6 * row, r, mask=inside)
-        tl.store(place + 7 * row, d, mask=inside)
+    tl.store(place + 6 * row, r, mask=inside)
+    tl.store(place + 7 * row, d, mask=inside)
     return mean, scale, shift
 
 
