@@ -123,7 +123,7 @@ def test_activations_in_forwards_of_any_kind_are_swapped(model, path):
         (Functional(), "", "calls the function relu; make it a module"),
         (Functional(), "act", "does not come by it"),
         (Ending(), "body.1", "the network's output, or a gate, at another call"),
-        (Listed(), "act", "all holds it too"),
+        (Listed(), "act", "all holds it as a plain"),
     ],
 )
 def test_what_cannot_be_swapped_is_refused_with_the_reason(model, path, words):

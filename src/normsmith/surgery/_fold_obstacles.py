@@ -66,7 +66,7 @@ class Layout:
 
 def foldable_norm(module: nn.Module, sites: Sites) -> BatchNorm | str:
     """A norm's parts, or what about itself is against folding it."""
-    bound = _bound(module, sites)
+    bound = sites.held_by(module, "folding")
     if bound is not None:
         return bound
     norm = read(module)
@@ -77,20 +77,6 @@ def foldable_norm(module: nn.Module, sites: Sites) -> BatchNorm | str:
     if norm.tensors["running_mean"] is None or norm.tensors["running_var"] is None:
         return "it normalises by the batch in evaluation too: it has no running statistics"
     return norm
-
-
-def _bound(module: nn.Module, sites: Sites) -> str | None:
-    """What would go on using a module that is replaced."""
-    listed = sites.plainly_held(module)
-    if listed is not None:
-        return f"{listed} holds it as a plain Python attribute, which would go on using it"
-    for holder, _ in sites.holders[module]:
-        kind = type(holder)
-        if kind.__name__ == "OptimizedModule":
-            return "it was compiled by itself; compile after folding"
-        if kind.__module__.startswith(("torch.ao.", "torch.nn.intrinsic")):
-            return f"it is part of {kind.__name__}, which computes with its insides"
-    return None
 
 
 def obstacle(fold: Fold, norm: BatchNorm, layout: Layout, between: Iterable[nn.Module] = ()) -> str | None:

@@ -106,15 +106,8 @@ def _one(
     module: nn.Module, sites: Sites, dimensions: _Dimensions, to: str, options: dict[str, Any]
 ) -> Converted | str:
     """What becomes of one norm, or the reason why nothing does."""
-    listed = sites.plainly_held(module)
-    if listed is not None:
-        return f"{listed} holds it as a plain Python attribute, which would go on using the old one"
-    for holder, _ in sites.holders[module]:
-        kind = type(holder)
-        if kind.__name__ == "OptimizedModule":
-            return "it was compiled by itself; compile after converting"
-        if kind.__module__.startswith(("torch.ao.", "torch.nn.intrinsic")):
-            return f"it is part of {kind.__name__}, which computes with its insides"
+    if (bound := sites.held_by(module, "converting")) is not None:
+        return bound
     norm = read(module)
     return norm if isinstance(norm, str) else converted(norm, to, options, dimensions.of(norm))
 

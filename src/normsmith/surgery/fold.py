@@ -14,13 +14,13 @@ from normsmith.surgery._fold_sites import Finder
 from normsmith.surgery._fold_weights import Weights, affine_of
 from normsmith.surgery.batch_norms import BatchNorm, is_batch_norm
 from normsmith.surgery.edits import Edit, ModuleEdit, ParameterEdit
-from normsmith.surgery.norms import channels
 from normsmith.surgery.operation import operation
 from normsmith.surgery.plan import Change, Plan, Remark
 from normsmith.surgery.select import Only, selected
 from normsmith.surgery.sites import Sites
 from normsmith.surgery.trace import trace
 from normsmith.surgery.verify import Expectation, Forward, call
+from normsmith.surgery.words import words
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -62,7 +62,7 @@ def fold(model: nn.Module, batch: Any = None, *, forward: Forward = call, only: 
     >>> plan = fold(model)
     >>> print(plan)
     fold batch norms: 2 changes, 0 refusals
-      1  BatchNorm2d(8) → Identity()                     0 does its work
+      1  nn.BatchNorm2d(8) → Identity()                  0 does its work
       0  Conv2d(3, 8) → Conv2d(3, 8) with other weights  as if 1 came behind it; its bias is new
       outputs: the same in evaluation; in training: may differ
     >>> list(plan.apply().state_dict())
@@ -202,12 +202,12 @@ def _changes(
     for norm, new in places.items():
         path, *also = layout.sites.paths[norm]
         after = " ".join(repr(new).split())
-        yield Change(path, _words(norm), after, f"{layout.path(producer)} does its work", tuple(also))
+        yield Change(path, words(norm), after, f"{layout.path(producer)} does its work", tuple(also))
     path, *also = layout.sites.paths[producer]
     names = ", ".join(f"{layout.path(fold.norm)} came {fold.side} it" for fold, _ in rows)
     new_bias = "; its bias is new" if producer.bias is None else ""
-    after = f"{_words(producer)} with other weights"
-    yield Change(path, _words(producer), after, f"as if {names}{new_bias}", tuple(also))
+    after = f"{words(producer)} with other weights"
+    yield Change(path, words(producer), after, f"as if {names}{new_bias}", tuple(also))
 
 
 def _stand_in(fold: Fold, norm: BatchNorm) -> nn.Module:
@@ -220,12 +220,3 @@ def _stand_in(fold: Fold, norm: BatchNorm) -> nn.Module:
     if len(parts) == 2:
         return nn.Sequential(OrderedDict(parts))
     return next(iter(parts.values()), nn.Identity())
-
-
-def _words(module: Any) -> str:
-    kind = type(module).__name__
-    if isinstance(module, nn.Linear):
-        return f"{kind}({module.in_features}, {module.out_features})"
-    if hasattr(module, "in_channels"):
-        return f"{kind}({module.in_channels}, {channels(module)})"
-    return f"{kind}({len(module.running_mean)})"

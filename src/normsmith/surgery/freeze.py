@@ -20,6 +20,7 @@ from normsmith.surgery.plan import Change, Plan, Remark
 from normsmith.surgery.select import Only, selected
 from normsmith.surgery.sites import Sites
 from normsmith.surgery.verify import Expectation
+from normsmith.surgery.words import words
 
 _PINNED = Policy("running", False)
 
@@ -58,7 +59,7 @@ def freeze(
     >>> model[1].running_mean += 1
     >>> print(freeze(model, "statistics", first=1))
     freeze statistics: 1 change, 0 refusals
-      1  BatchNorm2d(8) → BatchNorm2d(8, frozen)  of normsmith, as torch's cannot be pinned
+      1  nn.BatchNorm2d(8) → BatchNorm2d(8, frozen)  of normsmith, as torch's cannot be pinned
       outputs: the same in evaluation; in training: may differ
     >>> model = freeze(model, first=1).apply()
     >>> model.train()[1].policy.normalize_with, model[1].weight.requires_grad, isinstance(model[1], nn.BatchNorm2d)
@@ -215,7 +216,7 @@ def _plan(title: str, model: nn.Module, sites: Sites, rows: Mapping[nn.Module, _
         for module, step in rows.items():
             if not (step.refused or step.kept):
                 path, *also = sites.paths[module]
-                before = _words(module)
+                before = words(module)
                 yield Change(path, before, step.after or f"{before}, γ and β fixed", step.why, tuple(also))
 
     first = {module: sites.paths[module][0] for module in rows}
@@ -247,8 +248,3 @@ def _untrained(module: nn.Module) -> str:
 def _owner(module: nn.Module) -> str:
     kind = type(module)
     return "torch's" if kind.__module__.startswith("torch.nn.") else kind.__name__
-
-
-def _words(module: nn.Module) -> str:
-    features = getattr(module, "num_features", None)
-    return f"{type(module).__name__}({'' if features is None else features})"

@@ -16,12 +16,13 @@ from normsmith.surgery.norms import Norm, Signal, check_norm, make_norm
 from normsmith.surgery.operation import operation
 from normsmith.surgery.plan import Change, Plan, Remark
 from normsmith.surgery.search import Search
-from normsmith.surgery.seats import Seats, find, shown
+from normsmith.surgery.seats import Seats, find
 from normsmith.surgery.select import Only
 from normsmith.surgery.sites import Sites
 from normsmith.surgery.spots import Spot, Spots
 from normsmith.surgery.trace import trace
 from normsmith.surgery.verify import Expectation, Forward, call
+from normsmith.surgery.words import shown
 
 _LOOKED_FOR = (
     "looked for nn.ReLU, nn.GELU, F.relu, torch.tanh and the like, with layers that have weights behind them"

@@ -20,12 +20,13 @@ from normsmith.surgery.operation import operation
 from normsmith.surgery.plan import Change, Plan, Remark
 from normsmith.surgery.residual import above, below, closed_by, form
 from normsmith.surgery.search import Search
-from normsmith.surgery.seats import Seats, find, shown
+from normsmith.surgery.seats import Seats, find
 from normsmith.surgery.select import Only, selected
 from normsmith.surgery.sites import Sites
 from normsmith.surgery.spots import Spot, Spots, named
 from normsmith.surgery.trace import trace
 from normsmith.surgery.verify import Expectation, Forward, call
+from normsmith.surgery.words import shown
 
 
 def place(
@@ -166,8 +167,8 @@ class _Moves:
             return f"{kind} has a forward of its own and may do more than normalise"
         if len(sites.holders[norm]) != 1:
             return "it is under several names, or is the model itself"
-        if (held := sites.plainly_held(norm)) is not None:
-            return f"{held} holds it too, outside of what torch knows of"
+        if (held := sites.held_by(norm, "moving")) is not None:
+            return held
         calls = len(self.at.graph.of(norm))
         if calls != 1 or self.at.graph.calls.get(norm) != 1:
             return (

@@ -13,6 +13,7 @@ from normsmith.surgery.edits import Edit, ModuleEdit
 from normsmith.surgery.kinds import is_sequential
 from normsmith.surgery.sites import Sites
 from normsmith.surgery.spots import Spot
+from normsmith.surgery.words import shown
 
 
 class Seats:
@@ -105,9 +106,3 @@ def find(model: nn.Module, path: str) -> nn.Module:
         return model.get_submodule(path)
     except AttributeError as error:
         raise SurgeryError(f"expected a module at {path}, found none in {type(model).__name__}") from error
-
-
-def shown(module: nn.Module) -> str:
-    """A module in one line."""
-    text = str(module)
-    return type(module).__name__ if "\n" in text else text

@@ -35,6 +35,19 @@ class Sites:
         """The attribute outside torch's own book-keeping that also holds a module, such as a plain list."""
         return self._plain.get(module)
 
+    def held_by(self, module: nn.Module, doing: str) -> str | None:
+        """What would go on using a module that is replaced, and so is against it; `doing`, as "folding"."""
+        listed = self.plainly_held(module)
+        if listed is not None:
+            return f"{listed} holds it as a plain Python attribute, which would go on using the old one"
+        for holder, _ in self.holders[module]:
+            kind = type(holder)
+            if kind.__name__ == "OptimizedModule":
+                return f"it was compiled by itself; compile after {doing}"
+            if kind.__module__.startswith(("torch.ao.", "torch.nn.intrinsic")):
+                return f"it is part of {kind.__name__}, which computes with its insides"
+        return None
+
 
 def _plainly_held(sites: Sites) -> Iterator[tuple[nn.Module, str]]:
     for parent, (path, *_) in sites.paths.items():

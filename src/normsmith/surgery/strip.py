@@ -16,11 +16,12 @@ from normsmith.surgery.graph import Event, Graph
 from normsmith.surgery.kinds import has_own_forward, is_norm, is_producer
 from normsmith.surgery.operation import operation
 from normsmith.surgery.plan import Change, Plan, Remark
-from normsmith.surgery.seats import Seats, find, shown
+from normsmith.surgery.seats import Seats, find
 from normsmith.surgery.select import Only, selected
 from normsmith.surgery.sites import Sites
 from normsmith.surgery.trace import trace
 from normsmith.surgery.verify import Expectation, Forward, call
+from normsmith.surgery.words import shown
 
 
 def strip(
@@ -151,8 +152,7 @@ def _obstacle(sites: Sites, norm: nn.Module) -> str | None:
     kind = type(norm).__name__
     if _is_foreign(norm) or has_own_forward(norm):
         return f"{kind} has a forward of its own and may do more than normalise"
-    held = sites.plainly_held(norm)
-    return None if held is None else f"{held} holds it too, outside of what torch knows of"
+    return sites.held_by(norm, "stripping")
 
 
 def _may_need_a_bias(model: nn.Module, norms: list[nn.Module]) -> bool:

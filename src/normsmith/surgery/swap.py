@@ -13,10 +13,11 @@ from normsmith.surgery.kinds import is_activation
 from normsmith.surgery.operation import operation
 from normsmith.surgery.plan import Change, Plan, Remark
 from normsmith.surgery.search import hidden_activations
-from normsmith.surgery.seats import find, shown
+from normsmith.surgery.seats import find
 from normsmith.surgery.sites import Sites
 from normsmith.surgery.trace import trace
 from normsmith.surgery.verify import Forward, call
+from normsmith.surgery.words import shown
 
 _SWAPS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
@@ -103,5 +104,4 @@ def _obstacle(activation: nn.Module, places: set[bool], sites: Sites) -> str | N
         return "this forward does not come by it"
     if False in places:
         return "it is the network's output, or a gate, at another call"
-    held = sites.plainly_held(activation)
-    return None if held is None else f"{held} holds it too, outside of what torch knows of"
+    return sites.held_by(activation, "swapping")

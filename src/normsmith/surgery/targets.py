@@ -15,6 +15,7 @@ from normsmith.layers._statistics import Policy
 from normsmith.surgery.batch_norms import BatchNorm, is_uninitialised
 from normsmith.surgery.norms import group_count
 from normsmith.surgery.verify import Outcome
+from normsmith.surgery.words import words
 
 _Guess = tuple[int, str] | None
 
@@ -87,7 +88,7 @@ def _schedule(norm: BatchNorm, options: dict[str, Any]) -> dict[str, Any]:
 
 def _torchs(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) -> Converted | str:
     if norm.origin == "torch":
-        return Converted(norm.module, _words(norm.module), "", "", "same", "same", changes=False)
+        return Converted(norm.module, words(norm.module), "", "", "same", "same", changes=False)
     for name, used in {
         "activation": norm.activation is not None,
         "ghost_batch_size": norm.settings.get("ghost_batch_size") is not None,
@@ -123,7 +124,7 @@ def _grouped(norm: BatchNorm, to: str, options: dict[str, Any], _: _Guess) -> Co
         new._parameters[name] = _parameter(norm, name)
     _carry_attributes(norm, new)
     why = "asked for; γ and β stay, the running statistics go: it has none"
-    return Converted(new, _words(norm.module), _words(new), why, "differs", "differs")
+    return Converted(new, words(norm.module), words(new), why, "differs", "differs")
 
 
 TARGETS: dict[str, Callable[[BatchNorm, str, dict[str, Any], _Guess], Converted | str]] = {
@@ -206,7 +207,7 @@ def _carry_attributes(norm: BatchNorm, new: nn.Module) -> None:
 
 def _described(norm: BatchNorm, new: Any, to: str, notes: list[str], *, frozen: bool) -> Converted:
     old = norm.module
-    before, after = _words(old), _words(new)
+    before, after = words(old), words(new)
     if (
         type(old) is type(new)
         and norm.frozen == frozen
@@ -247,21 +248,3 @@ def _trains_like(norm: BatchNorm, new: Any) -> bool:
 def _settled(layer: Any) -> tuple[Any, ...]:
     names = ("epsilon", "momentum", "ghost_batch_size", "process_group", "on_small_batch", "on_nonfinite")
     return tuple(getattr(layer, name, None) for name in (*names, "total_steps", "schedule", "track"))
-
-
-def _words(layer: nn.Module) -> str:
-    """A layer with the settings that tell it from the plain one."""
-    features = getattr(layer, "num_features", getattr(layer, "num_channels", None))
-    if features is None:
-        features = len(layer.running_mean)  # type: ignore[arg-type]
-    shown = [str(features)] if features else []
-    if isinstance(layer, nn.GroupNorm):
-        shown.append(f"num_groups={layer.num_groups}")
-    for name in ("ghost_batch_size", "process_group", "total_steps", "activation"):
-        value = getattr(layer, name, None)
-        if value is not None:
-            shown.append(f"{name}={value!r}" if isinstance(value, (int, str)) else name)
-    if getattr(layer, "_pinned", None) is not None:
-        shown.append("frozen")
-    library = "nn." if type(layer).__module__.startswith("torch.nn.") else ""
-    return f"{library}{type(layer).__name__}({', '.join(shown)})"
