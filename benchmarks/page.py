@@ -15,14 +15,14 @@ from benchmarks.protocol import Ratio, machine, ratio, spread
 HOW = """\
 Every ratio is the median over rounds, its quartiles in brackets; candidates take turns in alternating order. A sample
 during which the process was switched out, and waited for more than 1 % of the time, is taken again, though no more
-often than there are rounds. A row has at least 15 rounds and lasts half a second or more; a candidate slower than 0.4 s a
-sample sits out two rounds of three. A case is verified before it is timed: output and all gradients against float64, at
-means 0, 1e2 and 1e4. Regimes: *fresh* calls the public op, outputs are newly allocated, and a step is the forward and
-its backward; *reused* runs the kernels into buffers that are there already, beside copies of the same bytes; *cold* is
-fresh over batches in turn, so many that none is in a cache. `t / limit` is our time over the least possible: bytes read
-(twice where a channel's slice, or the batch, exceeds the cache) and written, at the speed of the faster of `copy_` and
-a copy with non-temporal stores. † torch's backward cannot be given buffers (what it calls `out` allocates, then
-copies): it allocates its outputs at each call, from pages that stay with the process."""
+often than there are rounds. A row has at least 15 rounds and lasts half a second or more; a candidate slower than 0.4
+s a sample sits out two rounds of three. A case is verified before it is timed: output and all gradients against
+float64, at means 0, 1e2 and 1e4. Regimes: *fresh* calls the public op, outputs are newly allocated, and a step is the
+forward and its backward; *reused* runs the kernels into buffers that are there already, beside copies of the same
+bytes; *cold* is fresh over batches in turn, so many that none is in a cache. `t / limit` is our time over the least
+possible: bytes read (twice where a channel's slice, or the batch, exceeds the cache) and written, at the speed of the
+faster of `copy_` and a copy with non-temporal stores. † torch's backward cannot be given buffers (what it calls `out`
+allocates, then copies): it allocates its outputs at each call, from pages that stay with the process."""
 
 _GOALS = "figure | goal | judged | verdict | worst row | rows, geometric mean"
 _KERNELS = (
