@@ -28,57 +28,74 @@ class Side(StrEnum):
     AFTER = "after"
 
 
+_Task = Annotated[
+    str,
+    typer.Argument(
+        help="digits-mlp, digits-cnn, file.py:name or package.module:name. The file or module is executed."
+    ),
+]
+_Convert = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        help="Make batch norms another kind: batch, renorm, sync, ghost, frozen, torch, group or layer.",
+    ),
+]
+_Insert = Annotated[Side | None, typer.Option(help="Put norms before or after the activations.")]
+_Place = Annotated[Side | None, typer.Option(help="Move norms before or after their activations.")]
+_Strip = Annotated[bool, typer.Option("--strip", help="Take norms out.")]
+_Fold = Annotated[bool, typer.Option("--fold", help="Fold batch norms into their layers.")]
+_Recalibrate = Annotated[
+    bool, typer.Option("--recalibrate", help="Measure running statistics on the training set.")
+]
+_Plan = Annotated[Path | None, typer.Option(metavar="FILE", help="Repeat a plan that was saved.")]
+_Norm = Annotated[
+    str | None, typer.Option(help="For --insert: batch, renorm, layer or group.  [default: batch]")
+]
+_Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the new layers (again for more)."),
+]
+_Only = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN", help="Only these paths, as 'layer1.*' (again for more)."),
+]
+_Exact = Annotated[bool, typer.Option("--exact", help="For --recalibrate: in as many passes as it takes.")]
+_Partial = Annotated[bool, typer.Option("--partial", help="Do the rest where parts are refused.")]
+_Diff = Annotated[bool, typer.Option("--diff", help="Show how the tree of modules changes.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print the plan as JSON, and nothing else.")]
+_SavePlan = Annotated[Path | None, typer.Option(metavar="FILE", help="Save the plan as JSON.")]
+_Checkpoint = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Weights to load first: .safetensors, or .pt and the like."),
+]
+_Output = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write the changed network's weights: .safetensors or .pt."),
+]
+_Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
+
+
 def fix(
-    task: Annotated[
-        str,
-        typer.Argument(
-            help="digits-mlp, digits-cnn, file.py:name or package.module:name. The file or module is executed."
-        ),
-    ],
-    convert: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KIND",
-            help="Make batch norms another kind: batch, renorm, sync, ghost, frozen, torch, group or layer.",
-        ),
-    ] = None,
-    insert: Annotated[Side | None, typer.Option(help="Put norms before or after the activations.")] = None,
-    place: Annotated[Side | None, typer.Option(help="Move norms before or after their activations.")] = None,
-    strip: Annotated[bool, typer.Option("--strip", help="Take norms out.")] = False,
-    fold: Annotated[bool, typer.Option("--fold", help="Fold batch norms into their layers.")] = False,
-    recalibrate: Annotated[
-        bool, typer.Option("--recalibrate", help="Measure running statistics on the training set.")
-    ] = False,
-    plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Repeat a plan that was saved.")] = None,
-    norm: Annotated[
-        str | None, typer.Option(help="For --insert: batch, renorm, layer or group.  [default: batch]")
-    ] = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the new layers (again for more)."),
-    ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Only these paths, as 'layer1.*' (again for more)."),
-    ] = None,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="For --recalibrate: in as many passes as it takes.")
-    ] = False,
-    partial: Annotated[bool, typer.Option("--partial", help="Do the rest where parts are refused.")] = False,
-    diff: Annotated[bool, typer.Option("--diff", help="Show how the tree of modules changes.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the plan as JSON, and nothing else.")
-    ] = False,
-    save_plan: Annotated[Path | None, typer.Option(metavar="FILE", help="Save the plan as JSON.")] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Weights to load first: .safetensors, or .pt and the like."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write the changed network's weights: .safetensors or .pt."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
+    task: _Task,
+    convert: _Convert = None,
+    insert: _Insert = None,
+    place: _Place = None,
+    strip: _Strip = False,
+    fold: _Fold = False,
+    recalibrate: _Recalibrate = False,
+    plan: _Plan = None,
+    norm: _Norm = None,
+    setting: _Settings = None,
+    only: _Only = None,
+    exact: _Exact = False,
+    partial: _Partial = False,
+    diff: _Diff = False,
+    as_json: _Json = False,
+    save_plan: _SavePlan = None,
+    checkpoint: _Checkpoint = None,
+    output: _Output = None,
+    force: _Force = False,
 ) -> None:
     """Change the norms of a task's network: print what would change, and with --output write the new weights.
 
