@@ -28,7 +28,7 @@ from normsmith.ops.cpu import backend, calling, threads
 from normsmith.ops.cpu.backend import Numba
 
 SHAPES = [
-    pytest.param((600, 70), id="rows"),
+    pytest.param((1000, 70), id="rows"),
     pytest.param((8, 16, 20, 20), id="planes"),
     pytest.param((2, 2, 210, 210), id="fewer channels than threads want"),
     pytest.param((40, 40, 7, 7), id="small planes"),
@@ -111,7 +111,7 @@ class TestThreads:
             start(kernel, block, number, flags)
 
         monkeypatch.setattr(threads, "_openmp", lambda: (recorded, *addresses))
-        large, small = make((600, 70)), make((60, 70))
+        large, small = make((1000, 70)), make((60, 70))
         everything(*large)
         assert set(asked) == {2}
         asked.clear()
@@ -166,7 +166,7 @@ class TestThreads:
             torch.set_num_threads(4)
             torch.utils.deterministic.fill_uninitialized_memory = True
             torch.use_deterministic_algorithms(True)
-            for shape in ((600, 70), (8, 16, 20, 20), (2, 2, 210, 210)):
+            for shape in ((1000, 70), (8, 16, 20, 20), (2, 2, 210, 210)):
                 x = torch.randn(shape, requires_grad=True)
                 mean, var = torch.zeros(shape[1]), torch.ones(shape[1])
                 y = batch_norm(x, mean, var, activation="relu")
@@ -191,7 +191,7 @@ class TestProcesses:
             warnings.simplefilter("ignore")
             from normsmith.ops import batch_norm
             torch.set_num_threads(2)
-            x = torch.randn(600, 70)
+            x = torch.randn(1000, 70)
             want = batch_norm(x)
             child = os.fork()
             if child == 0:
@@ -225,7 +225,7 @@ class TestProcesses:
                 def __len__(self):
                     return 8
                 def __getitem__(self, index):
-                    return self.layer(torch.full((600, 70), float(index)) + torch.arange(600.0)[:, None]).detach()
+                    return self.layer(torch.full((1000, 70), float(index)) + torch.arange(1000.0)[:, None]).detach()
 
             torch.set_num_threads(2)
             data = Normalised()

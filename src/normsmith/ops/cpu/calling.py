@@ -79,9 +79,10 @@ class Block:
     def run(self, direction: str, dtype: torch.dtype, extras: bool, phases: int) -> None:
         """Run the phases of a kernel on this block; rooms for partial sums and threads are found here."""
         address, function = _function(self.layout.name, direction, dtype, extras)
-        q, channels, threads = self.q, self.layout.channels, threads_for(self.elements)
-        parts = 1
-        if threads > 1 and (self.layout.by_rows or (self.layout.name == "planes" and channels < 4 * threads)):
+        q, channels, by_rows = self.q, self.layout.channels, self.layout.by_rows
+        # shared out by rows, phases are launched one by one: that pays from twice as many elements
+        threads, parts = threads_for(self.elements // 2 if by_rows else self.elements), 1
+        if threads > 1 and (by_rows or (self.layout.name == "planes" and channels < 4 * threads)):
             parts = threads
         q[slot.PARTS], q[slot.PHASES] = parts, phases
         partial, room = _WORKSPACE.partial, 3 * parts * q[slot.GROUPS] * channels
