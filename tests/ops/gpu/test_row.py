@@ -49,9 +49,11 @@ class TestSupports:
         backend._unfit.cache_clear()
 
     @pytest.mark.parametrize(
-        ("capability", "hip", "reason"), [((7, 5), None, "got 7.5"), ((9, 4), "6.4", "ROCm")]
+        ("capability", "hip", "reason"),
+        [((7, 5), None, "got 7.5"), ((9, 4), "6.4", "ROCm"), (None, None, "no GPU here")],
     )
     def test_other_gpus(self, monkeypatch, capability, hip, reason):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
         monkeypatch.setattr(torch.version, "hip", hip)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         backend._unfit.cache_clear()

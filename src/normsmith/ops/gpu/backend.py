@@ -50,10 +50,12 @@ def _unfit(device: torch.device) -> str | None:
         return f"serves NVIDIA GPUs, got a tensor on {device.type}"
     if torch.version.hip is not None:
         return "not tried on ROCm"
+    if not torch.cuda.is_available():
+        return "torch sees no GPU here"
     capability = torch.cuda.get_device_capability(device)
-    if capability < (8, 0):
-        return f"needs compute capability 8.0, got {capability[0]}.{capability[1]}"
-    return None
+    return (
+        None if capability >= (8, 0) else f"needs compute capability 8.0, got {capability[0]}.{capability[1]}"
+    )
 
 
 def _unfit_compiled(device: torch.device) -> str | None:
