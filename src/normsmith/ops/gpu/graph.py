@@ -34,6 +34,10 @@ from normsmith.ops.moments import Moments, counts
 from normsmith.ops.resolve import Renorm, Resolved, Running
 
 
+_TRIED = torch.__version__ >= "2.13"
+"""Earlier compilers were not tried on the launches themselves; they call the opaque operator."""
+
+
 def traced(
     x: Tensor,
     weight: Tensor | None,
@@ -174,7 +178,7 @@ def _differentiate(ctx: Any, g: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
 
 def _seen(x: Tensor) -> bool:
     """Whether launches may stand in the graph: it is being recorded, its sizes are known, Triton compiles."""
-    return isinstance(x, FunctionalTensor) and _concrete(x) and isinstance(apply, JITFunction)
+    return _TRIED and isinstance(x, FunctionalTensor) and _concrete(x) and isinstance(apply, JITFunction)
 
 
 def _concrete(x: Tensor) -> bool:
