@@ -107,6 +107,21 @@ def test_post_norm_and_pre_norm_stay_what_they_are():
     assert "function add" in plan.kept[0].reason
 
 
+def test_a_norm_between_two_activations_is_that_of_the_one_behind_it():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 2, 1),
+    )
+    plan = place(model, "before")
+    assert not plan.changes
+    assert [remark.reason for remark in plan.kept] == ["it is before its activation already"] * 2
+
+
 def test_inserted_norms_move_and_leave_nothing():
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     insert(model, "layer").apply()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.contracts.surgery import ALL, SurgeryContract
 from tests.surgery.networks import images
 from tests.surgery.small import mlp
 from tests.surgery.test_insert import Gated
@@ -146,3 +147,19 @@ def test_gates_stay():
     plan = swap_activation(Gated(), "tanh", batch=images(4, 1)())
     assert [change.path for change in plan.changes] == ["act"]
     assert not plan.refusals
+
+
+SOME = ("hf-resnet", "hf-efficientnet", "monai-densenet", "parametrized", "tied", "dimensions")
+
+
+class TestSwap(SurgeryContract):
+    @pytest.fixture(params=SOME)
+    def network(self, request):
+        return ALL[request.param]
+
+    @pytest.fixture(autouse=True)
+    def _batch(self, network):
+        self.batch = network.batch()
+
+    def plan(self, model: nn.Module) -> Plan:
+        return swap_activation(model, "tanh", batch=self.batch)

@@ -183,7 +183,10 @@ class _Moves:
         graph = self.at.graph
         takers, source = list(below(graph, event)), above(event.sources[0])
         after, before = [t for t in takers if t.role == "activation"], source.role == "activation"
-        wanted, other = (bool(after), before) if self.where == "after" else (before, bool(after))
+        # a norm between two activations is that of the one behind it
+        wanted, other = (
+            (bool(after), before) if self.where == "after" else (before and not after, bool(after))
+        )
         if wanted:
             return after[0] if self.where == "after" else source
         if other:

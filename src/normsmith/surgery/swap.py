@@ -61,9 +61,10 @@ def swap_activation(model: nn.Module, activation: str, *, batch: Any = None, for
         else:
             swaps.append(path)
     if not (hidden or refusals):
+        seen = "".join(f"; {path}: {reason}" for path, reason in kept[:3])
         raise SurgeryError(
             f"found no activation in {type(model).__name__}: looked for nn.ReLU, F.relu and the like, with layers "
-            "that have weights behind them"
+            f"that have weights behind them{seen}"
         )
     return swapped(model, activation, swaps, list(dict.fromkeys(refusals)), kept)
 

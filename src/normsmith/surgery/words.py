@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from normsmith.surgery.kinds import is_producer
 from normsmith.surgery.norms import channels
 
 
 def shown(module: nn.Module) -> str:
-    """A module as it prints itself, where that is one line.
+    """A batch or group norm in words, another module as it prints itself, where that is one line.
 
-    >>> shown(nn.ReLU()), shown(nn.Sequential(nn.ReLU()))
-    ('ReLU()', 'Sequential')
+    >>> shown(nn.BatchNorm1d(4)), shown(nn.ReLU()), shown(nn.Sequential(nn.ReLU()))
+    ('nn.BatchNorm1d(4)', 'ReLU()', 'Sequential')
     """
+    if isinstance(module, (_BatchNorm, nn.GroupNorm)):
+        return words(module)
     text = str(module)
     return type(module).__name__ if "\n" in text else text
 
