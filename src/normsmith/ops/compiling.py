@@ -45,5 +45,5 @@ def laid_out_like(y: Tensor, x: Tensor) -> Tensor:
     """With the strides that the compiler was told: those of `empty_like`."""
     if y.stride() == x.stride():
         return y
-    wanted = torch.empty_like(x)
+    wanted = torch.empty_like(x, dtype=y.dtype)
     return y if y.stride() == wanted.stride() else wanted.copy_(y)

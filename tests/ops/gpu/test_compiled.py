@@ -91,6 +91,21 @@ def test_equals_the_definition_in_float64(shape, option):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
+def test_gradients_keep_the_dtypes_and_the_memory_order_of_eager_mode():
+    found = []
+    for function in (batch_norm, torch.compile(batch_norm, fullgraph=True, backend="aot_eager")):
+        generator = torch.Generator(DEVICE).manual_seed(0)
+        x, z = (torch.randn(4, 8, 3, 5, generator=generator) for _ in range(2))
+        x = x.to(torch.bfloat16, memory_format=torch.channels_last).requires_grad_()
+        inputs = [x, z.requires_grad_(), torch.linspace(0.5, 2, 8, requires_grad=True)]
+        mask = torch.arange(4 * 3 * 5).view(4, 3, 5) % 4 > 0
+        y = function(x, weight=inputs[2], residual=z, mask=mask, activation="silu")
+        found.append([y, *torch.autograd.grad(y.float().square().sum(), inputs)])
+    for one, other in zip(*found, strict=True):
+        assert (one.dtype, one.stride()) == (other.dtype, other.stride())
+        torch.testing.assert_close(one, other)
+
+
 def test_batches_of_changing_size_share_a_graph():
     layer, graphs = BatchNorm1d(3, ghost_batch_size=4), []
     layer.to(DEVICE)

@@ -183,7 +183,6 @@ def test_every_regime_of_every_layout(regime, shape, options):
 
 
 OCTETS = [
-    pytest.param((10, 16), {}, id="rows"),
     pytest.param((9, 3, 8), {}, id="short planes: strips when split"),
     pytest.param((2, 2, 264), {}, id="long planes: more than a chunk"),
     pytest.param((4, 8, 3, 5), {"channels_last": True}, id="channels last"),

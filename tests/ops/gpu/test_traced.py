@@ -268,7 +268,7 @@ def test_inductor_makes_the_same_kernels_of_it(shape, channels_last, number, rel
             x, gamma, beta, z, mean, var, None, None, None, 1e-5, *how
         )
         back = torch.ops.normsmith.triton_batch_norm_backward_v1
-        return y, *back(g, x, None, *kept, None, False, *how, True, relu)
+        return y, *back(g, x, None, *kept, None, False, *how, True, x.dtype if relu else None)
 
     made = inductor(both, x, g, z, *vectors)
     assert len(made) == 2 * number

@@ -33,7 +33,6 @@ from normsmith.ops.gpu.forward_kernels import apply, forward_at_once, measure_pa
 from normsmith.ops.moments import Moments, counts
 from normsmith.ops.resolve import Renorm, Resolved, Running
 
-
 _TRIED = torch.__version__ >= "2.13"
 """Earlier compilers were not tried on the launches themselves; they call the opaque operator."""
 
@@ -128,22 +127,22 @@ def _backward(
     size: int,
     number: int,
     wants_x: bool,
-    wants_residual: bool,
+    added: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch = launch.geometry(x, weights, groups_of(x, size, number))
     residual = None if residual is None else batch.like(residual)
     out = Settled(kept, weighed, enough) if weights is not None else Settled(kept, None, None)
     left = out.left(batch, renorm, bits if batch.octets and bits.numel() else None)
-    added = x.dtype if wants_residual else None
     dx, dz, affine = backward.differentiate(batch.like(g), batch, residual, left, act, wants_x, added, None)
     dx = x.new_empty(0) if dx is None else laid_out_like(dx, x)
-    dz = laid_out_like(dz, x) if wants_residual and dz is not None else x.new_empty(0)
+    dz = x.new_empty(0) if added is None or dz is None else laid_out_like(dz, x)
     return dx, torch.stack([affine.weight, affine.bias]), dz
 
 
 def _backward_fake(g: Tensor, x: Tensor, residual: Any, kept: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    *_, wants_x, wants_residual = arguments
-    dx, dz = (torch.empty_like(x) if wanted else x.new_empty(0) for wanted in (wants_x, wants_residual))
+    *_, wants_x, added = arguments
+    dx = torch.empty_like(x) if wants_x else x.new_empty(0)
+    dz = x.new_empty(0) if added is None else torch.empty_like(x, dtype=added)
     return dx, kept.new_empty((2, x.shape[1])), dz
 
 
@@ -163,9 +162,9 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 def _differentiate(ctx: Any, g: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
     wants = ctx.needs_input_grad
-    wants_residual = wants[3] and not ctx.plain
+    added = ctx.dtypes[3] if wants[3] and not ctx.plain else None
     dx, affine, dz = torch.ops.normsmith.triton_batch_norm_backward_v1(
-        g, *ctx.saved_tensors, *ctx.call, wants[0] or wants_residual, wants_residual
+        g, *ctx.saved_tensors, *ctx.call, wants[0] or added is not None, added
     )
     found = [
         gradient.to(dtype) if wanted else None
