@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from normsmith.surgery._fold_weights import affine_of
 from normsmith.surgery.batch_norms import BatchNorm, is_uninitialised, read
-from normsmith.surgery.kinds import is_producer
+from normsmith.surgery.kinds import is_prepared, is_producer
 from normsmith.surgery.norms import channels
 from normsmith.surgery.sites import Sites
 
@@ -113,7 +113,7 @@ def _own_obstacles(producer: nn.Module, path: str, holders: Counter[int]) -> Ite
         yield f"{path} is parametrized; remove the parametrization first"
     if not isinstance(producer._parameters.get("weight"), nn.Parameter):
         yield f"the weight of {path} is computed before each forward (weight norm); remove that first"
-    if "activation_post_process" in producer._modules or vars(producer).get("qconfig") is not None:
+    if is_prepared(producer):
         yield f"{path} is prepared for quantisation; fold before preparing"
     if any(is_lazy(p) for p in parameters):
         yield f"{path} has no values yet (lazy); run the model once"

@@ -19,7 +19,7 @@ from normsmith import layers
 from normsmith.layers._statistics import StatisticsBase
 from normsmith.layers.batch_renorm import RenormBase
 from normsmith.ops import ACTIVATIONS
-from normsmith.surgery.kinds import has_own_forward
+from normsmith.surgery.kinds import has_own_forward, is_prepared
 from normsmith.surgery.preserve import preserved
 
 TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked", "running_std")
@@ -77,7 +77,7 @@ def is_batch_norm(module: nn.Module) -> bool:
     """Whether conversion has to do with a module; normsmith's layers of other kinds are none."""
     if isinstance(module, StatisticsBase):
         return not type(module).__module__.startswith("normsmith.layers") or type(module) in _ours()
-    if isinstance(module, _InstanceNorm):
+    if isinstance(module, (_InstanceNorm, torch.jit.ScriptModule)):
         return False
     return isinstance(module, _NormBase) or {"running_mean", "running_var"} <= module._buffers.keys()
 
@@ -118,8 +118,8 @@ def _obstacles(module: nn.Module) -> Iterator[str]:
         yield f"its forward was replaced on this very {kind}"
     if "parametrizations" in module._modules:
         yield f"{', '.join(module.parametrizations)} is parametrized; remove the parametrization first"  # type: ignore[arg-type]
-    if "activation_post_process" in module._modules or vars(module).get("qconfig") is not None:
-        yield "it is prepared for quantisation; convert before preparing"
+    if is_prepared(module):
+        yield "it is prepared for quantisation; change it before preparing"
     pinned = vars(module).get("_pinned")
     if pinned is not None and pinned.normalize_with == "batch":
         yield "it is frozen to the statistics of the batch; call unfreeze() first"

@@ -48,6 +48,11 @@ def is_producer(module: nn.Module) -> bool:
     return _is_known(module, PRODUCERS)
 
 
+def is_prepared(module: nn.Module) -> bool:
+    """Whether quantisation has put its observers on a module."""
+    return "activation_post_process" in module._modules or vars(module).get("qconfig") is not None
+
+
 def has_own_forward(norm: nn.Module) -> bool:
     """Whether a norm's class, torch's and normsmith's aside, computes something of its own."""
     owner = next(kind for kind in type(norm).__mro__ if "forward" in vars(kind))

@@ -255,7 +255,9 @@ class Plan:
 
     @contextmanager
     def _changed(self) -> Iterator[nn.Module]:
+        wrapped = books(self.model)
         with done(self.edits):
+            check_books(wrapped)
             yield self._result()
 
     def _new_modules(self) -> Iterator[tuple[str, nn.Module]]:

@@ -39,6 +39,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
                 _put_back(state, before)
             with torch.no_grad():
                 for tensor, value, gradient in values:
+                    if tensor.shape != value.shape:  # grown in place, as quantisation's observers do
+                        tensor.data = value
                     if not _is_equal(tensor, value):  # a copy would count as a change in the user's graph
                         tensor.copy_(value)
                     tensor.grad = gradient

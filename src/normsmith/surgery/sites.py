@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import nn
+
+from normsmith.errors import SurgeryError
+from normsmith.surgery.kinds import is_prepared
+
+
+def check_changeable(model: nn.Module) -> None:
+    """Raise SurgeryError for a model that is no Python any more."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SurgeryError(
+            "expected a model in Python, got a scripted one; change the model it was made from, and script that"
+        )
+
 
 _SIMPLE = {bool, int, float, str, type(None)}
 
@@ -20,6 +33,7 @@ class Sites:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        check_changeable(model)
         self.paths: dict[nn.Module, tuple[str, ...]] = {model: ("",)}
         self.holders: dict[nn.Module, tuple[tuple[nn.Module, str], ...]] = {model: ()}
         for path, module in model.named_modules(remove_duplicate=False):
@@ -46,6 +60,8 @@ class Sites:
                 return f"it was compiled by itself; compile after {doing}"
             if kind.__module__.startswith(("torch.ao.", "torch.nn.intrinsic")):
                 return f"it is part of {kind.__name__}, which computes with its insides"
+        if is_prepared(module):
+            return f"it is prepared for quantisation; prepare after {doing}"
         return None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from normsmith.surgery.batch_norms import is_batch_norm
 from normsmith.surgery.bias import restored_bias
@@ -150,6 +151,8 @@ def _is_foreign(module: nn.Module) -> bool:
 
 def _obstacle(sites: Sites, norm: nn.Module) -> str | None:
     kind = type(norm).__name__
+    if isinstance(norm, LazyModuleMixin):
+        return "it has no channels yet (lazy); run the model once"
     if _is_foreign(norm) or has_own_forward(norm):
         return f"{kind} has a forward of its own and may do more than normalise"
     return sites.held_by(norm, "stripping")

@@ -17,6 +17,7 @@ from normsmith.surgery.attach import called
 from normsmith.surgery.graph import Event, Graph
 from normsmith.surgery.kinds import is_leaf, plain_name
 from normsmith.surgery.preserve import preserved
+from normsmith.surgery.sites import check_changeable
 from normsmith.surgery.verify import Forward, call, check_runnable, flat
 
 _OURS = ("normsmith.layers.", "torch.ao.")
@@ -51,6 +52,7 @@ def trace(model: nn.Module, batch: Any = None, *, forward: Forward = call) -> Gr
     >>> [len(residual.branch) for residual in graph.residuals]
     [2]
     """
+    check_changeable(model)
     if batch is None:
         return _by_symbols(model)
     check_runnable(model)
