@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import os
+import platform
+import re
 import subprocess
 import sys
 import textwrap
@@ -467,9 +469,55 @@ class TestCache:
             self.ends_well(self.start(tmp_path))
             assert kernel.stat().st_size > 0.9 * whole
 
+    def test_names_hold_all_sources(self):
+        """Whatever a kernel is made of is in the digest: all that `compiled` imports, and what that imports."""
+        pytest.importorskip("numba")
+        from normsmith.ops.cpu import compiled
+
+        folder, found, left = Path(compiled.__file__).parent, set(), ["compiled"]
+        while left:
+            found.add(name := left.pop())
+            text = (folder / f"{name}.py").read_text()
+            named = re.findall(r"^from normsmith\.ops\.cpu\.(\w+) import", text, re.M)
+            named += re.findall(r"^from normsmith\.ops\.cpu import (\w+)(?:, (\w+))?", text, re.M)
+            flat = {
+                word for words in named for word in ([words] if isinstance(words, str) else words) if word
+            }
+            left += sorted(flat - found)
+        assert found == set(compiled._SOURCES)
+
     def test_nowhere_to_write(self, tmp_path):
         self.ends_well(self.start(tmp_path, "--nowhere-to-write"))
         assert not any(tmp_path.iterdir())
+
+
+class TestOlderProcessors:
+    """Kernels are compiled for the processor that NUMBA_CPU_NAME says: one of 2003 rounds no half precision."""
+
+    PROGRAM = """
+        import torch
+        from normsmith import BatchNorm2d
+        from normsmith.ops import explain
+
+        x = torch.randn(4, 2, 20, 20, generator=torch.Generator().manual_seed(0))
+        want = torch.nn.BatchNorm2d(2)(x.bfloat16().float())
+        leaf = x.bfloat16().requires_grad_()
+        y = BatchNorm2d(2)(leaf)
+        y.float().square().sum().backward()
+        torch.testing.assert_close(y.float(), want, rtol=2**-8, atol=1e-6)
+        assert leaf.grad.isfinite().all()
+        assert BatchNorm2d(2)(torch.full_like(x, torch.nan).bfloat16()).isnan().all()
+        print(explain(x.bfloat16()), explain(x.half()).splitlines()[0], sep="\\n")
+    """
+
+    @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names x86 processors")
+    def test_half_precision(self, tmp_path):
+        environment = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", textwrap.dedent(self.PROGRAM)],
+            env={**os.environ, **environment}, capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        assert done.stdout == "numba: taken\nnumba: this processor converts no float16\n", done.stderr
 
 
 class TestWithoutNumba:

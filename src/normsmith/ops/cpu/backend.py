@@ -107,7 +107,8 @@ class Numba:
                 count, squares = counts(x, call.weights, call.groups)
                 enough = Moments(count, x, x, squares, x).enough
                 if call.weights is not None and isinstance(squares, Tensor):
-                    q[slot.SQUARES] = address_of(squares.flatten(), torch.float64, kept)
+                    kept.append(torch.where(torch.as_tensor(enough), squares, torch.inf).flatten().double())
+                    q[slot.SQUARES] = kept[-1].data_ptr()
         q[slot.BY_BATCH], d[slot.EPS], q[slot.RENORM] = call.by_batch, call.eps, False
         if call.renorm is not None and call.by_batch:
             q[slot.RENORM] = True

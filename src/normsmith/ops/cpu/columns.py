@@ -9,6 +9,7 @@ is read backwards: the cache holds the end.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from numpy import float64
@@ -16,6 +17,7 @@ from numpy import float64
 from normsmith.ops.cpu import arguments as slot
 from normsmith.ops.cpu.arguments import APPLY, LANES, MEASURE, SETTLE
 from normsmith.ops.cpu.elements import (
+    AROUND,
     COUNT,
     FIRST,
     MOMENT,
@@ -172,6 +174,7 @@ def _measure(a, strip, group, number, tables, codes, extras, like, work):
             seed += i // positions * length + i % positions
     for i in range(3 * channels):
         store(found, i, 0.0, float64)
+    shifts, last = tables + AROUND * TABLE * size_of(work), COUNT if masked else SECOND
     lines = full + (1 if rest > 0 else 0)
     for begin in range(0, lines, CHUNK):
         end, n = min(begin + CHUNK, lines), columns if full > begin else rest * length
@@ -179,13 +182,15 @@ def _measure(a, strip, group, number, tables, codes, extras, like, work):
             around = work(load(found, 3 * channel + 1, float64))
             if load(found, 3 * channel, float64) == 0:
                 around = load(a[slot.X], seed + channel * positions, like)
-            fill(tables + channel * positions * size_of(work), positions, around, work)
+                if not math.isfinite(around):
+                    around = work(0)
+            fill(shifts + channel * positions * size_of(work), positions, around, work)
         for k in range(length, n, length):
-            copy(tables + k * size_of(work), tables, min(length, n - k) * size_of(work))
-        for table in range(FIRST, COUNT + 1):
+            copy(shifts + k * size_of(work), shifts, min(length, n - k) * size_of(work))
+        for table in range(FIRST, last + 1):
             fill(tables + table * TABLE * size_of(work), n, work(0), work)
         _sum_lines(a, strip, group, number, begin, end, tables, codes, extras, like, work)
-        for table in range(FIRST, COUNT + 1):
+        for table in range(FIRST, last + 1):
             _collect(a, n, table, tables, work)
         rows = (min(end, full) - begin) * a[slot.FOLD] + (rest if end > full else 0)
         for channel in range(channels):
@@ -195,7 +200,7 @@ def _measure(a, strip, group, number, tables, codes, extras, like, work):
             merge_sums(
                 found + 24 * channel,
                 count,
-                float64(load(tables, channel * positions, work)),
+                float64(load(shifts, channel * positions, work)),
                 float64(load(tables, FIRST * TABLE + channel, work)),
                 float64(load(tables, SECOND * TABLE + channel, work)),
             )

@@ -25,7 +25,7 @@ from numpy import float64, int64
 
 from normsmith.ops.cpu import columns, planes
 from normsmith.ops.cpu.arguments import SLOTS
-from normsmith.ops.cpu.lanes import FAST
+from normsmith.ops.cpu.lanes import FAST, target_features
 
 _ELEMENTS = {
     torch.float32: np.float32,
@@ -106,15 +106,14 @@ def _digest() -> str:
     digest = hashlib.sha256()
     for name in _SOURCES:
         digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
-    digest.update(f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}".encode())
+    digest.update(" ".join(sorted(target_features())).encode())
     return digest.hexdigest()[:16]
 
 
 @cache
 def converts_half() -> bool:
     """Whether the processor converts float16 itself."""
-    features = binding.get_host_cpu_features()
-    return bool(features.get("f16c")) or not binding.get_process_triple().startswith(("x86", "i686"))
+    return "f16c" in target_features() or not binding.get_process_triple().startswith(("x86", "i686"))
 
 
 def as_function(address: int) -> Any:

@@ -24,15 +24,15 @@ Lanes = Sequence[Any]
 
 def _add_sums(v: Vectors, coefficients: Lanes, sums: Lanes) -> Lanes:
     """Σ(x − around), Σ(x − around)², and with extras weighted, and Σw; padding counts nothing, whatever it holds."""
-    (around,), (first, second, count) = coefficients, sums
+    (around,), (first, second, *counts) = coefficients, sums
     apart = v.sub(v.read(slot.X, around), around)
     weighted = apart
     if v.extras:
         weight = v.codes()
         nothing = v.at_most_zero(weight)
         weight, apart = v.where(nothing, v.zero, weight), v.where(nothing, v.zero, apart)
-        weighted, count = v.mul(weight, apart), v.add(count, weight)
-    return v.add(first, weighted), v.add(second, v.mul(weighted, apart)), count
+        weighted, counts = v.mul(weight, apart), [v.add(counts[0], weight)]
+    return v.add(first, weighted), v.add(second, v.mul(weighted, apart)), *counts
 
 
 def _normalise(v: Vectors, coefficients: Lanes, sums: Lanes) -> Lanes:
@@ -94,8 +94,8 @@ def operations(by_column: bool) -> tuple[tuple[Any, Any], ...]:
     """
     normalising = (MEAN, SCALE, SHIFT)
     return (
-        operation(_add_sums, (AROUND,), (FIRST, SECOND, COUNT), by_column),
-        operation(_normalise, normalising, (), by_column),
-        operation(_add_gradient_sums, normalising, (PLAIN, MOMENT), by_column),
-        operation(_differentiate, (*normalising, OFFSET, SLOPE), (), by_column),
+        operation(_add_sums, (AROUND,), (FIRST, SECOND), (COUNT,), by_column=by_column),
+        operation(_normalise, normalising, (), by_column=by_column),
+        operation(_add_gradient_sums, normalising, (PLAIN, MOMENT), by_column=by_column),
+        operation(_differentiate, (*normalising, OFFSET, SLOPE), (), by_column=by_column),
     )

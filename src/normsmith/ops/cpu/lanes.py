@@ -8,11 +8,13 @@ float64, else float32. All of this is written as intrinsics: numba compiles them
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from normsmith.ops.cpu.arguments import LANES
@@ -36,8 +38,6 @@ class _BFloatType(ir.Type):
     def _to_string(self) -> str:
         return "bfloat"
 
-
-_NARROW = {types.uint16: _BFloatType(), types.int16: _F16}
 
 MEMORY = {types.float32: _F32, types.float64: _F64, types.int64: _I64, types.uint16: _I16, types.int16: _I16}
 _NUMBER = {
@@ -71,12 +71,35 @@ def as_number(builder: Any, value: Any, stored: Any) -> Any:
     return value
 
 
-def as_stored(builder: Any, value: Any, stored: Any) -> Any:
-    """Numbers as they lie in memory, rounded to nearest even; a NaN stays one."""
-    if stored not in _NARROW:
-        return value
-    wide = lanes if isinstance(value.type, ir.VectorType) else _itself
-    return builder.bitcast(builder.fptrunc(value, wide(_NARROW[stored])), wide(_I16))
+def as_stored(builder: Any, values: Any, stored: Any) -> Any:
+    """16 numbers as they lie in memory, rounded to nearest even; a NaN stays one."""
+    if stored == types.int16:
+        return builder.bitcast(builder.fptrunc(values, lanes(_F16)), lanes(_I16))
+    if stored != types.uint16:
+        return values
+    if _rounds_to_bfloat():
+        return builder.bitcast(builder.fptrunc(values, lanes(_BFloatType())), lanes(_I16))
+    bits, sixteen = builder.bitcast(values, lanes(_I32)), constant(_I32, 16)
+    odd = builder.and_(builder.lshr(bits, sixteen), constant(_I32, 1))
+    rounded = builder.add(bits, builder.add(odd, constant(_I32, 0x7FFF)))
+    nan = builder.fcmp_unordered("uno", values, values)
+    kept = builder.select(nan, constant(_I32, 0x7FC00000), rounded)
+    return builder.trunc(builder.lshr(kept, sixteen), lanes(_I16))
+
+
+@cache
+def target_features() -> frozenset[str]:
+    """What the processor can do that numba compiles for: this one, or an older one where NUMBA_CPU_NAME says so."""
+    named = cpu_target.target_context.codegen()._tm_features.split(",")
+    return frozenset(name[1:] for name in named if name.startswith("+"))
+
+
+def _rounds_to_bfloat() -> bool:
+    """Whether one instruction rounds; elsewhere LLVM would call a function that nobody has.
+
+    That instruction takes numbers below 1.2e-38 for 0.
+    """
+    return "avx512bf16" in target_features() and binding.llvm_version_info[0] >= 22
 
 
 def _itself(kind: Any) -> Any:
@@ -111,10 +134,10 @@ def store(typing: Any, address: Any, i: Any, value: Any, like: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         address, i, value = arguments[:3]
-        builder.store(as_stored(builder, value, stored), _element(builder, address, i, MEMORY[stored]))
+        builder.store(value, _element(builder, address, i, MEMORY[stored]))
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64, _NUMBER[stored], like), generate
+    return types.void(types.int64, types.int64, stored, like), generate
 
 
 @intrinsic

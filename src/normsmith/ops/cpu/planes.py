@@ -7,6 +7,7 @@ phases run one after the other. A plane is worked on as four rows, its quarters.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from numpy import float64
@@ -15,6 +16,7 @@ from normsmith.ops.cpu import arguments as slot
 from normsmith.ops.cpu import settle
 from normsmith.ops.cpu.arguments import APPLY, LANES, MEASURE, SETTLE
 from normsmith.ops.cpu.elements import (
+    AROUND,
     COUNT,
     FIRST,
     MEAN,
@@ -113,12 +115,14 @@ def _measure(a, channel, group, number, tables, extras, like, work):
     around = work(0)
     if start < stop:
         around = load(a[slot.X], (seed[0] * a[slot.CHANNELS] + channel) * positions + seed[1], like)
+        if not math.isfinite(around):
+            around = work(0)
     count = 0
     for sample in range(start, stop):
         for begin in range(0, positions, MANY):
             if count == 0:
-                _set(tables, MEAN, around, work)
-                for table in range(FIRST, COUNT + 1):
+                _set(tables, AROUND, around, work)
+                for table in range(FIRST, (COUNT if masked else SECOND) + 1):
                     _set(tables, table, work(0), work)
             n = min(MANY, positions - begin)
             _sum_plane(a, channel, sample, begin, n, 0, tables, extras, like, work)
@@ -179,8 +183,8 @@ def _differentiate(a, channel, group, number, tables, extras, like, work):
     """dx, and the residual's gradient, of one part of a channel."""
     _set_statistics(a, channel, group, tables, work)
     at, stride = group * a[slot.CHANNELS] + channel, a[slot.GROUPS] * a[slot.CHANNELS]
-    _set(tables, OFFSET, load(a[slot.TERMS], settle.OFFSET * stride + at, work), work)
-    _set(tables, SLOPE, load(a[slot.TERMS], settle.SLOPE * stride + at, work), work)
+    _set(tables, OFFSET, load(a[slot.TERMS], settle.TERM_OFFSET * stride + at, work), work)
+    _set(tables, SLOPE, load(a[slot.TERMS], settle.TERM_SLOPE * stride + at, work), work)
     start, stop = samples_of(a, group, number)
     for sample in range(start, stop):
         _differentiate_plane(a, channel, sample, 0, a[slot.POSITIONS], a[slot.DX], tables, extras, like, work)

@@ -15,7 +15,7 @@ from numpy import float64, int64
 from normsmith.ops.cpu import arguments as slot
 from normsmith.ops.cpu.lanes import load, part, store
 
-OFFSET, SLOPE = range(2)
+TERM_OFFSET, TERM_SLOPE = range(2)
 
 
 @part
@@ -68,10 +68,11 @@ def settle_channel(a, f, channel, work):
                 other = whole + 24 * number * groups * channels
                 merge(whole, load(other, 0, float64), load(other, 1, float64), load(other, 2, float64))
             count, m2 = load(whole, 0, float64), load(whole, 2, float64)
-            squares = count
-            if a[slot.SQUARES] != 0:
+            squares, enough = count, count >= 2
+            if a[slot.SQUARES] != 0:  # inf where the caller found the weights to be too few
                 squares = load(a[slot.SQUARES], group, float64)
-            if count > 0 and count * count >= (2 - 1e-6) * squares:
+                enough = count > 0 and squares < math.inf
+            if enough:
                 share = 1.0 / count
                 deviation = math.sqrt(m2 * share + eps)
                 mean, inv_std = load(whole, 1, float64), 1.0 / deviation
@@ -141,7 +142,7 @@ def settle_gradient(a, f, channel, work):
         if share != 0.0:
             slope = scale * normal * inv_std * share
             offset = scale * plain * share - slope * low
-        store(a[slot.TERMS], OFFSET * stride + at, work(offset), work)
-        store(a[slot.TERMS], SLOPE * stride + at, work(slope), work)
+        store(a[slot.TERMS], TERM_OFFSET * stride + at, work(offset), work)
+        store(a[slot.TERMS], TERM_SLOPE * stride + at, work(slope), work)
     store(a[slot.DGAMMA], channel, work(dgamma), work)
     store(a[slot.DBETA], channel, work(dbeta), work)

@@ -9,6 +9,7 @@ first step waits for both.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 from llvmlite import ir
@@ -45,80 +46,80 @@ Step = Callable[["Vectors", Sequence[Any], Sequence[Any]], Sequence[Any]]
 
 
 def operation(
-    step: Step, coefficients: Sequence[int], sums: Sequence[int], by_column: bool
+    step: Step,
+    coefficients: Sequence[int],
+    sums: Sequence[int],
+    sums_of_extras: Sequence[int] = (),
+    *,
+    by_column: bool,
 ) -> tuple[Any, Any]:
     """Intrinsics of an operation, for four whole rows, and for one with a masked end.
 
     `coefficients` and `sums` are the numbers of tables, which have an element per column, or 16 for all columns.
     """
-    return _intrinsic(step, coefficients, sums, by_column, ROWS), _intrinsic(
-        step, coefficients, sums, by_column, 1
-    )
+    loop = _by_column if by_column else _for_all
+
+    def make(rows: int) -> Any:
+        @intrinsic  # type: ignore[untyped-decorator]
+        def run(
+            typing: Any,
+            block: Any,
+            at: Any,
+            stride: Any,
+            n: Any,
+            code: Any,
+            code_stride: Any,
+            bits: Any,
+            bits_stride: Any,
+            ahead: Any,
+            tables: Any,
+            extras: Any,
+            like: Any,
+            work: Any,
+        ) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                has_extras = not isinstance(extras, types.NoneType)
+                v = Vectors(builder, arguments, rows, has_extras, like.dtype, work.dtype)
+                loop(v, step, coefficients, [*sums, *(sums_of_extras if has_extras else ())])
+                return context.get_dummy_value()
+
+            return types.void(*[types.int64] * 10, extras, like, work), generate
+
+        return run
+
+    return make(ROWS), make(1)
 
 
-def _intrinsic(
-    step: Step, coefficients: Sequence[int], sums: Sequence[int], by_column: bool, rows: int
-) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
-    def run(
-        typing: Any,
-        block: Any,
-        at: Any,
-        stride: Any,
-        n: Any,
-        code: Any,
-        code_stride: Any,
-        bits: Any,
-        bits_stride: Any,
-        ahead: Any,
-        tables: Any,
-        extras: Any,
-        like: Any,
-        work: Any,
-    ) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            v = Vectors(builder, arguments, not isinstance(extras, types.NoneType), like.dtype, work.dtype)
+def _by_column(v: Vectors, step: Step, coefficients: Sequence[int], sums: Sequence[int]) -> None:
+    """Each column has coefficients and sums of its own, which all rows share."""
 
-            def pointers(numbers: Sequence[int], k: Any) -> list[Any]:
-                return [v.table(number, k) for number in numbers]
+    def body(k: Any, carried: list[Any]) -> list[Any]:
+        v.go_to(k)
+        own = v.read_tables(coefficients, k)
+        found: Sequence[Any] = v.read_tables(sums, k)
+        for row in range(v.rows):
+            found = step(v.at_row(row), own, found)
+        v.write_tables(sums, k, found)
+        return []
 
-            def read(numbers: Sequence[int], k: Any) -> list[Any]:
-                return [builder.load(place, align=v.wide) for place in pointers(numbers, k)]
+    over_lanes(v.builder, v.n, [], body)
 
-            shared = [] if by_column else read(coefficients, _I64(0))
-            first = [] if by_column else read(sums, _I64(0))
-            carried = first + [v.zero] * (len(sums) * (rows - 1) if not by_column else 0)
 
-            def body(k: Any, carried: list[Any]) -> list[Any]:
-                v.k = k
-                v.mask = v.below(n_elements, k) if rows == 1 else None
-                own = read(coefficients, k) if by_column else shared
-                found = read(sums, k) if by_column else []
-                after: list[Any] = []
-                for row in range(rows):
-                    v.row = row
-                    if by_column:
-                        found = list(step(v, own, found))
-                    else:
-                        now = carried[row * len(sums) : (row + 1) * len(sums)]
-                        after += step(v, own, now)
-                for place, value in zip(pointers(sums, k), found, strict=True) if by_column else ():
-                    builder.store(value, place, align=v.wide)
-                return after
+def _for_all(v: Vectors, step: Step, coefficients: Sequence[int], sums: Sequence[int]) -> None:
+    """All columns share coefficients and sums; those of each row stay in registers."""
+    zero, number = _I64(0), len(sums)
+    shared = v.read_tables(coefficients, zero)
 
-            n_elements = arguments[3]
-            last = over_lanes(builder, n_elements, carried, body)
-            if not by_column:
-                for i, place in enumerate(pointers(sums, _I64(0))):
-                    value = last[i]
-                    for row in range(1, rows):
-                        value = v.add(value, last[row * len(sums) + i])
-                    builder.store(value, place, align=v.wide)
-            return context.get_dummy_value()
+    def body(k: Any, carried: list[Any]) -> list[Any]:
+        v.go_to(k)
+        found: list[Any] = []
+        for row in range(v.rows):
+            found += step(v.at_row(row), shared, carried[row * number : (row + 1) * number])
+        return found
 
-        return types.void(*[types.int64] * 10, extras, like, work), generate
-
-    return run
+    first = [*v.read_tables(sums, zero), *[v.zero] * (number * (v.rows - 1))]
+    last = over_lanes(v.builder, v.n, first, body)
+    v.write_tables(sums, zero, [reduce(v.add, last[i::number]) for i in range(number)])
 
 
 class Vectors:
@@ -132,15 +133,18 @@ class Vectors:
     k: Any = None
     mask: Any = None
 
-    def __init__(self, builder: Any, arguments: Sequence[Any], extras: bool, like: Any, work: Any) -> None:
-        self._builder, self.extras, self._like, self._work = builder, extras, like, work
-        self._block, self._at, self._stride = arguments[:3]
+    def __init__(
+        self, builder: Any, arguments: Sequence[Any], rows: int, extras: bool, like: Any, work: Any
+    ) -> None:
+        self.builder, self.rows, self.extras = builder, rows, extras
+        self._like, self._work = like, work
+        self._block, self._at, self._stride, self.n = arguments[:4]
         self._code, self._code_stride, self._bits, self._bits_stride, self._ahead, self._tables = arguments[
             4:10
         ]
         self._before = builder.block
         self._known: dict[Any, Any] = {}
-        self.wide, self._size = work.bitwidth // 8, like.bitwidth // 8
+        self._wide, self._size = work.bitwidth // 8, like.bitwidth // 8
         self.zero, self._one = constant(MEMORY[work], 0.0), constant(MEMORY[work], 1.0)
 
     # what stands in memory
@@ -151,24 +155,24 @@ class Vectors:
 
     def read_if_there(self, batch: int) -> Any:
         """Elements of a batch that may be absent, then 0."""
-        base = self._or_instead(self._slot(batch), self._batch(batch), constant(MEMORY[self._like], 0))
+        base = self._or_instead(batch, self._slot(batch), self._batch(batch), constant(MEMORY[self._like], 0))
         return self._read(self._like, self._place(base, self._stride, self._size, self.has(batch)), self.zero)
 
     def codes(self) -> Any:
         """How much each element counts, below 0 where it is padding: 1 if nobody says, 0 beyond the end."""
         there = self._once("codes", lambda: self._is_not_zero(self._code))
-        base = self._or_instead(self._code, self._code, self._one)
-        return self._read(self._work, self._place(base, self._code_stride, self.wide, there), self.zero)
+        base = self._or_instead("codes", self._code, self._code, self._one)
+        return self._read(self._work, self._place(base, self._code_stride, self._wide, there), self.zero)
 
     def bits(self) -> Any:
         """A bit per element; anything where none are kept."""
-        base = self._or_instead(self._bits, self._bits, constant(_I16, 0))
+        base = self._or_instead("bits", self._bits, self._bits, constant(_I16, 0))
         at = self._place_of_bits(base, self._has_bits())
-        return self._builder.bitcast(self._builder.load(pointer(self._builder, at, _I16)), lanes(_I1))
+        return self.builder.bitcast(self.builder.load(pointer(self.builder, at, _I16)), lanes(_I1))
 
     def write(self, batch: int, values: Any) -> None:
         """Write elements of a batch: past the caches where that pays and their addresses allow it."""
-        builder, base = self._builder, self._batch(batch)
+        builder, base = self.builder, self._batch(batch)
         stored = as_stored(builder, values, self._like)
         to = pointer(builder, self._place(base, self._stride, self._size), stored.type)
         if self.mask is not None:
@@ -191,135 +195,149 @@ class Vectors:
 
     def write_if_there(self, batch: int, values: Any) -> None:
         """Write elements of a batch that may be absent."""
-        with self._builder.if_then(self.has(batch)):
+        with self.builder.if_then(self.has(batch)):
             self.write(batch, values)
 
     def write_bits(self, bits: Any) -> None:
         """Keep a bit per element, where they are kept."""
-        with self._builder.if_then(self._has_bits()):
-            to = pointer(self._builder, self._place_of_bits(self._bits, None), _I16)
-            self._builder.store(self._builder.bitcast(bits, _I16), to)
+        with self.builder.if_then(self._has_bits()):
+            to = pointer(self.builder, self._place_of_bits(self._bits, None), _I16)
+            self.builder.store(self.builder.bitcast(bits, _I16), to)
 
     def fetch(self, batch: int) -> None:
         """Ask for elements of a batch that will be read soon, `ahead` of these."""
-        builder = self._builder
+        builder = self.builder
         at = builder.add(self._place(self._batch(batch), self._stride, self._size), self._ahead)
         function = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, _I32, _I32, _I32])
         ask = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
         builder.call(ask, [pointer(builder, at, _I8), _I32(0), _I32(2), _I32(1)])
 
-    def table(self, number: int, k: Any) -> Any:
-        """Where 16 numbers of a table lie."""
-        builder = self._builder
-        at = builder.add(self._tables, builder.mul(builder.add(k, _I64(number * TABLE)), _I64(self.wide)))
-        return pointer(builder, at, lanes(MEMORY[self._work]))
+    def read_tables(self, numbers: Sequence[int], k: Any) -> list[Any]:
+        """16 numbers of each of some tables, from the k-th on."""
+        return [self.builder.load(self._table(number, k), align=self._wide) for number in numbers]
+
+    def write_tables(self, numbers: Sequence[int], k: Any, values: Sequence[Any]) -> None:
+        """Write 16 numbers of each of some tables."""
+        for number, value in zip(numbers, values, strict=True):
+            self.builder.store(value, self._table(number, k), align=self._wide)
 
     # what is computed
 
     def add(self, one: Any, other: Any) -> Any:
-        return self._builder.fadd(one, other, flags=_FLAGS)
+        return self.builder.fadd(one, other, flags=_FLAGS)
 
     def sub(self, one: Any, other: Any) -> Any:
-        return self._builder.fsub(one, other, flags=_FLAGS)
+        return self.builder.fsub(one, other, flags=_FLAGS)
 
     def mul(self, one: Any, other: Any) -> Any:
-        return self._builder.fmul(one, other, flags=_FLAGS)
+        return self.builder.fmul(one, other, flags=_FLAGS)
 
     def where(self, condition: Any, one: Any, other: Any) -> Any:
-        return self._builder.select(condition, one, other)
+        return self.builder.select(condition, one, other)
 
     def both(self, one: Any, other: Any) -> Any:
-        return self._builder.and_(one, other)
+        return self.builder.and_(one, other)
 
     def either(self, one: Any, other: Any) -> Any:
-        return self._builder.or_(one, other)
+        return self.builder.or_(one, other)
 
     def opposite(self, condition: Any) -> Any:
-        return self._builder.not_(condition)
+        return self.builder.not_(condition)
 
     def at_most_zero(self, values: Any) -> Any:
         """Which are ≤ 0; NaN is not."""
-        return self._builder.fcmp_ordered("<=", values, self.zero)
+        return self.builder.fcmp_ordered("<=", values, self.zero)
 
     def negative(self, values: Any) -> Any:
         """Which are < 0; NaN is not."""
-        return self._builder.fcmp_ordered("<", values, self.zero)
+        return self.builder.fcmp_ordered("<", values, self.zero)
 
     def flag(self, number: int) -> Any:
         """Whether a slot is not 0, for each element."""
-        return splat(self._builder, self.has(number))
+        return splat(self.builder, self.has(number))
 
     def has_bits(self) -> Any:
         """Whether bits are kept, for each element."""
-        return splat(self._builder, self._has_bits())
+        return splat(self.builder, self._has_bits())
 
     def has(self, number: int) -> Any:
         """Whether a slot is not 0."""
         return self._once(("has", number), lambda: self._is_not_zero(self._slot(number)))
 
-    def below(self, n: Any, k: Any) -> Any:
-        """Which of 16 elements from the k-th on are among the first n."""
-        left = splat(self._builder, self._builder.trunc(self._builder.sub(n, k), _I32))
-        return self._builder.icmp_signed("<", ir.Constant(lanes(_I32), list(range(LANES))), left)
-
     # how
+
+    def go_to(self, k: Any) -> None:
+        """The elements from the k-th on; of one row, those that are among its n."""
+        self.k = k
+        if self.rows == 1:
+            left = splat(self.builder, self.builder.trunc(self.builder.sub(self.n, k), _I32))
+            self.mask = self.builder.icmp_signed("<", ir.Constant(lanes(_I32), list(range(LANES))), left)
+
+    def at_row(self, row: int) -> Vectors:
+        """The elements of one of the rows."""
+        self.row = row
+        return self
+
+    def _table(self, number: int, k: Any) -> Any:
+        at = self.builder.mul(self.builder.add(k, _I64(number * TABLE)), _I64(self._wide))
+        return pointer(self.builder, self.builder.add(self._tables, at), lanes(MEMORY[self._work]))
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         """A value that is the same for all elements, computed before the loop."""
         if key not in self._known:
-            if self._builder.block is self._before:
+            if self.builder.block is self._before:
                 self._known[key] = make()
             else:
-                with self._builder.goto_block(self._before):
+                with self.builder.goto_block(self._before):
                     self._known[key] = make()
         return self._known[key]
 
     def _is_not_zero(self, value: Any) -> Any:
-        return self._builder.icmp_signed("!=", value, _I64(0))
+        return self.builder.icmp_signed("!=", value, _I64(0))
 
     def _has_bits(self) -> Any:
         return self._once("bits", lambda: self._is_not_zero(self._bits))
 
     def _slot(self, number: int) -> Any:
         def make() -> Any:
-            at = self._builder.add(self._block, _I64(8 * number))
-            return self._builder.load(pointer(self._builder, at, _I64))
+            at = self.builder.add(self._block, _I64(8 * number))
+            return self.builder.load(pointer(self.builder, at, _I64))
 
         return self._once(("slot", number), make)
 
     def _batch(self, number: int) -> Any:
         value = self._slot(number)
-        return self._once(("batch", number), lambda: self._builder.add(value, self._at))
+        return self._once(("batch", number), lambda: self.builder.add(value, self._at))
 
-    def _or_instead(self, value: Any, address: Any, instead: Any) -> Any:
+    def _or_instead(self, name: object, value: Any, address: Any, instead: Any) -> Any:
         """An address, or, where `value` is 0, that of 16 elements of the stack."""
 
-        if ("instead", value) not in self._known:
-            there = alloca(self._builder, LANES * 8)
+        if ("instead", name) not in self._known:
+            there = alloca(self.builder, LANES * 8)
 
             def make() -> Any:
-                at = self._builder.ptrtoint(there, _I64)
-                self._builder.store(instead, pointer(self._builder, at, instead.type))
-                return self._builder.select(self._is_not_zero(value), address, at)
+                at = self.builder.ptrtoint(there, _I64)
+                self.builder.store(instead, pointer(self.builder, at, instead.type))
+                return self.builder.select(self._is_not_zero(value), address, at)
 
-            self._once(("instead", value), make)
-        return self._known["instead", value]
+            self._once(("instead", name), make)
+        return self._known["instead", name]
 
     def _place(self, base: Any, stride: Any, size: int, there: Any = None) -> Any:
         """The address of these elements; `base` where the batch is not there."""
-        builder = self._builder
+        builder = self.builder
         apart = builder.mul(self.k, _I64(size))
         if self.row:
             apart = builder.add(apart, builder.mul(stride, _I64(self.row)))
         return builder.add(base, apart if there is None else builder.select(there, apart, _I64(0)))
 
     def _place_of_bits(self, base: Any, there: Any) -> Any:
-        builder = self._builder
+        builder = self.builder
         apart = builder.add(builder.lshr(self.k, _I64(3)), builder.mul(self._bits_stride, _I64(self.row)))
         return builder.add(base, apart if there is None else builder.select(there, apart, _I64(0)))
 
     def _read(self, stored: Any, at: Any, otherwise: Any) -> Any:
-        builder, kind = self._builder, lanes(MEMORY[stored])
+        builder, kind = self.builder, lanes(MEMORY[stored])
         place, size = pointer(builder, at, kind), stored.bitwidth // 8
         if self.mask is None:
             return as_number(builder, builder.load(place, align=size), stored)
@@ -335,5 +353,5 @@ class Vectors:
             function = ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), _I32, mask])
         element = {ir.FloatType(): "f32", ir.DoubleType(): "f64"}.get(kind.element, "i16")
         return cgutils.get_or_insert_function(
-            self._builder.module, function, f"llvm.masked.{name}.v{LANES}{element}.p0"
+            self.builder.module, function, f"llvm.masked.{name}.v{LANES}{element}.p0"
         )
