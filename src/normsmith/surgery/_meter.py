@@ -74,19 +74,17 @@ def on_cpu(parts: Sequence[Moments]) -> Moments | None:
 
 
 def measure(x: Tensor, weights: Tensor | None = None) -> Moments:
-    """`moments` of a whole batch; without weights in two fused passes, a third of the cost of torch's own."""
+    """`moments` of a whole batch; without weights by the kernel that normalises, in one trip through memory."""
     if weights is not None:
         return moments(x.where(weights > 0, 0.0), weights)
     count = float(x.numel() // x.shape[1])
-    if x.numel() == 0:
-        nothing = x.new_zeros(1, x.shape[1])
-        return Moments(0.0, nothing, nothing, 0.0, nothing)
-    others = [0, *range(2, x.ndim)]
-    mean = x.mean(others, keepdim=True)
-    centred = x - mean
-    low = centred.mean(others)
-    m2 = torch.addcmul(centred.square_().sum(others), low, low, value=-count)
-    return Moments(count, mean.view(1, -1), m2.unsqueeze(0), count, low.unsqueeze(0))
+    if count < 2:  # nothing that normalises
+        mean = x.reshape(-1, x.shape[1]) if count else x.new_zeros(1, x.shape[1])
+        nothing = torch.zeros_like(mean)
+        return Moments(count, mean, nothing, count, nothing)
+    found: list[Moments] = []
+    batch_norm(x, collected=found)
+    return found[0]
 
 
 def by_batch(measured: Measured, own: Statistics, found: Moments, _: int) -> Statistics | None:
