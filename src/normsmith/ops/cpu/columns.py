@@ -34,6 +34,8 @@ from normsmith.ops.cpu.vectors import ROWS, TABLE
 
 CHUNK = 512
 """Lines whose sums are added up in the dtype of the work."""
+FEW = 8
+"""Rows whose mean the first sums go around."""
 _stack_of_codes = stack((slot.RUN + LANES) * 8)
 
 
@@ -161,15 +163,31 @@ def _first_counted(a, row, last, work):
 
 
 @part
+def _about(a, at, rows, positions, like, work):
+    """The mean of the first elements of a channel, 0 if it is not finite."""
+    total = work(0)
+    for row in range(rows):
+        for k in range(positions):
+            total += load(a[slot.X], at + row * a[slot.CHANNELS] * a[slot.POSITIONS] + k, like)
+    mean = total / work(rows * positions)
+    return mean if math.isfinite(mean) else work(0)
+
+
+@part
 def _measure(a, strip, group, number, tables, codes, extras, like, work):
     """Count, mean and M2 of one part of a strip."""
     positions, length = a[slot.POSITIONS], a[slot.CHANNELS] * a[slot.POSITIONS]
     _, first, full, rest, column, columns = _lines_of(a, strip, group, number)
     channels, found = min(columns, length) // positions, _part_of(a, group, number, column)
     seed, masked = first * length + column, False
+    # sums lose few digits around what is near the mean
+    rows_about, positions_about = (
+        (min(full * a[slot.FOLD] + rest, FEW), 1) if positions == 1 else (1, positions)
+    )
     if extras is not None:
         masked = a[slot.CODE] != 0
         if masked:
+            rows_about, positions_about = 1, 1
             i = _first_counted(a, first, first + full * a[slot.FOLD] + rest, work)
             seed += i // positions * length + i % positions
     for i in range(3 * channels):
@@ -181,9 +199,7 @@ def _measure(a, strip, group, number, tables, codes, extras, like, work):
         for channel in range(channels):
             around = work(load(found, 3 * channel + 1, float64))
             if load(found, 3 * channel, float64) == 0:
-                around = load(a[slot.X], seed + channel * positions, like)
-                if not math.isfinite(around):
-                    around = work(0)
+                around = _about(a, seed + channel * positions, rows_about, positions_about, like, work)
             fill(shifts + channel * positions * size_of(work), positions, around, work)
         for k in range(length, n, length):
             copy(shifts + k * size_of(work), shifts, min(length, n - k) * size_of(work))

@@ -112,9 +112,12 @@ def _measure(a, channel, group, number, tables, extras, like, work):
         masked = a[slot.CODE] != 0
         if masked:
             seed = _first_counted(a, start, stop, work)
-    around = work(0)
-    if start < stop:
-        around = load(a[slot.X], (seed[0] * a[slot.CHANNELS] + channel) * positions + seed[1], like)
+    around, few = work(0), 1 if masked else min(positions, LANES)
+    if start < stop:  # sums lose few digits around what is near the mean
+        at = (seed[0] * a[slot.CHANNELS] + channel) * positions + seed[1]
+        for k in range(few):
+            around += load(a[slot.X], at + k, like)
+        around = around / work(few)
         if not math.isfinite(around):
             around = work(0)
     count = 0
