@@ -36,7 +36,7 @@ CHUNK = 512
 """Lines whose sums are added up in the dtype of the work."""
 FEW = 8
 """Rows whose mean the first sums go around."""
-_stack_of_codes = stack((slot.RUN + LANES) * 8)
+_stack_of_codes = stack(ROWS * TABLE * 8)
 
 
 @part
@@ -101,7 +101,7 @@ def _collect(a, n, table, tables, work):
 
 
 def _over_lines(operation: tuple[Any, Any], backwards: bool) -> Any:
-    """Do an operation on lines of a part, four at a time where they are whole and nothing is masked."""
+    """Do an operation on lines of a part, four at a time where they are whole."""
     on_four, on_one = operation
 
     @part
@@ -109,9 +109,9 @@ def _over_lines(operation: tuple[Any, Any], backwards: bool) -> Any:
         length, fold, size = a[slot.CHANNELS] * a[slot.POSITIONS], a[slot.FOLD], size_of(like)
         group_first, first, full, rest, column, columns = _lines_of(a, strip, group, number)
         stride, per_line = fold * length * size, (a[slot.STRIP] + LANES - 1) // LANES * 2
-        fours = (min(end, full) - begin) // ROWS if a[slot.CODE] == 0 else 0
+        fours = (min(end, full) - begin) // ROWS
         items = fours + end - begin - fours * ROWS
-        ahead = -ROWS * stride if backwards else ROWS * stride
+        ahead, between = -ROWS * stride if backwards else ROWS * stride, TABLE * size_of(work)
         for step in range(items):
             item = items - 1 - step if backwards else step
             line, together = (
@@ -122,16 +122,32 @@ def _over_lines(operation: tuple[Any, Any], backwards: bool) -> Any:
             if extras is not None:
                 if a[slot.CODE] != 0:
                     code = codes
-                    _spread_codes(a, row, n, codes, work)
+                    for r in range(together):
+                        _spread_codes(a, row + r * fold, n, codes + r * between, work)
                 if a[slot.BITS] != 0:
                     before = (strip * a[slot.GROUPS] + group) * a[slot.BIT_LINES]
                     bits = a[slot.BITS] + (before + (row - group_first) // fold) * per_line
             whole = n - n % LANES if together == ROWS else 0
-            on_four(a[slot.SELF], at, stride, whole, 0, 0, bits, per_line, ahead, tables, extras, like, work)
+            on_four(
+                a[slot.SELF],
+                at,
+                stride,
+                whole,
+                code,
+                between,
+                bits,
+                per_line,
+                ahead,
+                tables,
+                extras,
+                like,
+                work,
+            )
             for r in range(together if whole < n else 0):
-                kept = bits + r * per_line + whole // 8 if bits != 0 else 0
                 on_one(
-                    a[slot.SELF], at + r * stride + whole * size, 0, n - whole, code, 0, kept, 0, ahead,
+                    a[slot.SELF], at + r * stride + whole * size, 0, n - whole,
+                    code + r * between + whole * size_of(work) if code != 0 else 0, 0,
+                    bits + r * per_line + whole // 8 if bits != 0 else 0, 0, ahead,
                     tables + whole * size_of(work), extras, like, work,
                 )  # fmt: skip
 
