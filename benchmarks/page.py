@@ -39,6 +39,7 @@ def page(measured: Measured, suite: Suite, heading: list[str]) -> str:
         "## Figures to reach",
         _table(_GOALS, map(_goal, goals(measured, suite))),
         "\n".join(_remarks(measured)),
+        "Why a figure is missed is said in `docs/explanation/kernels.md`, for the machine that it names.",
         "## Kernels",
         _table(_KERNELS, _kernels(measured)),
         "## Error against float64, relative to the largest value",
