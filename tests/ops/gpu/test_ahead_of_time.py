@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from normsmith.ops import ACTIVATIONS, Renorm, Running
+from normsmith.ops import ACTIVATIONS, Renorm, Running, Sync
 from normsmith.ops.call import Call, Update
 
 triton = pytest.importorskip("triton")
@@ -79,7 +79,9 @@ def resources(cubin: bytes, folder: Path) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", report.stdout)}
 
 
-def run(shape, dtype, *, channels_last=False, activation=None, residual=False, mask=False, renorm=False):
+def run(
+    shape, dtype, *, channels_last=False, activation=None, residual=False, mask=False, renorm=False, sync=None
+):
     """Forward and backward of the row, on tensors without storage."""
     from normsmith.ops.gpu.backend import Triton
 
@@ -95,9 +97,20 @@ def run(shape, dtype, *, channels_last=False, activation=None, residual=False, m
         weights=weights,
         renorm=Renorm(3.0, 5.0) if renorm else None,
         activation=None if activation is None else ACTIVATIONS[activation],
+        sync=sync,
     )
     y, kept, _ = Triton().forward(x, *vectors[:2], z, Running(*vectors[2:]), call, Update(0.1, True))
     Triton().backward(torch.empty_like(y), x, z, kept, call, True)
+
+
+class Pair(Sync):
+    """A rank of two whose exchanges come back as they went: launches need no other rank."""
+
+    def __init__(self) -> None:
+        self.rank, self.ranks = 0, 2
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
 
 
 THREE = ["measure_parts", "settle_parts", "apply", "reduce_parts", "settle_sums", "gradient"]
@@ -127,6 +140,9 @@ OTHERS = [
                  id="masked, held in registers"),
     pytest.param((8, 3, 17, 19), BF16, {"activation": "gelu"}, ONE, id="odd sizes"),
     pytest.param((512, 512, 7, 7), F32, {}, ONE, id="small planes, read again"),
+    pytest.param((64, 512, 28, 28), F32, {"mask": True, "sync": Pair()}, THREE, id="across ranks, masked"),
+    pytest.param((32, 256, 14, 14), BF16, {"sync": Pair(), "activation": "relu", "residual": True}, THREE,
+                 id="across ranks"),
 ]  # fmt: skip
 
 
