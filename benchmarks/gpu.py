@@ -23,7 +23,12 @@ RESULT = ROOT / "benchmarks" / "results" / "gpu.md"
 LIMIT = 450
 """Seconds after which nothing new is started; a row takes at most some twenty."""
 
-CONTRACT = ["tests/ops/gpu/test_kernels.py", "tests/ops/gpu/test_compiled.py", "tests/layers/test_cuda.py"]
+CONTRACT = [
+    "tests/ops/gpu/test_kernels.py",
+    "tests/ops/gpu/test_compiled.py",
+    "tests/ops/gpu/test_ranks.py",
+    "tests/layers/test_cuda.py",
+]
 SHARDS = min(8, os.cpu_count() or 1)
 """Processes that share the tests: nearly all of their time is the compiler's."""
 

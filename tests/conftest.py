@@ -39,6 +39,14 @@ def _seeded():
 
 
 @pytest.fixture
+def two_threads():
+    """Two threads of torch for one test."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
 def unchecked():
     """Let arguments of the wrong type through to the error that users see; under test they meet beartype first."""
     jaxtyping = sys.modules.get("jaxtyping")

@@ -21,6 +21,8 @@ MEASURE, SETTLE, APPLY = 1, 2, 4
 MEAN, LOW, INV_STD, M2, SCALE, SHIFT, R, D, SHARE = range(9)
 STATISTICS_ROWS = 9
 """Rows of the statistics that a forward pass leaves."""
+TERM_OFFSET, TERM_SLOPE = range(2)
+"""Rows of the terms of dx."""
 RUN = 1024
 """Columns that are worked on side by side, at most."""
 LANES = 16

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -14,41 +15,17 @@ from normsmith.ops._shapes import Batch
 from normsmith.ops.activation import ACTIVATIONS
 from normsmith.ops.call import Call, Forward, Update, eager
 from normsmith.ops.cpu import arguments as slot
+from normsmith.ops.cpu.across import settle_across, settle_gradient_across
 from normsmith.ops.cpu.arguments import APPLY, MEASURE, SETTLE
 from normsmith.ops.cpu.calling import Block, address_of, block_for
 from normsmith.ops.cpu.graph import DTYPES, traced, unfit
 from normsmith.ops.cpu.memory import like
+from normsmith.ops.cpu.packed import Packed
 from normsmith.ops.moments import Groups, Moments, counts
-from normsmith.ops.resolve import Gradients, Resolved, Running
+from normsmith.ops.resolve import Gradients, Running
 
 _RELU = ACTIVATIONS["relu"]
 _ALL = MEASURE | SETTLE | APPLY
-
-
-class Packed:
-    """What a forward leaves for its backward: nine rows of statistics, of shape (rows, groups, channels)."""
-
-    __slots__ = ("bits", "code", "enough", "groups", "renorm", "statistics")
-
-    def __init__(
-        self,
-        statistics: Tensor,
-        groups: Groups | None,
-        code: Tensor | None,
-        bits: Tensor | None,
-        enough: Tensor | bool,
-        renorm: bool,
-    ) -> None:
-        self.statistics, self.groups = statistics, groups
-        self.code, self.bits, self.enough, self.renorm = code, bits, enough, renorm
-
-    @property
-    def resolved(self) -> Resolved:
-        """What normalised, as `resolve` says it."""
-        rows = self.statistics.unbind()
-        low = None if self.enough is False else rows[slot.LOW]
-        r, d = (rows[slot.R], rows[slot.D]) if self.renorm else (None, None)
-        return Resolved(rows[slot.MEAN], low, rows[slot.INV_STD], r, d, self.enough)
 
 
 class Numba:
@@ -63,8 +40,6 @@ class Numba:
             return _unfit_otherwise(x, call)
         if not x.is_cpu:
             return f"runs on CPUs, got a tensor on {x.device.type}"
-        if call.sync is not None:
-            return "statistics cross ranks between two halves"
         if x.numel() == 0:
             return "the batch is empty"
         return _unreadable(x) or _unavailable(x.dtype == torch.float16)
@@ -126,7 +101,10 @@ class Numba:
             q[slot.COUNTER] = 0 if running.batches is None else running.batches.data_ptr()
         statistics = torch.empty((slot.STATISTICS_ROWS, q[slot.GROUPS], channels), dtype=work)
         packed = Packed(statistics, call.groups, code, bits, enough, call.renorm is not None)
-        y = _normalise(block, x, residual, packed, relu, _ALL if call.by_batch else SETTLE | APPLY)
+        settle = None
+        if call.sync is not None and call.by_batch:
+            settle = partial(settle_across, call, packed, (count, squares), weight, bias, running)
+        y = _normalise(block, x, residual, packed, relu, _ALL if call.by_batch else SETTLE | APPLY, settle)
         if call.activation is not None and not relu:
             y = call.activation.forward(y)
             y = y if call.valid is None else torch.where(call.valid, y, 0.0)
@@ -135,6 +113,8 @@ class Numba:
             torch._C._increment_version([buffer for buffer in running if buffer is not None])
         if not call.by_batch or updated:
             return Forward(y, packed, None)
+        if packed.across is not None:
+            return Forward(y, packed, packed.across)
         return Forward(
             y,
             packed,
@@ -168,12 +148,25 @@ class Numba:
                     dresidual = like(x)
                     q[slot.DRESIDUAL] = dresidual.data_ptr()
         extras = kept.bits is not None or kept.code is not None
-        block.run("backward", x.dtype, extras, _ALL if wants_x else MEASURE | SETTLE)
-        return dx, dresidual, Gradients(dgamma, dbeta, None, None)
+        settle = None
+        affine = Gradients(dgamma, dbeta, None, None)
+        if kept.across is not None:
+            assert call.sync is not None  # as in the forward
+            settle = partial(
+                settle_gradient_across, call.sync.sum if wants_x else None, kept, block.terms, affine
+            )
+        block.run("backward", x.dtype, extras, _ALL if wants_x else MEASURE | SETTLE, settle)
+        return dx, dresidual, affine
 
 
 def _normalise(
-    block: Block, x: Tensor, residual: Tensor | None, packed: Packed, relu: bool, phases: int
+    block: Block,
+    x: Tensor,
+    residual: Tensor | None,
+    packed: Packed,
+    relu: bool,
+    phases: int,
+    settle: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Run the phases of a forward; batches, codes and bits are pointed to here."""
     y, q = like(x), block.q
@@ -185,7 +178,7 @@ def _normalise(
     q[slot.CODE] = 0 if packed.code is None else packed.code.data_ptr()
     q[slot.BITS] = 0 if bits is None else bits.data_ptr()
     q[slot.RELU], q[slot.STREAM] = relu, block.streams(y)
-    block.run("forward", x.dtype, residual is not None or packed.code is not None, phases)
+    block.run("forward", x.dtype, residual is not None or packed.code is not None, phases, settle)
     return y
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -31,7 +32,7 @@ class Block:
     What the shape decides is filled in once. A caller sets all other slots that its direction reads, each time.
     """
 
-    __slots__ = ("_block", "_terms", "address", "d", "elements", "layout", "q", "work")
+    __slots__ = ("_block", "address", "d", "elements", "layout", "q", "terms", "work")
 
     def __init__(self, layout: Layout, dtype: torch.dtype, group_size: int, groups: int) -> None:
         self._block = ctypes.create_string_buffer(8 * slot.SLOTS)
@@ -58,8 +59,8 @@ class Block:
         q[slot.BIT_LINES] = -(-largest * rows // fold)
         self.d[slot.LARGEST] = torch.finfo(self.work).max
         # room for the terms of a gradient
-        self._terms = torch.empty(2 * groups * channels, dtype=self.work)
-        q[slot.TERMS] = self._terms.data_ptr()
+        self.terms = torch.empty(2, groups, channels, dtype=self.work)
+        q[slot.TERMS] = self.terms.data_ptr()
 
     def streams(self, output: Tensor) -> bool:
         """Whether an output goes past the caches: if it is large, and planes do not share too many cache lines."""
@@ -76,8 +77,19 @@ class Block:
         groups, lines = self.q[slot.GROUPS], self.q[slot.BIT_LINES]
         return int(layout.strips * groups * lines * -(-layout.strip // 16))
 
-    def run(self, direction: str, dtype: torch.dtype, extras: bool, phases: int) -> None:
-        """Run the phases of a kernel on this block; rooms for partial sums and threads are found here."""
+    def run(
+        self,
+        direction: str,
+        dtype: torch.dtype,
+        extras: bool,
+        phases: int,
+        settle: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        """Run the phases of a kernel on this block; threads, and room for partial sums, are found here.
+
+        `settle` takes the place of the kernel's own; it is given the partial sums, of shape
+        (parts, groups, channels, 3), which do not last.
+        """
         address, function = _function(self.layout.name, direction, dtype, extras)
         q, channels, by_rows = self.q, self.layout.channels, self.layout.by_rows
         # shared out by rows, phases are launched one by one: that pays from twice as many elements
@@ -89,11 +101,13 @@ class Block:
         if room > _ROOM:
             partial = torch.empty(room, dtype=torch.float64)
         q[slot.PARTIAL] = partial.data_ptr()
-        if parts == 1:
+        if parts == 1 and settle is None:
             launch(address, function, self.address, threads)
             return
         for phase in (MEASURE, SETTLE, APPLY):
-            if phases & phase:
+            if phase == SETTLE and settle is not None:
+                settle(partial[:room].view(parts, q[slot.GROUPS], channels, 3))
+            elif phases & phase:
                 q[slot.PHASES] = phase
                 launch(address, function, self.address, threads if phase != SETTLE or channels >= 128 else 1)
 

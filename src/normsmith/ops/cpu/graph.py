@@ -21,6 +21,7 @@ from normsmith.ops.activation import ACTIVATIONS
 from normsmith.ops.call import Call, Forward, Kept, computing_dtype
 from normsmith.ops.compiling import chunks, groups_of, laid_out_like
 from normsmith.ops.cpu import arguments as slot
+from normsmith.ops.cpu.packed import Packed
 from normsmith.ops.moments import Moments, counts
 from normsmith.ops.resolve import Renorm, Resolved, Running
 
@@ -105,7 +106,7 @@ def _forward(
     size: int,
     number: int,
 ) -> tuple[Tensor, Tensor]:
-    from normsmith.ops.cpu.backend import Numba, Packed
+    from normsmith.ops.cpu.backend import Numba
 
     running = None
     if running_mean is not None and running_var is not None:
@@ -137,7 +138,7 @@ def _backward(
     wants_x: bool,
     wants_residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from normsmith.ops.cpu.backend import Numba, Packed, code_of
+    from normsmith.ops.cpu.backend import Numba, code_of
 
     call = Call(
         valid=valid, weights=weights, groups=groups_of(x, size, number), activation=_RELU if relu else None

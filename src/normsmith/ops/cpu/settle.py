@@ -15,8 +15,6 @@ from numpy import float64, int64
 from normsmith.ops.cpu import arguments as slot
 from normsmith.ops.cpu.lanes import load, part, store
 
-TERM_OFFSET, TERM_SLOPE = range(2)
-
 
 @part
 def merge(into, count, mean, m2):
@@ -142,7 +140,7 @@ def settle_gradient(a, f, channel, work):
         if share != 0.0:
             slope = scale * normal * inv_std * share
             offset = scale * plain * share - slope * low
-        store(a[slot.TERMS], TERM_OFFSET * stride + at, work(offset), work)
-        store(a[slot.TERMS], TERM_SLOPE * stride + at, work(slope), work)
+        store(a[slot.TERMS], slot.TERM_OFFSET * stride + at, work(offset), work)
+        store(a[slot.TERMS], slot.TERM_SLOPE * stride + at, work(slope), work)
     store(a[slot.DGAMMA], channel, work(dgamma), work)
     store(a[slot.DBETA], channel, work(dbeta), work)
