@@ -40,13 +40,6 @@ EACH_OPTION = [name for name in OPTIONS if name != "gelu"]
 """All but one in which torch computes too."""
 
 
-@pytest.fixture
-def two_threads():
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(1)
-
-
 def make(shape, dtype=torch.float32, layout=torch.contiguous_format, option="renorm"):
     """A call on random tensors: batch, partners, running statistics, and the options asked for."""
     work = torch.float64 if dtype == torch.float64 else torch.float32
@@ -322,6 +315,8 @@ class TestMemory:
                 layer = BatchNorm2d(channels)
                 x = torch.randn(rows, channels, side, side, requires_grad=True)
                 layer(x).sum().backward()
+            assert len(calling._WORKSPACE.blocks) <= calling._BLOCKS
+            calling._WORKSPACE.blocks.clear()  # how many there are now is chance
             gc.collect()
             return resident(), len(gc.get_objects())
 
@@ -485,6 +480,27 @@ class TestCache:
             }
             left += sorted(flat - found)
         assert found == set(compiled._SOURCES)
+
+    def test_names_of_parts_mean_one_function(self):
+        """Kernels of several processes meet in one and share parts by name; numba's numbers differ by process.
+
+        Once, the backward of one process called the forward's loop of another, and its sums were 0.
+        """
+        pytest.importorskip("numba")
+        from normsmith.ops.cpu import compiled, lanes
+
+        assert len(set(lanes.NAMES)) == len(lanes.NAMES)
+        called: dict[str, set[str]] = {}
+        for direction in ("forward", "backward"):
+            compiled.kernel("columns", direction, torch.float32, extras=True)
+            functions = compiled._KEEP[-1]._library._final_module.functions
+            called[direction] = {
+                re.sub(r"B\d+v\d+", "", function.name)
+                for function in functions
+                if "_over_lines" in function.name and not function.is_declaration
+            }
+        assert called["forward"]
+        assert called["forward"].isdisjoint(called["backward"])
 
     def test_nowhere_to_write(self, tmp_path):
         self.ends_well(self.start(tmp_path, "--nowhere-to-write"))

@@ -100,11 +100,10 @@ def _collect(a, n, table, tables, work):
                 store(tables, at + k, value, work)
 
 
-def _over_lines(operation: tuple[Any, Any], backwards: bool) -> Any:
+def _over_lines(name: str, operation: tuple[Any, Any], backwards: bool) -> Any:
     """Do an operation on lines of a part, four at a time where they are whole."""
     on_four, on_one = operation
 
-    @part
     def over(a, strip, group, number, begin, end, tables, codes, extras, like, work):
         length, fold, size = a[slot.CHANNELS] * a[slot.POSITIONS], a[slot.FOLD], size_of(like)
         group_first, first, full, rest, column, columns = _lines_of(a, strip, group, number)
@@ -151,12 +150,14 @@ def _over_lines(operation: tuple[Any, Any], backwards: bool) -> Any:
                     tables + whole * size_of(work), extras, like, work,
                 )  # fmt: skip
 
-    return over
+    return part(over, name)
 
 
 _sum_lines, _normalise_lines, _sum_gradient_lines, _differentiate_lines = (
-    _over_lines(operation, backwards)
-    for operation, backwards in zip(operations(by_column=True), (False, True, False, True), strict=True)
+    _over_lines(name, operation, backwards)
+    for (name, operation), backwards in zip(
+        operations(by_column=True).items(), (False, True, False, True), strict=True
+    )
 )
 
 

@@ -87,15 +87,15 @@ def _differentiate(v: Vectors, coefficients: Lanes, sums: Lanes) -> Lanes:
     return sums
 
 
-def operations(by_column: bool) -> tuple[tuple[Any, Any], ...]:
-    """`add_sums`, `normalise`, `add_gradient_sums` and `differentiate`, each for four rows and for one.
+def operations(by_column: bool) -> dict[str, tuple[Any, Any]]:
+    """Each operation for four rows and for one.
 
     `by_column`: tables hold a number per column, else 16 numbers that serve, or add up, all columns.
     """
     normalising = (MEAN, SCALE, SHIFT)
-    return (
-        operation(_add_sums, (AROUND,), (FIRST, SECOND), (COUNT,), by_column=by_column),
-        operation(_normalise, normalising, (), by_column=by_column),
-        operation(_add_gradient_sums, normalising, (PLAIN, MOMENT), by_column=by_column),
-        operation(_differentiate, (*normalising, OFFSET, SLOPE), (), by_column=by_column),
-    )
+    return {
+        "add_sums": operation(_add_sums, (AROUND,), (FIRST, SECOND), (COUNT,), by_column=by_column),
+        "normalise": operation(_normalise, normalising, (), by_column=by_column),
+        "add_gradient_sums": operation(_add_gradient_sums, normalising, (PLAIN, MOMENT), by_column=by_column),
+        "differentiate": operation(_differentiate, (*normalising, OFFSET, SLOPE), (), by_column=by_column),
+    }

@@ -23,10 +23,24 @@ FAST = {"reassoc", "contract", "nsz", "arcp"}
 """Sums may be reordered and contracted; NaN and inf must come through."""
 
 _OPTIONS = {"fastmath": FAST, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-part = njit(**_OPTIONS)
-"""Compiles a function that kernels call. Each costs a tenth of a second at a user's first step: keep them few."""
+_compiled = njit(**_OPTIONS)
 inlined = njit(**_OPTIONS, inline="always")
-"""The same for a function that is all of a kernel: it becomes its body, and is not compiled by itself too."""
+"""Compiles a function that is all of a kernel: it becomes its body, and is not compiled by itself too."""
+NAMES: list[str] = []
+"""Of all parts."""
+
+
+def part(function: Any, which: str = "") -> Any:
+    """Compile a function that kernels call. Each costs a tenth of a second at a user's first step: keep them few.
+
+    A kernel on disk calls its parts by name, and kernels that several processes have compiled meet in one: there a
+    name must mean one function. Numba tells functions of one name apart by a number that is another in each process;
+    of several that are made by one `def`, say `which` this is.
+    """
+    function.__qualname__ += f"_{which}" if which else ""
+    NAMES.append(f"{function.__module__}.{function.__qualname__}")
+    return _compiled(function)
+
 
 _I1, _I16, _I32, _I64 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _F16, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()

@@ -13,7 +13,6 @@ from typing import Any
 from numpy import float64
 
 from normsmith.ops.cpu import arguments as slot
-from normsmith.ops.cpu import settle
 from normsmith.ops.cpu.arguments import APPLY, LANES, MEASURE, SETTLE
 from normsmith.ops.cpu.elements import (
     AROUND,
@@ -39,11 +38,10 @@ MANY = 512 * ROWS * LANES
 """Elements whose sums are added up in the dtype of the work."""
 
 
-def _over_plane(operation: tuple[Any, Any]) -> Any:
+def _over_plane(name: str, operation: tuple[Any, Any]) -> Any:
     """Do an operation on a run of positions of one plane."""
     on_four, on_one = operation
 
-    @part
     def over(a, channel, sample, begin, n, output, tables, extras, like, work):
         positions, size, wide = a[slot.POSITIONS], size_of(like), size_of(work)
         plane = sample * a[slot.CHANNELS] + channel
@@ -71,11 +69,11 @@ def _over_plane(operation: tuple[Any, Any]) -> Any:
             skip = head + ROWS * quarter
             left = n - skip
 
-    return over
+    return part(over, name)
 
 
 _sum_plane, _normalise_plane, _sum_gradient_plane, _differentiate_plane = (
-    _over_plane(operation) for operation in operations(by_column=False)
+    _over_plane(name, operation) for name, operation in operations(by_column=False).items()
 )
 
 
@@ -186,8 +184,8 @@ def _differentiate(a, channel, group, number, tables, extras, like, work):
     """dx, and the residual's gradient, of one part of a channel."""
     _set_statistics(a, channel, group, tables, work)
     at, stride = group * a[slot.CHANNELS] + channel, a[slot.GROUPS] * a[slot.CHANNELS]
-    _set(tables, OFFSET, load(a[slot.TERMS], settle.TERM_OFFSET * stride + at, work), work)
-    _set(tables, SLOPE, load(a[slot.TERMS], settle.TERM_SLOPE * stride + at, work), work)
+    _set(tables, OFFSET, load(a[slot.TERMS], slot.TERM_OFFSET * stride + at, work), work)
+    _set(tables, SLOPE, load(a[slot.TERMS], slot.TERM_SLOPE * stride + at, work), work)
     start, stop = samples_of(a, group, number)
     for sample in range(start, stop):
         _differentiate_plane(a, channel, sample, 0, a[slot.POSITIONS], a[slot.DX], tables, extras, like, work)
