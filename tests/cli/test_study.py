@@ -180,6 +180,15 @@ def test_the_version(normsmith):
     assert normsmith("--version").out == f"normsmith {version('normsmith')}\n"
 
 
+@pytest.fixture
+def heard():
+    """Processes that a test starts hear interrupts: a shell's jobs in the background inherit a deaf ear."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_an_interrupt_keeps_what_is_finished(tiny, tmp_path):
     path = tmp_path / "study.db"
     running = subprocess.Popen(
@@ -204,7 +213,7 @@ def test_an_interrupt_keeps_what_is_finished(tiny, tmp_path):
             break
         except subprocess.TimeoutExpired:
             continue
-    assert running.returncode == 130
+    assert running.returncode == 130, said
     assert "Traceback" not in said
     assert f"{count(path)} trials are kept" in " ".join(said.split())
 
