@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import PIPE
 
+import numpy as np
 import pytest
 import torch
 from tests.contracts.backend import OPTIONS, options_for
@@ -486,14 +487,17 @@ class TestCache:
 
         Once, the backward of one process called the forward's loop of another, and its sums were 0.
         """
-        pytest.importorskip("numba")
+        numba = pytest.importorskip("numba")
         from normsmith.ops.cpu import compiled, lanes
 
         assert len(set(lanes.NAMES)) == len(lanes.NAMES)
         called: dict[str, set[str]] = {}
         for direction in ("forward", "backward"):
-            compiled.kernel("columns", direction, torch.float32, extras=True)
-            functions = compiled._KEEP[-1]._library._final_module.functions
+            run = compiled._RUNS["columns", direction]
+            body = compiled._body(run, direction, True, np.float32, np.float32)
+            # from the cache come no names
+            made = numba.cfunc(compiled._SIGNATURE, nopython=True, error_model="numpy")(body)
+            functions = made._library._final_module.functions
             called[direction] = {
                 re.sub(r"B\d+v\d+", "", function.name)
                 for function in functions
