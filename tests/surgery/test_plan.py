@@ -1,11 +1,13 @@
 """A plan says what it will do, does all of it or nothing, and only once."""
 
+import gc
+
 import pytest
 import torch
 from torch import nn
 
-from normsmith.errors import SurgeryError
-from normsmith.surgery import Change, Expectation, Plan, Remark, convert, insert, strip, swap_activation
+from normsmith.errors import InputError, SurgeryError
+from normsmith.surgery import Change, Expectation, Plan, Remark, convert, fold, insert, strip, swap_activation
 from normsmith.surgery.edits import ParameterEdit
 
 
@@ -13,6 +15,19 @@ def model():
     return nn.Sequential(
         nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2), nn.Softmax(1)
     )
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_planning_leaves_the_garbage_collector_as_it_was(collects):
+    before = gc.isenabled()
+    try:
+        gc.enable() if collects else gc.disable()
+        fold(model())
+        with pytest.raises(InputError):
+            convert(model(), "nonsense")
+        assert gc.isenabled() == collects
+    finally:
+        gc.enable() if before else gc.disable()
 
 
 def test_planning_changes_nothing():

@@ -219,4 +219,4 @@ def _stand_in(fold: Fold, norm: BatchNorm) -> nn.Module:
         parts["act"] = _ACTIVATIONS[norm.activation]()
     if len(parts) == 2:
         return nn.Sequential(OrderedDict(parts))
-    return next(iter(parts.values()), nn.Identity())
+    return next(iter(parts.values())) if parts else nn.Identity()

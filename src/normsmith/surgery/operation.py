@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -46,6 +48,18 @@ class Operation:
         return {"name": self.name, "arguments": dict(self.arguments)}
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Make many small objects that stay: Python's collector would go through all of them time and again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
 def operation(function: F) -> F:
     """Make a function `(model, …) → Plan` an operation: its plans know how they were made.
 
@@ -61,7 +75,8 @@ def operation(function: F) -> F:
         arguments = {name: value for name, value in given.items() if name not in rest}
         for name in rest & given.keys():
             arguments |= given[name]
-        plan: Plan = function(model, *args, **kwargs)
+        with uncollected():
+            plan: Plan = function(model, *args, **kwargs)
         return replace(plan, operation=Operation(function.__name__, arguments))
 
     _OPERATIONS[function.__name__] = planned

@@ -16,6 +16,7 @@ from normsmith.errors import SurgeryError
 from normsmith.surgery.attach import called
 from normsmith.surgery.graph import Event, Graph
 from normsmith.surgery.kinds import is_leaf, plain_name
+from normsmith.surgery.operation import uncollected
 from normsmith.surgery.preserve import preserved
 from normsmith.surgery.sites import check_changeable
 from normsmith.surgery.verify import Forward, call, check_runnable, flat
@@ -235,7 +236,7 @@ class _Symbols(fx.Tracer):
 
 def _by_symbols(model: nn.Module) -> Graph:
     tracer, log = _Symbols(), _Log()
-    with preserved(model):
+    with preserved(model), uncollected():
         try:
             traced = tracer.trace(model)
         except Exception as error:
