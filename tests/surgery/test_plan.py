@@ -1,6 +1,7 @@
 """A plan says what it will do, does all of it or nothing, and only once."""
 
 import gc
+import threading
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Change, Expectation, Plan, Remark, convert, fold, insert, strip, swap_activation
 from normsmith.surgery.edits import ParameterEdit
+from normsmith.surgery.operation import uncollected
 
 
 def model():
@@ -28,6 +30,27 @@ def test_planning_leaves_the_garbage_collector_as_it_was(collects):
         assert gc.isenabled() == collects
     finally:
         gc.enable() if before else gc.disable()
+
+
+def test_plans_made_in_several_threads_leave_the_garbage_collector_on():
+    inside, outside = threading.Barrier(2, timeout=30), threading.Barrier(2, timeout=30)
+
+    def first():
+        with uncollected():
+            inside.wait()
+        outside.wait()
+
+    def last():
+        with uncollected():
+            inside.wait()
+            outside.wait()
+
+    threads = [threading.Thread(target=target) for target in (first, last)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert gc.isenabled()
 
 
 def test_planning_changes_nothing():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -48,16 +49,31 @@ class Operation:
         return {"name": self.name, "arguments": dict(self.arguments)}
 
 
+class _Pauses:
+    """Who wants Python's collector to rest, in all threads together, and whether it was at work before."""
+
+    def __init__(self) -> None:
+        self.lock, self.number, self.collects = threading.Lock(), 0, False
+
+
+_PAUSES = _Pauses()
+
+
 @contextmanager
 def uncollected() -> Iterator[None]:
     """Make many small objects that stay: Python's collector would go through all of them time and again."""
-    collects = gc.isenabled()
-    gc.disable()
+    with _PAUSES.lock:
+        if _PAUSES.number == 0:
+            _PAUSES.collects = gc.isenabled()
+        _PAUSES.number += 1
     try:
+        gc.disable()
         yield
     finally:
-        if collects:
-            gc.enable()
+        with _PAUSES.lock:
+            _PAUSES.number -= 1
+            if _PAUSES.number == 0 and _PAUSES.collects:
+                gc.enable()
 
 
 def operation(function: F) -> F:
