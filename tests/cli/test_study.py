@@ -185,7 +185,7 @@ def heard():
     """Processes that a test starts hear interrupts: a shell's jobs in the background inherit a deaf ear."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
 
 
 @pytest.mark.usefixtures("heard")

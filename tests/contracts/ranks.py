@@ -25,7 +25,11 @@ OPTIONS = [
     pytest.param(
         {"mask": True, "renorm": True, "act": "relu", "residual": True}, id="mask, renorm, add+relu"
     ),
+    pytest.param({"mask": True, "act": "silu"}, id="mask, silu"),
     pytest.param({"mask": True, "act": "silu", "wants_x": False}, id="frozen inputs"),
+    pytest.param({"offset": 1e3, "renorm": True}, id="far from 0"),
+    pytest.param({"renorm": True, "wide": True}, id="running statistics in float64"),
+    pytest.param({"mask": True, "few": True}, id="one value, of all ranks together"),
     pytest.param({"mask": True, "hidden": True, "residual": True}, id="nothing valid on the row's rank"),
 ]
 TOLERANCES = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 1.6e-2}
@@ -57,6 +61,8 @@ class RanksContract:
         vectors = vectors.double() if dtype == torch.float64 else vectors
         affine = vectors[0].abs() + 0.5, vectors[1]
         running = Running(vectors[2], vectors[1].square() + 0.5)
+        if options.get("wide"):
+            running = Running(running.mean.double(), running.var.double())
         call = Call(
             renorm=Renorm(1.5, 0.5) if options.get("renorm") else None,
             activation=ACTIVATIONS[options["act"]] if "act" in options else None,
@@ -194,10 +200,14 @@ def batch_of(shape, dtype, channels_last, options, cut, device):
 
     per_sample = shape[0], *[1] * (len(shape) - 1)
     x = normal() + torch.arange(shape[0], device=device, dtype=dtype).view(per_sample)
+    x = x + options.get("offset", 0.0)
     valid, weights = None, None
     if options.get("mask"):
         valid = (torch.rand(shape[0], 1, *shape[2:], generator=generator) < 0.7).to(device)
         valid[: cut if options.get("hidden") else 0] = False
+        if options.get("few"):
+            valid = torch.zeros_like(valid)
+            valid[(0,) * valid.ndim] = True
         x = torch.where(valid, x, torch.nan)
         work = torch.float64 if dtype == torch.float64 else torch.float32
         weights = valid * (torch.rand(per_sample, generator=generator, dtype=work).to(device) + 0.1)

@@ -35,6 +35,7 @@ SHAPES = [
     pytest.param((8, 16, 20, 20), id="planes"),
     pytest.param((2, 2, 210, 210), id="fewer channels than threads want"),
     pytest.param((40, 40, 7, 7), id="small planes"),
+    pytest.param((400, 16, 4, 5), id="small planes of few channels"),
 ]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 EACH_OPTION = [name for name in OPTIONS if name != "gelu"]
@@ -116,13 +117,23 @@ class TestThreads:
         everything(*large)
         assert asked == []
 
+    def test_memory_is_on_the_cpu_whatever_the_default_device(self):
+        case = make((33, 5), option="mask, residual, relu")
+        want = everything(*case)
+        calling._WORKSPACE.blocks.clear()
+        calling._WORKSPACE.partial = None
+        with torch.device("meta"):
+            found = everything(*case)
+        for one, other in zip(found, want, strict=True):
+            assert torch.equal(one, other)
+
     @pytest.mark.parametrize("number", [1, 2])
     def test_calls_from_eight_python_threads(self, number):
         torch.set_num_threads(number)
         cases = [
             make(shape.values[0], dtype, option=option)
             for shape, dtype, option in zip(
-                SHAPES * 2, DTYPES * 2, (*EACH_OPTION[:4], *EACH_OPTION[-4:]), strict=True
+                (SHAPES * 2)[:8], DTYPES * 2, (*EACH_OPTION[:4], *EACH_OPTION[-4:]), strict=True
             )
         ]
         try:
@@ -266,7 +277,7 @@ class Guarded:
         monkeypatch.setattr(backend, "like", self.like)
         monkeypatch.setattr(torch, "empty", self.empty)
 
-    def empty(self, *shape, dtype=torch.float32):
+    def empty(self, *shape, dtype=torch.float32, device="cpu"):
         size = torch.Size(shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape)
         return self._block(size.numel(), dtype).view(size)
 

@@ -50,7 +50,7 @@ def sequences(
             raise InputError("mask: expected none with a packed sequence, which knows its lengths; got one")
         _check_features(given.data, 2, "data of (steps, features)", features)
         x, lengths = pad_packed_sequence(given)
-        alive = torch.arange(len(x)).unsqueeze(1) < lengths
+        alive = torch.arange(len(x), device=lengths.device).unsqueeze(1) < lengths
         whole = bool(alive.all())  # both on the CPU
         return Sequences(x, None if whole else alive.to(x.device), packed=given)
     layout = "(batch, time, features)" if batch_first else "(time, batch, features)"
@@ -88,7 +88,7 @@ def _packed_like(given: PackedSequence, output: Tensor) -> PackedSequence:
     if given.sorted_indices is not None:
         output = output.index_select(1, given.sorted_indices)
     # the batch sizes count down the running sequences: lengths, in the order of the data
-    lengths = (given.batch_sizes.unsqueeze(1) > torch.arange(output.shape[1])).sum(0)
+    lengths = (given.batch_sizes.unsqueeze(1) > torch.arange(output.shape[1], device="cpu")).sum(0)
     data = pack_padded_sequence(output, lengths).data
     return PackedSequence(data, given.batch_sizes, given.sorted_indices, given.unsorted_indices)
 

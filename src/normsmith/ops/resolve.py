@@ -74,20 +74,20 @@ def resolve(
     if moments is None:
         if running is None:
             raise ValueError("resolve needs moments or running statistics; got neither")
-        mean, inv_std = _population(running, eps)
+        mean, inv_std = _population(running, eps, None)
         return Resolved(mean, None, inv_std, None, None, False)
     mean, low, inv_std, r, d = moments.mean, moments.low, (moments.variance + eps).rsqrt(), None, None
     population = None
     if renorm is not None:
         if running is None:
             raise ValueError("renorm needs running statistics; got None")
-        population = _population(running, eps)
+        population = _population(running, eps, mean.dtype)
         r, d = _correction(moments, inv_std, *population, renorm)
     enough = moments.enough
     if enough is True:
         return Resolved(mean, low, inv_std, r, d, True)
     if population is None:
-        population = _population(running, eps) if running is not None else _initial(mean, eps)
+        population = _initial(mean, eps) if running is None else _population(running, eps, mean.dtype)
     if enough is False:
         return Resolved(population[0], None, population[1], None, None, False)
     mean, inv_std = torch.where(enough, mean, population[0]), torch.where(enough, inv_std, population[1])
@@ -119,7 +119,8 @@ def resolve_again(moments: Moments, eps: float, earlier: Resolved) -> Resolved:
 
 def correction(moments: Moments, running: Running, eps: float, renorm: Renorm) -> tuple[PerGroup, PerGroup]:
     """Renorm's r and d for these moments: within their bounds, and constants of the backward pass."""
-    return _correction(moments, (moments.variance + eps).rsqrt(), *_population(running, eps), renorm)
+    population = _population(running, eps, moments.mean.dtype)
+    return _correction(moments, (moments.variance + eps).rsqrt(), *population, renorm)
 
 
 def _correction(
@@ -143,12 +144,15 @@ def _within(value: Tensor, bound: Tensor | float, least: float, opposite: Callab
     return value.clamp(opposite(bound), bound)
 
 
-def _population(running: Running, eps: float) -> tuple[Tensor, Tensor]:
+def _population(running: Running, eps: float, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
     # copies, always: a running buffer must never be saved for backward, it changes under its feet
     mean = snapshot(running.mean).unsqueeze(0)
     if running.std is not None:
-        return mean, snapshot(running.std).reciprocal().unsqueeze(0)
-    return mean, (snapshot(running.var) + eps).rsqrt().unsqueeze(0)
+        inv_std = snapshot(running.std).reciprocal().unsqueeze(0)
+    else:
+        inv_std = (snapshot(running.var) + eps).rsqrt().unsqueeze(0)
+    # in the moments' dtype: whatever ranks hold and whoever serves them, they exchange one
+    return (mean, inv_std) if dtype is None else (mean.to(dtype), inv_std.to(dtype))
 
 
 def _initial(like: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -33,11 +33,20 @@ def settle_across(
     rows = packed.statistics
     found = packed.across = call.sync.merge(_moments(parts, *counted, rows.dtype))
     resolved = resolve(found, running, call.eps, call.renorm)
-    rows[slot.SCALE], rows[slot.SHIFT] = coefficients(resolved, weight, bias)
-    rows[slot.MEAN], rows[slot.INV_STD] = resolved.mean, resolved.inv_std
-    rows[slot.LOW] = 0.0 if resolved.low is None else resolved.low
-    rows[slot.R] = 1.0 if resolved.r is None else resolved.r
-    rows[slot.D] = 0.0 if resolved.d is None else resolved.d
+    scale, shift = coefficients(resolved, weight, bias)
+    none = torch.zeros_like(found.mean)
+    every = {
+        slot.MEAN: resolved.mean,
+        slot.LOW: none if resolved.low is None else resolved.low,
+        slot.INV_STD: resolved.inv_std,
+        slot.M2: found.m2,
+        slot.SCALE: scale,
+        slot.SHIFT: shift,
+        slot.R: none + 1 if resolved.r is None else resolved.r,
+        slot.D: none if resolved.d is None else resolved.d,
+        slot.SHARE: none,  # `gradients` reckons by the count
+    }
+    torch.stack([every[row] for row in range(slot.STATISTICS_ROWS)], out=rows)
     packed.enough = resolved.by_batch
 
 
@@ -51,13 +60,19 @@ def settle_gradient_across(
     found = gradients(packed.resolved, scale, count, plain, moment, exchange)
     affine.weight.copy_(found.weight)
     affine.bias.copy_(found.bias)
-    terms[slot.TERM_OFFSET] = 0.0 if found.offset is None else found.offset
-    terms[slot.TERM_SLOPE] = 0.0 if found.slope is None else found.slope
+    assert found.offset is not None  # enough values or not, that is known at run time only
+    assert found.slope is not None
+    terms[slot.TERM_OFFSET], terms[slot.TERM_SLOPE] = found.offset, found.slope
 
 
 def _moments(parts: Tensor, count: Tensor | float, squares: Tensor | float, work: torch.dtype) -> Moments:
     """The moments of a batch from those of its parts, of shape (parts, groups, channels, 3), by Chan's formula."""
     number, mean, m2 = parts.unbind(-1)
+    if len(parts) == 1:
+        counted = number[0] > 0
+        whole, spread = (torch.where(counted, value[0], 0.0) for value in (mean, m2))
+        high = whole.to(work)
+        return Moments(count, high, spread.to(work), squares, (whole - high).to(work))
     share = number / number.sum(0).clamp(min=torch.finfo(number.dtype).tiny)
     # parts without values hold anything
     whole = torch.where(number > 0, mean * share, 0.0).sum(0)

@@ -24,6 +24,7 @@ from normsmith.ops.cpu.packed import Packed
 from normsmith.ops.moments import Groups, Moments, counts
 from normsmith.ops.resolve import Gradients, Running
 
+_CPU = torch.device("cpu")
 _RELU = ACTIVATIONS["relu"]
 _ALL = MEASURE | SETTLE | APPLY
 
@@ -61,7 +62,11 @@ class Numba:
         work, channels = block.work, x.shape[1]
         relu = call.activation is _RELU
         code = None if call.weights is None and call.valid is None else code_of(call, x, work)
-        bits = torch.empty(block.words(), dtype=torch.int16) if relu and residual is not None else None
+        bits = (
+            torch.empty(block.words(), dtype=torch.int16, device=_CPU)
+            if relu and residual is not None
+            else None
+        )
         kept: list[Tensor] = []
         q, d = block.q, block.d
         q[slot.GAMMA], q[slot.BETA] = address_of(weight, work, kept), address_of(bias, work, kept)
@@ -82,7 +87,11 @@ class Numba:
                 count, squares = counts(x, call.weights, call.groups)
                 enough = Moments(count, x, x, squares, x).enough
                 if call.weights is not None and isinstance(squares, Tensor):
-                    kept.append(torch.where(torch.as_tensor(enough), squares, torch.inf).flatten().double())
+                    kept.append(
+                        torch.where(torch.as_tensor(enough, device=_CPU), squares, torch.inf)
+                        .flatten()
+                        .double()
+                    )
                     q[slot.SQUARES] = kept[-1].data_ptr()
         q[slot.BY_BATCH], d[slot.EPS], q[slot.RENORM] = call.by_batch, call.eps, False
         if call.renorm is not None and call.by_batch:
@@ -99,12 +108,14 @@ class Numba:
         if updated and running is not None and update is not None:
             d[slot.MOMENTUM], q[slot.SKIP_NONFINITE] = update
             q[slot.COUNTER] = 0 if running.batches is None else running.batches.data_ptr()
-        statistics = torch.empty((slot.STATISTICS_ROWS, q[slot.GROUPS], channels), dtype=work)
+        statistics = torch.empty((slot.STATISTICS_ROWS, q[slot.GROUPS], channels), dtype=work, device=_CPU)
         packed = Packed(statistics, call.groups, code, bits, enough, call.renorm is not None)
         settle = None
         if call.sync is not None and call.by_batch:
+            assert not updated  # the caller commits what comes back
             settle = partial(settle_across, call, packed, (count, squares), weight, bias, running)
         y = _normalise(block, x, residual, packed, relu, _ALL if call.by_batch else SETTLE | APPLY, settle)
+        block.busy = False
         if call.activation is not None and not relu:
             y = call.activation.forward(y)
             y = y if call.valid is None else torch.where(call.valid, y, 0.0)
@@ -132,7 +143,7 @@ class Numba:
             g = call.activation.backward(g.to(before.dtype), before)
         g = _alike("gradient", g, x)
         work, channels, q = block.work, x.shape[1], block.q
-        dgamma, dbeta = torch.empty(channels, dtype=work), torch.empty(channels, dtype=work)
+        dgamma, dbeta = (torch.empty(channels, dtype=work, device=_CPU) for _ in range(2))
         q[slot.G], q[slot.X], q[slot.STATISTICS] = g.data_ptr(), x.data_ptr(), kept.statistics.data_ptr()
         q[slot.DGAMMA], q[slot.DBETA] = dgamma.data_ptr(), dbeta.data_ptr()
         q[slot.CODE] = 0 if kept.code is None else kept.code.data_ptr()
@@ -156,6 +167,7 @@ class Numba:
                 settle_gradient_across, call.sync.sum if wants_x else None, kept, block.terms, affine
             )
         block.run("backward", x.dtype, extras, _ALL if wants_x else MEASURE | SETTLE, settle)
+        block.busy = False
         return dx, dresidual, affine
 
 
@@ -205,7 +217,7 @@ def _alike(name: str, tensor: Tensor, x: Tensor) -> Tensor:
 
 def code_of(call: Call, x: Tensor, work: torch.dtype) -> Tensor:
     """How much each element counts, −1 where it is padding, of shape (samples, positions)."""
-    code = torch.ones((), dtype=work) if call.weights is None else call.weights.to(work)
+    code = torch.ones((), dtype=work, device=_CPU) if call.weights is None else call.weights.to(work)
     if call.valid is not None:
         code = torch.where(call.valid, code, -1.0)
     return code.expand(x.shape[0], 1, *x.shape[2:]).reshape(x.shape[0], -1).contiguous()

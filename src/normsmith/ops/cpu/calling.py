@@ -26,13 +26,31 @@ _LINE = 64
 """Bytes of a cache line."""
 
 
+def _lasting(*size: int, dtype: torch.dtype) -> Tensor:
+    """Memory that outlives a call: in whatever mode the first call was, torch may write to it in the next."""
+    with torch.inference_mode(False):
+        return torch.empty(*size, dtype=dtype, device="cpu")
+
+
 class Block:
     """The arguments of calls for batches of one shape, in one Python thread: integers `q` and floats `d`, by slot.
 
     What the shape decides is filled in once. A caller sets all other slots that its direction reads, each time.
     """
 
-    __slots__ = ("_block", "address", "d", "elements", "layout", "q", "terms", "work")
+    __slots__ = (
+        "_block",
+        "address",
+        "busy",
+        "d",
+        "elements",
+        "is_columns",
+        "layout",
+        "pieces",
+        "q",
+        "terms",
+        "work",
+    )
 
     def __init__(self, layout: Layout, dtype: torch.dtype, group_size: int, groups: int) -> None:
         self._block = ctypes.create_string_buffer(8 * slot.SLOTS)
@@ -40,7 +58,8 @@ class Block:
         bytes_ = memoryview(self._block).cast("B")
         self.q = bytes_.cast("q")
         self.d = bytes_.cast("d")
-        self.layout = layout
+        self.busy, self.layout = False, layout
+        self.pieces, self.is_columns = layout.pieces, layout.name == "columns"
         self.work = torch.float64 if dtype == torch.float64 else torch.float32
         _, samples, channels, rows, positions, strip, strips, fold = layout
         self.elements = samples * channels * rows * positions
@@ -53,13 +72,12 @@ class Block:
             positions,
         )
         q[slot.STRIP], q[slot.STRIPS], q[slot.FOLD] = strip, strips, fold
-        q[slot.BY_ROWS] = layout.by_rows
         q[slot.GROUP_SIZE], q[slot.GROUPS] = group_size, groups
         largest = max(group_size, samples - group_size * (groups - 1))
         q[slot.BIT_LINES] = -(-largest * rows // fold)
         self.d[slot.LARGEST] = torch.finfo(self.work).max
         # room for the terms of a gradient
-        self.terms = torch.empty(2, groups, channels, dtype=self.work)
+        self.terms = _lasting(2, groups, channels, dtype=self.work)
         q[slot.TERMS] = self.terms.data_ptr()
 
     def streams(self, output: Tensor) -> bool:
@@ -91,25 +109,33 @@ class Block:
         (parts, groups, channels, 3), which do not last.
         """
         address, function = _function(self.layout.name, direction, dtype, extras)
-        q, channels, by_rows = self.q, self.layout.channels, self.layout.by_rows
-        # shared out by rows, phases are launched one by one: that pays from twice as many elements
-        threads, parts = threads_for(self.elements // 2 if by_rows else self.elements), 1
-        if threads > 1 and (by_rows or (self.layout.name == "planes" and channels < 4 * threads)):
+        q, channels = self.q, self.layout.channels
+        threads, parts = threads_for(self.elements), 1
+        if self.pieces < threads:
+            # rows are shared out, and phases launched one by one: that pays from twice as many elements
+            threads = threads_for(self.elements // 2) if self.is_columns else threads
             parts = threads
+        q[slot.BY_ROWS] = self.is_columns and (self.pieces == 0 or parts > 1)
         q[slot.PARTS], q[slot.PHASES] = parts, phases
         partial, room = _WORKSPACE.partial, 3 * parts * q[slot.GROUPS] * channels
-        if room > _ROOM:
-            partial = torch.empty(room, dtype=torch.float64)
+        if partial is None or room > _ROOM:
+            partial = _lasting(max(room, _ROOM), dtype=torch.float64)
         q[slot.PARTIAL] = partial.data_ptr()
         if parts == 1 and settle is None:
             launch(address, function, self.address, threads)
             return
-        for phase in (MEASURE, SETTLE, APPLY):
-            if phase == SETTLE and settle is not None:
-                settle(partial[:room].view(parts, q[slot.GROUPS], channels, 3))
-            elif phases & phase:
-                q[slot.PHASES] = phase
-                launch(address, function, self.address, threads if phase != SETTLE or channels >= 128 else 1)
+        _WORKSPACE.partial = None  # who comes between two phases has others
+        try:
+            for phase in (MEASURE, SETTLE, APPLY):
+                if phase & phases == SETTLE and settle is not None:
+                    settle(partial[:room].view(parts, q[slot.GROUPS], channels, 3))
+                elif phases & phase:
+                    q[slot.PHASES] = phase
+                    serial = phase == SETTLE and channels < 128
+                    launch(address, function, self.address, 1 if serial else threads)
+        finally:
+            if len(partial) == _ROOM:
+                _WORKSPACE.partial = partial
 
 
 class _Workspace(threading.local):
@@ -117,7 +143,7 @@ class _Workspace(threading.local):
 
     def __init__(self) -> None:
         self.blocks: dict[Any, Block] = {}
-        self.partial = torch.empty(_ROOM, dtype=torch.float64)
+        self.partial: Tensor | None = _lasting(_ROOM, dtype=torch.float64)
 
 
 _WORKSPACE = _Workspace()
@@ -126,14 +152,15 @@ _BLOCKS = 512
 
 
 def block_for(x: Tensor, group_size: int | None, groups: int) -> Block | None:
-    """The block for batches like this one, or None where the batch must be copied first.
+    """The block for batches like this one, or None where the batch must be copied first; when done, `busy` is to end.
 
-    `group_size` None is the whole batch.
+    Until then it is the caller's alone: a signal's handler, or whoever exchanges statistics, may call the same kernels
+    in between. `group_size` None is the whole batch.
     """
     blocks = _WORKSPACE.blocks
     key = (x.shape, x.stride(), x.dtype, group_size, groups)
     found = blocks.get(key)
-    if found is None:
+    if found is None or found.busy:
         layout = layout_of(x)
         if layout is None:
             return None
@@ -141,6 +168,7 @@ def block_for(x: Tensor, group_size: int | None, groups: int) -> Block | None:
             blocks.clear()
         size = layout.samples if group_size is None else group_size
         found = blocks[key] = Block(layout, x.dtype, size, groups)
+    found.busy = True
     return found
 
 

@@ -27,9 +27,11 @@ class Layout(NamedTuple):
     fold: int = 1
 
     @property
-    def by_rows(self) -> bool:
-        """Whether threads share out rows, and the phases run one after the other."""
-        return self.name == "columns" and self.positions == 1
+    def pieces(self) -> int:
+        """How many threads can have whole channels; with more of them they share out rows, or samples."""
+        if self.name == "planes":
+            return self.channels // 4
+        return self.strips if self.positions > 1 else 0
 
 
 def layout_of(x: Tensor) -> Layout | None:
