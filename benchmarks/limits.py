@@ -31,7 +31,7 @@ def resident(case: Case, part: str) -> bool:
     layout = layout_of(torch.empty(case.shape, device="meta").contiguous(memory_format=memory))
     assert layout is not None  # contiguous
     read = case.dtype.itemsize * (2 if part == "backward" else 1)
-    if layout.by_rows:
+    if layout.name == "columns" and layout.pieces == 0:
         return read * torch.Size(case.shape).numel() <= cache_bytes(3)
     across = layout.strip if layout.name == "columns" else layout.positions
     return read * layout.samples * across <= cache_bytes(2)
