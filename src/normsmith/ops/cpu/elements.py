@@ -11,7 +11,7 @@ from typing import Any
 
 from normsmith.ops.cpu import arguments as slot
 from normsmith.ops.cpu.lanes import stack
-from normsmith.ops.cpu.vectors import TABLE, Vectors, operation
+from normsmith.ops.cpu.vectors import TABLE, Step, Vectors, operation
 
 MEAN, SCALE, SHIFT, OFFSET, SLOPE, PLAIN, MOMENT = range(7)
 """Tables: what normalises and differentiates, and the sums of the gradient."""
@@ -38,7 +38,6 @@ def _add_sums(v: Vectors, coefficients: Lanes, sums: Lanes) -> Lanes:
 def _normalise(v: Vectors, coefficients: Lanes, sums: Lanes) -> Lanes:
     """y = relu((x − mean)·scale + shift + residual), and the bits of what was above 0."""
     mean, scale, shift = coefficients
-    v.fetch(slot.X)
     value = v.add(v.mul(v.sub(v.read(slot.X, mean), mean), scale), shift)
     if v.extras:
         value = v.add(value, v.read_if_there(slot.RESIDUAL))
@@ -75,8 +74,6 @@ def _add_gradient_sums(v: Vectors, coefficients: Lanes, sums: Lanes) -> Lanes:
 def _differentiate(v: Vectors, coefficients: Lanes, sums: Lanes) -> Lanes:
     """dx = scale·g − w·(offset + slope·(x − mean)), 0 in padding; and g, for the residual."""
     mean, scale, shift, offset, slope = coefficients
-    v.fetch(slot.X)
-    v.fetch(slot.G)
     g, apart, code = _before_activation(v, mean, scale, shift)
     through = v.add(offset, v.mul(slope, apart))
     if v.extras:
@@ -87,15 +84,37 @@ def _differentiate(v: Vectors, coefficients: Lanes, sums: Lanes) -> Lanes:
     return sums
 
 
+def _fetching(batches: Sequence[int], step: Step) -> Step:
+    """A step that asks for what will be read soon."""
+
+    def fetching(v: Vectors, coefficients: Lanes, sums: Lanes) -> Lanes:
+        for batch in batches:
+            v.fetch(batch)
+        return step(v, coefficients, sums)
+
+    return fetching
+
+
 def operations(by_column: bool) -> dict[str, tuple[Any, Any]]:
     """Each operation for four rows and for one.
 
     `by_column`: tables hold a number per column, else 16 numbers that serve, or add up, all columns.
     """
     normalising = (MEAN, SCALE, SHIFT)
+    # planes are summed up from where the channel before has put them
+    x, both = ((slot.X,), (slot.X, slot.G)) if by_column else ((), ())
     return {
-        "add_sums": operation(_add_sums, (AROUND,), (FIRST, SECOND), (COUNT,), by_column=by_column),
-        "normalise": operation(_normalise, normalising, (), by_column=by_column),
-        "add_gradient_sums": operation(_add_gradient_sums, normalising, (PLAIN, MOMENT), by_column=by_column),
-        "differentiate": operation(_differentiate, (*normalising, OFFSET, SLOPE), (), by_column=by_column),
+        "add_sums": operation(
+            _fetching(x, _add_sums), (AROUND,), (FIRST, SECOND), (COUNT,), by_column=by_column
+        ),
+        "normalise": operation(_fetching((slot.X,), _normalise), normalising, (), by_column=by_column),
+        "add_gradient_sums": operation(
+            _fetching(both, _add_gradient_sums), normalising, (PLAIN, MOMENT), by_column=by_column
+        ),
+        "differentiate": operation(
+            _fetching((slot.X, slot.G), _differentiate),
+            (*normalising, OFFSET, SLOPE),
+            (),
+            by_column=by_column,
+        ),
     }

@@ -2,7 +2,8 @@
 
 A thread takes whole channels: it reads the planes of one, decides, and reads them again while they are still in
 its cache. Where there are fewer channels than threads, the parts of a channel are some of the samples, and the
-phases run one after the other. A plane is worked on as four rows, its quarters.
+phases run one after the other. The planes of four samples are worked on as four rows, which memory brings faster
+than one after the other; what is left over, as its quarters.
 """
 
 from __future__ import annotations
@@ -38,42 +39,54 @@ MANY = 512 * ROWS * LANES
 """Elements whose sums are added up in the dtype of the work."""
 
 
-def _over_plane(name: str, operation: tuple[Any, Any]) -> Any:
-    """Do an operation on a run of positions of one plane."""
+def _over_planes(name: str, operation: tuple[Any, Any]) -> Any:
+    """Do an operation on a run of positions of the planes of some samples."""
     on_four, on_one = operation
 
-    def over(a, channel, sample, begin, n, output, tables, extras, like, work):
-        positions, size, wide = a[slot.POSITIONS], size_of(like), size_of(work)
-        plane = sample * a[slot.CHANNELS] + channel
-        at, code, bits, head = (plane * positions + begin) * size, 0, 0, 0
-        if extras is not None:
-            if a[slot.CODE] != 0:
-                code = a[slot.CODE] + (sample * positions + begin) * wide
-            if a[slot.BITS] != 0:
-                bits = a[slot.BITS] + (plane * ((positions + LANES - 1) // LANES) + begin // LANES) * 2
-        if a[slot.STREAM] != 0 and output != 0 and bits == 0:
-            line = min(64, LANES * size)  # up to where the output is aligned
-            head = min(n, (line - (output + at) % line) % line // size)
-        quarter = (n - head) // (ROWS * LANES) * LANES
-        ahead = positions * size  # the next channel's
-        on_four(
-            a[slot.SELF], at + head * size, quarter * size, quarter, code + head * wide if code != 0 else 0,
-            quarter * wide, bits, quarter // 8, ahead, tables, extras, like, work,
-        )  # fmt: skip
-        skip, left = 0, head
-        for _ in range(2):  # what is before and behind
-            on_one(
-                a[slot.SELF], at + skip * size, 0, left, code + skip * wide if code != 0 else 0, 0,
-                bits + skip // 8 if bits != 0 else 0, 0, ahead, tables, extras, like, work,
+    def over(a, channel, sample, samples, begin, n, output, tables, extras, like, work):
+        channels, positions, size, wide = a[slot.CHANNELS], a[slot.POSITIONS], size_of(like), size_of(work)
+        words, ahead = (positions + LANES - 1) // LANES, positions * size  # the next channel's
+        streams, line = a[slot.STREAM] != 0 and output != 0, min(64, LANES * size)
+        apart = channels * positions * size
+        fours = samples // ROWS
+        # where planes share the sets of a cache, few of them stay there; a stream wants all aligned alike
+        if (apart % 4096 == 0 and a[slot.SAMPLES] < 4 * ROWS) or (streams and apart % line != 0):
+            fours = 0
+        for item in range(samples - fours * (ROWS - 1)):
+            plane = (sample + item + min(item, fours) * (ROWS - 1)) * channels + channel
+            at, code, bits, head = (plane * positions + begin) * size, 0, 0, 0
+            if extras is not None:
+                if a[slot.CODE] != 0:
+                    code = a[slot.CODE] + (plane // channels * positions + begin) * wide
+                if a[slot.BITS] != 0:
+                    bits = a[slot.BITS] + (plane * words + begin // LANES) * 2
+            if streams and bits == 0:  # up to where the output is aligned
+                head = min(n, (line - (output + at) % line) % line // size)
+            planes, whole = ROWS, (n - head) // LANES * LANES
+            between, codes, bytes_ = apart, positions * wide, channels * words * 2
+            if item >= fours:
+                planes, whole = 1, (n - head) // (ROWS * LANES) * LANES
+                between, codes, bytes_ = whole * size, whole * wide, whole // 8
+            on_four(
+                a[slot.SELF], at + head * size, between, whole, code + head * wide if code != 0 else 0,
+                codes, bits, bytes_, ahead, tables, extras, like, work,
             )  # fmt: skip
-            skip = head + ROWS * quarter
-            left = n - skip
+            done = head + whole * ROWS // planes
+            for r in range(planes):
+                skip, left = 0, head
+                for _ in range(2):  # what is before and behind
+                    on_one(
+                        a[slot.SELF], at + r * between + skip * size, 0, left,
+                        code + r * codes + skip * wide if code != 0 else 0, 0,
+                        bits + r * bytes_ + skip // 8 if bits != 0 else 0, 0, ahead, tables, extras, like, work,
+                    )  # fmt: skip
+                    skip, left = done, n - done
 
     return part(over, name)
 
 
-_sum_plane, _normalise_plane, _sum_gradient_plane, _differentiate_plane = (
-    _over_plane(name, operation) for name, operation in operations(by_column=False).items()
+_sum_planes, _normalise_planes, _sum_gradient_planes, _differentiate_planes = (
+    _over_planes(name, operation) for name, operation in operations(by_column=False).items()
 )
 
 
@@ -85,6 +98,12 @@ def _set(tables, table, value, work):
 @part
 def _total(tables, table, work):
     return float64(total(tables + table * TABLE * size_of(work), work))
+
+
+@inlined
+def _together(positions):
+    """How many samples are summed up before their sums are added to the others."""
+    return max(ROWS, MANY // positions // ROWS * ROWS)
 
 
 @part
@@ -118,23 +137,20 @@ def _measure(a, channel, group, number, tables, extras, like, work):
         around = around / work(few)
         if not math.isfinite(around):
             around = work(0)
-    count = 0
-    for sample in range(start, stop):
-        for begin in range(0, positions, MANY):
-            if count == 0:
-                _set(tables, AROUND, around, work)
-                for table in range(FIRST, (COUNT if masked else SECOND) + 1):
-                    _set(tables, table, work(0), work)
-            n = min(MANY, positions - begin)
-            _sum_plane(a, channel, sample, begin, n, 0, tables, extras, like, work)
-            count += n
-            if count >= MANY or (sample + 1 == stop and begin + n == positions):
-                counted = _total(tables, COUNT, work) if masked else float64(count)
-                first, second = _total(tables, FIRST, work), _total(tables, SECOND, work)
-                merge_sums(found, counted, float64(around), first, second)
-                if load(found, 0, float64) > 0:
-                    around = work(load(found, 1, float64))
-                count = 0
+    together = _together(positions)
+    for sample in range(start, stop, together):
+        samples = min(together, stop - sample)
+        for begin in range(0, positions, MANY // ROWS):
+            n = min(MANY // ROWS, positions - begin)
+            _set(tables, AROUND, around, work)
+            for table in range(FIRST, (COUNT if masked else SECOND) + 1):
+                _set(tables, table, work(0), work)
+            _sum_planes(a, channel, sample, samples, begin, n, 0, tables, extras, like, work)
+            count = _total(tables, COUNT, work) if masked else float64(samples * n)
+            first, second = _total(tables, FIRST, work), _total(tables, SECOND, work)
+            merge_sums(found, count, float64(around), first, second)
+            if load(found, 0, float64) > 0:
+                around = work(load(found, 1, float64))
 
 
 @part
@@ -151,8 +167,9 @@ def _apply(a, channel, group, number, tables, extras, like, work):
     """Normalise one part of a channel."""
     _set_statistics(a, channel, group, tables, work)
     start, stop = samples_of(a, group, number)
-    for sample in range(start, stop):
-        _normalise_plane(a, channel, sample, 0, a[slot.POSITIONS], a[slot.Y], tables, extras, like, work)
+    _normalise_planes(
+        a, channel, start, stop - start, 0, a[slot.POSITIONS], a[slot.Y], tables, extras, like, work
+    )
 
 
 @part
@@ -160,20 +177,18 @@ def _reduce(a, channel, group, number, tables, extras, like, work):
     """The two sums of the gradient over one part of a channel."""
     positions = a[slot.POSITIONS]
     _set_statistics(a, channel, group, tables, work)
-    plain, moment, count = 0.0, 0.0, 0
+    plain, moment = 0.0, 0.0
     start, stop = samples_of(a, group, number)
-    for sample in range(start, stop):
-        for begin in range(0, positions, MANY):
-            if count == 0:
-                _set(tables, PLAIN, work(0), work)
-                _set(tables, MOMENT, work(0), work)
-            n = min(MANY, positions - begin)
-            _sum_gradient_plane(a, channel, sample, begin, n, 0, tables, extras, like, work)
-            count += n
-            if count >= MANY or (sample + 1 == stop and begin + n == positions):
-                plain += _total(tables, PLAIN, work)
-                moment += _total(tables, MOMENT, work)
-                count = 0
+    together = _together(positions)
+    for sample in range(start, stop, together):
+        samples = min(together, stop - sample)
+        for begin in range(0, positions, MANY // ROWS):
+            n = min(MANY // ROWS, positions - begin)
+            _set(tables, PLAIN, work(0), work)
+            _set(tables, MOMENT, work(0), work)
+            _sum_gradient_planes(a, channel, sample, samples, begin, n, 0, tables, extras, like, work)
+            plain += _total(tables, PLAIN, work)
+            moment += _total(tables, MOMENT, work)
     found = a[slot.PARTIAL] + 24 * ((number * a[slot.GROUPS] + group) * a[slot.CHANNELS] + channel)
     store(found, 0, plain, float64)
     store(found, 1, moment, float64)
@@ -187,8 +202,9 @@ def _differentiate(a, channel, group, number, tables, extras, like, work):
     _set(tables, OFFSET, load(a[slot.TERMS], slot.TERM_OFFSET * stride + at, work), work)
     _set(tables, SLOPE, load(a[slot.TERMS], slot.TERM_SLOPE * stride + at, work), work)
     start, stop = samples_of(a, group, number)
-    for sample in range(start, stop):
-        _differentiate_plane(a, channel, sample, 0, a[slot.POSITIONS], a[slot.DX], tables, extras, like, work)
+    _differentiate_planes(
+        a, channel, start, stop - start, 0, a[slot.POSITIONS], a[slot.DX], tables, extras, like, work
+    )
 
 
 def _kernel(measure: Any, decide: Any, apply: Any) -> Any:

@@ -99,6 +99,7 @@ def _by_column(v: Vectors, step: Step, coefficients: Sequence[int], sums: Sequen
         found: Sequence[Any] = v.read_tables(sums, k)
         for row in range(v.rows):
             found = step(v.at_row(row), own, found)
+            v.flush()
         v.write_tables(sums, k, found)
         return []
 
@@ -106,7 +107,11 @@ def _by_column(v: Vectors, step: Step, coefficients: Sequence[int], sums: Sequen
 
 
 def _for_all(v: Vectors, step: Step, coefficients: Sequence[int], sums: Sequence[int]) -> None:
-    """All columns share coefficients and sums; those of each row stay in registers."""
+    """All columns share coefficients and sums; those of each row stay in registers.
+
+    All rows are read before one is written: a read behind a write to an address that ends in the same 12 bits waits
+    for it, and planes are often a multiple of 4096 bytes apart.
+    """
     zero, number = _I64(0), len(sums)
     shared = v.read_tables(coefficients, zero)
 
@@ -115,6 +120,7 @@ def _for_all(v: Vectors, step: Step, coefficients: Sequence[int], sums: Sequence
         found: list[Any] = []
         for row in range(v.rows):
             found += step(v.at_row(row), shared, carried[row * number : (row + 1) * number])
+        v.flush()
         return found
 
     first = [*v.read_tables(sums, zero), *[v.zero] * (number * (v.rows - 1))]
@@ -144,6 +150,7 @@ class Vectors:
         ]
         self._before = builder.block
         self._known: dict[Any, Any] = {}
+        self._later: list[Any] = []
         self._wide, self._size = work.bitwidth // 8, like.bitwidth // 8
         self.zero, self._one = constant(MEMORY[work], 0.0), constant(MEMORY[work], 1.0)
 
@@ -171,7 +178,22 @@ class Vectors:
         return self.builder.bitcast(self.builder.load(pointer(self.builder, at, _I16)), lanes(_I1))
 
     def write(self, batch: int, values: Any) -> None:
-        """Write elements of a batch: past the caches where that pays and their addresses allow it."""
+        """Write elements of a batch, at the next `flush`."""
+        self._later.append((self._write, self.row, batch, values))
+
+    def write_if_there(self, batch: int, values: Any) -> None:
+        """Write elements of a batch that may be absent, at the next `flush`."""
+        self._later.append((self._write_if_there, self.row, batch, values))
+
+    def flush(self) -> None:
+        """Write what was left for later."""
+        for write, row, batch, values in self._later:
+            self.row = row
+            write(batch, values)
+        self._later.clear()
+
+    def _write(self, batch: int, values: Any) -> None:
+        """Past the caches where that pays and addresses allow it."""
         builder, base = self.builder, self._batch(batch)
         stored = as_stored(builder, values, self._like)
         to = pointer(builder, self._place(base, self._stride, self._size), stored.type)
@@ -193,10 +215,9 @@ class Vectors:
             with through:
                 builder.store(stored, to, align=self._size)
 
-    def write_if_there(self, batch: int, values: Any) -> None:
-        """Write elements of a batch that may be absent."""
+    def _write_if_there(self, batch: int, values: Any) -> None:
         with self.builder.if_then(self.has(batch)):
-            self.write(batch, values)
+            self._write(batch, values)
 
     def write_bits(self, bits: Any) -> None:
         """Keep a bit per element, where they are kept."""
