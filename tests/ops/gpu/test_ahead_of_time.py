@@ -12,6 +12,7 @@ import torch
 
 from normsmith.ops import ACTIVATIONS, Renorm, Running, Sync
 from normsmith.ops.call import Call, Update
+from normsmith.ops.moments import ghost_groups
 
 triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.compiles  # without the shape checker, which would rewrite the kernels
@@ -80,8 +81,9 @@ def resources(cubin: bytes, folder: Path) -> dict[str, int]:
 
 
 def run(
-    shape, dtype, *, channels_last=False, activation=None, residual=False, mask=False, renorm=False, sync=None
-):
+    shape, dtype, *, channels_last=False, activation=None, residual=False, mask=False, renorm=False, sync=None,
+    ghost=None,
+):  # fmt: skip
     """Forward and backward of the row, on tensors without storage."""
     from normsmith.ops.gpu.backend import Triton
 
@@ -96,6 +98,7 @@ def run(
         valid=valid,
         weights=weights,
         renorm=Renorm(3.0, 5.0) if renorm else None,
+        groups=ghost_groups(shape[0], x[0, 0].numel(), ghost),
         activation=None if activation is None else ACTIVATIONS[activation],
         sync=sync,
     )
@@ -127,6 +130,8 @@ MAIN = [
     pytest.param((65536, 64), F32, {}, THREE, id="rows"),
     pytest.param((4_000_000, 8), F32, {}, THREE, id="rows, very few channels"),
     pytest.param((128, 128, 200), F32, {}, THREE, id="sequences, as strips"),
+    pytest.param((1, 64, 512, 512), F32, {}, THREE, id="one sample"),
+    pytest.param((2, 64, 256, 256), BF16, {"activation": "relu", "residual": True}, THREE, id="two samples"),
 ]  # fmt: skip
 
 OTHERS = [
@@ -140,6 +145,9 @@ OTHERS = [
                  id="masked, held in registers"),
     pytest.param((8, 3, 17, 19), BF16, {"activation": "gelu"}, ONE, id="odd sizes"),
     pytest.param((512, 512, 7, 7), F32, {}, ONE, id="small planes, read again"),
+    pytest.param((64, 256, 16, 16), F32, {"activation": "gelu", "residual": True}, ONE, id="planes, with a residual"),
+    pytest.param((64, 256, 14, 14), BF16, {"channels_last": True, "activation": "relu", "ghost": 3}, ONE,
+                 id="ghost batches"),
     pytest.param((64, 512, 28, 28), F32, {"mask": True, "sync": Pair()}, THREE, id="across ranks, masked"),
     pytest.param((32, 256, 14, 14), BF16, {"sync": Pair(), "activation": "relu", "residual": True}, THREE,
                  id="across ranks"),
@@ -215,6 +223,15 @@ def test_other_shapes_stay_in_registers(launched, tmp_path, shape, dtype, option
     run(shape, dtype, **options)
     assert [made.name for made in launched] == names
     assert [made.name for made in launched if not in_registers(made, tmp_path)] == []
+
+
+@pytest.mark.parametrize("launched", [90], indirect=True)
+@pytest.mark.parametrize("sync", [None, Pair()])
+def test_programs_stand_in_one_dimension(launched, sync):
+    """Of the others a device takes 65535 at most; ghost batches of a large batch are more."""
+    run((200_000, 3), torch.float32, ghost=2, sync=sync)
+    assert len(launched) >= 2
+    assert all(len(made.programs) == 1 and made.programs[0] >= 100_000 for made in launched)
 
 
 @pytest.mark.parametrize("launched", [90], indirect=True)

@@ -70,9 +70,9 @@ def _back_at_once(
     grads = torch.empty((4, *batch.shape), dtype=torch.float32, device=batch.x.device)
     dx = torch.empty_like(batch.x) if wants_x else None
     launch.start(
-        kernels.backward_at_once, (cut.blocks, cut.groups),
+        kernels.backward_at_once, (cut.blocks * cut.groups,),
         g, batch.x, batch.weights, residual, kept.bits, dx, dz, mean, *by.decided, scale, shift,
-        by.number, by.counts, by.which, grads, *batch.sizes, *reversed(batch.shape),
+        by.number, by.counts, by.which, grads, *batch.sizes, *reversed(batch.shape), cut.blocks,
         warps=cut.tile.warps, ROWS=cut.tile.rows, COLUMNS=cut.tile.columns, UNIT=cut.unit, PLANES=cut.planes,
         HELD=cut.held, ACT=act, BY_BATCH=by.by_batch,
     )  # fmt: skip
@@ -165,7 +165,7 @@ def _settle_sums(
     by_batch: bool,
 ) -> None:
     launch.start(
-        kernels.settle_sums, *launch.merging_programs(batch, sums.width),
+        kernels.settle_sums, launch.merging_programs(batch),
         sums.parts, *decided, count, counts, which, grads, *launch.entries(batch, sums.width), *reversed(batch.shape),
         CHANNELS=launch.CHANNELS, PARTS=launch.parts_at_once(batch, sums.width), DECIDE=decide, BY_BATCH=by_batch,
     )  # fmt: skip

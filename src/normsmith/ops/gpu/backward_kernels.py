@@ -11,6 +11,7 @@ from normsmith.ops.gpu.elements import gradient_before, write_gradients
 from normsmith.ops.gpu.settle import settle_backward
 from normsmith.ops.gpu.tiles import (
     aligned,
+    block_and_group,
     load_tile,
     long,
     over_rows,
@@ -25,14 +26,14 @@ from normsmith.ops.gpu.tiles import (
 )
 
 
-@triton.jit(do_not_specialize=["size", "rows", "channels", "groups"])
+@triton.jit(do_not_specialize=["size", "rows", "channels", "groups", "blocks"])
 def backward_at_once(
     g, x, w, z, bits, dx, dz, means, low, inv_std, r, d, scales, shifts, count, counts, by_batch, grads,
-    size, rows, columns, positions, channels, groups,
+    size, rows, columns, positions, channels, groups, blocks,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, PLANES: tl.constexpr, HELD: tl.constexpr,
     ACT: tl.constexpr, BY_BATCH: tl.constexpr,
 ):  # fmt: skip
-    block, group = tl.program_id(0), tl.program_id(1)
+    block, group = block_and_group(blocks)
     columns, positions, first, end, left, right, chunks, at = share_of(
         block, group, size, rows, columns, positions, groups, COLUMNS, UNIT, PLANES
     )
@@ -138,7 +139,8 @@ def settle_sums(
     PARTS: tl.constexpr, CHANNELS: tl.constexpr, DECIDE: tl.constexpr, BY_BATCH: tl.constexpr,
 ):  # fmt: skip
     """Add all parts of a channel and settle its gradients; without DECIDE, only write the two sums down."""
-    at, group = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1)
+    block, group = block_and_group(tl.cdiv(channels, CHANNELS))
+    at = block * CHANNELS + tl.arange(0, CHANNELS)
     row = long(groups) * splits * width
     number = splits * entries
     plain = tl.zeros((PARTS, CHANNELS), tl.float32)

@@ -65,9 +65,9 @@ def trained(
     factor = update.momentum if update is not None else 0.0
     if cut.once:
         launch.start(
-            kernels.forward_at_once, (cut.blocks, cut.groups),
+            kernels.forward_at_once, (cut.blocks * cut.groups,),
             batch.x, batch.weights, residual, y, bits, *affine, *decisions, *batch.sizes, *reversed(batch.shape),
-            call.eps, factor,
+            cut.blocks, call.eps, factor,
             warps=cut.tile.warps, ROWS=cut.tile.rows, COLUMNS=cut.tile.columns, UNIT=cut.unit, PLANES=cut.planes,
             HELD=cut.held, ACT=act, **constants,
         )  # fmt: skip
@@ -145,7 +145,7 @@ def _measured(
         POLICY=launch.policy(cut),
     )  # fmt: skip
     launch.start(
-        kernels.settle_parts, *launch.merging_programs(batch, width),
+        kernels.settle_parts, launch.merging_programs(batch),
         parts, *affine, *decisions, *launch.entries(batch, width), *reversed(batch.shape), eps, factor,
         WEIGHTED=batch.weights is not None, DECIDE=constants is not None, CHANNELS=launch.CHANNELS,
         PARTS=launch.parts_at_once(batch, width), **(constants or {"RENORM": False, "UPDATE": False, "SKIP": False}),

@@ -19,6 +19,7 @@ from normsmith.ops.gpu.settle import (
 )
 from normsmith.ops.gpu.tiles import (
     aligned,
+    block_and_group,
     load_tile,
     long,
     over_rows,
@@ -33,14 +34,14 @@ from normsmith.ops.gpu.tiles import (
 )
 
 
-@triton.jit(do_not_specialize=["size", "rows", "channels", "groups"])
+@triton.jit(do_not_specialize=["size", "rows", "channels", "groups", "blocks"])
 def forward_at_once(
     x, w, z, y, bits, gamma, beta, running_mean, running_var, running_std, batches, r_max, d_max, r_max_at, d_max_at,
-    kept, counts, enough_at, size, rows, columns, positions, channels, groups, eps, momentum,
+    kept, counts, enough_at, size, rows, columns, positions, channels, groups, blocks, eps, momentum,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, PLANES: tl.constexpr, HELD: tl.constexpr,
     ACT: tl.constexpr, RENORM: tl.constexpr, UPDATE: tl.constexpr, SKIP: tl.constexpr,
 ):  # fmt: skip
-    block, group = tl.program_id(0), tl.program_id(1)
+    block, group = block_and_group(blocks)
     columns, positions, first, end, left, right, chunks, at = share_of(
         block, group, size, rows, columns, positions, groups, COLUMNS, UNIT, PLANES
     )
@@ -110,7 +111,8 @@ def settle_parts(
     RENORM: tl.constexpr, UPDATE: tl.constexpr, SKIP: tl.constexpr,
 ):  # fmt: skip
     """Merge all parts of a channel and settle it; without DECIDE, only write its moments down."""
-    at, group = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS), tl.program_id(1)
+    block, group = block_and_group(tl.cdiv(channels, CHANNELS))
+    at = block * CHANNELS + tl.arange(0, CHANNELS)
     row = long(groups) * splits * width
     number = splits * entries
     n = tl.zeros((PARTS, CHANNELS), tl.float32)

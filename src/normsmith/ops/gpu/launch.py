@@ -166,8 +166,8 @@ def parts_at_once(batch: Geometry, width: int) -> int:
     return PARTS[0] if number <= PARTS[0] else PARTS[1]
 
 
-def merging_programs(batch: Geometry, width: int) -> tuple[tuple[int, int]]:
-    return ((-(-batch.matrix.channels // CHANNELS), batch.plan.groups),)
+def merging_programs(batch: Geometry) -> tuple[int]:
+    return (-(-batch.matrix.channels // CHANNELS) * batch.plan.groups,)
 
 
 def elementwise(batch: Geometry) -> tuple[int, int, int, int]:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from normsmith.ops.moments import Groups
 
-HELD = 2**14
-"""Elements that one program may hold in registers between its two sweeps (8 to 16 a thread)."""
+HELD = 2**13
+"""Elements that one program may hold in registers between its two sweeps: 16 a thread, for which it has 128."""
 
 SMALL = 2**16
 """Bytes of a program's share up to which one launch beats three."""
@@ -137,7 +137,7 @@ def _at_once(
         width = min(width, _power(batch.columns))
         share, programs = tallest * width, groups * _ceil(batch.columns, width)
     if height * width <= HELD:
-        return Tile(height, width, max(1, min(32, height * width // 256))), True
+        return Tile(height, width, max(1, height * width // 512)), True
     share *= itemsize
     fits = programs >= processors and 2 * processors * share <= CACHE
     if share > SMALL and not fits:
@@ -152,9 +152,9 @@ def _strips(batch: Matrix) -> bool:
 
 
 def _wide(columns: int, rows: int, warps: int, itemsize: int, planes: bool) -> Tile:
-    """A tile of GRAIN bytes a thread."""
+    """A tile of GRAIN bytes a thread, or, where rows are few, as many as 1024 columns have."""
     elements = max(1, warps * 32 * GRAIN // itemsize)
-    width = min(_power(columns), 1024 if planes else 256)
+    width = min(_power(columns), 1024 if planes else max(256, min(1024, elements // _power(rows))))
     if planes:  # the widest that wastes little at the end of a plane
         widths = [w for w in (1024, 512, 256, 128) if w <= width] or [width]
         waste = [_ceil(columns, w) * w / columns for w in widths]

@@ -71,6 +71,13 @@ def share_of(
 
 
 @triton.jit
+def block_and_group(blocks):
+    """A program's block and group, in one dimension: the others end at 65535 programs."""
+    program = tl.program_id(0)
+    return program % blocks, program // blocks
+
+
+@triton.jit
 def part_program(blocks, splits):
     """A program of a split reduction: its block, split and group."""
     program = tl.program_id(0)
