@@ -11,7 +11,11 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import active_children, get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +26,8 @@ ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "gpu.md"
 LIMIT = 450
 """Seconds after which nothing new is started; a row takes at most some twenty."""
+END = 475
+"""Seconds after which nothing is waited for."""
 
 CONTRACT = [
     "tests/ops/gpu/test_kernels.py",
@@ -112,45 +118,84 @@ def _count(output: str, word: str) -> int:
     return sum(int(number) for number in re.findall(rf"(\d+) {word}", output.strip().rpartition("\n")[2]))
 
 
-def measure(rows: list[Row], measured: Measured, deadline: float) -> None:
-    """Verify each row and, if it is right, time it; stop in time."""
-    from triton.errors import TritonError
+class Worker:
+    """A process that measures. What breaks it or never ends costs one row: the next one gets a new process.
 
+    An illegal address, for one, leaves nothing of a process that CUDA would still work for.
+    """
+
+    def __init__(self) -> None:
+        self.processes: ProcessPoolExecutor | None = None
+
+    def do(self, seconds: float, function: Callable[..., Any], *given: Any) -> Any:
+        """What the function returns there; whatever it raises, or that it took too long, is raised here."""
+        if self.processes is None:
+            self.processes = ProcessPoolExecutor(1, get_context("spawn"))
+        try:
+            return self.processes.submit(function, *given).result(seconds)
+        except Exception:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Whatever it is doing."""
+        if self.processes is not None:
+            for process in active_children():
+                process.kill()
+            self.processes.shutdown()
+            self.processes = None
+
+
+def examined(row: Row) -> tuple[list[str], float | None, dict[str, dict[str, float]]]:
+    """What is wrong with a row; if nothing, the bandwidth of a copy, where it counts, and the times."""
     from benchmarks.gpu_timing import copy_bandwidth, times_of
 
+    findings, copied = list(wrong(row)), None
+    if findings:
+        return findings, None, {}
+    if row.bytes >= LARGE and row.op == "bn":
+        copied = copy_bandwidth(row)
+    times = times_of(row)
+    torch.cuda.empty_cache()
+    return [], copied, times
+
+
+def measure(rows: list[Row], measured: Measured, worker: Worker, deadline: float, end: float) -> None:
+    """Verify each row and, if it is right, time it; stop in time."""
     for row in rows:
         if time.monotonic() > deadline:
             print(f"out of time: {row} and what follows it is not measured")
             return
         print(row, flush=True)
         try:
-            findings = list(wrong(row))
-            measured.wrong += findings
-            if findings:
-                continue
-            if row.bytes >= LARGE and row.op == "bn":
-                measured.copies[row] = copy_bandwidth(row)
-            measured.times[row] = times_of(row)
-        except (
-            RuntimeError,
-            TritonError,
-        ) as error:  # a peer that does not build or fit: the others still count
-            measured.failed[row] = str(error).strip().splitlines()[0][:200]
-        torch.cuda.empty_cache()
+            findings, copied, times = worker.do(min(60.0, end - time.monotonic()), examined, row)
+        except Exception as error:  # noqa: BLE001 — a peer that does not build, a kernel that crashes: the others still count
+            measured.failed[row] = reason(error)
+            continue
+        measured.wrong += findings
+        if copied is not None:
+            measured.copies[row] = copied
+        if times:
+            measured.times[row] = times
+
+
+def reason(error: Exception) -> str:
+    """In one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def main() -> int:
     """Everything, most wanted first; 0 if all tests passed and all rows were right."""
-    reason = missing()
-    if reason is not None:
-        print(f"make gpu measures on an NVIDIA GPU with Triton: {reason}; run it on a machine that has both")
+    absent = missing()
+    if absent is not None:
+        print(f"make gpu measures on an NVIDIA GPU with Triton: {absent}; run it on a machine that has both")
         return 2
     import triton
 
     from benchmarks.gpu_network import milliseconds
 
     started = time.monotonic()
-    deadline = started + LIMIT
+    deadline, end, worker = started + LIMIT, started + END, Worker()
     measured = Measured(
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, Triton {triton.__version__}, "
         f"{time.strftime('%Y-%m-%d')}"
@@ -158,14 +203,15 @@ def main() -> int:
     measured.contract = contract(150)
     print(measured.contract, flush=True)
     large = sorted(plain_rows(), key=lambda row: row.bytes < LARGE)
-    measure(large, measured, deadline - 130)
-    measure(renorm_rows(), measured, deadline - 110)
+    measure(large, measured, worker, deadline - 130, end)
+    measure(renorm_rows(), measured, worker, deadline - 110, end)
     if time.monotonic() < deadline - 60:
         try:
-            measured.network = milliseconds()
-        except RuntimeError as error:
-            print(f"ResNet-50: {error}")
-    measure(fused_rows(), measured, deadline - 20)
+            measured.network = worker.do(60.0, milliseconds)
+        except Exception as error:  # noqa: BLE001 — the rows still count
+            print(f"ResNet-50: {reason(error)}")
+    measure(fused_rows(), measured, worker, deadline - 20, end)
+    worker.stop()
     text = page(measured)
     RESULT.write_text(text, encoding="utf-8")
     print(text, f"{time.monotonic() - started:.0f} s", sep="\n")

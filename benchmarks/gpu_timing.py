@@ -86,19 +86,19 @@ def _timed(bodies: dict[str, Callable[[], object]], calls: int) -> dict[str, flo
 
 
 def _backward(runners: dict[str, Forward], i: Inputs, calls: int) -> dict[str, float]:
-    graphs = {}
+    graphs, outputs = {}, []  # what the forwards left for their backwards must live as long as the graphs
     for name, forward in runners.items():
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # autograd runs a backward on the stream of its forward
-            y = forward(i)
+            outputs.append(forward(i))
             for _ in range(3):
-                torch.autograd.grad(y, i.leaves, i.g, retain_graph=True)
+                torch.autograd.grad(outputs[-1], i.leaves, i.g, retain_graph=True)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):
             for _ in range(calls):
-                torch.autograd.grad(y, i.leaves, i.g, retain_graph=True)
+                torch.autograd.grad(outputs[-1], i.leaves, i.g, retain_graph=True)
         graphs[name] = graph
     return interleaved(graphs, calls)
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
 import sys
+import time
+import weakref
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
+from benchmarks import gpu_rows, gpu_timing
+from benchmarks.gpu import Worker, measure
 from benchmarks.gpu_rows import F32, Row
 from benchmarks.gpu_table import Measured, goals, page
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -162,6 +169,53 @@ class TestFigures:
             re.escape(line.split("|")[1]) for line in page(Measured()).splitlines() if line.startswith("| ")
         ]
         assert [name for name in names if not re.search(name, kept)] == []
+
+
+class TestRuns:
+    """What must not go wrong the one time that somebody lends a GPU."""
+
+    def test_what_breaks_a_process_costs_one_row(self):
+        worker = Worker()
+        try:
+            for function, given, error in (
+                (os._exit, 1, "BrokenProcessPool"),
+                (time.sleep, 60.0, "TimeoutError"),
+                (math.sqrt, -1.0, "ValueError"),
+            ):
+                with pytest.raises(Exception) as caught:
+                    worker.do(0.5 if function is time.sleep else 60.0, function, given)
+                assert type(caught.value).__name__ == error
+                assert worker.do(60.0, math.sqrt, 4.0) == 2.0
+        finally:
+            worker.stop()
+
+    def test_rows_that_fail_do_not_take_others_with_them(self):
+        rows = [Row((size, 3), F32) for size in (8, 9, 10)]
+        answers = {rows[0]: ([], 1.0, {"forward": {"ours": 1.0}}), rows[2]: (["off"], None, {})}
+        worker = SimpleNamespace(do=lambda seconds, function, row: answers[row])
+        measured = Measured()
+        measure(rows, measured, worker, time.monotonic() + 60, time.monotonic() + 60)
+        assert list(measured.times) == list(measured.copies) == [rows[0]]
+        assert measured.wrong == ["off"]
+        assert [reason.partition(":")[0] for reason in measured.failed.values()] == ["KeyError"]
+
+    def test_what_a_graph_reads_lives_until_it_is_replayed(self, monkeypatch):
+        outputs = []
+
+        def forward(i):
+            outputs.append(weakref.ref(y := i.x * i.weight + i.bias))
+            return y
+
+        def replayed(graphs, calls):
+            return {name: output() is not None for name, output in zip(graphs, outputs, strict=True)}
+
+        monkeypatch.setattr(gpu_rows, "DEVICE", "cpu")
+        monkeypatch.setattr(gpu_timing, "interleaved", replayed)
+        for name in ("Stream", "stream", "graph", "CUDAGraph", "current_stream", "synchronize"):
+            monkeypatch.setattr(torch.cuda, name, mock.MagicMock())
+        inputs = gpu_rows.inputs(Row((8, 3), F32))
+        alive = gpu_timing._backward(dict.fromkeys(("ours", "cuDNN", "native"), forward), inputs, 2)
+        assert alive == {"ours": True, "cuDNN": True, "native": True}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would measure")
