@@ -67,6 +67,23 @@ class TestSupports:
         assert reason in backend._unfit(torch.device("cuda", 0))
         backend._unfit.cache_clear()
 
+    def test_a_machine_on_which_triton_finds_no_compiler(self, monkeypatch):
+        runtime = pytest.importorskip("triton.runtime")
+
+        class Link:
+            def get_current_target(self):
+                raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+        monkeypatch.setattr(runtime.driver, "_active", Link())
+        backend._unfit.cache_clear()
+        reason = backend._unfit(torch.device("cuda", 0))
+        backend._unfit.cache_clear()
+        assert reason == (
+            "Triton does not start here (RuntimeError: Failed to find C compiler. Please specify via CC)"
+        )
+
     def test_what_the_kernels_do_not_know(self, fit):
         assert self.row.supports(torch.randn(4, 3), Call()) is None
         assert "float64" in self.row.supports(torch.zeros(4, 3, dtype=torch.float64), Call())

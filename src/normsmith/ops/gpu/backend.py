@@ -34,9 +34,9 @@ def _interpreted() -> bool:
     """Whether Triton runs kernels on the CPU, one program after another (TRITON_INTERPRET=1)."""
     if "TRITON_INTERPRET" not in os.environ:
         return False
-    import triton
+    from triton.runtime import JITFunction
 
-    return bool(triton.knobs.runtime.interpret)
+    return not isinstance(_launches()[1].kernels.apply, JITFunction)  # Triton before 3.4 says it nowhere else
 
 
 @lru_cache
@@ -52,10 +52,25 @@ def _unfit(device: torch.device) -> str | None:
         return "not tried on ROCm"
     if not torch.cuda.is_available():
         return "torch sees no GPU here"
+    return _idle(device)
+
+
+def _idle(device: torch.device) -> str | None:
+    """Why nothing can be launched on an NVIDIA GPU.
+
+    Triton builds its link to the driver with a C compiler and Python's headers, which small machine images do without.
+    """
     capability = torch.cuda.get_device_capability(device)
-    return (
-        None if capability >= (8, 0) else f"needs compute capability 8.0, got {capability[0]}.{capability[1]}"
-    )
+    if capability < (8, 0):
+        return f"needs compute capability 8.0, got {capability[0]}.{capability[1]}"
+    from triton.runtime import driver
+
+    try:
+        _launches()
+        driver.active.get_current_target()
+    except Exception as error:  # noqa: BLE001 — whatever it is, others serve
+        return f"Triton does not start here ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    return None
 
 
 def _unfit_compiled(device: torch.device) -> str | None:
