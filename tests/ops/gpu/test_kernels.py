@@ -93,10 +93,10 @@ def agree(
     generator = torch.Generator().manual_seed(0)
 
     def normal(*size):
-        return torch.randn(*size, generator=generator).to(DEVICE)
+        return torch.randn(*size, generator=generator, device="cpu").to(DEVICE)
 
     def even(*size):
-        return torch.rand(*size, generator=generator).to(DEVICE)
+        return torch.rand(*size, generator=generator, device="cpu").to(DEVICE)
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
     x, g = ((normal(*shape) + m).to(dtype).contiguous(memory_format=layout) for m in (mean, 0.0))
