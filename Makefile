@@ -44,7 +44,7 @@ bench: $(STAMP)
 
 # On a machine with a GPU: its own torch, Triton, pytest and numpy; no .venv, no network.
 gpu:
-	@PYTHONPATH=src:. $(PYTHON) -m benchmarks.gpu
+	@PYTHONPATH=src:.:$(PYTHONPATH) $(PYTHON) -m benchmarks.gpu
 
 docs: $(STAMP)
 	@echo "normsmith: documentation, in docs/_build/html"

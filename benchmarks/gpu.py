@@ -39,7 +39,7 @@ SHARDS = min(8, os.cpu_count() or 1)
 """Processes that share the tests: nearly all of their time is the compiler's."""
 
 RUN_SHARD = """
-import importlib.util, sys, types, pytest
+import importlib.machinery, importlib.util, sys, types, pytest
 from unittest import mock
 tests = types.ModuleType("tests")  # a package of this name elsewhere would hide ours
 tests.__path__ = ["tests"]
@@ -48,6 +48,7 @@ if importlib.util.find_spec("hypothesis") is None:  # the contract's searches ar
     def skipped(*arguments, **options):
         return lambda test: lambda self: pytest.skip("needs hypothesis")
     absent = types.ModuleType("hypothesis")
+    absent.__spec__ = importlib.machinery.ModuleSpec("hypothesis", None)  # the compiler asks for it
     absent.given, absent.settings = skipped, lambda *arguments, **options: lambda test: test
     absent.strategies, absent.HealthCheck = mock.MagicMock(), ()
     sys.modules["hypothesis"] = absent
@@ -86,7 +87,7 @@ def contract(seconds: float) -> str:
     ]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "NORMSMITH_CHECK_SHAPES": "0",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }

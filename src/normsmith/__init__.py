@@ -2,7 +2,7 @@
 
 import importlib
 import typing
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from normsmith import errors, layers, ops
 from normsmith.layers import (
@@ -38,7 +38,10 @@ if typing.TYPE_CHECKING:
     from normsmith.surgery.converted import convert
     from normsmith.tasks import Task, accuracy
 
-__version__ = version("normsmith")
+try:
+    __version__ = version("normsmith")
+except PackageNotFoundError:  # sources on a path, as `make gpu` finds them
+    __version__ = "0+unknown"
 
 __all__ = [
     "BatchNorm1d",

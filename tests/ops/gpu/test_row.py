@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import weakref
+from importlib.metadata import distribution, distributions, requires
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from unittest import mock
 import pytest
 import torch
 from benchmarks import gpu_rows, gpu_timing
-from benchmarks.gpu import Worker, measure
+from benchmarks.gpu import RUN_SHARD, Worker, measure
 from benchmarks.gpu_rows import F32, Row
 from benchmarks.gpu_table import Measured, goals, page
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -233,6 +234,39 @@ class TestRuns:
         inputs = gpu_rows.inputs(Row((8, 3), F32))
         alive = gpu_timing._backward(dict.fromkeys(("ours", "cuDNN", "native"), forward), inputs, 2)
         assert alive == {"ours": True, "cuDNN": True, "native": True}
+
+    @pytest.mark.parametrize(
+        ("run", "said"),
+        [
+            (["-m", "benchmarks.gpu"], "NVIDIA GPU"),
+            (["-c", RUN_SHARD, "0", "1", "-q", "-c", os.devnull, "--rootdir", ".", "--import-mode=importlib",
+              "-p", "no:cacheprovider", "tests/ops/gpu/test_ranks.py", "-k", "test_running_statistics"], "1 passed"),
+        ],
+        ids=["all of it", "a shard of the contract"],
+    )  # fmt: skip
+    def test_need_torch_triton_pytest_and_numpy_alone(self, run, said, tmp_path):
+        pytest.importorskip("triton")
+        packages = map(distribution, needed({"torch", "triton", "pytest", "numpy"}))
+        files = {file.parts[0]: package for package in packages for file in package.files}
+        for name in files.keys() - {"..", "__pycache__"}:
+            (tmp_path / name).symlink_to(files[name].locate_file(name))
+        path = os.pathsep.join(map(str, (tmp_path, ROOT / "src", ROOT)))
+        done = subprocess.run(
+            [sys.executable, "-S", *run], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+            env={**os.environ, "PYTHONPATH": path, "NORMSMITH_CHECK_SHAPES": "0", "TRITON_INTERPRET": "1"},
+        )  # fmt: skip
+        assert said in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def needed(names):
+    """Distributions, and all that these need."""
+    found = set()
+    while names:
+        found |= names
+        lines = [line for name in names for line in requires(name) or [] if "extra ==" not in line]
+        names = {re.match(r"[\w.-]+", line)[0].lower() for line in lines} - found
+        names = {name for name in names if any(distributions(name=name))}
+    return found
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would measure")
