@@ -94,8 +94,10 @@ class TestSupports:
         assert "activation" in self.row.supports(
             torch.randn(4, 3), Call(activation=Activation(torch.sin, torch.mul))
         )
-        huge = torch.empty(1, device="meta").expand(2, 2**16, 2**15)
-        assert "32 bits" in self.row.supports(huge, Call())
+        for shape in ((2, 2**16, 2**15), (1, 1, 2**31 - 5)):
+            huge = torch.empty(1, device="meta").expand(shape)
+            assert "32 bits" in self.row.supports(huge, Call())
+        assert self.row.supports(torch.empty(1, device="meta").expand(1, 1, 2**31 - 2**10), Call()) is None
 
     def test_who_wants_to_see_every_operation(self, fit, monkeypatch):
         x = torch.randn(4, 3)
@@ -155,6 +157,7 @@ def test_every_element_is_in_exactly_one_tile(shape, channels_last, ghost):
         width = cut.tile.columns
         assert cut.blocks == channels if cut.planes else cut.blocks * width >= batch.columns
         assert not (cut.held and cut.planes) or width >= positions
+        assert max(cut.tile.columns, cut.elementwise.columns) <= 2**10 or cut.held
         assert not cut.held or cut.tile.rows >= cut.size
         assert batch.columns % cut.unit == 0
         for tile in (cut.tile, cut.elementwise):
