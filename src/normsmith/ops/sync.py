@@ -53,11 +53,12 @@ class Sync:
 
     def merge(self, moments: Moments) -> Moments:
         """Merge the moments of all ranks by Chan's formula."""
-        rows = [moments.count, moments.mean, moments.m2, moments.squares, moments.low]
+        m2 = moments.m2
+        # numbers are written where the sums are: a copy from the host would wait for the device
         mine = torch.stack(
             [
-                torch.as_tensor(row, dtype=moments.m2.dtype).to(moments.m2.device).expand_as(moments.m2)
-                for row in rows
+                row.to(m2).expand_as(m2) if isinstance(row, torch.Tensor) else torch.full_like(m2, row)
+                for row in (moments.count, moments.mean, m2, moments.squares, moments.low)
             ]
         )
         # each rank fills a row of zeros: a sum is the one exchange that every backend has
