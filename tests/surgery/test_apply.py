@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from normsmith import layers
+from normsmith import layers, surgery
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Change, Expectation, Plan, convert, swap_activation
 from normsmith.surgery.children import Rearrangement
@@ -234,6 +234,69 @@ def test_an_optimizer_that_changed_since_is_not_reverted():
         plan.revert()
 
 
+# Models that changed between a plan and its application.
+
+
+def stepped(model: nn.Module) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(BATCH).square().mean().backward()
+    optimizer.step()
+
+
+def halved(model: nn.Module) -> None:
+    model.half()
+
+
+def rebuilt(model: nn.Module) -> None:
+    model[0] = nn.Linear(4, 8)
+
+
+@pytest.mark.parametrize(
+    ("plan_of", "changed"),
+    [
+        (surgery.fold, stepped),
+        (surgery.fold, halved),
+        (lambda model: surgery.set_statistics(model, {"1": {"running_mean": [9.0] * 8}}), halved),
+        (lambda model: convert(model, "renorm", schedule="keras", track="std"), stepped),
+        (lambda model: surgery.freeze(model.half()), lambda model: model[1].running_mean.add_(1)),
+        (surgery.strip, halved),
+        (lambda model: surgery.insert(surgery.strip(model).apply(), "batch"), halved),
+        (
+            lambda model: Plan("", model, edits=(ParameterEdit(model[0], "weight", model[0].weight, None),)),
+            rebuilt,
+        ),
+    ],
+)
+def test_what_was_reckoned_from_values_of_before_is_not_applied(plan_of, changed):
+    model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    plan = plan_of(model)
+    changed(model)
+    before = state_of(model)
+    with pytest.raises(SurgeryError, match="changed after the plan"):
+        plan.apply()
+    assert state_of(model) == before
+
+
+def test_a_new_norm_has_the_mode_that_the_model_has_when_it_comes():
+    model = plain().train()
+    plan = surgery.insert(model, "batch")
+    model.eval()
+    plan.apply()
+    assert not any(module.training for module in model.modules())
+
+
+def test_statistics_go_into_and_out_of_the_buffers_that_are_there():
+    model = normed()
+    before = model[1].running_mean.clone()
+    plan = surgery.set_statistics(model, {"1": {"running_mean": [9.0] * 8}})
+    model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
+    plan.apply()
+    assert model[1].running_mean.tolist() == [9.0] * 8
+    model.double()
+    plan.revert()
+    assert torch.equal(model[1].running_mean, before.double())
+
+
 # Each edit by itself.
 
 
@@ -245,7 +308,7 @@ def edits() -> list[tuple[nn.Module, Edit]]:
         (model, ModuleEdit(((model, "2"),), model[2], nn.Tanh())),
         (model, children),
         (model, ParameterEdit(model[0], "bias", model[0].bias, None)),
-        (model, BufferEdit(model[1].running_mean, torch.ones(8))),
+        (model, BufferEdit(model[1], "running_mean", torch.ones(8))),
         (model, AttributeEdit(model[1], "momentum", 0.5)),
         (model, AttributeEdit(model[1].weight, "requires_grad", False)),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -91,6 +91,9 @@ class AttachEdit(Edit):
         self.host._modules.pop(self.name, None)
         forget_compiled()
 
+    def touches(self) -> Iterable[nn.Module]:
+        return (self.host,)
+
 
 class DetachEdit(Edit):
     """Take an attached norm away again, with its hook."""
@@ -117,6 +120,9 @@ class DetachEdit(Edit):
         put_back(self.host._modules, self._children, self.name)
         self._groups.restore(self._key)
         forget_compiled()
+
+    def touches(self) -> Iterable[nn.Module]:
+        return (self.host,)
 
 
 class _Hooks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -54,6 +54,9 @@ class Rearrangement(Edit):
         old = {name: child for name, child in self._before.items() if name in touched or name in found}
         kept = {name: child for name, child in found.items() if name not in touched}
         _become(self.parent, {**old, **kept})
+
+    def touches(self) -> Iterable[nn.Module]:
+        return (self.parent,)
 
     def _holds(self, children: Mapping[str, nn.Module | None]) -> bool:
         return all(self.parent._modules.get(name) is child for name, child in children.items())
@@ -111,6 +114,9 @@ class SlotEdit(Edit):
 
     def undo(self) -> None:
         self._put(self.old)
+
+    def touches(self) -> Iterable[nn.Module]:
+        return (parent for parent, _ in self.holders)
 
     def _holds(self, child: nn.Module) -> bool:
         return all(parent._modules.get(name) is child for parent, name in self.holders)

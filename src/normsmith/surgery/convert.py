@@ -9,7 +9,7 @@ from torch import nn
 
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery.batch_norms import BatchNorm, is_batch_norm, read
-from normsmith.surgery.edits import AttributeEdit, Edit, ModuleEdit
+from normsmith.surgery.edits import AttributeEdit, Edit, ModuleEdit, Unchanged
 from normsmith.surgery.kinds import is_producer
 from normsmith.surgery.norms import channels
 from normsmith.surgery.operation import operation
@@ -19,6 +19,7 @@ from normsmith.surgery.sites import Sites
 from normsmith.surgery.targets import TARGETS, Converted, converted
 from normsmith.surgery.verify import Expectation, Outcome
 
+_STATISTICS = ("running_mean", "running_var", "running_std")
 _ORDER: tuple[Outcome, ...] = ("same", "may differ", "differs")
 
 
@@ -114,6 +115,9 @@ def _one(
 
 def _edits(module: nn.Module, found: Converted, sites: Sites) -> Iterator[Edit]:
     yield ModuleEdit(sites.holders[module], module, found.new)
+    held = {id(buffer) for buffer in module._buffers.values()}
+    if any(buffer is not None and id(buffer) not in held for buffer in found.new._buffers.values()):
+        yield Unchanged(module, _STATISTICS)  # some are stored in another form
     for parameter in found.stops:
         if parameter.requires_grad:
             yield AttributeEdit(parameter, "requires_grad", False)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 _HOOKS = (
     "_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook", "_forward_hooks",
@@ -47,6 +48,10 @@ class Edit:
     def heirs(self) -> Mapping[nn.Parameter, nn.Parameter]:
         """Parameters whose optimizer state goes over to another one, old → new."""
         return {}
+
+    def touches(self) -> Iterable[nn.Module]:
+        """Modules that `do` writes to: what becomes of them is lost if they are no longer in the model."""
+        return ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +91,9 @@ class ModuleEdit(Edit):
     def replaced(self) -> Mapping[nn.Module, nn.Module]:
         return {self.old: self.new}
 
+    def touches(self) -> Iterable[nn.Module]:
+        return (parent for parent, _ in self.sites)
+
     def _stands(self, module: nn.Module) -> bool:
         return all(parent._modules.get(name) is module for parent, name in self.sites)
 
@@ -115,9 +123,14 @@ class ParameterEdit(Edit):
     old: nn.Parameter | None
     new: nn.Parameter | None
     keeps_state: bool = False
+    _kinds: frozenset[tuple[torch.dtype, torch.device]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_kinds", _kinds(self.module.parameters(recurse=False)))
 
     def is_possible(self) -> bool:
-        return self.module._parameters.get(self.name, _MISSING) is self.old
+        fits = self.new is None or _kinds(self.module.parameters(recurse=False)) == self._kinds
+        return fits and self.module._parameters.get(self.name, _MISSING) is self.old
 
     def is_undoable(self) -> bool:
         return self.module._parameters.get(self.name, _MISSING) is self.new
@@ -133,31 +146,48 @@ class ParameterEdit(Edit):
             return {}
         return {self.old: self.new}
 
+    def touches(self) -> Iterable[nn.Module]:
+        return (self.module,)
+
 
 @dataclass(frozen=True, eq=False)
 class BufferEdit(Edit):
-    """Write other values into a buffer; it stays the same tensor. `undo` writes the old ones, bit for bit."""
+    """Write other values into a module's buffer; it stays the same tensor. `undo` writes the old ones, bit for bit.
 
-    buffer: Tensor
+    The buffer is looked up each time: `module.double()` and the like give a module other ones.
+    """
+
+    module: nn.Module
+    name: str
     new: Tensor
     old: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "old", self.buffer.detach().clone())
+        object.__setattr__(self, "old", self._buffer.detach().clone())
 
     def is_possible(self) -> bool:
-        return _same_bits(self.buffer, self.old)
+        return _same_bits(self.module._buffers.get(self.name), self.old)
 
     def is_undoable(self) -> bool:
-        return True
+        found = self.module._buffers.get(self.name)
+        return found is not None and found.shape == self.old.shape
 
     def do(self) -> None:
         with torch.no_grad():
-            self.buffer.copy_(self.new)
+            self._buffer.copy_(self.new)
 
     def undo(self) -> None:
         with torch.no_grad():
-            self.buffer.copy_(self.old)
+            self._buffer.copy_(self.old)
+
+    def touches(self) -> Iterable[nn.Module]:
+        return (self.module,)
+
+    @property
+    def _buffer(self) -> Tensor:
+        found = self.module._buffers[self.name]
+        assert found is not None  # as planned, and as `is_possible` and `is_undoable` have found
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +213,58 @@ class AttributeEdit(Edit):
 
     def undo(self) -> None:
         setattr(self.owner, self.name, self.old)
+
+    def touches(self) -> Iterable[nn.Module]:
+        return (self.owner,) if isinstance(self.owner, nn.Module) else ()
+
+
+class Alike(Edit):
+    """A new module takes the mode of a layer; the plan made it with the layer's dtype and device."""
+
+    def __init__(self, layer: nn.Module, new: nn.Module) -> None:
+        self.layer, self.new = layer, new
+        self._kinds, self._mode = _kinds(layer.parameters()), new.training
+
+    def is_possible(self) -> bool:
+        return _kinds(self.layer.parameters()) == self._kinds
+
+    def is_undoable(self) -> bool:
+        return True
+
+    def do(self) -> None:
+        self.new.train(self.layer.training)
+
+    def undo(self) -> None:
+        self.new.train(self._mode)
+
+
+class Unchanged(Edit):
+    """Changes nothing: what other edits have reckoned new tensors from must still hold the same values.
+
+    `names`: which of a module's tensors; all floating ones by default.
+    """
+
+    def __init__(self, module: nn.Module, names: Iterable[str] | None = None) -> None:
+        self.module = module
+        held = _tensors(module)
+        self._values = {
+            name: None if tensor is None else tensor.detach().clone()
+            for name in (held if names is None else names)
+            if (tensor := held.get(name)) is None or (tensor.is_floating_point() and not is_lazy(tensor))
+        }
+
+    def is_possible(self) -> bool:
+        held = _tensors(self.module)
+        return all(_same_bits(held.get(name), value) for name, value in self._values.items())
+
+    def is_undoable(self) -> bool:
+        return True
+
+    def do(self) -> None:
+        pass
+
+    def undo(self) -> None:
+        pass
 
 
 def do_all(edits: Iterable[Edit]) -> None:
@@ -217,13 +299,22 @@ def _tensors(module: nn.Module) -> dict[str, Tensor | None]:
     return {**module._parameters, **module._buffers}
 
 
+def _kinds(parameters: Iterable[nn.Parameter]) -> frozenset[tuple[torch.dtype, torch.device]]:
+    """Where parameters are and of what: what new tensors beside them have to be, too."""
+    return frozenset((p.dtype, p.device) for p in parameters)
+
+
 def _same(found: Any, expected: Any) -> bool:
     return found is expected or (type(found) is type(expected) and bool(found == expected))
 
 
-def _same_bits(found: Tensor, expected: Tensor) -> bool:
+def _same_bits(found: Tensor | None, expected: Tensor | None) -> bool:
+    if found is None or expected is None:
+        return found is expected
+    if (found.dtype, found.device, found.shape) != (expected.dtype, expected.device, expected.shape):
+        return False
     if found.is_meta:
-        return found.shape == expected.shape
+        return True
     return torch.equal(found.isnan(), expected.isnan()) and torch.equal(
         found.nan_to_num(), expected.nan_to_num()
     )

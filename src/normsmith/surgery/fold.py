@@ -13,7 +13,7 @@ from normsmith.surgery._fold_obstacles import Fold, Layout, foldable_norm, obsta
 from normsmith.surgery._fold_sites import Finder
 from normsmith.surgery._fold_weights import Weights, affine_of
 from normsmith.surgery.batch_norms import BatchNorm, is_batch_norm
-from normsmith.surgery.edits import Edit, ModuleEdit, ParameterEdit
+from normsmith.surgery.edits import Edit, ModuleEdit, ParameterEdit, Unchanged
 from normsmith.surgery.operation import operation
 from normsmith.surgery.plan import Change, Plan, Remark
 from normsmith.surgery.select import Only, selected
@@ -132,6 +132,7 @@ def fold_pairs(
             continue
         places = {fold.norm: _stand_in(fold, norm) for fold, norm in rows}
         changes += _changes(producer, rows, places, layout)
+        edits += (Unchanged(module) for module in (producer, *places))
         for name, new in (("weight", weight), ("bias", bias)):
             edits.append(ParameterEdit(producer, name, producer._parameters[name], new))
         edits += (ModuleEdit(layout.sites.holders[norm], norm, new) for norm, new in places.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,7 +15,7 @@ from normsmith.layers._statistics import Policy, StatisticsBase
 from normsmith.ops._check import check_choice
 from normsmith.surgery.batch_norms import BatchNorm, is_batch_norm, is_uninitialised, read
 from normsmith.surgery.convert import convert
-from normsmith.surgery.edits import AttributeEdit, Edit, ModuleEdit
+from normsmith.surgery.edits import AttributeEdit, Edit, ModuleEdit, Unchanged
 from normsmith.surgery.operation import operation
 from normsmith.surgery.plan import Change, Plan, Remark
 from normsmith.surgery.select import Only, selected
@@ -127,7 +128,10 @@ def _statistics(model: nn.Module, chosen: Sequence[nn.Module], sites: Sites) -> 
     others = {module for module, step in found.items() if step is None}
     if others:
         made = convert(model, "frozen", only=lambda _, module: module in others)
-        edits = {edit.old: edit for edit in made.edits if isinstance(edit, ModuleEdit)}
+        edits = defaultdict[nn.Module, list[Edit]](list)
+        for edit in made.edits:
+            if isinstance(edit, ModuleEdit | Unchanged):
+                edits[edit.old if isinstance(edit, ModuleEdit) else edit.module].append(edit)
         changes = {change.path: change for change in made.changes}
         refused = {remark.path: remark.reason for remark in made.refusals}
         for module in others:
@@ -137,7 +141,7 @@ def _statistics(model: nn.Module, chosen: Sequence[nn.Module], sites: Sites) -> 
                 continue
             change = changes[path]
             why = f"of normsmith, as {_owner(module)} cannot be pinned{_untrained(module)}"
-            found[module] = _Step(change.after, why, (edits[module],))
+            found[module] = _Step(change.after, why, tuple(edits[module]))
     return {module: step for module, step in found.items() if step is not None}
 
 

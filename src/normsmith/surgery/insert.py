@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery.bias import kept_bias, removed_bias, uses
-from normsmith.surgery.edits import Edit
+from normsmith.surgery.edits import Alike, Edit
 from normsmith.surgery.norms import Norm, Signal, check_norm, make_norm
 from normsmith.surgery.operation import operation
 from normsmith.surgery.plan import Change, Plan, Remark
@@ -118,19 +118,18 @@ def inserted(
     ['0', '1_norm', '1', '2']
     """
     sites, held = Sites(model), uses(model)
-    seats, biases, changes = Seats(model, sites), list[Edit](), list[Change]()
+    seats, biases, alike, changes = Seats(model, sites), list[Edit](), list[Edit](), list[Change]()
     remarks, made = [Remark(*remark) for remark in kept], set[nn.Module]()
     for row in spots:
         spot = Spot(**{"bias": None, **row, "signal": Signal(**row["signal"])})
-        host, new = (
-            find(model, spot.host),
-            make_norm(norm, spot.signal, find(model, spot.like), options or {}),
-        )
+        host, layer = find(model, spot.host), find(model, spot.like)
+        new = make_norm(norm, spot.signal, layer, options or {})
         if new in made or new in sites.paths:
             raise SurgeryError(
                 f"norm must make a new module at each call, got the same {type(new).__name__} twice"
             )
         made.add(new)
+        alike.append(Alike(layer, new))
         path = seats.put(spot, new)
         changes.append(Change(spot.host, shown(host), _after(spot, host, new, path), spot.why))
         if spot.bias is not None and isinstance(new, _BatchNorm):
@@ -147,7 +146,7 @@ def inserted(
         tuple(changes),
         tuple(Remark(*refusal) for refusal in refusals),
         tuple(remarks),
-        edits=(*biases, *seats.edits),
+        edits=(*biases, *alike, *seats.edits),
         expects=Expectation("may differ", "differs" if changes else "same"),
     )
 

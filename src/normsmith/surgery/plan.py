@@ -113,8 +113,9 @@ class Plan:
                 )
             return self._apply_to_copy(partial)
         twins = [self.on(averaged(copied, self.model)) for copied in emas]
-        edits = [edit for plan in (self, *twins) for edit in plan.edits]
-        if not all(edit.is_possible() for edit in edits):
+        plans = (self, *twins)
+        edits = [edit for plan in plans for edit in plan.edits]
+        if not all(plan._is_possible() for plan in plans):
             raise SurgeryError(f"the model changed after the plan '{self.title}' was made; make a new one")
         self._do(edits, Following(optimizers, self.model), emas)
         return self._result()
@@ -224,6 +225,10 @@ class Plan:
             )
         if self._applied is not None:
             raise SurgeryError(f"the plan '{self.title}' was applied already; make a new one")
+
+    def _is_possible(self) -> bool:
+        there = set(self.model.modules())
+        return all(edit.is_possible() and there.issuperset(edit.touches()) for edit in self.edits)
 
     def _do(self, edits: list[Edit], following: Following, emas: Sequence[nn.Module]) -> None:
         wrapped = [books(model) for model in (self.model, *emas)]

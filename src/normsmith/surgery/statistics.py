@@ -46,7 +46,7 @@ def set_statistics(model: nn.Module, statistics: Mapping[str, Mapping[str, Seque
                 f"are {', '.join(map(repr, layers))}"
             )
         found = {name: _checked(layers[path], name, values) for name, values in given.items()}
-        edits += [BufferEdit(buffer, new) for buffer, new in found.values()]
+        edits += [BufferEdit(layers[path].layer, name, new) for name, new in found.items()]
         changes.append(_change(layers[path], found))
     # training goes by the batch, but for renorm's correction towards the running statistics
     renorm = any(isinstance(layers[path].layer, RenormBase) for path in statistics)
@@ -54,8 +54,8 @@ def set_statistics(model: nn.Module, statistics: Mapping[str, Mapping[str, Seque
     return Plan("statistics", model, changes=tuple(changes), edits=tuple(edits), expects=expects)
 
 
-def _checked(measured: Measured, name: str, values: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """A buffer and its new values, in its dtype."""
+def _checked(measured: Measured, name: str, values: Sequence[float]) -> Tensor:
+    """The new values of a buffer, in its dtype."""
     held = measured.layer._buffers.get(name) if name.startswith("running_") else None
     where = f"set_statistics: {measured.path or '(model)'}"
     if held is None or not held.is_floating_point():
@@ -69,12 +69,12 @@ def _checked(measured: Measured, name: str, values: Sequence[float]) -> tuple[Te
             f"{where}: expected finite numbers{'' if name == 'running_mean' else ' of at least 0'} that fit "
             f"{held.dtype} as {name}, got {new[~cast.isfinite() | (new < 0)][0].item():g}"
         )
-    return held, cast
+    return cast
 
 
-def _change(measured: Measured, found: Mapping[str, tuple[Tensor, Tensor]]) -> Change:
+def _change(measured: Measured, found: Mapping[str, Tensor]) -> Change:
     # only what is asked for: an EMA copy, to which the plan goes too, has other values now
-    after = ", ".join(f"{name} {extent(new)}" for name, (_, new) in found.items())
+    after = ", ".join(f"{name} {extent(new)}" for name, new in found.items())
     return Change(measured.path, "running statistics", after, "as given", measured.also)
 
 

@@ -174,7 +174,7 @@ def _started(layer: RenormBase, times: _Times) -> tuple[list[Edit], Change]:
     if momentum is not None:
         momentum = 1 - (1 - momentum) ** times.scale
     edits: list[Edit] = [
-        BufferEdit(layer.num_batches_tracked, torch.full_like(layer.num_batches_tracked, step)),
+        BufferEdit(layer, "num_batches_tracked", torch.full_like(layer.num_batches_tracked, step)),
         AttributeEdit(layer, "momentum", momentum),
     ]
     schedule = layer.schedule
@@ -186,7 +186,7 @@ def _started(layer: RenormBase, times: _Times) -> tuple[list[Edit], Change]:
     why = f"{times.remaining} steps to come" if times.bounds != "keep" else "its schedule stays"
     std = layer._buffers.get("running_std")
     if std is not None and layer.running_var is not None and bool((std == 1).all()):
-        edits.append(BufferEdit(std, (layer.running_var + layer.epsilon).sqrt()))
+        edits.append(BufferEdit(layer, "running_std", (layer.running_var + layer.epsilon).sqrt()))
         why += ", running_std from running_var"
     before = f"{_shown(layer.momentum)}, schedule {layer.schedule}"
     return edits, Change("", before, f"{_shown(momentum)}, step {step}, schedule {schedule}", why)
