@@ -276,6 +276,11 @@ def test_what_cannot_be_converted_is_refused_with_its_reason(norm, reason):
 
 def test_a_plain_list_that_holds_the_norm_is_found():
     assert "order holds it as a plain Python attribute" in convert(PlainList()).refusals[0].reason
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    model.blocks = {"stem": [(model[0], model[1])]}
+    assert "blocks holds it as a plain Python attribute" in convert(model).refusals[0].reason
+    model.blocks["stem"].append(model.blocks)  # it holds itself
+    assert convert(model).refusals
 
 
 def test_other_norms_are_none_of_its_business():
@@ -444,3 +449,5 @@ def test_a_compiled_model_computes_with_its_new_norms():
     torch.testing.assert_close(model(x), copy.deepcopy(inner)(x))
     alone = nn.Sequential(torch.compile(nn.BatchNorm2d(3), backend="eager"))
     assert "compiled by itself" in convert(alone).refusals[0].reason
+    inner[1].compile(backend="eager")  # in place
+    assert "compiled by itself; compile after converting" in convert(inner, to="frozen").refusals[0].reason

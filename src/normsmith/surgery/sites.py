@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ def check_changeable(model: nn.Module) -> None:
 
 
 _SIMPLE = {bool, int, float, str, type(None)}
+_DEEPEST = 5
+"""Of containers within each other; one that holds itself has no end."""
 
 
 class Sites:
@@ -60,6 +62,8 @@ class Sites:
                 return f"it was compiled by itself; compile after {doing}"
             if kind.__module__.startswith(("torch.ao.", "torch.nn.intrinsic")):
                 return f"it is part of {kind.__name__}, which computes with its insides"
+        if "_compiled_call_impl" in vars(module):
+            return f"it was compiled by itself; compile after {doing}"
         if is_prepared(module):
             return f"it is prepared for quantisation; prepare after {doing}"
         return None
@@ -71,13 +75,20 @@ def _plainly_held(sites: Sites) -> Iterator[tuple[nn.Module, str]]:
             if name == "_modules" or type(value) in _SIMPLE:
                 continue
             for held in _inside(value):
-                if isinstance(held, nn.Module) and held in sites.paths:
+                if held in sites.paths:
                     yield held, f"{path}.{name}" if path else name
 
 
-def _inside(value: Any) -> Iterable[Any]:
+def _inside(value: Any, depth: int = 0) -> Iterator[nn.Module]:
+    """Modules in an attribute's value: itself, or in containers of containers."""
     if isinstance(value, dict):  # first: most attributes of a module are, and most of these are empty
-        return value.values()
-    if isinstance(value, nn.Module):
-        return (value,)
-    return value if isinstance(value, (list, tuple, set)) else ()
+        value = value.values()
+    elif isinstance(value, nn.Module):
+        yield value
+        return
+    elif not isinstance(value, (list, tuple, set)):
+        return
+    if depth < _DEEPEST:
+        for inner in value:
+            if type(inner) not in _SIMPLE:
+                yield from _inside(inner, depth + 1)
