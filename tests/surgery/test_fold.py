@@ -141,6 +141,7 @@ BORDERED = [
     pytest.param(nn.Conv2d(4, 6, 3, padding="same"), id="zeros around, by name"),
     pytest.param(nn.ConvTranspose2d(4, 6, 3), id="fewer taps at the border"),
     pytest.param(nn.ConvTranspose2d(4, 6, 1, stride=2), id="nothing between the points"),
+    pytest.param(nn.ConvTranspose2d(4, 6, 1, dilation=2, output_padding=1), id="nothing at the end"),
 ]
 
 

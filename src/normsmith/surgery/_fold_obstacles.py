@@ -143,7 +143,7 @@ def _has_border(producer: nn.Module) -> bool:
     if isinstance(producer, nn.Linear):
         return False
     if isinstance(producer, _ConvTransposeNd):
-        return any(size > 1 for size in (*layer.kernel_size, *layer.stride))
+        return any(size > 1 for size in (*layer.kernel_size, *layer.stride)) or any(layer.output_padding)
     if layer.padding_mode != "zeros" or layer.padding == "valid":
         return False
     return any(k > 1 for k in layer.kernel_size) if layer.padding == "same" else any(layer.padding)
