@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from normsmith.errors import SurgeryError
-from normsmith.surgery import trace
+from normsmith.surgery import fold, trace
 from normsmith.surgery.spots import weighted
 
 NORMS = {"hf-resnet": 8, "hf-regnet": 9, "hf-mobilenet-v2": 52, "hf-efficientnet": 22, "hf-levit": 27}
@@ -72,6 +72,26 @@ def test_shared_and_reused_modules_are_counted(batch):
     graph = trace(twice, batch)
     assert graph.calls[twice.block] == graph.calls[twice.block[1]] == 2
     assert graph.calls[twice] == 1
+
+
+def squared(x: torch.Tensor):
+    return x * x
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_what_compiled_code_takes_is_seen():
+    scripted = torch.jit.script(squared)
+
+    class Scripted(nn.Sequential):
+        def forward(self, x):
+            y = self[0](x)
+            return self[1](y) + scripted(y)
+
+    model = Scripted(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval()
+    graph = trace(model, torch.randn(3, 4))
+    assert names(graph.events[1:]) == ["Linear", "BatchNorm1d", "mul", "add"]
+    assert names(graph.consumers(graph.events[1])) == ["BatchNorm1d", "mul"]
+    assert "takes what 0 (Linear) puts out as well" in fold(model, torch.randn(3, 4)).refusals[0].reason
 
 
 def test_what_the_data_decides_needs_data():

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from normsmith.errors import SurgeryError
 from normsmith.surgery.attach import called
@@ -105,6 +106,7 @@ class _Recorder(TorchFunctionMode):
         self._paths = {module: path for path, module in model.named_modules()}
         self._open: list[str] = []
         self._inside_leaf = 0
+        self._inside_function = False
         self._pending: list[tuple[tuple[Event, ...], dict[int, int]]] = []
 
     @contextmanager
@@ -123,6 +125,7 @@ class _Recorder(TorchFunctionMode):
             if "torch._dynamo" in sys.modules:  # nothing is compiled otherwise, and its import takes seconds
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(torch.no_grad())
+            stack.enter_context(_Kernels(self))
             stack.enter_context(self)
             yield
 
@@ -142,12 +145,19 @@ class _Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._inside_leaf:
+        if self._inside_leaf or self._inside_function:
             return func(*args, **kwargs)
+        self._inside_function = True
+        try:
+            return self._function(func, args, kwargs)
+        finally:
+            self._inside_function = False
+
+    def _function(self, func: Any, args: Any, kwargs: Any) -> Any:
         sources, versions = self._sources((args, kwargs)), _versions((args, kwargs))
         found = _apart(func(*args, **kwargs), versions)
         tensors = list(flat(found)) or _written((args, kwargs), versions)
-        name = plain_name(getattr(func, "__name__", str(func)))
+        name = plain_name(getattr(func, "__name__", str(func)).partition(".")[0])
         if tensors and not (name == "get" and all(id(t) in self._own for t in tensors)):
             path = self._open[-1] if self._open else ""
             event = self._log.add("function", path, name, sources, shape=tuple(tensors[0].shape))
@@ -196,6 +206,17 @@ class _Recorder(TorchFunctionMode):
 
     def _remember(self, tensor: Tensor, event: Event) -> None:
         self._known[id(tensor)] = (event, tensor)
+
+
+class _Kernels(TorchDispatchMode):
+    """Hears the kernels that no function of torch's Python calls, as scripted functions do."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._recorder.__torch_function__(func, types, args, kwargs)
 
 
 def _versions(arguments: Any) -> dict[int, int]:
