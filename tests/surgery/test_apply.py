@@ -147,7 +147,65 @@ def test_an_optimizer_with_one_history_for_all_is_refused():
     )
 
 
+def test_names_that_an_optimizer_was_given_follow():
+    model = plain()
+    optimizer = torch.optim.Adam(
+        [
+            {"params": [("mine", model[0].weight), ("0.bias", model[0].bias)]},
+            {"params": [(name, p) for name, p in model.named_parameters() if name[0] in "24"]},
+        ]
+    )
+    step(model, BATCH, optimizer)
+    before, saved = groups(optimizer), optimizer.state_dict()
+    names = [list(group["param_names"]) for group in saved["param_groups"]]
+    plan = add_norms(model)
+    plan.apply(optimizer=optimizer)
+    assert [group["param_names"] for group in optimizer.param_groups] == [
+        ["mine", "1_norm.weight", "1_norm.bias"],
+        names_in(optimizer, model)[1],
+    ]
+    assert [group["param_names"] for group in saved["param_groups"]] == names
+    plan.revert()
+    assert groups(optimizer) == before
+    assert [group["param_names"] for group in optimizer.param_groups] == names
+
+
+def test_names_of_parameters_that_move_follow():
+    class Block(nn.ModuleDict):
+        def forward(self, x):
+            return self["act"](self["norm"](self["layer"](x)))
+
+    parts = {"layer": nn.Linear(4, 4), "norm": nn.LayerNorm(4, bias=False), "act": nn.ReLU()}
+    model = nn.Sequential(Block(parts), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.named_parameters(), lr=0.1)
+    plan = surgery.place(model, "after", batch=BATCH)
+    plan.apply(optimizer=optimizer, partial=True)
+    assert plan.renamed
+    assert optimizer.param_groups[0]["param_names"] == names_in(optimizer, model)[0]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("wrong", ["optimizer", "ema"])
+def test_what_is_neither_optimizer_nor_copy_is_said(wrong):
+    for given in (None, [torch.nn.Parameter(torch.ones(1))]):
+        with pytest.raises(InputError, match=f"{wrong}: expected .* of torch, got (NoneType|Parameter)"):
+            convert(normed()).apply(**{wrong: given})
+
+
 # EMA and other copies.
+
+
+@pytest.mark.parametrize("what", ["statistics", "affine", "both"])
+def test_a_copy_with_other_values_that_does_not_train_follows(what):
+    model = normed()
+    average = copy.deepcopy(model).requires_grad_(False)
+    step(model, BATCH, torch.optim.SGD(model.parameters(), lr=0.1))  # the copy's statistics are initial still
+    plan = surgery.freeze(model, what)
+    plan.apply(ema=average)
+    assert type(average[1]) is type(model[1])
+    assert getattr(average[1], "_pinned", None) == getattr(model[1], "_pinned", None)
+    plan.revert()
+    assert type(average[1]) is nn.BatchNorm1d
 
 
 def test_an_average_follows_with_its_own_values():

@@ -33,13 +33,13 @@ class Following:
         replaced: Mapping[nn.Module, nn.Module],
     ) -> None:
         """Follow the model to what it is now. Raises SurgeryError where an optimizer cannot."""
+        if not self._books:
+            return
         after, owners = _named(model), _owners(model)
         held, kept = set(map(id, self._before.values())), set(map(id, after.values()))
         gone = {id(p) for p in self._before.values() if id(p) not in kept}
         new = {name: p for name, p in after.items() if id(p) not in held}
-        if not self._books or not (gone or new):
-            return
-        for book in self._books:
+        for book in self._books if gone or new else ():
             book.check()
         names = list(after)
         positions = {name: position for position, name in enumerate(names)}
@@ -48,8 +48,10 @@ class Following:
             owner = self._owners.get(name)
             takes_its_place = owner is not None and replaced.get(owner, owner) is owners[name]
             self._join(parameter, (self._before[name], *near) if takes_its_place else near)
+        names_of = _by_parameter(self._before), _by_parameter(after)
         for book in self._books:
             book.leave(gone, heirs)
+            book.rename(*names_of)
 
     def is_restorable(self) -> bool:
         """Whether each optimizer still has the groups it was left with."""
@@ -77,6 +79,7 @@ class _Book:
         self.optimizer = optimizer
         self.group_of = {id(p): group["params"] for group in optimizer.param_groups for p in group["params"]}
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
+        self._names = [list(group.get("param_names", ())) for group in optimizer.param_groups]
         self._left: list[list[nn.Parameter]] = self._groups
         self._dropped: dict[Tensor, Any] = {}
         self._heirs: Mapping[nn.Parameter, nn.Parameter] = {}
@@ -104,6 +107,18 @@ class _Book:
             state[new] = self._dropped[old]
         self._left = [list(group["params"]) for group in self.optimizer.param_groups]
 
+    def rename(self, before: Mapping[int, str], after: Mapping[int, str]) -> None:
+        """Names that the optimizer was given with its parameters: those of the model follow it, others stay."""
+        given = {
+            id(p): name
+            for params, names in zip(self._groups, self._names, strict=True)
+            for p, name in zip(params, names, strict=False)
+        }
+        stay = {key: name for key, name in given.items() if name != before.get(key)}
+        for group, names in zip(self.optimizer.param_groups, self._names, strict=True):
+            if names:
+                group["param_names"] = [stay.get(id(p)) or after[id(p)] for p in group["params"]]
+
     def is_as_left(self) -> bool:
         found = [group["params"] for group in self.optimizer.param_groups]
         return [list(map(id, group)) for group in found] == [list(map(id, group)) for group in self._left]
@@ -117,12 +132,20 @@ class _Book:
             state.pop(p, None)
         for group, params in zip(self.optimizer.param_groups, self._groups, strict=True):
             group["params"][:] = params
+        for group, names in zip(self.optimizer.param_groups, self._names, strict=True):
+            if names:
+                group["param_names"] = list(names)
         state.update(self._dropped)
         self._left, self._dropped, self._heirs = self._groups, {}, {}
 
 
 def _named(model: nn.Module) -> dict[str, nn.Parameter]:
     return dict(model.named_parameters(remove_duplicate=False))
+
+
+def _by_parameter(names: Mapping[str, nn.Parameter]) -> dict[int, str]:
+    """The first name of each."""
+    return {id(parameter): name for name, parameter in reversed(names.items())}
 
 
 def _owners(model: nn.Module) -> dict[str, nn.Module]:

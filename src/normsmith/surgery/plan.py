@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -19,18 +19,21 @@ from normsmith.surgery.optimizers import Following
 from normsmith.surgery.verify import Expectation, Forward, Verification, call, verify
 from normsmith.surgery.wrappers import averaged, books, check_books
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True)
 class Change:
     """One thing that a plan does: at `path` (named as before the change), `before` becomes `after`.
 
-    `also`: the other paths of the same module, which is shared.
+    `also`: the other paths of the same module, which is shared. Changes are equal whatever the reasons, which may
+    tell of values.
     """
 
     path: str
     before: str
     after: str
-    why: str
+    why: str = field(compare=False)
     also: tuple[str, ...] = ()
 
 
@@ -101,10 +104,10 @@ class Plan:
         Raises:
             SurgeryError: with everything untouched: there are refusals, the plan was applied before, the model
                 changed since it was made, a copy is not the model's, or a wrapper (DDP, FSDP) cannot follow.
-            InputError: an optimizer or an EMA together with `copy`, which they do not belong to.
+            InputError: an optimizer or an EMA together with `copy`, which they do not belong to, or of another type.
         """
-        optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-        emas = [ema] if isinstance(ema, nn.Module) else list(ema)
+        optimizers = _several("optimizer", optimizer, Optimizer)
+        emas = _several("ema", ema, nn.Module)
         self._check_applicable(partial)
         if copy:
             if optimizers or emas:
@@ -168,7 +171,7 @@ class Plan:
                 f"the plan '{self.title}' is of no operation that can be repeated on another model"
             )
         plan = self.operation.plan(model)
-        _check_same(self.changes, plan.changes, type(model).__name__)
+        _check_same(self.changes, plan)
         return plan
 
     def to_json(self) -> str:
@@ -214,7 +217,7 @@ class Plan:
                 f"expected a plan as Plan.to_json writes it, got something else: {error!r}"
             ) from error
         plan = operation.plan(model)
-        _check_same(changes, plan.changes, type(model).__name__)
+        _check_same(changes, plan)
         return plan
 
     def _check_applicable(self, partial: bool) -> None:
@@ -290,6 +293,14 @@ class Plan:
         return "\n".join([head, *lines])
 
 
+def _several(name: str, given: Any, kind: type[_T]) -> list[_T]:
+    every = [given] if isinstance(given, kind) or not isinstance(given, Iterable) else list(given)
+    for one in every:
+        if not isinstance(one, kind):
+            raise InputError(f"{name}: expected {kind.__name__}s of torch, got {type(one).__name__}")
+    return every
+
+
 def _twin(model: nn.Module) -> nn.Module:
     """A deep copy, of weights too that a hook computes before each forward (old `weight_norm`)."""
     computed = (
@@ -306,16 +317,20 @@ def _twin(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _check_same(expected: Sequence[Change], found: Sequence[Change], model: str) -> None:
-    if tuple(expected) == tuple(found):
+def _check_same(changes: Sequence[Change], plan: Plan) -> None:
+    """Raise SurgeryError unless a plan has these changes, less those that its model has no need of."""
+    found, changed = plan.changes, {change.path for change in plan.changes}
+    settled = {remark.path for remark in plan.kept} - changed
+    expected = tuple(change for change in changes if change.path not in settled)
+    if expected == found:
         return
     first = next(
         (pair for pair in zip(expected, found, strict=False) if pair[0] != pair[1]),
         (f"{len(expected)} changes", f"{len(found)} changes"),
     )
     raise SurgeryError(
-        f"expected the plan's changes on {model} too, got others: {first[0]} there is {first[1]} here; plan on this "
-        "model itself"
+        f"expected the plan's changes on {type(plan.model).__name__} too, got others: {first[0]} there is {first[1]} "
+        "here; plan on this model itself"
     )
 
 
