@@ -147,6 +147,24 @@ def test_an_optimizer_with_one_history_for_all_is_refused():
     )
 
 
+def test_new_vectors_join_the_biases_where_weights_are_apart():
+    model = plain()
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    biases = [p for p in model.parameters() if p.dim() == 1]
+    one = torch.optim.AdamW(
+        [{"params": weights, "weight_decay": 0.1}, {"params": biases, "weight_decay": 0.0}]
+    )
+    plan = add_norms(model)
+    plan.apply(optimizer=one)
+    matrices = ["0.weight", "2.weight", "4.weight"]
+    vectors = ["1_norm.weight", "1_norm.bias", "3_norm.weight", "3_norm.bias", "4.bias"]
+    assert names_in(one, model) == [matrices, vectors]
+    plan.revert()
+    muon, rest = torch.optim.Muon(weights), torch.optim.SGD(biases, lr=0.1)
+    plan.apply(optimizer=[muon, rest])
+    assert (names_in(muon, model), names_in(rest, model)) == ([matrices], [vectors])
+
+
 def test_names_that_an_optimizer_was_given_follow():
     model = plain()
     optimizer = torch.optim.Adam(

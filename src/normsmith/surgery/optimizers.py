@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import LBFGS, Optimizer
 
 from normsmith.errors import SurgeryError
@@ -16,14 +18,17 @@ class Following:
 
     Made before the change. `update` after it: parameters that went leave their group, their state with them;
     new ones join the group of the parameter whose place they take (the same name in the same module, or in the
-    one that replaces it), else of their nearest neighbour in the model; all others keep place and state. `heirs`
-    get the state of those whose heirs they are. `restore` brings groups and states back, those of parameters
-    that stayed as training has left them.
+    one that replaces it), else of their nearest neighbour in the model, a vector that of a bias beside a
+    weight; all others keep place and state. `heirs` get the state of those whose heirs they are. `restore` brings
+    groups and states back, those of parameters that stayed as training has left them.
     """
 
     def __init__(self, optimizers: Iterable[Optimizer], model: nn.Module) -> None:
         self._before = _named(model)
         self._owners = _owners(model)
+        self._of_module = defaultdict[str, list[nn.Parameter]](list)
+        for name, parameter in self._before.items():
+            self._of_module[name.rpartition(".")[0]].append(parameter)
         self._books = [_Book(optimizer) for optimizer in optimizers]
 
     def update(
@@ -44,7 +49,7 @@ class Following:
         names = list(after)
         positions = {name: position for position, name in enumerate(names)}
         for name, parameter in new.items():
-            near = (after[other] for other in _outwards(positions[name], names))
+            near = self._near(parameter, after, _outwards(positions[name], names))
             owner = self._owners.get(name)
             takes_its_place = owner is not None and replaced.get(owner, owner) is owners[name]
             self._join(parameter, (self._before[name], *near) if takes_its_place else near)
@@ -61,6 +66,21 @@ class Following:
         """Undo `update`."""
         for book in self._books:
             book.restore()
+
+    def _near(
+        self, parameter: nn.Parameter, after: Mapping[str, nn.Parameter], names: Iterable[str]
+    ) -> Iterator[nn.Parameter]:
+        """Neighbours; before each those of its module that are vectors, or matrices, as the parameter is.
+
+        Groups often part weights, which decay, from biases, one of which may be what goes now.
+        """
+        for name in names:
+            yield from (
+                p
+                for p in self._of_module.get(name.rpartition(".")[0], ())
+                if _is_vector(p) == _is_vector(parameter)
+            )
+            yield after[name]
 
     def _join(self, parameter: nn.Parameter, near: Iterable[nn.Parameter]) -> None:
         if any(id(parameter) in book.group_of for book in self._books):
@@ -137,6 +157,10 @@ class _Book:
                 group["param_names"] = list(names)
         state.update(self._dropped)
         self._left, self._dropped, self._heirs = self._groups, {}, {}
+
+
+def _is_vector(parameter: nn.Parameter) -> bool:
+    return is_lazy(parameter) or parameter.dim() < 2
 
 
 def _named(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -95,7 +95,8 @@ class Plan:
 
         Args:
             optimizer: one or several that train the model. Parameters that stay keep their group and state, new
-                ones join the group of those they replace, or else of their neighbours; removed ones go.
+                ones join the group of those they replace, or else of their neighbours (vectors that of a layer's bias
+                rather than its weight); removed ones go.
             ema: copies of the model (`torch.optim.swa_utils.AveragedModel`, another holder's `.module`, or plain
                 copies) in which the same is changed, with their own values.
             copy: leave the model alone, and change and return a deep copy of it.
