@@ -409,14 +409,52 @@ def test_layers_that_are_not_to_change_are_left_alone_with_the_reason(make):
     assert all(torch.equal(network.state_dict()[key], value) for key, value in before.items())
 
 
+class ChannelsLast(nn.BatchNorm1d):
+    def forward(self, x):
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class Doubling(nn.BatchNorm1d):
+    def forward(self, x):
+        return super().forward(2 * x)
+
+
+class Rectified(nn.BatchNorm1d):
+    def forward(self, x):
+        return super().forward(x.float()).relu().to(x.dtype)
+
+
+class RectifiedDeviation(BatchRenorm1d):
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+@pytest.mark.parametrize("layer", [Rectified(4), RectifiedDeviation(4, track="std", schedule="keras")])
+def test_layers_whose_own_forward_normalises_their_input_are_measured(layer):
+    nn.init.zeros_(layer.weight)
+    data = torch.randn(40, 4) + 3
+    before = state_of(layer)
+    found = recalibrate(layer, data.split(8))
+    assert state_of(layer) == before
+    torch.testing.assert_close(found.layers[0].after["running_mean"], data.double().mean(0))
+
+
+def test_statistics_given_as_numbers_go_to_any_batch_norm():
+    layer = ChannelsLast(2)
+    set_statistics(layer, {"": {"running_mean": [1.0, 2.0]}}).apply()
+    assert layer.running_mean.tolist() == [1.0, 2.0]
+
+
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
         (lambda: Whiten1d(8), "matrices"),
         (nn.LazyBatchNorm1d, "no channels yet"),
         (lambda: nn.BatchNorm1d(8, device="meta"), "meta"),
+        (lambda: ChannelsLast(8), "ChannelsLast has a forward of its own, which does not normalise"),
+        (lambda: Doubling(8), "Doubling has a forward of its own, which does not normalise"),
     ],
-    ids=["whitening", "lazy", "meta"],
+    ids=["whitening", "lazy", "meta", "channels last", "of something else"],
 )
 def test_layers_that_cannot_be_measured_are_refused_until_they_are_left_out(layer, reason):
     network = nn.Sequential(layer())
@@ -599,6 +637,14 @@ def test_setting_statistics_by_hand():
 def test_statistics_that_do_not_fit(statistics, message):
     with pytest.raises(SurgeryError, match=message):
         set_statistics(nn.Sequential(nn.BatchNorm1d(2)), statistics)
+
+
+@pytest.mark.parametrize("values", ["ab", 3.0, [[1.0, 2.0]], [1.0, None]])
+def test_statistics_that_are_no_numbers(values, unchecked):
+    with pytest.raises(
+        SurgeryError, match=r"0: expected (numbers as running_mean|running_mean of 2 channels)"
+    ):
+        set_statistics(nn.Sequential(nn.BatchNorm1d(2)), {"0": {"running_mean": values}})
 
 
 @pytest.mark.compiles

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from normsmith.errors import SurgeryError
 from normsmith.layers._statistics import StatisticsBase
 from normsmith.layers._step_norm import StepNorm
 from normsmith.layers.whitening import WhitenBase
+from normsmith.surgery.kinds import has_own_forward
 from normsmith.surgery.plan import Remark
+from normsmith.surgery.preserve import preserved
 from normsmith.surgery.select import Only, selected
 from normsmith.surgery.sites import Sites
 
@@ -76,8 +79,8 @@ class Choice:
         return self.measured
 
 
-def choose(model: nn.Module, operation: str, only: Only = None) -> Choice:
-    """Go through the norms of a model that keep running statistics.
+def choose(model: nn.Module, operation: str, only: Only = None, *, by_ear: bool = True) -> Choice:
+    """Go through the norms of a model that keep running statistics; `by_ear`: those of their inputs are measured.
 
     Raises:
         SurgeryError: there is none to measure, nor any that is refused.
@@ -90,7 +93,7 @@ def choose(model: nn.Module, operation: str, only: Only = None) -> Choice:
         path, *also = norms[module]
         if (reason := left_alone(module, model)) is not None:
             kept.append(Remark(path, reason))
-        elif (reason := impossible(module)) is not None:
+        elif (reason := impossible(module) or (unheard(module) if by_ear else None)) is not None:
             refused.append(Remark(path, reason))
         else:
             measured.append(Measured(path, module, tuple(also)))
@@ -140,3 +143,44 @@ def impossible(module: nn.Module) -> str | None:
     if isinstance(module, StatisticsBase) and module._collected is not None:
         return "is inside an accumulate block: close it first"
     return None
+
+
+def unheard(module: nn.Module) -> str | None:
+    """Why what a layer normalises is not what it is called with."""
+    if not has_own_forward(module) or _normalises_its_input(module):
+        return None
+    return (
+        f"{type(module).__name__} has a forward of its own, which does not normalise (batch, channels, ...) as it "
+        "comes: what it does normalise cannot be heard"
+    )
+
+
+def _normalises_its_input(layer: Any) -> bool:
+    """Whether, on a probe, an input may as well be normalised beforehand as by the running statistics."""
+    measured, features = Measured("", layer), int(layer.num_features)
+    held = measured.held().mean
+    weight = next((p for p in layer._parameters.values() if p is not None), held)
+    mean = torch.linspace(1, 2, features).to(held)
+
+    def by(mean: Tensor, deviation: float, x: Tensor) -> Tensor:
+        var, std = torch.full_like(mean, deviation**2 - measured.epsilon), torch.full_like(mean, deviation)
+        measured.lend(Statistics(mean, var, std if "running_std" in layer._buffers else None))
+        found: Tensor = layer.forward(x)
+        return found
+
+    for beyond in ((), (features + 1,), (features + 1, 3), (features + 1, 3, 2)):
+        shape = (2, features, *beyond)
+        x = torch.linspace(-2, 2, math.prod(shape)).sin().reshape(shape).to(weight)
+        normalised = (x - mean.view(-1, *(1,) * len(beyond)).to(x)) / 2
+        with preserved(layer), torch.no_grad():
+            layer.eval()
+            if layer._parameters.get("weight") is not None:  # it may be zero, and let nothing through
+                layer._parameters["weight"] = nn.Parameter(torch.ones_like(weight), requires_grad=False)
+            try:
+                found, expected = by(mean, 2.0, x), by(torch.zeros_like(mean), 1.0, normalised)
+            except TypeError:  # it wants more than an input
+                return True
+            except Exception:  # noqa: BLE001  not of so many dimensions
+                continue
+        return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-2, atol=1e-2)
+    return False

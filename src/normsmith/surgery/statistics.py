@@ -36,7 +36,7 @@ def set_statistics(model: nn.Module, statistics: Mapping[str, Mapping[str, Seque
     statistics: 1 change, 0 refusals
       0  running statistics → running_mean 1 to 2  as given
     """
-    layers = {measured.path: measured for measured in choose(model, "set_statistics").measured}
+    layers = {measured.path: measured for measured in choose(model, "set_statistics", by_ear=False).measured}
     changes: list[Change] = []
     edits: list[BufferEdit] = []
     for path, given in statistics.items():
@@ -60,9 +60,13 @@ def _checked(measured: Measured, name: str, values: Sequence[float]) -> Tensor:
     where = f"set_statistics: {measured.path or '(model)'}"
     if held is None or not held.is_floating_point():
         raise SurgeryError(f"{where}: expected running_mean, running_var or running_std, got {name!r}")
-    new = torch.tensor(values, dtype=torch.float64)
+    try:
+        new = torch.tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError) as error:
+        raise SurgeryError(f"{where}: expected numbers as {name}, got {values!r}") from error
     if new.shape != held.shape:
-        raise SurgeryError(f"{where}: expected {name} of {len(held)} channels, got {len(new)}")
+        found = len(new) if new.ndim == 1 else f"shape {tuple(new.shape)}"
+        raise SurgeryError(f"{where}: expected {name} of {len(held)} channels, got {found}")
     cast = new.to(held)
     if not cast.isfinite().all() or (name != "running_mean" and (new < 0).any()):
         raise SurgeryError(
