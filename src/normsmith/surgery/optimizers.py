@@ -169,7 +169,7 @@ def _named(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def _by_parameter(names: Mapping[str, nn.Parameter]) -> dict[int, str]:
     """The first name of each."""
-    return {id(parameter): name for name, parameter in reversed(names.items())}
+    return {id(parameter): name for name, parameter in reversed(list(names.items()))}
 
 
 def _owners(model: nn.Module) -> dict[str, nn.Module]:
