@@ -515,6 +515,22 @@ def test_only_operations_are_called():
         Plan.from_json(normed(), json.dumps(evil))
 
 
+@pytest.mark.parametrize("arguments", [{}, {"spots": [{}]}])
+def test_arguments_that_an_operation_does_not_take_are_said(arguments):
+    broken = json.loads(surgery.insert(plain(), "batch").to_json())
+    broken["operation"]["arguments"] = broken["operation"]["arguments"] | arguments if arguments else {}
+    with pytest.raises(SurgeryError, match=r"arguments of 'inserted' as Plan\.to_json writes them"):
+        Plan.from_json(plain(), json.dumps(broken))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("operation", [convert, surgery.freeze, surgery.fold, surgery.trace, surgery.strip])
+def test_what_is_no_model_is_said(operation):
+    for wrong in (nn.BatchNorm1d, normed().state_dict()):
+        with pytest.raises(InputError, match=r"model: expected an nn\.Module"):
+            operation(wrong)
+
+
 def test_what_json_cannot_hold_is_said():
     with pytest.raises(SurgeryError, match=r"expected arguments that JSON holds .* got only="):
         convert(normed(), only=lambda *_: True).to_json()

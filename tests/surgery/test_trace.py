@@ -1,5 +1,7 @@
 """Tracing: who takes what from whom, in any model, which is as before afterwards."""
 
+from collections import UserDict
+
 import pytest
 import torch
 from tests.surgery.networks import HARD, REAL, Conditional, FunctionalResidual, SharedNorm, UsedTwice, images
@@ -110,6 +112,15 @@ def test_both_ways_agree_where_both_work():
         assert [(e.kind, e.path, e.name, [s.index for s in e.sources]) for e in seen.events][1:] == [
             (e.kind, e.path, e.name, [s.index for s in e.sources]) for e in told.events
         ][1:]
+
+
+def test_a_mapping_goes_in_by_names():
+    class Named(nn.Linear):
+        def forward(self, *, x):
+            return super().forward(x)
+
+    graph = trace(Named(4, 2), UserDict(x=torch.randn(3, 4)))  # as tokenizers give
+    assert [event.name for event in graph.events if event.kind == "input"] == ["x"]
 
 
 def test_a_transformer_layer_is_looked_into():

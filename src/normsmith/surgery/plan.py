@@ -217,7 +217,12 @@ class Plan:
             raise SurgeryError(
                 f"expected a plan as Plan.to_json writes it, got something else: {error!r}"
             ) from error
-        plan = operation.plan(model)
+        try:
+            plan = operation.plan(model)
+        except (KeyError, TypeError) as error:
+            raise SurgeryError(
+                f"expected arguments of {operation.name!r} as Plan.to_json writes them, got others: {error!r}"
+            ) from error
         _check_same(changes, plan)
         return plan
 

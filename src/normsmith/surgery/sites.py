@@ -8,12 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from normsmith.errors import SurgeryError
+from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery.kinds import is_prepared
 
 
 def check_changeable(model: nn.Module) -> None:
-    """Raise SurgeryError for a model that is no Python any more."""
+    """Raise InputError for what is no model, and SurgeryError for one that is no Python any more."""
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"model: expected an nn.Module, got {model if isinstance(model, type) else type(model)}"
+        )
     if isinstance(model, torch.jit.ScriptModule):
         raise SurgeryError(
             "expected a model in Python, got a scripted one; change the model it was made from, and script that"

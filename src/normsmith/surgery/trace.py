@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -132,7 +132,7 @@ class _Recorder(TorchFunctionMode):
     def take_inputs(self, batch: Any) -> None:
         named = (
             batch.items()
-            if isinstance(batch, dict)
+            if isinstance(batch, Mapping)
             else ((f"input {i}", t) for i, t in enumerate(flat(batch)))
         )
         for name, value in named:
@@ -208,11 +208,11 @@ class _Recorder(TorchFunctionMode):
         self._known[id(tensor)] = (event, tensor)
 
 
-class _Kernels(TorchDispatchMode):
+class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Hears the kernels that no function of torch's Python calls, as scripted functions do."""
 
     def __init__(self, recorder: _Recorder) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._recorder = recorder
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
