@@ -165,6 +165,10 @@ class _Recorder(TorchFunctionMode):
                 self._remember(tensor, event)
         return found
 
+    def is_computed(self, arguments: Any) -> bool:
+        """Whether some tensor is the input's or the result of a call."""
+        return any(id(t) in self._known and id(t) not in self._own for t in flat(arguments))
+
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._open.append(self._paths[module])
         if _is_opaque(module):
@@ -216,6 +220,10 @@ class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._recorder = recorder
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self._recorder.is_computed(
+            (args, kwargs)
+        ):  # wrappers keep their copies of weights and buffers equal
+            return func(*args, **(kwargs or {}))
         return self._recorder.__torch_function__(func, types, args, kwargs)
 
 
