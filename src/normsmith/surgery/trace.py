@@ -223,7 +223,8 @@ class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not self._recorder.is_computed(
             (args, kwargs)
         ):  # wrappers keep their copies of weights and buffers equal
-            return func(*args, **(kwargs or {}))
+            with torch._C.DisableTorchFunction():  # or the recorder would hear it after all
+                return func(*args, **(kwargs or {}))
         return self._recorder.__torch_function__(func, types, args, kwargs)
 
 
