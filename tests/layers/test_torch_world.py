@@ -210,6 +210,17 @@ def test_export_in_evaluation(name):
 
 
 @pytest.mark.compiles
+@pytest.mark.parametrize("name", ["BatchNorm2d", "BatchRenorm2d", "BatchNormAct2d"])
+def test_export_in_training_serves_other_sizes(name):
+    layer = make(name)
+    sizes = {0: torch.export.Dim("rows", min=2), 2: torch.export.Dim("height")}
+    module = torch.export.export(layer, (batch(name),), dynamic_shapes=(sizes,)).module()
+    twin, x = copy.deepcopy(layer), torch.randn(9, 3, 7, 4)
+    torch.testing.assert_close(module(x), twin(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(module.running_var, twin.running_var)
+
+
+@pytest.mark.compiles
 @pytest.mark.parametrize("name", ["BatchNorm1d", "BatchNorm2d", "BatchRenorm2d", "BatchNormAct2d"])
 def test_onnx_gives_the_same_numbers(name, tmp_path):
     import onnxruntime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -154,12 +155,12 @@ def counts(
     if weights is not None:
         every = weights.expand(x.shape[0], 1, *x.shape[2:])
         return total(every, groups), total(every * every, groups)
-    positions = x.shape[2:].numel()
+    positions = math.prod(x.shape[2:])
     if groups is None:
-        count = float(x.shape[0] * positions)
+        count = 1.0 * x.shape[0] * positions  # float() would hold an exported program to this size
         return count, count
     if not groups.last:
-        count = float(groups.size * positions)
+        count = 1.0 * groups.size * positions
         return count, count
     counts = torch.full((groups.number, 1), groups.size * positions, dtype=x.dtype, device=x.device)
     counts[-1] = groups.last * positions
