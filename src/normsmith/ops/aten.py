@@ -27,19 +27,23 @@ class Aten(Reference):
 
     def supports(self, x: Tensor, call: Call) -> str | None:
         """None for plain calls by the batch's statistics, in eager mode."""
-        if not eager():  # first: to an exporter, every question about a shape is a condition
-            return "runs in eager mode only"
         if x.device.type != "cpu":
             return f"measured on the CPU only, got a tensor on {x.device.type}"
-        extras = call.weights, call.groups, call.activation, call.sync
-        if not call.by_batch or any(extra is not None for extra in extras):
-            return "goes by the batch; knows no mask, sample weight, ghost batch, activation or other ranks"
+        if not call.by_batch:
+            return "serves normalisation by the batch's statistics"
+        if any(part is not None for part in (call.weights, call.groups, call.activation, call.sync)):
+            return "knows no mask, sample weight, ghost batch, activation or other ranks"
+        if not eager():  # before the shape is asked: to an exporter that is a condition
+            return "runs in eager mode only"
         values = x.numel() // max(x.shape[1], 1)
         if values < 2:
             return f"needs 2 values per channel, got {values}"
-        if values > _LONGEST and not (x.is_contiguous() and x[0, 0].numel() > 1):
-            return f"loses digits over {values} rows where channels come last in memory; at most {_LONGEST}"
-        return None
+        long = values > _LONGEST and not (x.is_contiguous() and x[0, 0].numel() > 1)
+        return (
+            f"loses digits over {values} rows where channels come last in memory; at most {_LONGEST}"
+            if long
+            else None
+        )
 
     def forward(
         self,
