@@ -230,3 +230,10 @@ def test_records_of_other_tasks_do_not_disturb(normsmith, tiny):
     with Store("sqlite:///study.db") as store:
         store.put(Record("0" * 64, {}, "finished", "", {}, 1.0, {}))
     assert normsmith("study", tiny(), *SMALL, "--no-report").code == 0
+
+
+def test_help_says_what_is_taken_where_nothing_is_said(normsmith):
+    shown = normsmith("study", "--help").out
+    for default in ("8 quick, 10 full", "one a core", "the task's", "sqlite:///study.db"):
+        assert default in shown
+    assert "(batch)" in normsmith("fix", "--help").out

@@ -50,7 +50,7 @@ _Recalibrate = Annotated[
 ]
 _Plan = Annotated[Path | None, typer.Option(metavar="FILE", help="Repeat a plan that was saved.")]
 _Norm = Annotated[
-    str | None, typer.Option(help="For --insert: batch, renorm, layer or group.  [default: batch]")
+    str | None, typer.Option(help="For --insert: batch, renorm, layer or group.", show_default="batch")
 ]
 _Settings = Annotated[
     list[str] | None,

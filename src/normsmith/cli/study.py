@@ -45,12 +45,14 @@ def study(
         typer.Option("--question", "-q", help="A question to ask (again for more); all of them by default."),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Seeds per arm.  [default: 8 quick, 10 full]")
+        int | None, typer.Option(min=1, help="Seeds per arm.", show_default="8 quick, 10 full")
     ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Worker processes.  [default: one a core]")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes.", show_default="one a core")
+    ] = None,
     profile: Annotated[Profile, typer.Option(help="How thorough: quick or full.")] = Profile.QUICK,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps per trial.  [default: the task's]")
+        int | None, typer.Option(min=1, help="Training steps per trial.", show_default="the task's")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Time limit of one trial, in seconds.")] = 600.0,
     store: Annotated[
