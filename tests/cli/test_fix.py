@@ -208,6 +208,7 @@ class Code:
         (("--strip", "--checkpoint", "weights.h5"), ("weights.h5", ".safetensors")),
         (("--strip", "--checkpoint", "code.pt"), ("code.pt", "unpickled")),
         (("--strip", "--checkpoint", "text.pt"), ("text.pt",)),
+        (("--strip", "--checkpoint", "hello.pt"), ("hello.pt", "torch.save")),  # torch's reader: KeyError
         (("--strip", "--checkpoint", "empty.pt"), ("a state dict", "'epoch'")),
         (("--strip", "--checkpoint", "other.pt"), ("weights of Sequential", "Missing key")),
         (("--plan", "none.json"), ("none.json",)),
@@ -217,6 +218,7 @@ class Code:
 def test_mistakes_are_one_line_and_leave_nothing(normsmith, tiny, tmp_path, capfd, words, said):
     torch.save(Code(), tmp_path / "code.pt")
     (tmp_path / "text.pt").write_text("not a checkpoint")
+    (tmp_path / "hello.pt").write_text("hello world")
     torch.save({"epoch": 3}, tmp_path / "empty.pt")
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "other.pt")
     before = sorted(tmp_path.iterdir())

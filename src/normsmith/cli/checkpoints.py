@@ -83,6 +83,10 @@ def _read(path: Path) -> Any:
         ) from error
     except (OSError, RuntimeError, EOFError, SafetensorError) as error:
         raise InputError(f"cannot read {path}: {_short(error)}") from error
+    except Exception as error:  # over bytes that are no pickle torch's reader stumbles in any way
+        raise InputError(
+            f"cannot read {path}: expected a file that torch.save wrote, got other bytes ({type(error).__name__})"
+        ) from error
     raise InputError(f"{path}: expected a file name that ends in .safetensors or {', '.join(PICKLED)}")
 
 
