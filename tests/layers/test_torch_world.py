@@ -6,7 +6,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
+from torch.nn.utils import parametrize, prune
 
 import normsmith.layers as ours
 from normsmith.errors import InputError, NormsmithError, SurgeryError
@@ -207,6 +208,90 @@ def test_export_in_evaluation(name):
     torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-5, atol=1e-5)
     if "Act" not in name:
         assert any("batch_norm" in str(node.target) for node in program.graph.nodes)
+
+
+class Doubled(nn.Module):
+    def forward(self, value):
+        return 2 * value
+
+
+def parametrized(layer):
+    parametrize.register_parametrization(layer, "weight", Doubled())
+
+
+def pruned(layer):
+    prune.l1_unstructured(layer, "weight", 1)
+
+
+def as_tensor(layer):
+    value = layer.weight.detach() * 3
+    del layer.weight
+    layer.weight = value
+
+
+@pytest.mark.parametrize("change", [parametrized, pruned, as_tensor])
+@pytest.mark.parametrize("training", [True, False])
+def test_vectors_that_are_no_parameters(change, training):
+    layer = make("BatchNorm2d").train(training)
+    other = nn.BatchNorm2d(3).train(training)
+    other.load_state_dict(layer.state_dict())
+    for each in (layer, other):
+        change(each)
+    x = batch("BatchNorm2d")
+    torch.testing.assert_close(layer(x), other(x), rtol=1e-5, atol=1e-5)
+
+
+def test_replicas_of_data_parallel():
+    layer, x = make("BatchNorm2d"), batch("BatchNorm2d")
+    replica = layer._replicate_for_data_parallel()  # its vectors are copies, set as attributes
+    replica.weight, replica.bias = layer.weight.clone(), layer.bias.clone()
+    for name, buffer in layer.named_buffers():
+        setattr(replica, name, buffer.clone())
+    y = replica(x)
+    y.square().sum().backward()
+    torch.testing.assert_close(y, copy.deepcopy(layer)(x))
+    assert layer.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", PLAIN + RENORM + ACT)
+def test_batched_gradients(name):
+    layer, x = make(name).double(), batch(name).double().requires_grad_()
+    y = layer(x)
+    directions = torch.randn(4, *y.shape, dtype=y.dtype)
+    (together,) = torch.autograd.grad(y, x, directions, is_grads_batched=True, retain_graph=True)
+    each = [torch.autograd.grad(y, x, direction, retain_graph=True)[0] for direction in directions]
+    torch.testing.assert_close(together, torch.stack(each))
+
+
+def test_second_gradients_go_by_the_mask_of_the_forward():
+    layer, x = make("BatchNorm2d").double(), batch("BatchNorm2d").double().requires_grad_()
+    mask = torch.rand(6, 4, 4) < 0.7
+
+    def gradient(change):
+        given = mask.clone()
+        y = layer(x, mask=given)
+        if change:
+            given.logical_not_()
+        return torch.autograd.grad(y.pow(2).sum(), x, create_graph=True)[0]
+
+    layer.freeze("batch")
+    torch.testing.assert_close(gradient(True), gradient(False))
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("name", ["BatchNorm2d", "BatchRenorm2d", "BatchNormAct2d"])
+def test_symbolic_traces_call_the_layer(name):
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(make(name)))
+    traced, x = fx.symbolic_trace(copy.deepcopy(net)), batch(name)
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["0", "1.0"]
+    torch.testing.assert_close(traced(x), net(x))
+    torch.testing.assert_close(traced.get_submodule("1.0").running_var, net[1][0].running_var)
+
+
+@pytest.mark.parametrize("name", PLAIN + RENORM + ACT)
+def test_the_input_has_torchs_name(name):
+    layer, x = make(name).eval(), batch(name)
+    assert torch.equal(layer(input=x), layer(x))
 
 
 @pytest.mark.compiles

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _LazyNormBase, _NormBase
 
 from normsmith.errors import InputError, SurgeryError
 from normsmith.layers._recompute import Seen, is_recomputing, recall, remember, will_be_recomputed
+from normsmith.layers._symbolic import is_symbol, node
 from normsmith.layers._where import where
 from normsmith.ops import Moments, Renorm, Running, Sync, batch_norm, commit, concatenate, merge, own_group
 from normsmith.ops._check import check_choice
@@ -79,7 +80,7 @@ class StatisticsBase(_NormBase):
 
     def forward(
         self,
-        x: Tensor,
+        input: Tensor,
         mask: Tensor | None = None,
         sample_weight: Tensor | None = None,
         residual: Tensor | None = None,
@@ -87,17 +88,19 @@ class StatisticsBase(_NormBase):
         """Normalise a batch.
 
         Args:
-            x: shape (batch, channels, *space), floating point; the output has its dtype.
-            mask: bool or 0/1 integers, True = valid, the shape of x without channels, broadcastable.
-            sample_weight: ≥ 0, shape (batch,) or that of x without channels.
-            residual: shape of x, added to the result.
+            input: shape (batch, channels, *space), floating point; the output has its dtype.
+            mask: bool or 0/1 integers, True = valid, the shape of the input without channels, broadcastable.
+            sample_weight: ≥ 0, shape (batch,) or that of the input without channels.
+            residual: shape of the input, added to the result.
 
         Raises:
             InputError: an argument does not fit. The running statistics are then as they were.
         """
+        if is_symbol(input):
+            return node(self, input, mask, sample_weight, residual)
         try:
-            self._check_input_dim(x)
-            return self._normalise(x, self._goes_by(mask), sample_weight, residual)
+            self._check_input_dim(input)
+            return self._normalise(input, self._goes_by(mask), sample_weight, residual)
         except InputError as error:
             raise InputError(f"{where(self)}: {error}") from None
 
@@ -161,8 +164,8 @@ class StatisticsBase(_NormBase):
             x,
             mean,
             var,
-            self._parameters["weight"],
-            self._parameters["bias"],
+            self._learned("weight"),
+            self._learned("bias"),
             normalize_with=normalize_with,
             update_running=update_running,
             momentum=self.momentum,
@@ -180,6 +183,14 @@ class StatisticsBase(_NormBase):
             sync=self._synchronised() if normalize_with == "batch" else None,
             collected=self._collected if update_running else None,
         )
+
+    def _learned(self, name: str) -> Tensor | None:
+        """γ or β; parametrized, pruned and replicated layers have attributes in the place of parameters."""
+        try:
+            return self._parameters[name]
+        except KeyError:
+            found: Tensor | None = getattr(self, name)
+            return found
 
     @property
     def epsilon(self) -> float:

@@ -192,6 +192,8 @@ class _ClosedForm(torch.autograd.Function):
         backend: Backend,
         update: Update | None,
     ) -> _Result:
+        if call.valid is not None:  # the caller's own mask, which may change before the backward
+            call = call._replace(valid=call.valid.clone())
         y, kept, moments = backend.forward(x, weight, bias, residual, running, call, update)
         ctx.save_for_backward(x, weight, bias, residual)
         ctx.way = call, backend, kept
@@ -201,7 +203,7 @@ class _ClosedForm(torch.autograd.Function):
     def backward(ctx: Any, *incoming: Any) -> tuple[Tensor | None, ...]:
         inputs, wants = ctx.saved_tensors, ctx.needs_input_grad
         call, backend, kept = ctx.way
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(incoming[0]):
             found = _differentiable_gradients(incoming[0], inputs, wants, kept.resolved, call)
             return *found, None, None, None, None
         x, weight, bias, residual = inputs
