@@ -178,6 +178,8 @@ def test_what_exists_is_overwritten_by_force_only(normsmith, tiny, tmp_path):
     assert (tmp_path / "out.pt").read_bytes() == b"mine"
     assert normsmith(*words, "--force").code == 0
     assert torch.load(tmp_path / "out.pt")
+    (tmp_path / "folder.pt").mkdir()
+    refused(normsmith(*words[:-1], "folder.pt", "--force"), "expected a file to write, got a folder")
 
 
 class Code:

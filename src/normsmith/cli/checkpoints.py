@@ -44,6 +44,8 @@ def check_target(path: Path, *, force: bool, suffixes: tuple[str, ...]) -> None:
         raise InputError(f"{path}: expected a file name that ends in {' or '.join(suffixes)}")
     if not path.parent.is_dir():
         raise InputError(f"{path}: expected a folder to write in, got {path.parent}, which is none")
+    if path.is_dir():
+        raise InputError(f"{path}: expected a file to write, got a folder; name a file in it")
     if path.exists() and not force:
         raise InputError(f"{path} exists already; --force overwrites it")
 
