@@ -185,7 +185,7 @@ def copies(x: Tensor) -> dict[str, Body]:
 
 def stream_copy(x: Tensor, y: Tensor) -> None:
     """Copy whole pieces of 256 bytes past the caches, on torch's threads."""
-    from normsmith.ops.cpu import arguments as slot
+    from normsmith.ops.cpu.kernels import arguments as slot
     from normsmith.ops.cpu.threads import launch
 
     block = (ctypes.c_int64 * slot.SLOTS)()
@@ -199,11 +199,11 @@ def _copier() -> tuple[int, Any]:
     from numba import carray, cfunc, types
     from numpy import float32, int64
 
-    from normsmith.ops.cpu import arguments as slot
-    from normsmith.ops.cpu.compiled import as_function
-    from normsmith.ops.cpu.lanes import fence
-    from normsmith.ops.cpu.share import share_of
-    from normsmith.ops.cpu.vectors import operation
+    from normsmith.ops.cpu.kernels import arguments as slot
+    from normsmith.ops.cpu.kernels.compile import as_function
+    from normsmith.ops.cpu.kernels.lanes import fence
+    from normsmith.ops.cpu.kernels.sharing import share_of
+    from normsmith.ops.cpu.kernels.vectors import operation
 
     def step(vectors, coefficients, sums):
         vectors.write(slot.Y, vectors.read(slot.X, vectors.zero))

@@ -35,7 +35,7 @@ from normsmith.layers import (
 
 if typing.TYPE_CHECKING:
     from normsmith import surgery, tasks
-    from normsmith.surgery.converted import convert
+    from normsmith.surgery.operations.converted import convert
     from normsmith.tasks import Task, accuracy
 
 try:
@@ -84,7 +84,7 @@ __all__ = [
 _LATER = {
     "surgery": "normsmith.surgery",
     "tasks": "normsmith.tasks",
-    "convert": "normsmith.surgery.converted",
+    "convert": "normsmith.surgery.operations.converted",
     "Task": "normsmith.tasks",
     "accuracy": "normsmith.tasks",
 }

@@ -12,8 +12,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from normsmith.surgery import Plan
-from normsmith.surgery.edits import Edit
-from normsmith.surgery.verify import call, flat
+from normsmith.surgery.plans.edits import Edit
+from normsmith.surgery.plans.verify import call, flat
 
 ALL = {**REAL, **HARD}
 

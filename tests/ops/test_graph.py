@@ -13,7 +13,7 @@ from torch._dynamo.backends.common import aot_autograd
 from normsmith.layers import BatchNorm1d, BatchNorm2d, BatchNormAct2d, BatchRenorm2d
 from normsmith.ops import batch_norm
 from normsmith.ops._check import make_call
-from normsmith.ops.cpu import graph
+from normsmith.ops.cpu import compiled_graphs
 
 FORWARD = "normsmith.batch_norm_v1.default"
 BACKWARD = "normsmith.batch_norm_backward_v1.default"
@@ -21,8 +21,8 @@ BACKWARD = "normsmith.batch_norm_backward_v1.default"
 
 @pytest.fixture
 def at_any_size(monkeypatch):
-    monkeypatch.setattr(graph, "RELU_FROM", 0)
-    monkeypatch.setattr(graph, "PLAIN_FROM", 0)
+    monkeypatch.setattr(compiled_graphs, "RELU_FROM", 0)
+    monkeypatch.setattr(compiled_graphs, "PLAIN_FROM", 0)
     torch._dynamo.reset()
 
 
@@ -103,7 +103,7 @@ class TestCompiled:
         for one, other in zip(*results, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
-    @pytest.mark.parametrize("dtype", graph.DTYPES, ids=str)
+    @pytest.mark.parametrize("dtype", compiled_graphs.DTYPES, ids=str)
     def test_keeps_the_dtype(self, dtype, at_any_size):
         layer = BatchNormAct2d(4, activation="relu")
         twin, x = copy.deepcopy(layer), torch.randn(6, 4, 5, 5, dtype=dtype)

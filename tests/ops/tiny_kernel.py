@@ -5,9 +5,9 @@ import sys
 
 import torch
 
-from normsmith.ops.cpu import compiled
-from normsmith.ops.cpu.arguments import SLOTS
-from normsmith.ops.cpu.lanes import part
+from normsmith.ops.cpu.kernels import compile
+from normsmith.ops.cpu.kernels.arguments import SLOTS
+from normsmith.ops.cpu.kernels.lanes import part
 
 
 @part
@@ -23,8 +23,8 @@ def main():
             raise PermissionError("read-only")
 
         caching._CacheLocator.ensure_cache_path = refuse
-    compiled._RUNS["columns", "forward"] = doubling
-    run = compiled.as_function(compiled.kernel("columns", "forward", torch.float32))
+    compile._RUNS["columns", "forward"] = doubling
+    run = compile.as_function(compile.kernel("columns", "forward", torch.float32))
     slots = (ctypes.c_int64 * SLOTS)(21)
     run(ctypes.addressof(slots))
     sys.stdout.write(f"{slots[1]}\n")

@@ -12,13 +12,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from normsmith import layers, surgery
+from normsmith.anatomy.preserve import preserved
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Change, Expectation, Plan, convert, swap_activation
-from normsmith.surgery.children import Rearrangement
-from normsmith.surgery.edits import AttributeEdit, BufferEdit, Edit, ModuleEdit, ParameterEdit
-from normsmith.surgery.operation import operation
-from normsmith.surgery.preserve import preserved
-from normsmith.surgery.wrappers import books
+from normsmith.surgery.placement.sequential import Rearrangement
+from normsmith.surgery.plans.edits import AttributeEdit, BufferEdit, Edit, ModuleEdit, ParameterEdit
+from normsmith.surgery.plans.operation import operation
+from normsmith.surgery.plans.wrappers import books
 
 
 def plain() -> nn.Sequential:

@@ -7,7 +7,7 @@ import random
 import pytest
 from torch import nn
 
-from normsmith.surgery.children import Rearrangement
+from normsmith.surgery.placement.sequential import Rearrangement
 
 
 def sequence(number: int) -> nn.Sequential:

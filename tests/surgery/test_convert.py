@@ -23,7 +23,8 @@ from torch.nn.utils import parametrize
 
 from normsmith import layers
 from normsmith.errors import InputError, SurgeryError
-from normsmith.surgery import Plan, convert, converted
+from normsmith.surgery import Plan, convert
+from normsmith.surgery.operations import converted
 
 
 class TestRenorm(SurgeryContract):

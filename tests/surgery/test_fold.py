@@ -18,7 +18,7 @@ import normsmith
 from normsmith import layers
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Plan, fold, fold_pairs
-from normsmith.surgery.verify import call, flat
+from normsmith.surgery.plans.verify import call, flat
 
 EXACT = {torch.float32: 1e-5, torch.float64: 1e-12}
 REFUSING = {"shared norm", "used twice", "conditional", "hooked", "parametrized", "old weight norm", "tied"}

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations
 from normsmith import layers
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Plan, freeze
-from normsmith.surgery.verify import call, flat
+from normsmith.surgery.plans.verify import call, flat
 
 
 class TestBoth(SurgeryContract):

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Plan, convert, fold, insert, strip, swap_activation, trace
-from normsmith.surgery.search import hidden_activations
+from normsmith.surgery.placement.search import hidden_activations
 
 
 @pytest.mark.parametrize(

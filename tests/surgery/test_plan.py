@@ -9,8 +9,8 @@ from torch import nn
 
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Change, Expectation, Plan, Remark, convert, fold, insert, strip, swap_activation
-from normsmith.surgery.edits import ParameterEdit
-from normsmith.surgery.operation import uncollected
+from normsmith.surgery.plans.edits import ParameterEdit
+from normsmith.surgery.plans.operation import uncollected
 
 
 def model():

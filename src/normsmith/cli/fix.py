@@ -15,9 +15,9 @@ from rich.console import Console
 from torch import nn
 
 from normsmith import surgery
-from normsmith.cli.checkpoints import PICKLED, check_target, load_into, save, save_text
 from normsmith.errors import InputError
 from normsmith.surgery import Plan
+from normsmith.surgery.checkpoints import PICKLED, check_target, load_into, save, save_text
 from normsmith.tasks import Task, build, check, evaluation_batches, example, forward_of, load, seeded
 
 

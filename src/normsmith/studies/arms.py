@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from normsmith import surgery
+from normsmith.anatomy.batch_norms import is_batch_norm
 from normsmith.studies.probes import activation_signals, renorm_activity
-from normsmith.surgery.batch_norms import is_batch_norm
 from normsmith.tasks import Task, example, forward_of
 
 Value: TypeAlias = str | int | float | bool | None

@@ -1,20 +1,20 @@
 """Surgery: a model changed as asked, and nothing else changed."""
 
-from normsmith.surgery.adapt import adapt
-from normsmith.surgery.convert import convert
-from normsmith.surgery.fold import fold, fold_pairs
-from normsmith.surgery.freeze import freeze
-from normsmith.surgery.graph import Event, Graph, Residual
-from normsmith.surgery.insert import insert
-from normsmith.surgery.place import place
-from normsmith.surgery.plan import Change, Plan, Remark
-from normsmith.surgery.recalibrate import LayerStatistics, Recalibration, recalibrate
-from normsmith.surgery.statistics import set_statistics
-from normsmith.surgery.strip import strip
-from normsmith.surgery.swap import swap_activation
-from normsmith.surgery.trace import trace
-from normsmith.surgery.verify import Expectation, Verification
-from normsmith.surgery.warm_start import warm_start
+from normsmith.anatomy.graph import Event, Graph, Residual
+from normsmith.anatomy.trace import trace
+from normsmith.surgery.operations.adapt import adapt
+from normsmith.surgery.operations.convert import convert
+from normsmith.surgery.operations.fold.fold import fold, fold_pairs
+from normsmith.surgery.operations.freeze import freeze
+from normsmith.surgery.operations.insert import insert
+from normsmith.surgery.operations.place import place
+from normsmith.surgery.operations.recalibrate import LayerStatistics, Recalibration, recalibrate
+from normsmith.surgery.operations.set_statistics import set_statistics
+from normsmith.surgery.operations.strip import strip
+from normsmith.surgery.operations.swap_activation import swap_activation
+from normsmith.surgery.operations.warm_start import warm_start
+from normsmith.surgery.plans.plan import Change, Plan, Remark
+from normsmith.surgery.plans.verify import Expectation, Verification
 
 __all__ = [
     "Change",

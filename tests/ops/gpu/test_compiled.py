@@ -35,7 +35,7 @@ def _chosen(monkeypatch):
 @pytest.fixture
 def operators():
     """The operators of the graphs: defined where the kernels can run."""
-    from normsmith.ops.gpu import graph  # noqa: F401
+    from normsmith.ops.gpu import compiled_graphs  # noqa: F401
 
     return torch.ops.normsmith
 

@@ -116,7 +116,7 @@ class TestGraphs:
 
     def test_hold_nothing_of_it_where_others_do_better(self, monkeypatch):
         monkeypatch.delenv("NORMSMITH_BACKEND")
-        monkeypatch.setattr("normsmith.ops.cpu.graph.PLAIN_FROM", 2**40)
+        monkeypatch.setattr("normsmith.ops.cpu.compiled_graphs.PLAIN_FROM", 2**40)
         x = torch.randn(16, 8, 5, 4)
         assert launched(recorded(BatchNorm2d(8).eval(), x)[0]) == []
         assert launched(recorded(BatchNorm2d(8), x.double())[0]) == []
@@ -127,17 +127,19 @@ class TestGraphs:
     def test_are_told_apart_on_disk_by_the_sources_of_the_kernels(self):
         from torch._library.triton import get_triton_kernels_for_op
 
-        from normsmith.ops.gpu import graph
+        from normsmith.ops.gpu import compiled_graphs
 
         for name in ("normsmith::triton_batch_norm_v1", "normsmith::triton_batch_norm_backward_v1"):
-            assert set(get_triton_kernels_for_op(name)) == set(graph._KERNELS)
-        kernels = [value for value in vars(graph).values() if isinstance(value, triton.runtime.JITFunction)]
-        assert set(kernels) == set(graph._KERNELS)
+            assert set(get_triton_kernels_for_op(name)) == set(compiled_graphs._KERNELS)
+        kernels = [
+            value for value in vars(compiled_graphs).values() if isinstance(value, triton.runtime.JITFunction)
+        ]
+        assert set(kernels) == set(compiled_graphs._KERNELS)
 
 
 def test_explain_tells_what_a_compiled_graph_does(monkeypatch):
     monkeypatch.delenv("NORMSMITH_BACKEND")
-    monkeypatch.setattr("normsmith.ops.cpu.graph.PLAIN_FROM", 2**40)
+    monkeypatch.setattr("normsmith.ops.cpu.compiled_graphs.PLAIN_FROM", 2**40)
     x = torch.randn(16, 8, 5, 4)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert "triton: taken" in explain(x)
@@ -254,7 +256,7 @@ CASES = [
 def test_inductor_makes_the_same_kernels_of_it(shape, channels_last, number, relu, inductor, tmp_path):
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from normsmith.ops.gpu import graph  # noqa: F401
+    from normsmith.ops.gpu import compiled_graphs  # noqa: F401
 
     channels, layout = shape[1], torch.channels_last if channels_last else torch.contiguous_format
     with FakeTensorMode():

@@ -14,13 +14,13 @@ from normsmith.errors import InputError
 from normsmith.ops._shapes import Batch
 from normsmith.ops.activation import ACTIVATIONS
 from normsmith.ops.call import Call, Forward, Update, eager
-from normsmith.ops.cpu import arguments as slot
-from normsmith.ops.cpu.across import settle_across, settle_gradient_across
-from normsmith.ops.cpu.arguments import APPLY, MEASURE, SETTLE
-from normsmith.ops.cpu.calling import Block, address_of, block_for
-from normsmith.ops.cpu.graph import DTYPES, traced, unfit
+from normsmith.ops.cpu.across_ranks import settle_across, settle_gradient_across
+from normsmith.ops.cpu.calls import Block, address_of, block_for
+from normsmith.ops.cpu.compiled_graphs import DTYPES, traced, unfit
+from normsmith.ops.cpu.kernels import arguments as slot
+from normsmith.ops.cpu.kernels.arguments import APPLY, MEASURE, SETTLE
 from normsmith.ops.cpu.memory import like
-from normsmith.ops.cpu.packed import Packed
+from normsmith.ops.cpu.saved import Packed
 from normsmith.ops.moments import Groups, Moments, counts
 from normsmith.ops.resolve import Gradients, Running
 
@@ -251,7 +251,7 @@ def _unreadable(x: Tensor) -> str | None:
 @cache
 def _unavailable(half: bool) -> str | None:
     try:
-        from normsmith.ops.cpu.compiled import converts_half
+        from normsmith.ops.cpu.kernels.compile import converts_half
     except ImportError as error:
         _warn(str(error))
         return f"numba cannot be imported ({error})"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from normsmith.ops.cpu.arguments import LANES, RUN
+from normsmith.ops.cpu.kernels.arguments import LANES, RUN
 
 PLANES_FROM = 256
 """Positions from which a channel is worked on by planes; fewer lie side by side as columns."""

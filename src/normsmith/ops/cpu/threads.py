@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from normsmith.ops.cpu import arguments as slot
+from normsmith.ops.cpu.kernels import arguments as slot
 
 SERIAL_BELOW = 2**15
 """Elements under which starting threads costs more than it saves."""

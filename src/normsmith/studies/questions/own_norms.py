@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from normsmith import surgery
+from normsmith.anatomy.batch_norms import is_batch_norm
 from normsmith.errors import StudyError, SurgeryError
 from normsmith.studies.arms import AS_IS, Arm, convert_norm, edit, move_norm, plan_of_move, strip_batch_norm
 from normsmith.studies.figures import arms_table, edge_notes, headline, rate_response, training_curves
@@ -10,7 +11,6 @@ from normsmith.studies.lab import Lab, Requests, Tuned
 from normsmith.studies.probes import renorm_activity
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.statistics import Hypothesis, Pairs, judge
-from normsmith.surgery.batch_norms import is_batch_norm
 from normsmith.tasks import build
 
 STRIPPED = AS_IS.but("stripped", edit(strip_batch_norm))

@@ -20,7 +20,7 @@ from normsmith.studies.lab import Lab, Requests, Tuned
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Table
 from normsmith.studies.statistics import Hypothesis, judge
-from normsmith.surgery.search import hidden_activations
+from normsmith.surgery.placement.search import hidden_activations
 from normsmith.tasks import Task, build, example, forward_of
 
 S_SHAPED = ("tanh", "sigmoid")

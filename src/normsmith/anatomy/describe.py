@@ -1,0 +1,49 @@
+"""Layers in a few words, for plans."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from normsmith.anatomy.kinds import is_producer
+from normsmith.surgery.targets.factory import channels
+
+
+def shown(module: nn.Module) -> str:
+    """A batch or group norm in words, another module as it prints itself, where that is one line.
+
+    >>> shown(nn.BatchNorm1d(4)), shown(nn.ReLU()), shown(nn.Sequential(nn.ReLU()))
+    ('nn.BatchNorm1d(4)', 'ReLU()', 'Sequential')
+    """
+    if isinstance(module, (_BatchNorm, nn.GroupNorm)):
+        return words(module)
+    text = str(module)
+    return type(module).__name__ if "\n" in text else text
+
+
+def words(layer: Any) -> str:
+    """A norm with the settings that tell it from the plain one; a linear layer or convolution with its channels.
+
+    >>> words(nn.BatchNorm2d(8)), words(nn.Conv2d(3, 8, 5))
+    ('nn.BatchNorm2d(8)', 'Conv2d(3, 8)')
+    """
+    kind = type(layer).__name__
+    if is_producer(layer):
+        inputs = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+        return f"{kind}({inputs}, {channels(layer)})"
+    features = getattr(layer, "num_features", getattr(layer, "num_channels", None))
+    if features is None:
+        features = len(layer.running_mean)
+    parts = [str(features)] if features else []
+    if isinstance(layer, nn.GroupNorm):
+        parts.append(f"num_groups={layer.num_groups}")
+    for name in ("ghost_batch_size", "process_group", "total_steps", "activation"):
+        value = getattr(layer, name, None)
+        if value is not None:
+            parts.append(f"{name}={value!r}" if isinstance(value, (int, str)) else name)
+    if getattr(layer, "_pinned", None) is not None:
+        parts.append("frozen")
+    library = "nn." if type(layer).__module__.startswith("torch.nn.") else ""
+    return f"{library}{kind}({', '.join(parts)})"

@@ -1,0 +1,199 @@
+"""What a forward does: calls of modules and functions, and which takes what from which."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from torch import nn
+
+from normsmith.anatomy.kinds import (
+    ACTIVATION_FUNCTIONS,
+    NORM_FUNCTIONS,
+    PASSING,
+    PASSING_FUNCTIONS,
+    PRODUCING_FUNCTIONS,
+    is_activation,
+    is_norm,
+    is_producer,
+)
+
+_RESHAPES = {"flatten", "reshape", "reshape_as", "view", "view_as", "unflatten"}
+Role = Literal["producer", "norm", "activation", "add", "passing", "other"]
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """One call in a forward.
+
+    - `kind`: "module" (of a layer that is looked at from outside), "function", "input", or "parameter" (one that
+      a function uses).
+    - `path`: of the module, of the module whose forward calls the function, or of the parameter.
+    - `name`: the module's class; the function's name without the underscores of its variants ("add", "relu").
+    - `sources`: the events whose results it takes, in the order of its arguments.
+    - `shape`: of its (first) result, where a real forward was followed.
+    """
+
+    index: int
+    kind: Literal["input", "parameter", "module", "function"]
+    path: str
+    name: str
+    sources: tuple[Event, ...] = field(default=(), repr=False)
+    module: nn.Module | None = field(default=None, repr=False)
+    shape: tuple[int, ...] | None = None
+
+    @cached_property
+    def role(self) -> Role:
+        """What the call is for: "producer" (linear or convolution), "norm", "activation", "add", "passing"
+        (keeps the channels: dropout, pooling, identity) or "other"."""
+        if self.module is not None:
+            return _role_of_module(self.module)
+        if self.kind != "function":
+            return "other"
+        names: tuple[tuple[Role, set[str]], ...] = (
+            ("activation", ACTIVATION_FUNCTIONS),
+            ("norm", NORM_FUNCTIONS),
+            ("producer", PRODUCING_FUNCTIONS),
+            ("add", {"add"}),
+            ("passing", PASSING_FUNCTIONS),
+        )
+        return next((role for role, known in names if self.name in known), "other")
+
+
+@dataclass(frozen=True, eq=False)
+class Residual:
+    """An addition of two results that come from one: x + f(x), or g(x) + f(x) with a projection g.
+
+    `skip` and `branch` are the calls on either way from `start` to `add`, in order; `skip` is the shorter one,
+    empty for x itself.
+    """
+
+    start: Event
+    skip: tuple[Event, ...]
+    branch: tuple[Event, ...]
+    add: Event
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """The events of one forward in the order of the calls.
+
+    `calls` counts how often each module of the model is called, containers too; a module that is missing there
+    was not reached. `followed`: by "symbols" (torch.fx; whatever the input) or a "forward" of one batch.
+    """
+
+    events: tuple[Event, ...]
+    outputs: tuple[Event, ...]
+    calls: Mapping[nn.Module, int]
+    followed: Literal["symbols", "forward"]
+
+    def of(self, module: nn.Module) -> tuple[Event, ...]:
+        """The calls of a module, in order."""
+        return self._by_module.get(module, ())
+
+    def having(self, role: Role) -> tuple[Event, ...]:
+        """The calls with this role."""
+        return tuple(event for event in self.events if event.role == role)
+
+    def consumers(self, event: Event) -> tuple[Event, ...]:
+        """The calls that take its result, in order."""
+        return self._consumers.get(event, ())
+
+    def is_output(self, event: Event) -> bool:
+        """Whether its result is returned, by itself or among others."""
+        return event in self.outputs
+
+    def producer(self, event: Event) -> Event | None:
+        """The linear layer or convolution whose channels the event takes, through what keeps them.
+
+        Behind a linear layer, whose channels come last, through reshapes of the other dimensions too.
+        """
+        reshaped = False
+        while event.sources and (len(event.sources) == 1 or _keeps_last(event)):
+            event = event.sources[0]
+            if event.role == "producer":
+                return None if reshaped and not is_linear(event) else event
+            reshaped = reshaped or _keeps_last(event)
+            if event.role not in ("passing", "activation", "norm") and not _keeps_last(event):
+                return None
+        return None
+
+    @cached_property
+    def residuals(self) -> tuple[Residual, ...]:
+        """Every addition of two ways from one event."""
+        return tuple(found for add in self.having("add") if (found := self._residual(add)) is not None)
+
+    def _residual(self, add: Event) -> Residual | None:
+        if len(add.sources) != 2 or add.sources[0] is add.sources[1]:
+            return None
+        one, other = add.sources
+        common = self._upto(one) & self._upto(other)
+        if not common:
+            return None
+        start = self.events[common.bit_length() - 1]
+        ways = sorted((self._between(start, one), self._between(start, other)), key=len)
+        return Residual(start, ways[0], ways[1], add)
+
+    def _upto(self, event: Event) -> int:
+        return self._above[event.index] | 1 << event.index
+
+    def _between(self, start: Event, end: Event) -> tuple[Event, ...]:
+        """Calls on the ways from `start`, left out, to `end`."""
+        on_the_way = self._upto(end)
+        return tuple(
+            event
+            for event in self.events[start.index + 1 : end.index + 1]
+            if on_the_way >> event.index & 1 and self._above[event.index] >> start.index & 1
+        )
+
+    @cached_property
+    def _above(self) -> list[int]:
+        """For each event the set of events that it comes from, as bits."""
+        above: list[int] = []
+        for event in self.events:
+            bits = 0
+            for source in event.sources:
+                bits |= above[source.index] | 1 << source.index
+            above.append(bits)
+        return above
+
+    @cached_property
+    def _by_module(self) -> dict[nn.Module, tuple[Event, ...]]:
+        found = defaultdict[nn.Module, list[Event]](list)
+        for event in self.events:
+            if event.module is not None:
+                found[event.module].append(event)
+        return {module: tuple(events) for module, events in found.items()}
+
+    @cached_property
+    def _consumers(self) -> dict[Event, tuple[Event, ...]]:
+        found = defaultdict[Event, list[Event]](list)
+        for event in self.events:
+            for source in dict.fromkeys(event.sources):
+                found[source].append(event)
+        return {event: tuple(takers) for event, takers in found.items()}
+
+
+def _role_of_module(module: nn.Module) -> Role:
+    if is_producer(module):
+        return "producer"
+    if is_norm(module):
+        return "norm"
+    if is_activation(module):
+        return "activation"
+    return "passing" if isinstance(module, PASSING) else "other"
+
+
+def _keeps_last(event: Event) -> bool:
+    """Whether it reshapes other dimensions than the last."""
+    shapes = (event.shape, event.sources[0].shape) if event.sources else (None, None)
+    known = all(shape is not None and len(shape) > 1 for shape in shapes)
+    return known and event.name in _RESHAPES and shapes[0][-1] == shapes[1][-1]  # type: ignore[index]
+
+
+def is_linear(event: Event) -> bool:
+    """Whether it is the call of a linear layer, whose channels come last."""
+    return isinstance(event.module, nn.Linear) or event.name == "linear"

@@ -1,0 +1,90 @@
+"""What a module is, as far as surgery has to know."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from normsmith.surgery.targets.factory import PRODUCERS
+
+ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
+    nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.LogSigmoid,
+    nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.Threshold,
+)  # fmt: skip
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+PASSING = (
+    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
+    nn.FeatureAlphaDropout, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d,
+    nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d,
+    nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+)  # fmt: skip
+"""Layers that keep the number of channels."""
+
+ACTIVATION_FUNCTIONS = {kind.__name__.lower() for kind in ACTIVATIONS} | {
+    "leaky_relu", "hard_sigmoid", "log_sigmoid", "rrelu", "hard_swish", "quick_gelu",
+}  # fmt: skip
+NORM_FUNCTIONS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm"}
+PRODUCING_FUNCTIONS = {
+    "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+}  # fmt: skip
+PASSING_FUNCTIONS = {
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "contiguous",
+    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
+    "adaptive_max_pool3d", "clone", "detach", "to", "float", "half", "double",
+}  # fmt: skip
+
+
+def is_activation(module: nn.Module) -> bool:
+    return _is_known(module, ACTIVATIONS)
+
+
+def is_norm(module: nn.Module) -> bool:
+    return isinstance(module, NORMS)
+
+
+def is_producer(module: nn.Module) -> bool:
+    return _is_known(module, PRODUCERS)
+
+
+def is_prepared(module: nn.Module) -> bool:
+    """Whether quantisation has put its observers on a module."""
+    return "activation_post_process" in module._modules or vars(module).get("qconfig") is not None
+
+
+def has_own_forward(norm: nn.Module) -> bool:
+    """Whether a norm's class, torch's and normsmith's aside, computes something of its own."""
+    owner = next(kind for kind in type(norm).__mro__ if "forward" in vars(kind))
+    return not owner.__module__.startswith(("torch.nn.", "normsmith.layers"))
+
+
+def _is_known(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """An instance of one of `kinds`, or of a subclass that does not override what it computes."""
+    return isinstance(module, kinds) and any(
+        isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds
+    )
+
+
+def plain_name(name: str) -> str:
+    """The name of a function, in place or reflected or not.
+
+    >>> plain_name("relu_"), plain_name("__radd__"), plain_name("iadd"), plain_name("_adaptive_avg_pool2d")
+    ('relu', 'add', 'add', 'adaptive_avg_pool2d')
+    """
+    plain = name.strip("_")
+    return {"radd": "add", "iadd": "add", "rmul": "mul", "imul": "mul", "rsub": "sub", "isub": "sub"}.get(
+        plain, plain
+    )
+
+
+def is_sequential(module: nn.Module) -> bool:
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def is_leaf(module: nn.Module) -> bool:
+    if is_activation(module) or is_norm(module) or is_producer(module):
+        return True
+    if isinstance(module, nn.MultiheadAttention):
+        return True
+    return type(module).__module__.startswith("torch.nn.") and not any(True for _ in module.children())

@@ -1,0 +1,1 @@
+"""Statistics of what reaches each layer, over batches of data; nothing is changed."""

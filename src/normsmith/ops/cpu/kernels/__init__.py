@@ -1,0 +1,1 @@
+"""The kernels themselves, one file per memory layout, and what compiles them."""

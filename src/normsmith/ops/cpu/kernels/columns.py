@@ -1,0 +1,329 @@
+"""Batches as a matrix whose columns are channels, or few positions of one: (batch, channels), channels last in
+memory, and planes of few positions.
+
+Columns are worked on side by side, up to `RUN` of them, over many lines. Short rows are taken `fold` at a time, as
+one line. Either a thread takes a strip of columns, measures it, decides, and reads it again while it is in its
+cache; or the parts of all columns are some of the rows, and the phases run one after the other. What is read again
+is read backwards: the cache holds the end.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from numpy import float64
+
+from normsmith.ops.cpu.kernels import arguments as slot
+from normsmith.ops.cpu.kernels.arguments import APPLY, LANES, MEASURE, SETTLE
+from normsmith.ops.cpu.kernels.elements import (
+    AROUND,
+    COUNT,
+    FIRST,
+    MOMENT,
+    OFFSET,
+    PLAIN,
+    SECOND,
+    operations,
+    stack_of_tables,
+)
+from normsmith.ops.cpu.kernels.lanes import copy, fence, fill, inlined, load, part, size_of, stack, store
+from normsmith.ops.cpu.kernels.settle import merge_sums, settle_channel, settle_gradient
+from normsmith.ops.cpu.kernels.sharing import share_of
+from normsmith.ops.cpu.kernels.vectors import ROWS, TABLE
+
+CHUNK = 512
+"""Lines whose sums are added up in the dtype of the work."""
+FEW = 8
+"""Rows whose mean the first sums go around."""
+_stack_of_codes = stack(ROWS * TABLE * 8)
+
+
+@part
+def _lines_of(a, strip, group, number):
+    """Of one part of a ghost batch, cut where lines end: the group's first row, the part's, its full lines, and the
+    rows left of a last one; and of a strip the first column, and how many there are in a full line."""
+    per_sample, fold, parts = a[slot.ROWS], a[slot.FOLD], a[slot.PARTS]
+    first, last = group * a[slot.GROUP_SIZE] * per_sample, a[slot.SAMPLES] * per_sample
+    if group + 1 < a[slot.GROUPS]:
+        last = first + a[slot.GROUP_SIZE] * per_sample
+    lines = (last - first + fold - 1) // fold
+    start, stop = (
+        first + lines * number // parts * fold,
+        min(first + lines * (number + 1) // parts * fold, last),
+    )
+    column = strip * a[slot.STRIP]
+    columns = min(a[slot.STRIP], a[slot.CHANNELS] * a[slot.POSITIONS] * fold - column)
+    return first, start, (stop - start) // fold, (stop - start) % fold, column, columns
+
+
+@part
+def _spread_codes(a, row, n, codes, work):
+    """Lay out the codes of the rows that `n` columns are, one per column."""
+    length, positions, size = a[slot.CHANNELS], a[slot.POSITIONS], size_of(work)
+    if positions > 1:
+        for k in range(0, n, positions):
+            copy(codes + k * size, a[slot.CODE] + row * positions * size, positions * size)
+    else:
+        for k in range(0, n, length):
+            fill(codes + k * size, min(length, n - k), load(a[slot.CODE], row + k // length, work), work)
+
+
+@part
+def _tabulate(a, source, number, group, column, n, tables, table, work):
+    """Lay out a row of statistics or terms, one number per column."""
+    positions, length, size = a[slot.POSITIONS], a[slot.CHANNELS], size_of(work)
+    base = (number * a[slot.GROUPS] + group) * length + column // positions
+    at = tables + table * TABLE * size
+    if positions > 1:
+        for k in range(0, n, positions):
+            fill(at + k * size, positions, load(source, base + k // positions, work), work)
+    else:
+        for k in range(0, n, length):
+            copy(at + k * size, source + base * size, min(length, n - k) * size)
+
+
+@part
+def _collect(a, n, table, tables, work):
+    """Sum a table over the columns of each channel; the sums then stand first."""
+    length, positions, at = a[slot.CHANNELS], a[slot.POSITIONS], table * TABLE
+    if positions > 1:
+        for channel in range(n // positions):
+            total = work(0)
+            for k in range(channel * positions, (channel + 1) * positions):
+                total += load(tables, at + k, work)
+            store(tables, at + channel, total, work)
+    else:
+        for other in range(length, n, length):
+            for k in range(min(length, n - other)):
+                value = load(tables, at + k, work) + load(tables, at + other + k, work)
+                store(tables, at + k, value, work)
+
+
+def _over_lines(name: str, operation: tuple[Any, Any], backwards: bool) -> Any:
+    """Do an operation on lines of a part, four at a time where they are whole."""
+    on_four, on_one = operation
+
+    def over(a, strip, group, number, begin, end, tables, codes, extras, like, work):
+        length, fold, size = a[slot.CHANNELS] * a[slot.POSITIONS], a[slot.FOLD], size_of(like)
+        group_first, first, full, rest, column, columns = _lines_of(a, strip, group, number)
+        stride, per_line = fold * length * size, (a[slot.STRIP] + LANES - 1) // LANES * 2
+        fours = (min(end, full) - begin) // ROWS
+        items = fours + end - begin - fours * ROWS
+        ahead, between = -ROWS * stride if backwards else ROWS * stride, TABLE * size_of(work)
+        for step in range(items):
+            item = items - 1 - step if backwards else step
+            line, together = (
+                (begin + item * ROWS, ROWS) if item < fours else (begin + item + fours * (ROWS - 1), 1)
+            )
+            n, row = columns if line < full else rest * length, first + line * fold
+            at, code, bits = (row * length + column) * size, 0, 0
+            if extras is not None:
+                if a[slot.CODE] != 0:
+                    code = codes
+                    for r in range(together):
+                        _spread_codes(a, row + r * fold, n, codes + r * between, work)
+                if a[slot.BITS] != 0:
+                    before = (strip * a[slot.GROUPS] + group) * a[slot.BIT_LINES]
+                    bits = a[slot.BITS] + (before + (row - group_first) // fold) * per_line
+            whole = n - n % LANES if together == ROWS else 0
+            on_four(
+                a[slot.SELF],
+                at,
+                stride,
+                whole,
+                code,
+                between,
+                bits,
+                per_line,
+                ahead,
+                tables,
+                extras,
+                like,
+                work,
+            )
+            for r in range(together if whole < n else 0):
+                on_one(
+                    a[slot.SELF], at + r * stride + whole * size, 0, n - whole,
+                    code + r * between + whole * size_of(work) if code != 0 else 0, 0,
+                    bits + r * per_line + whole // 8 if bits != 0 else 0, 0, ahead,
+                    tables + whole * size_of(work), extras, like, work,
+                )  # fmt: skip
+
+    return part(over, name)
+
+
+_sum_lines, _normalise_lines, _sum_gradient_lines, _differentiate_lines = (
+    _over_lines(name, operation, backwards)
+    for (name, operation), backwards in zip(
+        operations(by_column=True).items(), (False, True, False, True), strict=True
+    )
+)
+
+
+@part
+def _part_of(a, group, number, column):
+    """Where the partial sums of the channel of a column stand."""
+    return a[slot.PARTIAL] + 24 * (
+        (number * a[slot.GROUPS] + group) * a[slot.CHANNELS] + column // a[slot.POSITIONS]
+    )
+
+
+@part
+def _first_counted(a, row, last, work):
+    """The number, after those of the first row, of the first position of a part that is not padding."""
+    positions = a[slot.POSITIONS]
+    for i in range(row * positions, last * positions):
+        if load(a[slot.CODE], i, work) > 0:
+            return i - row * positions
+    return 0
+
+
+@part
+def _about(a, at, rows, positions, like, work):
+    """The mean of the first elements of a channel, 0 if it is not finite."""
+    total = work(0)
+    for row in range(rows):
+        for k in range(positions):
+            total += load(a[slot.X], at + row * a[slot.CHANNELS] * a[slot.POSITIONS] + k, like)
+    mean = total / work(rows * positions)
+    return mean if math.isfinite(mean) else work(0)
+
+
+@part
+def _measure(a, strip, group, number, tables, codes, extras, like, work):
+    """Count, mean and M2 of one part of a strip."""
+    positions, length = a[slot.POSITIONS], a[slot.CHANNELS] * a[slot.POSITIONS]
+    _, first, full, rest, column, columns = _lines_of(a, strip, group, number)
+    channels, found = min(columns, length) // positions, _part_of(a, group, number, column)
+    seed, masked = first * length + column, False
+    # sums lose few digits around what is near the mean
+    rows_about, positions_about = (
+        (min(full * a[slot.FOLD] + rest, FEW), 1) if positions == 1 else (1, positions)
+    )
+    if extras is not None:
+        masked = a[slot.CODE] != 0
+        if masked:
+            rows_about, positions_about = 1, 1
+            i = _first_counted(a, first, first + full * a[slot.FOLD] + rest, work)
+            seed += i // positions * length + i % positions
+    for i in range(3 * channels):
+        store(found, i, 0.0, float64)
+    shifts, last = tables + AROUND * TABLE * size_of(work), COUNT if masked else SECOND
+    lines = full + (1 if rest > 0 else 0)
+    for begin in range(0, lines, CHUNK):
+        end, n = min(begin + CHUNK, lines), columns if full > begin else rest * length
+        for channel in range(channels):
+            around = work(load(found, 3 * channel + 1, float64))
+            if load(found, 3 * channel, float64) == 0:
+                around = _about(a, seed + channel * positions, rows_about, positions_about, like, work)
+            fill(shifts + channel * positions * size_of(work), positions, around, work)
+        for k in range(length, n, length):
+            copy(shifts + k * size_of(work), shifts, min(length, n - k) * size_of(work))
+        for table in range(FIRST, last + 1):
+            fill(tables + table * TABLE * size_of(work), n, work(0), work)
+        _sum_lines(a, strip, group, number, begin, end, tables, codes, extras, like, work)
+        for table in range(FIRST, last + 1):
+            _collect(a, n, table, tables, work)
+        rows = (min(end, full) - begin) * a[slot.FOLD] + (rest if end > full else 0)
+        for channel in range(channels):
+            count = float64(rows * positions)
+            if masked:
+                count = float64(load(tables, COUNT * TABLE + channel, work))
+            merge_sums(
+                found + 24 * channel,
+                count,
+                float64(load(shifts, channel * positions, work)),
+                float64(load(tables, FIRST * TABLE + channel, work)),
+                float64(load(tables, SECOND * TABLE + channel, work)),
+            )
+
+
+@part
+def _tabulate_statistics(a, group, column, n, tables, work):
+    for table in range(3):
+        row = (slot.MEAN, slot.SCALE, slot.SHIFT)[table]
+        _tabulate(a, a[slot.STATISTICS], row, group, column, n, tables, table, work)
+
+
+@part
+def _apply(a, strip, group, number, tables, codes, extras, like, work):
+    """Normalise one part of a strip."""
+    _, _, full, rest, column, columns = _lines_of(a, strip, group, number)
+    _tabulate_statistics(a, group, column, columns, tables, work)
+    lines = full + (1 if rest > 0 else 0)
+    _normalise_lines(a, strip, group, number, 0, lines, tables, codes, extras, like, work)
+
+
+@part
+def _reduce(a, strip, group, number, tables, codes, extras, like, work):
+    """The two sums of the gradient over one part of a strip."""
+    positions, length = a[slot.POSITIONS], a[slot.CHANNELS] * a[slot.POSITIONS]
+    _, _, full, rest, column, columns = _lines_of(a, strip, group, number)
+    channels, found = min(columns, length) // positions, _part_of(a, group, number, column)
+    for i in range(3 * channels):
+        store(found, i, 0.0, float64)
+    _tabulate_statistics(a, group, column, columns, tables, work)
+    lines = full + (1 if rest > 0 else 0)
+    for begin in range(0, lines, CHUNK):
+        n = columns if full > begin else rest * length
+        for table in range(PLAIN, MOMENT + 1):
+            fill(tables + table * TABLE * size_of(work), n, work(0), work)
+        _sum_gradient_lines(
+            a, strip, group, number, begin, min(begin + CHUNK, lines), tables, codes, extras, like, work
+        )
+        for table in range(PLAIN, MOMENT + 1):
+            _collect(a, n, table, tables, work)
+            for channel in range(channels):
+                at, value = 3 * channel + table - PLAIN, load(tables, table * TABLE + channel, work)
+                store(found, at, load(found, at, float64) + value, float64)
+
+
+@part
+def _differentiate(a, strip, group, number, tables, codes, extras, like, work):
+    """dx, and the residual's gradient, of one part of a strip."""
+    _, _, full, rest, column, columns = _lines_of(a, strip, group, number)
+    _tabulate_statistics(a, group, column, columns, tables, work)
+    for row in range(2):
+        _tabulate(a, a[slot.TERMS], row, group, column, columns, tables, OFFSET + row, work)
+    lines = full + (1 if rest > 0 else 0)
+    _differentiate_lines(a, strip, group, number, 0, lines, tables, codes, extras, like, work)
+
+
+def _kernel(measure: Any, decide: Any, apply: Any) -> Any:
+    """Sums, decisions, and the batch again, as the phases ask."""
+
+    @inlined
+    def run(a, f, extras, like, work):
+        tables, codes = stack_of_tables(), _stack_of_codes()
+        phases, strips, groups = a[slot.PHASES], a[slot.STRIPS], a[slot.GROUPS]
+        by_rows = a[slot.BY_ROWS] != 0
+        # by rows: a thread has parts of all strips, and decides on some channels; else it has whole strips
+        start, stop = share_of(a, a[slot.PARTS] if by_rows else strips)
+        low, high = share_of(a, a[slot.CHANNELS])
+        for block in range(1 if by_rows else stop - start):
+            items = strips * groups * (stop - start) if by_rows else groups
+            if phases & MEASURE:
+                for item in range(items):
+                    strip = item // groups % strips if by_rows else start + block
+                    number = start + item // (groups * strips) if by_rows else 0
+                    measure(a, strip, item % groups, number, tables, codes, extras, like, work)
+            if phases & SETTLE:
+                if not by_rows:
+                    low = (start + block) * a[slot.STRIP] // a[slot.POSITIONS]
+                    high = min(low + a[slot.STRIP] // a[slot.POSITIONS], a[slot.CHANNELS])
+                for channel in range(low, high):
+                    decide(a, f, channel, work)
+            if phases & APPLY:
+                for item in range(items):
+                    strip = item // groups % strips if by_rows else start + block
+                    number = start + item // (groups * strips) if by_rows else 0
+                    apply(a, strip, item % groups, number, tables, codes, extras, like, work)
+        if a[slot.STREAM] != 0:
+            fence()
+
+    return run
+
+
+forward = _kernel(_measure, settle_channel, _apply)
+backward = _kernel(_reduce, settle_gradient, _differentiate)

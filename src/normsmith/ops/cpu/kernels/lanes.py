@@ -1,0 +1,293 @@
+"""What numba lacks: raw memory, stack buffers, half precision, 16 numbers at a time.
+
+Addresses are integers. `like` is a numpy scalar type that stands for a tensor's dtype: float32, float64 and int64
+are themselves, uint16 is bfloat16 and int16 is float16. `work` is the type of numbers to work with: float64 for
+float64, else float32. All of this is written as intrinsics: numba compiles them in no time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+from normsmith.ops.cpu.kernels.arguments import LANES
+
+FAST = {"reassoc", "contract", "nsz", "arcp"}
+"""Sums may be reordered and contracted; NaN and inf must come through."""
+
+_OPTIONS = {"fastmath": FAST, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_compiled = njit(**_OPTIONS)
+inlined = njit(**_OPTIONS, inline="always")
+"""Compiles a function that is all of a kernel: it becomes its body, and is not compiled by itself too."""
+NAMES: list[str] = []
+"""Of all parts."""
+
+
+def part(function: Any, which: str = "") -> Any:
+    """Compile a function that kernels call. Each costs a tenth of a second at a user's first step: keep them few.
+
+    A kernel on disk calls its parts by name, and kernels that several processes have compiled meet in one: there a
+    name must mean one function. Numba tells functions of one name apart by a number that is another in each process;
+    of several that are made by one `def`, say `which` this is.
+    """
+    function.__qualname__ += f"_{which}" if which else ""
+    NAMES.append(f"{function.__module__}.{function.__qualname__}")
+    return _compiled(function)
+
+
+_I1, _I16, _I32, _I64 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_F16, _F32, _F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
+
+
+class _BFloatType(ir.Type):
+    """LLVM's bfloat, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+
+MEMORY = {types.float32: _F32, types.float64: _F64, types.int64: _I64, types.uint16: _I16, types.int16: _I16}
+_NUMBER = {
+    types.float32: types.float32,
+    types.float64: types.float64,
+    types.int64: types.int64,
+    types.uint16: types.float32,
+    types.int16: types.float32,
+}
+
+
+def lanes(kind: Any) -> Any:
+    """The type of 16 numbers side by side."""
+    return ir.VectorType(kind, LANES)
+
+
+def constant(kind: Any, number: float) -> Any:
+    """A number, 16 times."""
+    return ir.Constant(lanes(kind), [number] * LANES)
+
+
+def as_number(builder: Any, value: Any, stored: Any) -> Any:
+    """Elements as they lie in memory, one or a vector of them, as numbers to work with."""
+    several = isinstance(value.type, ir.VectorType)
+    wide = lanes if several else _itself
+    if stored == types.uint16:
+        sixteen = constant(_I32, 16) if several else _I32(16)
+        return builder.bitcast(builder.shl(builder.zext(value, wide(_I32)), sixteen), wide(_F32))
+    if stored == types.int16:
+        return builder.fpext(builder.bitcast(value, wide(_F16)), wide(_F32))
+    return value
+
+
+def as_stored(builder: Any, values: Any, stored: Any) -> Any:
+    """16 numbers as they lie in memory, rounded to nearest even; a NaN stays one."""
+    if stored == types.int16:
+        return builder.bitcast(builder.fptrunc(values, lanes(_F16)), lanes(_I16))
+    if stored != types.uint16:
+        return values
+    if _rounds_to_bfloat():
+        return builder.bitcast(builder.fptrunc(values, lanes(_BFloatType())), lanes(_I16))
+    bits, sixteen = builder.bitcast(values, lanes(_I32)), constant(_I32, 16)
+    odd = builder.and_(builder.lshr(bits, sixteen), constant(_I32, 1))
+    rounded = builder.add(bits, builder.add(odd, constant(_I32, 0x7FFF)))
+    nan = builder.fcmp_unordered("uno", values, values)
+    kept = builder.select(nan, constant(_I32, 0x7FC00000), rounded)
+    return builder.trunc(builder.lshr(kept, sixteen), lanes(_I16))
+
+
+@cache
+def target_features() -> frozenset[str]:
+    """What the processor can do that numba compiles for: this one, or an older one where NUMBA_CPU_NAME says so."""
+    named = cpu_target.target_context.codegen()._tm_features.split(",")
+    return frozenset(name[1:] for name in named if name.startswith("+"))
+
+
+def _rounds_to_bfloat() -> bool:
+    """Whether one instruction rounds; elsewhere LLVM would call a function that nobody has.
+
+    That instruction takes numbers below 1.2e-38 for 0.
+    """
+    return "avx512bf16" in target_features() and binding.llvm_version_info[0] >= 22
+
+
+def _itself(kind: Any) -> Any:
+    return kind
+
+
+def pointer(builder: Any, address: Any, kind: Any) -> Any:
+    """Where a value of that type lies."""
+    return builder.inttoptr(address, kind.as_pointer())
+
+
+def _element(builder: Any, address: Any, i: Any, kind: Any) -> Any:
+    return builder.gep(pointer(builder, address, kind), [i], inbounds=True)
+
+
+@intrinsic
+def load(typing: Any, address: Any, i: Any, like: Any) -> Any:
+    """The i-th element at an address, as a number to work with."""
+    stored = like.dtype
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value = builder.load(_element(builder, arguments[0], arguments[1], MEMORY[stored]))
+        return as_number(builder, value, stored)
+
+    return _NUMBER[stored](types.int64, types.int64, like), generate
+
+
+@intrinsic
+def store(typing: Any, address: Any, i: Any, value: Any, like: Any) -> Any:
+    """Write the i-th element at an address."""
+    stored = like.dtype
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, i, value = arguments[:3]
+        builder.store(value, _element(builder, address, i, MEMORY[stored]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, stored, like), generate
+
+
+@intrinsic
+def size_of(typing: Any, like: Any) -> Any:
+    """Bytes of an element."""
+    size = like.dtype.bitwidth // 8
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _I64(size)
+
+    return types.int64(like), generate
+
+
+@intrinsic
+def call_for_number(typing: Any, address: Any) -> Any:
+    """Call the C function `int f(void)` at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = ir.FunctionType(_I32, [])
+        return builder.sext(builder.call(pointer(builder, arguments[0], function), []), _I64)
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def fence(typing: Any) -> Any:
+    """Order non-temporal stores before what follows."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+def alloca(builder: Any, size: int) -> Any:
+    """`size` bytes of the stack, aligned to a cache line."""
+    with builder.goto_entry_block():
+        buffer = builder.alloca(ir.ArrayType(ir.IntType(8), size))
+        buffer.align = 64
+    return buffer
+
+
+def stack(size: int) -> Any:
+    """An intrinsic for the address of `size` bytes of the stack, aligned to a cache line."""
+
+    @intrinsic
+    def allocate(typing: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.ptrtoint(alloca(builder, size), _I64)
+
+        return types.int64(), generate
+
+    return allocate
+
+
+def over_lanes(
+    builder: Any, stop: Any, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]]
+) -> list[Any]:
+    """Code of a loop over k = 0, 16, … below `stop`; `carried` are values that stay in registers."""
+    before = builder.block
+    inside, after = builder.append_basic_block("lanes"), builder.append_basic_block("after")
+    builder.cbranch(builder.icmp_signed(">", stop, _I64(0)), inside, after)
+    builder.position_at_end(inside)
+    k = builder.phi(_I64)
+    k.add_incoming(_I64(0), before)
+    now = [builder.phi(value.type) for value in carried]
+    found = body(k, now)
+    following = builder.add(k, _I64(LANES))
+    k.add_incoming(following, builder.block)
+    for phi, first, value in zip(now, carried, found, strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(value, builder.block)
+    last = builder.block
+    builder.cbranch(builder.icmp_signed("<", following, stop), inside, after)
+    builder.position_at_end(after)
+    end = [builder.phi(value.type) for value in carried]
+    for phi, first, value in zip(end, carried, found, strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(value, last)
+    return end
+
+
+@intrinsic
+def fill(typing: Any, address: Any, n: Any, value: Any, work: Any) -> Any:
+    """Write a number n times, and up to 15 times more."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, n, value = arguments[:3]
+        kind = lanes(MEMORY[work.dtype])
+        values = splat(builder, value)
+
+        def body(k: Any, carried: list[Any]) -> list[Any]:
+            at = _element(builder, address, k, MEMORY[work.dtype])
+            builder.store(values, builder.bitcast(at, kind.as_pointer()), align=work.dtype.bitwidth // 8)
+            return []
+
+        over_lanes(builder, n, [], body)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, work.dtype, work), generate
+
+
+@intrinsic
+def copy(typing: Any, target: Any, source: Any, size: Any) -> Any:
+    """Copy bytes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        target, source = (pointer(builder, address, ir.IntType(8)) for address in arguments[:2])
+        cgutils.raw_memcpy(builder, target, source, arguments[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def total(typing: Any, address: Any, work: Any) -> Any:
+    """The sum of the 16 numbers at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = MEMORY[work.dtype]
+        values = builder.load(pointer(builder, arguments[0], lanes(kind)), align=work.dtype.bitwidth // 8)
+        while values.type.count > 1:
+            half = values.type.count // 2
+            low, high = (
+                builder.shuffle_vector(values, values, ir.Constant(ir.VectorType(_I32, half), list(which)))
+                for which in (range(half), range(half, 2 * half))
+            )
+            values = builder.fadd(low, high)
+        return builder.extract_element(values, _I32(0))
+
+    return work.dtype(types.int64, work), generate
+
+
+def splat(builder: Any, value: Any) -> Any:
+    """A value, 16 times."""
+    none = ir.Constant(lanes(value.type), ir.Undefined)
+    first = builder.insert_element(none, value, _I32(0))
+    return builder.shuffle_vector(first, none, constant(_I32, 0))

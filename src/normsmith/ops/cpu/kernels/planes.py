@@ -1,0 +1,235 @@
+"""Batches whose channels are planes of many contiguous positions: (batch, channels, *space), channels first.
+
+A thread takes whole channels: it reads the planes of one, decides, and reads them again while they are still in
+its cache. Where there are fewer channels than threads, the parts of a channel are some of the samples, and the
+phases run one after the other. The planes of four samples are worked on as four rows, which memory brings faster
+than one after the other; what is left over, as its quarters.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from numpy import float64
+
+from normsmith.ops.cpu.kernels import arguments as slot
+from normsmith.ops.cpu.kernels.arguments import APPLY, LANES, MEASURE, SETTLE
+from normsmith.ops.cpu.kernels.elements import (
+    AROUND,
+    COUNT,
+    FIRST,
+    MEAN,
+    MOMENT,
+    OFFSET,
+    PLAIN,
+    SCALE,
+    SECOND,
+    SHIFT,
+    SLOPE,
+    operations,
+    stack_of_tables,
+)
+from normsmith.ops.cpu.kernels.lanes import fence, fill, inlined, load, part, size_of, store, total
+from normsmith.ops.cpu.kernels.settle import merge_sums, settle_channel, settle_gradient
+from normsmith.ops.cpu.kernels.sharing import samples_of, share_of
+from normsmith.ops.cpu.kernels.vectors import ROWS, TABLE
+
+MANY = 512 * ROWS * LANES
+"""Elements whose sums are added up in the dtype of the work."""
+
+
+def _over_planes(name: str, operation: tuple[Any, Any]) -> Any:
+    """Do an operation on a run of positions of the planes of some samples."""
+    on_four, on_one = operation
+
+    def over(a, channel, sample, samples, begin, n, output, tables, extras, like, work):
+        channels, positions, size, wide = a[slot.CHANNELS], a[slot.POSITIONS], size_of(like), size_of(work)
+        words, ahead = (positions + LANES - 1) // LANES, positions * size  # the next channel's
+        streams, line = a[slot.STREAM] != 0 and output != 0, min(64, LANES * size)
+        apart = channels * positions * size
+        fours = samples // ROWS
+        # where planes share the sets of a cache, few of them stay there; a stream wants all aligned alike
+        if (apart % 4096 == 0 and a[slot.SAMPLES] < 4 * ROWS) or (streams and apart % line != 0):
+            fours = 0
+        for item in range(samples - fours * (ROWS - 1)):
+            plane = (sample + item + min(item, fours) * (ROWS - 1)) * channels + channel
+            at, code, bits, head = (plane * positions + begin) * size, 0, 0, 0
+            if extras is not None:
+                if a[slot.CODE] != 0:
+                    code = a[slot.CODE] + (plane // channels * positions + begin) * wide
+                if a[slot.BITS] != 0:
+                    bits = a[slot.BITS] + (plane * words + begin // LANES) * 2
+            if streams and bits == 0:  # up to where the output is aligned
+                head = min(n, (line - (output + at) % line) % line // size)
+            planes, whole = ROWS, (n - head) // LANES * LANES
+            between, codes, bytes_ = apart, positions * wide, channels * words * 2
+            if item >= fours:
+                planes, whole = 1, (n - head) // (ROWS * LANES) * LANES
+                between, codes, bytes_ = whole * size, whole * wide, whole // 8
+            on_four(
+                a[slot.SELF], at + head * size, between, whole, code + head * wide if code != 0 else 0,
+                codes, bits, bytes_, ahead, tables, extras, like, work,
+            )  # fmt: skip
+            done = head + whole * ROWS // planes
+            for r in range(planes):
+                skip, left = 0, head
+                for _ in range(2):  # what is before and behind
+                    on_one(
+                        a[slot.SELF], at + r * between + skip * size, 0, left,
+                        code + r * codes + skip * wide if code != 0 else 0, 0,
+                        bits + r * bytes_ + skip // 8 if bits != 0 else 0, 0, ahead, tables, extras, like, work,
+                    )  # fmt: skip
+                    skip, left = done, n - done
+
+    return part(over, name)
+
+
+_sum_planes, _normalise_planes, _sum_gradient_planes, _differentiate_planes = (
+    _over_planes(name, operation) for name, operation in operations(by_column=False).items()
+)
+
+
+@part
+def _set(tables, table, value, work):
+    fill(tables + table * TABLE * size_of(work), LANES, value, work)
+
+
+@part
+def _total(tables, table, work):
+    return float64(total(tables + table * TABLE * size_of(work), work))
+
+
+@inlined
+def _together(positions):
+    """How many samples are summed up before their sums are added to the others."""
+    return max(ROWS, MANY // positions // ROWS * ROWS)
+
+
+@part
+def _first_counted(a, start, stop, work):
+    """Sample and position of the first element of a part that is not padding."""
+    positions = a[slot.POSITIONS]
+    for i in range(start * positions, stop * positions):
+        if load(a[slot.CODE], i, work) > 0:
+            return i // positions, i % positions
+    return start, 0
+
+
+@part
+def _measure(a, channel, group, number, tables, extras, like, work):
+    """Count, mean and M2 of one part of a channel."""
+    positions = a[slot.POSITIONS]
+    found = a[slot.PARTIAL] + 24 * ((number * a[slot.GROUPS] + group) * a[slot.CHANNELS] + channel)
+    for i in range(3):
+        store(found, i, 0.0, float64)
+    start, stop = samples_of(a, group, number)
+    seed, masked = (start, 0), False
+    if extras is not None:
+        masked = a[slot.CODE] != 0
+        if masked:
+            seed = _first_counted(a, start, stop, work)
+    around, few = work(0), 1 if masked else min(positions, LANES)
+    if start < stop:  # sums lose few digits around what is near the mean
+        at = (seed[0] * a[slot.CHANNELS] + channel) * positions + seed[1]
+        for k in range(few):
+            around += load(a[slot.X], at + k, like)
+        around = around / work(few)
+        if not math.isfinite(around):
+            around = work(0)
+    together = _together(positions)
+    for sample in range(start, stop, together):
+        samples = min(together, stop - sample)
+        for begin in range(0, positions, MANY // ROWS):
+            n = min(MANY // ROWS, positions - begin)
+            _set(tables, AROUND, around, work)
+            for table in range(FIRST, (COUNT if masked else SECOND) + 1):
+                _set(tables, table, work(0), work)
+            _sum_planes(a, channel, sample, samples, begin, n, 0, tables, extras, like, work)
+            count = _total(tables, COUNT, work) if masked else float64(samples * n)
+            first, second = _total(tables, FIRST, work), _total(tables, SECOND, work)
+            merge_sums(found, count, float64(around), first, second)
+            if load(found, 0, float64) > 0:
+                around = work(load(found, 1, float64))
+
+
+@part
+def _set_statistics(a, channel, group, tables, work):
+    """What normalises a channel."""
+    at, stride = group * a[slot.CHANNELS] + channel, a[slot.GROUPS] * a[slot.CHANNELS]
+    _set(tables, MEAN, load(a[slot.STATISTICS], slot.MEAN * stride + at, work), work)
+    _set(tables, SCALE, load(a[slot.STATISTICS], slot.SCALE * stride + at, work), work)
+    _set(tables, SHIFT, load(a[slot.STATISTICS], slot.SHIFT * stride + at, work), work)
+
+
+@part
+def _apply(a, channel, group, number, tables, extras, like, work):
+    """Normalise one part of a channel."""
+    _set_statistics(a, channel, group, tables, work)
+    start, stop = samples_of(a, group, number)
+    _normalise_planes(
+        a, channel, start, stop - start, 0, a[slot.POSITIONS], a[slot.Y], tables, extras, like, work
+    )
+
+
+@part
+def _reduce(a, channel, group, number, tables, extras, like, work):
+    """The two sums of the gradient over one part of a channel."""
+    positions = a[slot.POSITIONS]
+    _set_statistics(a, channel, group, tables, work)
+    plain, moment = 0.0, 0.0
+    start, stop = samples_of(a, group, number)
+    together = _together(positions)
+    for sample in range(start, stop, together):
+        samples = min(together, stop - sample)
+        for begin in range(0, positions, MANY // ROWS):
+            n = min(MANY // ROWS, positions - begin)
+            _set(tables, PLAIN, work(0), work)
+            _set(tables, MOMENT, work(0), work)
+            _sum_gradient_planes(a, channel, sample, samples, begin, n, 0, tables, extras, like, work)
+            plain += _total(tables, PLAIN, work)
+            moment += _total(tables, MOMENT, work)
+    found = a[slot.PARTIAL] + 24 * ((number * a[slot.GROUPS] + group) * a[slot.CHANNELS] + channel)
+    store(found, 0, plain, float64)
+    store(found, 1, moment, float64)
+
+
+@part
+def _differentiate(a, channel, group, number, tables, extras, like, work):
+    """dx, and the residual's gradient, of one part of a channel."""
+    _set_statistics(a, channel, group, tables, work)
+    at, stride = group * a[slot.CHANNELS] + channel, a[slot.GROUPS] * a[slot.CHANNELS]
+    _set(tables, OFFSET, load(a[slot.TERMS], slot.TERM_OFFSET * stride + at, work), work)
+    _set(tables, SLOPE, load(a[slot.TERMS], slot.TERM_SLOPE * stride + at, work), work)
+    start, stop = samples_of(a, group, number)
+    _differentiate_planes(
+        a, channel, start, stop - start, 0, a[slot.POSITIONS], a[slot.DX], tables, extras, like, work
+    )
+
+
+def _kernel(measure: Any, decide: Any, apply: Any) -> Any:
+    """Sums, decisions, and the batch again, as the phases ask."""
+
+    @inlined
+    def run(a, f, extras, like, work):
+        tables = stack_of_tables()
+        phases, parts = a[slot.PHASES], a[slot.PARTS]
+        start, stop = share_of(a, a[slot.CHANNELS] * parts)
+        for item in range(start, stop):
+            channel, number = item // parts, item % parts
+            if phases & MEASURE:
+                for group in range(a[slot.GROUPS]):
+                    measure(a, channel, group, number, tables, extras, like, work)
+            if phases & SETTLE and number == 0:
+                decide(a, f, channel, work)
+            if phases & APPLY:
+                for group in range(a[slot.GROUPS]):
+                    apply(a, channel, group, number, tables, extras, like, work)
+        if a[slot.STREAM] != 0:
+            fence()
+
+    return run
+
+
+forward = _kernel(_measure, settle_channel, _apply)
+backward = _kernel(_reduce, settle_gradient, _differentiate)

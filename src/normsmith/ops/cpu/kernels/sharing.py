@@ -1,0 +1,24 @@
+"""Who does what in a kernel: threads, and the samples of ghost batches."""
+
+from __future__ import annotations
+
+from normsmith.ops.cpu.kernels import arguments as slot
+from normsmith.ops.cpu.kernels.lanes import call_for_number, part
+
+
+@part
+def share_of(a, items):
+    """First and last + 1 of the items that are this thread's, of the threads that are there, not those asked for."""
+    thread, threads = a[slot.THREAD], a[slot.THREADS]
+    if a[slot.GET_THREAD] != 0:
+        thread, threads = call_for_number(a[slot.GET_THREAD]), call_for_number(a[slot.GET_THREADS])
+    return items * thread // threads, items * (thread + 1) // threads
+
+
+@part
+def samples_of(a, group, number):
+    """First and last + 1 of the samples of one part of a ghost batch."""
+    first = group * a[slot.GROUP_SIZE]
+    samples = a[slot.SAMPLES] - first if group + 1 == a[slot.GROUPS] else a[slot.GROUP_SIZE]
+    parts = a[slot.PARTS]
+    return first + samples * number // parts, first + samples * (number + 1) // parts

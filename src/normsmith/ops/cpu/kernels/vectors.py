@@ -1,0 +1,378 @@
+"""Operations on rows of elements, as code for 16 of them at a time.
+
+An operation is a step: what is done to 16 elements of a row, written once, by means of `Vectors`. It becomes two
+loops: over four whole rows at once, which share the coefficients of their columns, and over one row whose end is
+masked. Vectors are explicit, so that nothing is left to a compiler's guess, and little to its optimiser: a user's
+first step waits for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from normsmith.ops.cpu.kernels import arguments as slot
+from normsmith.ops.cpu.kernels.arguments import LANES
+from normsmith.ops.cpu.kernels.lanes import (
+    FAST,
+    MEMORY,
+    alloca,
+    as_number,
+    as_stored,
+    constant,
+    lanes,
+    over_lanes,
+    pointer,
+    splat,
+)
+
+ROWS = 4
+"""Rows that are worked on at once."""
+TABLE = slot.RUN + 5 * LANES
+"""Distance of tables: room for what vectors write beyond the end, and not a power of two, whose multiples would
+share the cache's sets."""
+
+_FLAGS = tuple(sorted(FAST))
+_I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+
+Step = Callable[["Vectors", Sequence[Any], Sequence[Any]], Sequence[Any]]
+"""`step(vectors, coefficients, sums)` gives the sums with 16 elements of a row added."""
+
+
+def operation(
+    step: Step,
+    coefficients: Sequence[int],
+    sums: Sequence[int],
+    sums_of_extras: Sequence[int] = (),
+    *,
+    by_column: bool,
+) -> tuple[Any, Any]:
+    """Intrinsics of an operation, for four whole rows, and for one with a masked end.
+
+    `coefficients` and `sums` are the numbers of tables, which have an element per column, or 16 for all columns.
+    """
+    loop = _by_column if by_column else _for_all
+
+    def make(rows: int) -> Any:
+        @intrinsic  # type: ignore[untyped-decorator]
+        def run(
+            typing: Any,
+            block: Any,
+            at: Any,
+            stride: Any,
+            n: Any,
+            code: Any,
+            code_stride: Any,
+            bits: Any,
+            bits_stride: Any,
+            ahead: Any,
+            tables: Any,
+            extras: Any,
+            like: Any,
+            work: Any,
+        ) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                has_extras = not isinstance(extras, types.NoneType)
+                v = Vectors(builder, arguments, rows, has_extras, like.dtype, work.dtype)
+                loop(v, step, coefficients, [*sums, *(sums_of_extras if has_extras else ())])
+                return context.get_dummy_value()
+
+            return types.void(*[types.int64] * 10, extras, like, work), generate
+
+        return run
+
+    return make(ROWS), make(1)
+
+
+def _by_column(v: Vectors, step: Step, coefficients: Sequence[int], sums: Sequence[int]) -> None:
+    """Each column has coefficients and sums of its own, which all rows share."""
+
+    def body(k: Any, carried: list[Any]) -> list[Any]:
+        v.go_to(k)
+        own = v.read_tables(coefficients, k)
+        found: Sequence[Any] = v.read_tables(sums, k)
+        for row in range(v.rows):
+            found = step(v.at_row(row), own, found)
+            v.flush()
+        v.write_tables(sums, k, found)
+        return []
+
+    over_lanes(v.builder, v.n, [], body)
+
+
+def _for_all(v: Vectors, step: Step, coefficients: Sequence[int], sums: Sequence[int]) -> None:
+    """All columns share coefficients and sums; those of each row stay in registers.
+
+    All rows are read before one is written: a read behind a write to an address that ends in the same 12 bits waits
+    for it, and planes are often a multiple of 4096 bytes apart.
+    """
+    zero, number = _I64(0), len(sums)
+    shared = v.read_tables(coefficients, zero)
+
+    def body(k: Any, carried: list[Any]) -> list[Any]:
+        v.go_to(k)
+        found: list[Any] = []
+        for row in range(v.rows):
+            found += step(v.at_row(row), shared, carried[row * number : (row + 1) * number])
+        v.flush()
+        return found
+
+    first = [*v.read_tables(sums, zero), *[v.zero] * (number * (v.rows - 1))]
+    last = over_lanes(v.builder, v.n, first, body)
+    v.write_tables(sums, zero, [reduce(v.add, last[i::number]) for i in range(number)])
+
+
+class Vectors:
+    """Code for 16 elements of a row: what a step reads, computes and writes.
+
+    Batches are named by the slots of their addresses. `row` and `k` say which elements are meant, `mask` which of
+    them are there. What is the same for all elements is written before the loop.
+    """
+
+    row: int = 0
+    k: Any = None
+    mask: Any = None
+
+    def __init__(
+        self, builder: Any, arguments: Sequence[Any], rows: int, extras: bool, like: Any, work: Any
+    ) -> None:
+        self.builder, self.rows, self.extras = builder, rows, extras
+        self._like, self._work = like, work
+        self._block, self._at, self._stride, self.n = arguments[:4]
+        self._code, self._code_stride, self._bits, self._bits_stride, self._ahead, self._tables = arguments[
+            4:10
+        ]
+        self._before = builder.block
+        self._known: dict[Any, Any] = {}
+        self._later: list[Any] = []
+        self._wide, self._size = work.bitwidth // 8, like.bitwidth // 8
+        self.zero, self._one = constant(MEMORY[work], 0.0), constant(MEMORY[work], 1.0)
+
+    # what stands in memory
+
+    def read(self, batch: int, otherwise: Any) -> Any:
+        """Elements of a batch, `otherwise` beyond the end of the row."""
+        return self._read(self._like, self._place(self._batch(batch), self._stride, self._size), otherwise)
+
+    def read_if_there(self, batch: int) -> Any:
+        """Elements of a batch that may be absent, then 0."""
+        base = self._or_instead(batch, self._slot(batch), self._batch(batch), constant(MEMORY[self._like], 0))
+        return self._read(self._like, self._place(base, self._stride, self._size, self.has(batch)), self.zero)
+
+    def codes(self) -> Any:
+        """How much each element counts, below 0 where it is padding: 1 if nobody says, 0 beyond the end."""
+        there = self._once("codes", lambda: self._is_not_zero(self._code))
+        base = self._or_instead("codes", self._code, self._code, self._one)
+        return self._read(self._work, self._place(base, self._code_stride, self._wide, there), self.zero)
+
+    def bits(self) -> Any:
+        """A bit per element; anything where none are kept."""
+        base = self._or_instead("bits", self._bits, self._bits, constant(_I16, 0))
+        at = self._place_of_bits(base, self._has_bits())
+        return self.builder.bitcast(self.builder.load(pointer(self.builder, at, _I16)), lanes(_I1))
+
+    def write(self, batch: int, values: Any) -> None:
+        """Write elements of a batch, at the next `flush`."""
+        self._later.append((self._write, self.row, batch, values))
+
+    def write_if_there(self, batch: int, values: Any) -> None:
+        """Write elements of a batch that may be absent, at the next `flush`."""
+        self._later.append((self._write_if_there, self.row, batch, values))
+
+    def flush(self) -> None:
+        """Write what was left for later."""
+        for write, row, batch, values in self._later:
+            self.row = row
+            write(batch, values)
+        self._later.clear()
+
+    def _write(self, batch: int, values: Any) -> None:
+        """Past the caches where that pays and addresses allow it."""
+        builder, base = self.builder, self._batch(batch)
+        stored = as_stored(builder, values, self._like)
+        to = pointer(builder, self._place(base, self._stride, self._size), stored.type)
+        if self.mask is not None:
+            builder.call(self._masked("store", stored.type), [stored, to, _I32(self._size), self.mask])
+            return
+        line = min(64, LANES * self._size)
+
+        def streams() -> Any:
+            apart = builder.and_(builder.or_(base, self._stride), _I64(line - 1))
+            return builder.and_(
+                self._is_not_zero(self._slot(slot.STREAM)), builder.not_(self._is_not_zero(apart))
+            )
+
+        with builder.if_else(self._once(("streams", batch), streams)) as (past, through):
+            with past:
+                written = builder.store(stored, to, align=line)
+                written.set_metadata("nontemporal", builder.module.add_metadata([_I32(1)]))
+            with through:
+                builder.store(stored, to, align=self._size)
+
+    def _write_if_there(self, batch: int, values: Any) -> None:
+        with self.builder.if_then(self.has(batch)):
+            self._write(batch, values)
+
+    def write_bits(self, bits: Any) -> None:
+        """Keep a bit per element, where they are kept."""
+        with self.builder.if_then(self._has_bits()):
+            to = pointer(self.builder, self._place_of_bits(self._bits, None), _I16)
+            self.builder.store(self.builder.bitcast(bits, _I16), to)
+
+    def fetch(self, batch: int) -> None:
+        """Ask for elements of a batch that will be read soon, `ahead` of these."""
+        builder = self.builder
+        at = builder.add(self._place(self._batch(batch), self._stride, self._size), self._ahead)
+        function = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, _I32, _I32, _I32])
+        ask = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
+        builder.call(ask, [pointer(builder, at, _I8), _I32(0), _I32(2), _I32(1)])
+
+    def read_tables(self, numbers: Sequence[int], k: Any) -> list[Any]:
+        """16 numbers of each of some tables, from the k-th on."""
+        return [self.builder.load(self._table(number, k), align=self._wide) for number in numbers]
+
+    def write_tables(self, numbers: Sequence[int], k: Any, values: Sequence[Any]) -> None:
+        """Write 16 numbers of each of some tables."""
+        for number, value in zip(numbers, values, strict=True):
+            self.builder.store(value, self._table(number, k), align=self._wide)
+
+    # what is computed
+
+    def add(self, one: Any, other: Any) -> Any:
+        return self.builder.fadd(one, other, flags=_FLAGS)
+
+    def sub(self, one: Any, other: Any) -> Any:
+        return self.builder.fsub(one, other, flags=_FLAGS)
+
+    def mul(self, one: Any, other: Any) -> Any:
+        return self.builder.fmul(one, other, flags=_FLAGS)
+
+    def where(self, condition: Any, one: Any, other: Any) -> Any:
+        return self.builder.select(condition, one, other)
+
+    def both(self, one: Any, other: Any) -> Any:
+        return self.builder.and_(one, other)
+
+    def either(self, one: Any, other: Any) -> Any:
+        return self.builder.or_(one, other)
+
+    def opposite(self, condition: Any) -> Any:
+        return self.builder.not_(condition)
+
+    def at_most_zero(self, values: Any) -> Any:
+        """Which are ≤ 0; NaN is not."""
+        return self.builder.fcmp_ordered("<=", values, self.zero)
+
+    def negative(self, values: Any) -> Any:
+        """Which are < 0; NaN is not."""
+        return self.builder.fcmp_ordered("<", values, self.zero)
+
+    def flag(self, number: int) -> Any:
+        """Whether a slot is not 0, for each element."""
+        return splat(self.builder, self.has(number))
+
+    def has_bits(self) -> Any:
+        """Whether bits are kept, for each element."""
+        return splat(self.builder, self._has_bits())
+
+    def has(self, number: int) -> Any:
+        """Whether a slot is not 0."""
+        return self._once(("has", number), lambda: self._is_not_zero(self._slot(number)))
+
+    # how
+
+    def go_to(self, k: Any) -> None:
+        """The elements from the k-th on; of one row, those that are among its n."""
+        self.k = k
+        if self.rows == 1:
+            left = splat(self.builder, self.builder.trunc(self.builder.sub(self.n, k), _I32))
+            self.mask = self.builder.icmp_signed("<", ir.Constant(lanes(_I32), list(range(LANES))), left)
+
+    def at_row(self, row: int) -> Vectors:
+        """The elements of one of the rows."""
+        self.row = row
+        return self
+
+    def _table(self, number: int, k: Any) -> Any:
+        at = self.builder.mul(self.builder.add(k, _I64(number * TABLE)), _I64(self._wide))
+        return pointer(self.builder, self.builder.add(self._tables, at), lanes(MEMORY[self._work]))
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """A value that is the same for all elements, computed before the loop."""
+        if key not in self._known:
+            if self.builder.block is self._before:
+                self._known[key] = make()
+            else:
+                with self.builder.goto_block(self._before):
+                    self._known[key] = make()
+        return self._known[key]
+
+    def _is_not_zero(self, value: Any) -> Any:
+        return self.builder.icmp_signed("!=", value, _I64(0))
+
+    def _has_bits(self) -> Any:
+        return self._once("bits", lambda: self._is_not_zero(self._bits))
+
+    def _slot(self, number: int) -> Any:
+        def make() -> Any:
+            at = self.builder.add(self._block, _I64(8 * number))
+            return self.builder.load(pointer(self.builder, at, _I64))
+
+        return self._once(("slot", number), make)
+
+    def _batch(self, number: int) -> Any:
+        value = self._slot(number)
+        return self._once(("batch", number), lambda: self.builder.add(value, self._at))
+
+    def _or_instead(self, name: object, value: Any, address: Any, instead: Any) -> Any:
+        """An address, or, where `value` is 0, that of 16 elements of the stack."""
+
+        if ("instead", name) not in self._known:
+            there = alloca(self.builder, LANES * 8)
+
+            def make() -> Any:
+                at = self.builder.ptrtoint(there, _I64)
+                self.builder.store(instead, pointer(self.builder, at, instead.type))
+                return self.builder.select(self._is_not_zero(value), address, at)
+
+            self._once(("instead", name), make)
+        return self._known["instead", name]
+
+    def _place(self, base: Any, stride: Any, size: int, there: Any = None) -> Any:
+        """The address of these elements; `base` where the batch is not there."""
+        builder = self.builder
+        apart = builder.mul(self.k, _I64(size))
+        if self.row:
+            apart = builder.add(apart, builder.mul(stride, _I64(self.row)))
+        return builder.add(base, apart if there is None else builder.select(there, apart, _I64(0)))
+
+    def _place_of_bits(self, base: Any, there: Any) -> Any:
+        builder = self.builder
+        apart = builder.add(builder.lshr(self.k, _I64(3)), builder.mul(self._bits_stride, _I64(self.row)))
+        return builder.add(base, apart if there is None else builder.select(there, apart, _I64(0)))
+
+    def _read(self, stored: Any, at: Any, otherwise: Any) -> Any:
+        builder, kind = self.builder, lanes(MEMORY[stored])
+        place, size = pointer(builder, at, kind), stored.bitwidth // 8
+        if self.mask is None:
+            return as_number(builder, builder.load(place, align=size), stored)
+        nothing = constant(MEMORY[stored], 0)
+        value = builder.call(self._masked("load", kind), [place, _I32(size), self.mask, nothing])
+        return builder.select(self.mask, as_number(builder, value, stored), otherwise)
+
+    def _masked(self, name: str, kind: Any) -> Any:
+        mask = lanes(_I1)
+        if name == "load":
+            function = ir.FunctionType(kind, [kind.as_pointer(), _I32, mask, kind])
+        else:
+            function = ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), _I32, mask])
+        element = {ir.FloatType(): "f32", ir.DoubleType(): "f64"}.get(kind.element, "i16")
+        return cgutils.get_or_insert_function(
+            self.builder.module, function, f"llvm.masked.{name}.v{LANES}{element}.p0"
+        )

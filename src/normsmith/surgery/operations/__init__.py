@@ -1,0 +1,1 @@
+"""The public verbs of surgery, one file each."""

@@ -1,0 +1,174 @@
+"""Batch norm that goes by the data it meets at test time, for a block of code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from normsmith.anatomy.isolation import eager_forwards, inside
+from normsmith.anatomy.select import Only
+from normsmith.errors import InputError
+from normsmith.layers._whole_set import Select
+from normsmith.measure.layers import Measured, Statistics, choose
+from normsmith.measure.meter import Blend, Meter, in_dtype_of, listening
+from normsmith.measure.passes import Forward, Group, Walk, feed, group_of
+from normsmith.measure.population import Quest, Settle
+from normsmith.ops import Moments
+from normsmith.ops._check import check_choice
+from normsmith.surgery.plans.verify import check_runnable
+
+
+@contextmanager
+def adapt(
+    model: nn.Module,
+    loader: Iterable[Any] | None = None,
+    *,
+    prior: float | None = None,
+    source_samples: int | None = None,
+    mode: Literal["fast", "exact"] = "fast",
+    only: Only = None,
+    forward: Forward = feed,
+    mask: Select = None,
+    group: Group = None,
+) -> Iterator[nn.Module]:
+    """Within the block batch norm layers go by source and target: unlabelled data of the domain that is tested.
+
+        μ = prior·μ_source + (1 − prior)·μ_target        σ² = prior·σ²_source + (1 − prior)·σ²_target
+
+    The source is what the running statistics hold; `prior` is a number, or N / (N + n) with N = `source_samples`
+    and n the target's samples: N says how many samples of the target the source is worth. prior=1 is the model as
+    it is, prior=0 with whole batches what batch norm does in training.
+
+    Without a loader, every batch that goes through the model is its own target (n: its rows), and outputs depend on
+    what else is in the batch. With a loader, its batches are the target, measured beforehand; then outputs do not.
+    σ²_target is the biased variance. A target of a single value per channel has none: the source is used.
+
+    After the block the model is as it was, bit for bit: buffers, counters, modes, also when it raises. Layers that
+    a user has frozen stay as they are, as in `recalibrate`. Inside, the layers are in evaluation mode, and the
+    statistics are constants to gradients; compiled models run eagerly, and every thread sees what is adapted.
+
+    Args:
+        model: a trained model.
+        loader: batches of the target domain; None: every batch itself.
+        prior: the source's share, 0 to 1.
+        source_samples: N; either this or `prior`.
+        mode, group: with a loader, as in `recalibrate`.
+        only: patterns of paths such as "layer1.*", or a function (path, module) → bool.
+        forward: with a loader, how a batch goes through the model, as in `recalibrate`.
+        mask: with a loader, what of a batch is its mask; without one, use `use_mask` or the layers' own arguments.
+
+    Raises:
+        InputError: an argument does not fit, or no batch came.
+        SurgeryError: a layer cannot be adapted, or there is none.
+
+    >>> model = nn.Sequential(nn.BatchNorm1d(1, affine=False, eps=0.0)).eval()
+    >>> x = torch.tensor([[3.0], [5.0]])
+    >>> with adapt(model, prior=0.5):
+    ...     model(x).flatten()
+    tensor([1., 3.])
+    >>> model(x).flatten()
+    tensor([3., 5.])
+
+    Source: Schneider et al. (2020), arXiv:2006.16971.
+    """
+    check_choice("mode", mode, ("fast", "exact"))
+    mixed = _mixture(prior, source_samples)
+    measured = choose(model, "adapt", only).checked("adapt")
+    inner = inside(model)
+    check_runnable(inner)
+    held = [layer.held() for layer in measured]
+    own = [_copied(statistics) for statistics in held]
+    with _restored(measured, held), eager_forwards():
+        if loader is None:
+            meters = [Meter(layer, source) for layer, source in zip(measured, own, strict=True)]
+            with listening(meters, _as_held(mixed), recorded=False):
+                yield model
+            return
+        walk = Walk(inner, measured, forward, mask, group=group_of(model, group))
+        quest = Quest(walk, loader, own, _as_held(mixed), mixed)
+        with walk.lent():
+            found = quest.fast("none") if mode == "fast" else quest.exact(len(measured) + 1)
+        for layer, source, target in zip(measured, own, found.after, strict=True):
+            layer.lend(in_dtype_of(source, target))
+        with _evaluating(measured):
+            yield model
+
+
+def _copied(statistics: Statistics) -> Statistics:
+    mean, var, std = statistics
+    return Statistics(mean.clone(), var.clone(), None if std is None else std.clone())
+
+
+def _as_held(mixed: Settle) -> Blend:
+    def blend(measured: Measured, source: Statistics, found: Moments, samples: int) -> Statistics:
+        return in_dtype_of(source, mixed(measured, source, found, samples))
+
+    return blend
+
+
+def _mixture(prior: float | None, source_samples: int | None) -> Settle:
+    """How source and target are mixed, for one batch or for many."""
+    if (prior is None) == (source_samples is None):
+        raise InputError(
+            "adapt: expected prior or source_samples, got both or neither; prior=0.9 takes nine parts of the source, "
+            "source_samples=16 as many as 16 samples are worth beside the target's"
+        )
+    if prior is not None and not 0 <= prior <= 1:
+        raise InputError(f"prior: expected a number from 0 to 1, got {prior!r}")
+    if source_samples is not None and source_samples < 0:
+        raise InputError(f"source_samples: expected a number of at least 0, got {source_samples!r}")
+
+    def mixed(measured: Measured, source: Statistics, found: Moments, samples: int) -> Statistics:
+        share = source_samples / (source_samples + samples) if prior is None else prior  # type: ignore[operator]
+        enough = torch.as_tensor(found.enough, device=found.mean.device).view(-1)
+
+        def between(ours: Tensor, theirs: Tensor) -> Tensor:
+            ours = ours.to(theirs)
+            return torch.where(enough, share * ours + (1 - share) * theirs, ours)
+
+        variance = found.variance[0]
+        deviation = (variance + measured.epsilon).sqrt()
+        return Statistics(
+            between(source.mean, (found.mean + found.low)[0]),
+            between(source.var, variance),
+            None if source.std is None else between(source.std, deviation),
+        )
+
+    return mixed
+
+
+@contextmanager
+def _evaluating(measured: Sequence[Measured]) -> Iterator[None]:
+    """The layers are in evaluation mode at every call, in spite of somebody's `.train()`."""
+
+    def evaluate(layer: nn.Module, _: Any) -> None:
+        layer.training = False
+
+    handles = [layer.layer.register_forward_pre_hook(evaluate) for layer in measured]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _restored(measured: Sequence[Measured], held: Sequence[Statistics]) -> Iterator[None]:
+    """The layers' buffers, counters and modes are those of before, whatever happens in the block."""
+    modes = [layer.layer.training for layer in measured]
+    counters = [layer.layer._buffers.get("num_batches_tracked") for layer in measured]
+    counts = [None if counter is None else counter.clone() for counter in counters]
+    try:
+        yield
+    finally:
+        for layer, statistics, mode, counter, count in zip(
+            measured, held, modes, counters, counts, strict=True
+        ):
+            layer.lend(statistics)
+            layer.layer.training = mode
+            if counter is not None and count is not None:
+                counter.copy_(count)

@@ -1,0 +1,149 @@
+"""Convert batch norms of anybody's into others: ours, renorm, sync, ghost, frozen, group, layer, torch's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm, read
+from normsmith.anatomy.kinds import is_producer
+from normsmith.anatomy.locations import Sites
+from normsmith.anatomy.select import Only, selected
+from normsmith.errors import InputError, SurgeryError
+from normsmith.surgery.plans.edits import AttributeEdit, Edit, ModuleEdit, Unchanged
+from normsmith.surgery.plans.operation import operation
+from normsmith.surgery.plans.plan import Change, Plan, Remark
+from normsmith.surgery.plans.verify import Expectation, Outcome
+from normsmith.surgery.targets.conversions import TARGETS, Converted, converted
+from normsmith.surgery.targets.factory import channels
+
+_STATISTICS = ("running_mean", "running_var", "running_std")
+_ORDER: tuple[Outcome, ...] = ("same", "may differ", "differs")
+
+
+@operation
+def convert(
+    model: nn.Module,
+    to: str = "batch",
+    *,
+    only: Only = None,
+    first: int | None = None,
+    last: int | None = None,
+    **options: Any,
+) -> Plan:
+    """Plan to make the batch norms of a model another kind of norm, and to change nothing else.
+
+    | `to` | becomes | outputs in evaluation |
+    |---|---|---|
+    | "batch" | normsmith's `BatchNorm1d/2d/3d`; fused with its activation, `BatchNormAct1d/2d/3d` | the same |
+    | "renorm" | `BatchRenorm…`, with `total_steps` or `schedule` | the same |
+    | "sync" | the same norm with `process_group` (by default "world") | the same |
+    | "ghost" | the same norm with `ghost_batch_size` | the same |
+    | "frozen" | the same norm, pinned to its running statistics; γ and β do not train | the same |
+    | "torch" | `torch.nn.BatchNorm1d/2d/3d`, or `SyncBatchNorm` of a synchronised one | the same |
+    | "group" | `nn.GroupNorm` with `num_groups` (by default up to 8) | differ |
+    | "layer" | `nn.GroupNorm(1, C)`: layer norm over channels, whatever the layout | differ |
+
+    γ, β, running statistics, counter, eps and momentum are carried over, γ and β as the same parameters, so that
+    optimizers keep them; other settings of our layers stay too unless `options`, which go to the new layers,
+    say otherwise. What is read: torch's batch norms (lazy and synchronised ones too) and subclasses without a
+    forward of their own, normsmith's, timm's `BatchNormAct2d`, and `FrozenBatchNorm2d` of detectron2, torchvision
+    and Hugging Face; the last two by name, if on a probe they compute what the name says. A layer whose class
+    does not say how many dimensions it takes gets those of the layer before it with as many channels. Names in
+    the state dict stay; "group" and "layer" have no statistics there.
+
+    Args:
+        to: see above.
+        only: patterns of paths such as "layer1.*", or a function (path, module) → bool.
+        first, last: only the first or last so many of these, in the order of the model's modules.
+        options: of the new layers, as `total_steps`, `schedule`, `track`, `ghost_batch_size`, `process_group`,
+            `on_small_batch`, `num_groups`, `eps`, `momentum`.
+
+    Raises:
+        InputError: an unknown `to`, options that the layers do not take, or first and last together.
+        SurgeryError: there is no batch norm among what is selected.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    >>> print(convert(model, to="renorm", total_steps=1000))
+    convert to renorm: 1 change, 0 refusals
+      1  nn.BatchNorm2d(8) → BatchRenorm2d(8, total_steps=1000)  asked for
+      outputs: the same in evaluation; in training: may differ
+    """
+    if to not in TARGETS:
+        raise InputError(f"to: expected one of {', '.join(TARGETS)}, got {to!r}")
+    sites = Sites(model)
+    norms = {module: paths for module, paths in sites.paths.items() if is_batch_norm(module)}
+    chosen = selected(norms, only, first, last)
+    if not chosen:
+        where = f"none of its {len(norms)} batch norms is selected" if norms else "it has no batch norm"
+        raise SurgeryError(f"convert: expected batch norms in {type(model).__name__}, but {where}")
+    dimensions = _Dimensions(model)
+    rows = [(module, _one(module, sites, dimensions, to, options)) for module in chosen]
+    done = {module: found for module, found in rows if isinstance(found, Converted)}
+    changed = {module: found for module, found in done.items() if found.changes}
+    return Plan(
+        f"convert to {to}",
+        model,
+        changes=tuple(
+            Change(sites.paths[module][0], found.before, found.after, found.why, sites.paths[module][1:])
+            for module, found in changed.items()
+        ),
+        refusals=tuple(
+            Remark(sites.paths[module][0], found) for module, found in rows if isinstance(found, str)
+        ),
+        kept=tuple(
+            Remark(sites.paths[module][0], f"it is {found.before} already")
+            for module, found in done.items()
+            if not found.changes
+        ),
+        edits=tuple(edit for module, found in changed.items() for edit in _edits(module, found, sites)),
+        expects=_expected(changed),
+    )
+
+
+def _one(
+    module: nn.Module, sites: Sites, dimensions: _Dimensions, to: str, options: dict[str, Any]
+) -> Converted | str:
+    """What becomes of one norm, or the reason why nothing does."""
+    if (bound := sites.held_by(module, "converting")) is not None:
+        return bound
+    norm = read(module)
+    return norm if isinstance(norm, str) else converted(norm, to, options, dimensions.of(norm))
+
+
+def _edits(module: nn.Module, found: Converted, sites: Sites) -> Iterator[Edit]:
+    yield ModuleEdit(sites.holders[module], module, found.new)
+    held = {id(buffer) for buffer in module._buffers.values()}
+    if any(buffer is not None and id(buffer) not in held for buffer in found.new._buffers.values()):
+        yield Unchanged(module, _STATISTICS)  # some are stored in another form
+    for parameter in found.stops:
+        if parameter.requires_grad:
+            yield AttributeEdit(parameter, "requires_grad", False)
+
+
+def _expected(changed: Mapping[nn.Module, Converted]) -> Expectation:
+    def worst(outcomes: Iterable[Outcome]) -> Outcome:
+        return max(outcomes, key=_ORDER.index, default="same")
+
+    rows = changed.values()
+    return Expectation(worst(row.evaluation for row in rows), worst(row.training for row in rows))
+
+
+class _Dimensions:
+    """For norms whose class does not say: the dimensions of the layer before them with as many channels."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = list(model.modules())
+        self._positions = {module: position for position, module in enumerate(self._modules)}
+
+    def of(self, norm: BatchNorm) -> tuple[int, str] | None:
+        """The dimensions, and the layer they are from; None where the class knows, or none fits."""
+        if norm.dimensions is not None:
+            return None
+        for module in reversed(self._modules[: self._positions[norm.module]]):
+            if is_producer(module) and channels(module) == norm.features:
+                name = type(module).__name__
+                return (1 if isinstance(module, nn.Linear) else int(name[-2])), name
+        return None

@@ -1,0 +1,1 @@
+"""Fold batch norms into the layers beside them."""

@@ -1,0 +1,223 @@
+"""Fold batch norms into their linear layers and convolutions, for inference."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm
+from normsmith.anatomy.describe import words
+from normsmith.anatomy.locations import Sites
+from normsmith.anatomy.select import Only, selected
+from normsmith.anatomy.trace import trace
+from normsmith.errors import InputError, SurgeryError
+from normsmith.surgery.operations.fold.obstacles import Fold, Layout, foldable_norm, obstacle
+from normsmith.surgery.operations.fold.partners import Finder
+from normsmith.surgery.operations.fold.weights import Weights, affine_of
+from normsmith.surgery.plans.edits import Edit, ModuleEdit, ParameterEdit, Unchanged
+from normsmith.surgery.plans.operation import operation
+from normsmith.surgery.plans.plan import Change, Plan, Remark
+from normsmith.surgery.plans.verify import Expectation, Forward, call
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "hardswish": nn.Hardswish,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+}
+
+
+def fold(model: nn.Module, batch: Any = None, *, forward: Forward = call, only: Only = None) -> Plan:
+    """Plan to let linear layers and convolutions do the work of the batch norms behind or before them.
+
+        behind:  γ·(W·x + b − μ)/σ + β = (s·W)·x + (s·b + t)        s = γ/σ, t = β − s·μ
+        before:  W·(s·x + t) + b = (W·s)·x + (b + Σ W·t)            σ = sqrt(running_var + eps)
+
+    Evaluation gives the same outputs; training does not make sense afterwards. `nn.Linear` and (transposed)
+    convolutions take part, grouped ones too; of norms all that `convert` reads and that go by running
+    statistics. The weights are reckoned in float64 and kept in their dtype; where there is no bias, there is one
+    then. In the norm's place stands an `nn.Identity`, or its activation where they were one layer, so that all
+    paths stay; the norm's keys leave the state dict.
+
+    Refused, with the reason, is what would not be exact: weights that something else uses too (a layer that is
+    called twice, tied weights, parametrizations), an output that goes elsewhere as well, zero padding between a
+    norm that shifts and its convolution, hooks that see what goes between the two, data that may go other ways.
+
+    Args:
+        batch: without one the model is followed by symbols (torch.fx), which dynamic code does not allow; with
+            one a forward is run, see `trace`.
+        forward: how the model is called with the batch.
+        only: patterns of paths of norms such as "layer1.*", or a function (path, module) → bool.
+
+    Raises:
+        SurgeryError: the model has no batch norm, or its forward cannot be followed.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+    >>> plan = fold(model)
+    >>> print(plan)
+    fold batch norms: 2 changes, 0 refusals
+      1  nn.BatchNorm2d(8) → Identity()                  0 does its work
+      0  Conv2d(3, 8) → Conv2d(3, 8) with other weights  as if 1 came behind it; its bias is new
+      outputs: the same in evaluation; in training: may differ
+    >>> list(plan.apply().state_dict())
+    ['0.weight', '0.bias']
+
+    Source: Jacob et al. (2018), arXiv:1712.05877, section 3.2.
+    """
+    sites = Sites(model)
+    norms = {module: paths for module, paths in sites.paths.items() if is_batch_norm(module)}
+    chosen = selected(norms, only, None, None)
+    if not chosen:
+        where = f"none of its {len(norms)} batch norms is selected" if norms else "it has no batch norm"
+        raise SurgeryError(f"fold: expected batch norms in {type(model).__name__}, but {where}")
+    found = Finder(trace(model, batch, forward=forward), Layout(sites)).find(chosen)
+    first = {module: paths[0] for module, paths in sites.paths.items()}
+    return fold_pairs(
+        model,
+        [
+            [first[f.norm], first[f.producer], f.side, f.dimensions]
+            for f in found.values()
+            if isinstance(f, Fold)
+        ],
+        {first[norm]: reason for norm, reason in found.items() if isinstance(reason, str)},
+    )
+
+
+@operation
+def fold_pairs(
+    model: nn.Module, pairs: Sequence[Sequence[Any]], refused: Mapping[str, str] | None = None
+) -> Plan:
+    """Plan to fold batch norms that are known to stand beside their layers; what `fold` finds, without its trace.
+
+    This is what a plan of `fold` does on copies of the model and in other processes, where there may be no batch.
+    That nothing else uses what goes between a norm and its layer is for the caller to know; weights, hooks,
+    padding and shapes are looked at again.
+
+    Args:
+        pairs: (path of the norm, path of the layer, "behind" or "before", dimensions); in the order of the
+            forward. `dimensions`: how many the norm's input must have, or None where that is known to be right.
+        refused: paths of norms that are not folded, and why.
+
+    Raises:
+        InputError: a pair is of another form, or names what is not there.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+    >>> fold_pairs(model, [("1", "0", "behind", None)]).apply()[1]
+    Identity()
+    """
+    layout = Layout(Sites(model))
+    refusals = dict(refused or {})
+    folded: dict[nn.Module, list[tuple[Fold, BatchNorm]]] = {}
+    for row in pairs:
+        fold = _as_fold(row, layout)
+        norm = foldable_norm(fold.norm, layout.sites)
+        against = norm if isinstance(norm, str) else obstacle(fold, norm, layout)
+        if isinstance(norm, str) or against is not None:
+            refusals[layout.path(fold.norm)] = str(against)
+        else:
+            folded.setdefault(fold.producer, []).append((fold, norm))
+    changes: list[Change] = []
+    edits: list[Edit] = []
+    for producer, rows in folded.items():
+        weight, bias = _folded(producer, rows)
+        unfit = _unfit(weight, bias)
+        if unfit is not None:
+            refusals |= {layout.path(fold.norm): unfit for fold, _ in rows}
+            continue
+        places = {fold.norm: _stand_in(fold, norm) for fold, norm in rows}
+        changes += _changes(producer, rows, places, layout)
+        edits += (Unchanged(module) for module in (producer, *places))
+        for name, new in (("weight", weight), ("bias", bias)):
+            edits.append(ParameterEdit(producer, name, producer._parameters[name], new))
+        edits += (ModuleEdit(layout.sites.holders[norm], norm, new) for norm, new in places.items())
+    return Plan(
+        "fold batch norms",
+        model,
+        changes=tuple(changes),
+        refusals=tuple(Remark(path, reason) for path, reason in refusals.items()),
+        edits=tuple(edits),
+        expects=Expectation("same", "may differ"),
+    )
+
+
+class FoldedNorm(nn.Identity):
+    """Stands where a norm was folded that had its channels in the right place for some shapes of input only.
+
+    >>> nn.Sequential(nn.Linear(4, 3), FoldedNorm(dimensions=2))[1]
+    FoldedNorm(dimensions=2)
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__()
+        self.dimensions = dimensions
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The input. Raises InputError if it has another number of dimensions."""
+        if input.dim() != self.dimensions:
+            raise InputError(
+                f"a batch norm was folded for {self.dimensions}-D inputs here, got shape {tuple(input.shape)}, whose "
+                "channels are elsewhere; fold with a batch, normsmith.surgery.fold(model, batch)"
+            )
+        return input
+
+    def extra_repr(self) -> str:
+        """The number of dimensions."""
+        return f"dimensions={self.dimensions}"
+
+
+def _as_fold(row: Sequence[Any], layout: Layout) -> Fold:
+    modules = layout.modules
+    if len(row) != 4 or row[0] not in modules or row[1] not in modules or row[2] not in ("behind", "before"):
+        raise InputError(
+            f"pairs: expected (path of a norm, path of a layer, 'behind' or 'before', dimensions or None), got {row!r}"
+        )
+    side: Literal["behind", "before"] = row[2]
+    return Fold(modules[row[0]], modules[row[1]], side, row[3])
+
+
+def _folded(producer: nn.Module, rows: Sequence[tuple[Fold, BatchNorm]]) -> tuple[nn.Parameter, nn.Parameter]:
+    weights = Weights.of(producer)
+    for fold, norm in rows:
+        (weights.then if fold.side == "behind" else weights.after)(affine_of(norm))
+    return weights.stored()
+
+
+def _unfit(*parameters: nn.Parameter) -> str | None:
+    if any(not p.is_meta and not bool(p.isfinite().all()) for p in parameters):
+        return f"the folded weights are not all finite in {parameters[0].dtype}"
+    return None
+
+
+def _changes(
+    producer: nn.Module,
+    rows: Sequence[tuple[Fold, BatchNorm]],
+    places: Mapping[nn.Module, nn.Module],
+    layout: Layout,
+) -> Iterator[Change]:
+    for norm, new in places.items():
+        path, *also = layout.sites.paths[norm]
+        after = " ".join(repr(new).split())
+        yield Change(path, words(norm), after, f"{layout.path(producer)} does its work", tuple(also))
+    path, *also = layout.sites.paths[producer]
+    names = ", ".join(f"{layout.path(fold.norm)} came {fold.side} it" for fold, _ in rows)
+    new_bias = "; its bias is new" if producer.bias is None else ""
+    after = f"{words(producer)} with other weights"
+    yield Change(path, words(producer), after, f"as if {names}{new_bias}", tuple(also))
+
+
+def _stand_in(fold: Fold, norm: BatchNorm) -> nn.Module:
+    """What comes in the norm's place: its activation, or nothing."""
+    parts: dict[str, Any] = {} if fold.dimensions is None else {"norm": FoldedNorm(fold.dimensions)}
+    if norm.activation is not None and norm.origin == "other":  # timm's, whose parts keep their paths
+        return nn.Sequential(OrderedDict(parts | norm.module._modules))
+    if norm.activation is not None:
+        parts["act"] = _ACTIVATIONS[norm.activation]()
+    if len(parts) == 2:
+        return nn.Sequential(OrderedDict(parts))
+    return next(iter(parts.values())) if parts else nn.Identity()

@@ -1,0 +1,149 @@
+"""What about a norm, a producer, or hooks around the two is against folding one into the other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.parameter import is_lazy
+
+from normsmith.anatomy.batch_norms import BatchNorm, is_uninitialised, read
+from normsmith.anatomy.kinds import is_prepared, is_producer
+from normsmith.anatomy.locations import Sites
+from normsmith.surgery.operations.fold.weights import affine_of
+from normsmith.surgery.targets.factory import channels
+
+_BEFORE_HOOKS = ("_forward_pre_hooks",)
+_BEHIND_HOOKS = ("_forward_hooks",)
+_BACKWARD_HOOKS = ("_backward_pre_hooks", "_backward_hooks")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A norm that comes `behind` or `before` the producer that is to do its work.
+
+    `dimensions`: how many the norm's input must have for that, where the trace does not tell how many it has.
+    """
+
+    norm: nn.Module
+    producer: nn.Module
+    side: Literal["behind", "before"]
+    dimensions: int | None = None
+
+
+class Layout:
+    """A model's modules by path, and how many modules hold each parameter."""
+
+    def __init__(self, sites: Sites) -> None:
+        self.sites = sites
+        self.modules = {path: module for module, paths in sites.paths.items() for path in paths}
+        self.holders = Counter(id(p) for m in sites.paths for p in m._parameters.values() if p is not None)
+
+    def path(self, module: nn.Module) -> str:
+        """The first of its paths."""
+        return self.sites.paths[module][0]
+
+    def scope(self, one: nn.Module, other: nn.Module) -> str:
+        """The path of the innermost module that holds both."""
+        parts: list[str] = []
+        for a, b in zip(self.path(one).split("."), self.path(other).split("."), strict=False):
+            if a != b:
+                break
+            parts.append(a)
+        return ".".join(parts)
+
+    def around(self, module: nn.Module, other: nn.Module) -> Iterator[nn.Module]:
+        """A module and what it is in, as far as `other` is not in it."""
+        path, scope = self.path(module), self.scope(module, other)
+        while path != scope:
+            yield self.modules[path]
+            path = path.rpartition(".")[0]
+
+
+def foldable_norm(module: nn.Module, sites: Sites) -> BatchNorm | str:
+    """A norm's parts, or what about itself is against folding it."""
+    bound = sites.held_by(module, "folding")
+    if bound is not None:
+        return bound
+    norm = read(module)
+    if isinstance(norm, str):
+        return norm
+    if norm.lazy or is_uninitialised(norm):
+        return "it has no values yet (lazy); run the model once"
+    if norm.tensors["running_mean"] is None or norm.tensors["running_var"] is None:
+        return "it normalises by the batch in evaluation too: it has no running statistics"
+    return norm
+
+
+def obstacle(fold: Fold, norm: BatchNorm, layout: Layout, between: Iterable[nn.Module] = ()) -> str | None:
+    """What about a producer, and about hooks around the two, is against a fold."""
+    producer, path = fold.producer, layout.path(fold.producer)
+    if not is_producer(producer):
+        return f"{path} is no plain linear layer or convolution"
+    own = next(_own_obstacles(producer, path, layout.holders), None)
+    if own is not None:
+        return own
+    layer: Any = producer
+    inputs = layer.in_features if isinstance(producer, nn.Linear) else layer.in_channels
+    width = channels(producer) if fold.side == "behind" else inputs
+    if width != norm.features:
+        return f"it has {norm.features} channels, {path} has {width}"
+    hooked = _hooked(fold, layout, between)
+    if hooked is not None:
+        return hooked
+    if fold.side == "before" and _has_border(producer):
+        shift = affine_of(norm).shift
+        if shift.is_meta or bool(shift.any()):
+            return (
+                f"{path} behind it has a border (zero padding, or a transposed kernel) that the norm's shift does not "
+                "reach, and a bias would"
+            )
+    return None
+
+
+def _own_obstacles(producer: nn.Module, path: str, holders: Counter[int]) -> Iterator[str]:
+    parameters = [p for p in producer._parameters.values() if p is not None]
+    if "forward" in vars(producer):
+        yield f"the forward of {path} was replaced"
+    if "parametrizations" in producer._modules:
+        yield f"{path} is parametrized; remove the parametrization first"
+    if not isinstance(producer._parameters.get("weight"), nn.Parameter):
+        yield f"the weight of {path} is computed before each forward (weight norm); remove that first"
+    if is_prepared(producer):
+        yield f"{path} is prepared for quantisation; fold before preparing"
+    if any(is_lazy(p) for p in parameters):
+        yield f"{path} has no values yet (lazy); run the model once"
+    if any(holders[id(p)] > 1 for p in parameters):
+        yield f"another module holds the weight or bias of {path} too (tied)"
+    if any(not p.is_floating_point() for p in parameters):
+        yield f"the weights of {path} are no floating point numbers"
+
+
+def _hooked(fold: Fold, layout: Layout, between: Iterable[nn.Module]) -> str | None:
+    """Hooks that meet the values between the two, which will be other ones or none."""
+    first, second = (fold.producer, fold.norm) if fold.side == "behind" else (fold.norm, fold.producer)
+    watched: list[tuple[nn.Module, tuple[str, ...]]]
+    watched = [(module, _BEHIND_HOOKS) for module in layout.around(first, second)]
+    watched += [(module, _BEFORE_HOOKS) for module in layout.around(second, first)]
+    watched += [(module, _BEFORE_HOOKS + _BEHIND_HOOKS) for module in between]
+    watched += [(module, _BACKWARD_HOOKS) for module in (first, second)]
+    for module, kinds in watched:
+        if any(vars(module).get(kind) for kind in kinds):
+            return f"a hook of {layout.path(module)} meets what goes between norm and weights, which changes"
+    return None
+
+
+def _has_border(producer: nn.Module) -> bool:
+    """Whether some outputs are made of fewer inputs than others."""
+    layer: Any = producer
+    if isinstance(producer, nn.Linear):
+        return False
+    if isinstance(producer, _ConvTransposeNd):
+        return any(size > 1 for size in (*layer.kernel_size, *layer.stride)) or any(layer.output_padding)
+    if layer.padding_mode != "zeros" or layer.padding == "valid":
+        return False
+    return any(k > 1 for k in layer.kernel_size) if layer.padding == "same" else any(layer.padding)

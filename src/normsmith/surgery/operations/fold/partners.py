@@ -1,0 +1,271 @@
+"""Which linear layer or convolution can do a batch norm's work, or the reason why none can."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from normsmith.anatomy.batch_norms import BatchNorm
+from normsmith.anatomy.graph import Event, Graph
+from normsmith.anatomy.kinds import is_sequential
+from normsmith.surgery.operations.fold.obstacles import Fold, Layout, foldable_norm, obstacle
+
+_RESHAPES = {"flatten", "reshape", "reshape_as", "view", "view_as", "unflatten"}
+_SAME_VALUES = {"contiguous", "clone", "detach"}
+_SHAPE_READERS = {"reshape_as", "view_as", "expand_as", "type_as"}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a norm stands in a forward: what it takes, the calls it consists of, and the last of them."""
+
+    entry: Event
+    inner: frozenset[Event]
+    end: Event
+
+
+@dataclass(frozen=True)
+class _Against:
+    """Why a norm is not folded to one side. `stops_at`: what is there, if it is no linear layer or convolution."""
+
+    reason: str = ""
+    stops_at: str = ""
+
+
+class Finder:
+    """Looks for the producers that norms are folded into, norms in the order of the forward."""
+
+    def __init__(self, graph: Graph, layout: Layout) -> None:
+        self._graph, self._layout = graph, layout
+        self._folded: set[Event] = set()
+
+    def find(self, norms: Iterable[nn.Module]) -> dict[nn.Module, Fold | str]:
+        """For each norm how to fold it, or the reason why it cannot be."""
+        places = {norm: self._place(norm) for norm in norms}
+
+        def position(norm: nn.Module) -> int:
+            place = places[norm]
+            return -1 if isinstance(place, str) else place.end.index
+
+        found = {norm: self._one(norm, places[norm]) for norm in sorted(places, key=position)}
+        return {norm: found[norm] for norm in places}
+
+    def _one(self, module: nn.Module, place: _Place | str) -> Fold | str:
+        norm = foldable_norm(module, self._layout.sites)
+        if isinstance(norm, str):
+            return norm
+        if isinstance(place, str):
+            return place
+        behind = self._behind(norm, place)
+        found = behind if isinstance(behind, Fold) else self._before(norm, place)
+        if isinstance(behind, _Against) and isinstance(found, _Against):
+            return _together(behind, found)
+        assert isinstance(found, Fold)
+        if norm.activation is None and len(place.inner) == 1:
+            self._folded.add(place.end)
+        return found
+
+    def _place(self, norm: nn.Module) -> _Place | str:
+        calls = self._graph.calls.get(norm, 0)
+        if calls == 0:
+            return "this forward does not come by it"
+        if calls > 1:
+            return f"it is called {calls} times in a forward"
+        own = self._graph.of(norm) or self._functions.get(self._layout.path(norm), ())
+        inner = frozenset(own)
+        sources = {s for e in inner for s in e.sources if s not in inner and s.kind != "parameter"}
+        ends = [e for e in own if self._graph.is_output(e) or set(self._graph.consumers(e)) - inner]
+        if len(sources) != 1 or len(ends) > 1:
+            return (
+                f"it is called with {len(sources)} tensors (beside its input a mask, weights or a residual)"
+            )
+        if any(set(self._graph.consumers(parameter)) - inner for parameter in self._read(norm)):
+            return "its tensors are used outside of its own forward"
+        return _Place(next(iter(sources)), inner, ends[0] if ends else own[-1])
+
+    @cached_property
+    def _functions(self) -> dict[str, tuple[Event, ...]]:
+        found: dict[str, tuple[Event, ...]] = {}
+        for event in self._graph.events:
+            if event.kind == "function":
+                found[event.path] = (*found.get(event.path, ()), event)
+        return found
+
+    @cached_property
+    def _parameters(self) -> dict[str, Event]:
+        return {event.path: event for event in self._graph.events if event.kind == "parameter"}
+
+    def _read(self, module: nn.Module) -> list[Event]:
+        """Tensors of a module that functions use."""
+        names = [*module._parameters, *module._buffers]
+        paths = [f"{path}.{name}" for path in self._layout.sites.paths[module] for name in names]
+        return [self._parameters[path] for path in paths if path in self._parameters]
+
+    def _behind(self, norm: BatchNorm, place: _Place) -> Fold | _Against:
+        """Into the producer whose output is the norm's input and goes nowhere else."""
+        event, takers, between = place.entry, place.inner, list[Event]()
+        while True:
+            is_producer = event.role == "producer"
+            if not (is_producer or self._passes(event)):
+                return _Against(stops_at=_label(event))
+            others = [taker for taker in self._takers(event) if taker not in takers]
+            if others:
+                return _Against(f"{_label(others[0])} takes what {_label(event)} puts out as well")
+            if self._graph.is_output(event):
+                return _Against(f"what {_label(event)} puts out is an output of the model too")
+            if is_producer:
+                return self._fold(norm, place, event, between, "behind")
+            between.append(event)
+            event, takers = event.sources[0], frozenset({event})
+
+    def _before(self, norm: BatchNorm, place: _Place) -> Fold | _Against:
+        """Into the producer that alone takes the norm's output."""
+        if norm.activation is not None:
+            return _Against(stops_at=f"its own activation, {norm.activation}")
+        event, between = place.end, list[Event]()
+        while True:
+            takers = self._takers(event)
+            if self._graph.is_output(event):
+                return _Against(stops_at="the model's output")
+            if len(takers) != 1:
+                return _Against(stops_at=" and ".join(map(_label, takers)) or "nothing")
+            if takers[0].role == "producer":
+                return self._fold(norm, place, takers[0], between, "before")
+            if not self._passes(takers[0]):
+                return _Against(stops_at=_label(takers[0]))
+            event = takers[0]
+            between.append(event)
+
+    def _fold(
+        self,
+        norm: BatchNorm,
+        place: _Place,
+        event: Event,
+        between: list[Event],
+        side: Literal["behind", "before"],
+    ) -> Fold | _Against:
+        """The fold into the producer called at `event`, or what is against it."""
+        producer = event.module
+        if producer is None:
+            return _Against(f"{_label(event)} is called as a function; make it a module")
+        known = place.entry.shape is not None or norm.dimensions in (2, 3)
+        fold = Fold(norm.module, producer, side, None if known else _dimensions(producer))
+        path, calls = self._layout.path(producer), self._graph.calls.get(producer, 0)
+        if calls != 1:
+            return _Against(f"{path} is used at {calls} places of a forward, and all of them would change")
+        if not self._fits(norm, place, event, between, side):
+            return _Against(f"its channels are not in the dimension in which {path} has its own")
+        reason = obstacle(fold, norm, self._layout, [e.module for e in between if e.module is not None])
+        if reason is None and self._read(producer):
+            reason = f"the weights of {path} are used outside of its own forward"
+        reason = reason or self._left_out(norm.module, producer)
+        return fold if reason is None else _Against(reason)
+
+    def _fits(self, norm: BatchNorm, place: _Place, event: Event, between: list[Event], side: str) -> bool:
+        """Whether the norm's channels, in dimension 1, are those of the producer: last of a linear layer's."""
+        assert event.module is not None
+        expected, linear = _dimensions(event.module), isinstance(event.module, nn.Linear)
+        if place.entry.shape is None:
+            return (
+                norm.dimensions is None
+                or norm.dimensions + 2 == expected
+                or (linear and norm.dimensions == 1)
+            )
+        if side == "before":
+            shape, keeps = event.sources[0].shape, _keeps_leading
+        elif linear:
+            shape, keeps = place.entry.shape, _keeps_last
+        else:
+            shape, keeps = event.shape, _keeps_leading
+        return shape is not None and len(shape) == expected and all(map(keeps, filter(_is_reshape, between)))
+
+    def _passes(self, event: Event) -> bool:
+        """Whether it puts out, in evaluation, the numbers it takes."""
+        if not event.sources:
+            return False
+        if event in self._folded or isinstance(event.module, (nn.Identity, _DropoutNd)):
+            return True
+        same = event.kind == "function" and event.name in _SAME_VALUES
+        return same or (_is_reshape(event) and event.shape is not None)
+
+    def _takers(self, event: Event) -> tuple[Event, ...]:
+        """The calls that take the values of a result, not its shape alone."""
+
+        def reads_shape(taker: Event) -> bool:
+            return taker.kind == "function" and taker.name in _SHAPE_READERS and taker.sources[0] is not event
+
+        return tuple(taker for taker in self._graph.consumers(event) if not reads_shape(taker))
+
+    def _left_out(self, norm: nn.Module, producer: nn.Module) -> str | None:
+        """What one forward did not call, beside the two: for other inputs the data may go that way."""
+        if self._graph.followed == "symbols":
+            return None
+        scope = self._layout.scope(norm, producer)
+        while scope and self._graph.calls.get(self._layout.modules[scope], 0) == 0:
+            scope = scope.rpartition(".")[0]
+        holder = self._layout.modules[scope]
+        if is_sequential(holder):
+            return None
+        if scope not in self._uncalled:
+            self._uncalled[scope] = next(self._uncalled_in(holder, scope), None)
+        missing = self._uncalled[scope]
+        if missing is None:
+            return None
+        return f"{type(holder).__name__} did not call {missing} for this batch, and may go another way for others"
+
+    @cached_property
+    def _uncalled(self) -> dict[str, str | None]:
+        return {}
+
+    def _uncalled_in(self, module: nn.Module, path: str) -> Iterator[str]:
+        """Modules with tensors of their own that the forward did not come by."""
+        for name, child in module._modules.items():
+            if child is None or self._graph.of(child):
+                continue
+            inner = f"{path}.{name}" if path else name
+            tensors = (*child._parameters.values(), *child._buffers.values())
+            if child not in self._graph.calls and any(tensor is not None for tensor in tensors):
+                yield inner
+            yield from self._uncalled_in(child, inner)
+
+
+def _together(behind: _Against, before: _Against) -> str:
+    if behind.stops_at and before.stops_at:
+        return (
+            f"it stands between {behind.stops_at} and {before.stops_at}: beside no linear layer or convolution that "
+            "could do its work"
+        )
+    return "; ".join(reason for reason in (behind.reason, before.reason) if reason)
+
+
+def _dimensions(producer: nn.Module) -> int:
+    """Of the input of a producer whose channels are where a norm's are."""
+    return 2 if isinstance(producer, nn.Linear) else 2 + len(producer.kernel_size)  # type: ignore[arg-type]
+
+
+def _is_reshape(event: Event) -> bool:
+    named = event.kind == "function" and event.name in _RESHAPES
+    return named or type(event.module) in (nn.Flatten, nn.Unflatten)
+
+
+def _keeps_last(event: Event) -> bool:
+    before, after = event.sources[0].shape, event.shape
+    return bool(before and after) and before[-1] == after[-1]  # type: ignore[index]
+
+
+def _keeps_leading(event: Event) -> bool:
+    before, after = event.sources[0].shape, event.shape
+    return before is not None and after is not None and before[:2] == after[:2] and len(after) > 1
+
+
+def _label(event: Event) -> str:
+    if event.kind == "module":
+        return f"{event.path} ({event.name})"
+    if event.kind == "input":
+        return "the model's input"
+    return f"the function {event.name}" + (f" in {event.path}" if event.path else "")

@@ -1,0 +1,100 @@
+"""Weights of a linear layer or convolution that does its neighbour's batch norm too, reckoned in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from normsmith.anatomy.batch_norms import BatchNorm
+
+
+@dataclass(frozen=True)
+class Affine:
+    """What a batch norm does in evaluation, per channel: scale·x + shift."""
+
+    scale: Tensor
+    shift: Tensor
+
+
+def affine_of(norm: BatchNorm) -> Affine:
+    """The scale γ/σ and shift β − γ·μ/σ of a norm that goes by its running statistics."""
+    parts = {name: None if tensor is None else _wide(tensor) for name, tensor in norm.tensors.items()}
+    mean, var, std = parts["running_mean"], parts["running_var"], parts["running_std"]
+    assert mean is not None
+    assert var is not None
+    scale = (var + norm.eps).rsqrt() if std is None else std.reciprocal()
+    if parts["weight"] is not None:
+        scale = scale * parts["weight"]
+    shift = -mean * scale
+    return Affine(scale, shift if parts["bias"] is None else shift + parts["bias"])
+
+
+@dataclass
+class Weights:
+    """The weight and bias of a producer, in float64, as norms are folded into it."""
+
+    producer: nn.Module
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, producer: nn.Module) -> Weights:
+        layer: Any = producer
+        weight = _wide(layer.weight)
+        features = layer.out_features if isinstance(producer, nn.Linear) else layer.out_channels
+        bias = weight.new_zeros(features) if layer.bias is None else _wide(layer.bias)
+        return cls(producer, weight, bias)
+
+    def then(self, norm: Affine) -> None:
+        """Fold a norm that comes behind: W ← scale·W and b ← scale·b + shift, per output channel."""
+        if isinstance(self.producer, _ConvTransposeNd):  # (in, out/groups, *kernel)
+            self._scale_second(norm.scale, repeats=self.weight.shape[0] // self.producer.groups)
+        else:
+            self.weight = self.weight * _column(norm.scale, self.weight.dim())
+        self.bias = self.bias * norm.scale + norm.shift
+
+    def after(self, norm: Affine) -> None:
+        """Fold a norm that comes before: b ← b + Σ W·shift over inputs and kernel, W ← W·scale per input channel."""
+        producer: Any = self.producer
+        if isinstance(producer, _ConvTransposeNd):
+            taps = self.weight * _column(norm.shift, self.weight.dim())
+            grouped = taps.reshape(producer.groups, -1, *taps.shape[1:]).flatten(
+                3
+            )  # (groups, in, out, kernel)
+            self.bias = self.bias + grouped.sum((1, 3)).flatten()
+            self.weight = self.weight * _column(norm.scale, self.weight.dim())
+            return
+        repeats = len(self.weight) // (1 if isinstance(producer, nn.Linear) else producer.groups)
+        before = self.weight
+        self._scale_second(norm.shift, repeats)
+        self.bias = self.bias + self.weight.flatten(1).sum(1)
+        self.weight = before
+        self._scale_second(norm.scale, repeats)
+
+    def stored(self) -> tuple[nn.Parameter, nn.Parameter]:
+        """New parameters of the layer's dtype, device, memory format and `requires_grad`."""
+        old: Any = self.producer.weight
+        weight = torch.empty_like(old, requires_grad=False).copy_(self.weight)
+        bias = self.bias.to(device=old.device, dtype=old.dtype)
+        old_bias: Any = self.producer.bias
+        trains = old.requires_grad if old_bias is None else old_bias.requires_grad
+        return nn.Parameter(weight, old.requires_grad), nn.Parameter(bias, trains)
+
+    def _scale_second(self, values: Tensor, repeats: int) -> None:
+        """Multiply where dimension 0 is (group, `repeats`) and dimension 1 the channels of the group."""
+        grouped = values.reshape(-1, self.weight.shape[1])  # (groups, channels of one)
+        rows = grouped.repeat_interleave(repeats, 0)
+        self.weight = self.weight * rows.reshape(*rows.shape, *(1,) * (self.weight.dim() - 2))
+
+
+def _column(values: Tensor, dimensions: int) -> Tensor:
+    return values.reshape(-1, *(1,) * (dimensions - 1))
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()  # MPS has no float64

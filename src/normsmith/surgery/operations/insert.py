@@ -1,0 +1,159 @@
+"""Put norms before or after the activations of a model that has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from normsmith.anatomy.describe import shown
+from normsmith.anatomy.locations import Sites
+from normsmith.anatomy.select import Only
+from normsmith.anatomy.trace import trace
+from normsmith.errors import InputError, SurgeryError
+from normsmith.surgery.placement.bias import kept_bias, removed_bias, uses
+from normsmith.surgery.placement.installer import Seats, find
+from normsmith.surgery.placement.points import Spot, Spots
+from normsmith.surgery.placement.search import Search
+from normsmith.surgery.plans.edits import Alike, Edit
+from normsmith.surgery.plans.operation import operation
+from normsmith.surgery.plans.plan import Change, Plan, Remark
+from normsmith.surgery.plans.verify import Expectation, Forward, call
+from normsmith.surgery.targets.factory import Norm, Signal, check_norm, make_norm
+
+_LOOKED_FOR = (
+    "looked for nn.ReLU, nn.GELU, F.relu, torch.tanh and the like, with layers that have weights behind them"
+)
+
+
+def insert(
+    model: nn.Module,
+    norm: Norm,
+    where: str = "before",
+    *,
+    batch: Any = None,
+    forward: Forward = call,
+    only: Only = None,
+    **options: Any,
+) -> Plan:
+    """Plan a norm before or after each activation of a model.
+
+        before: act(norm(W·x))          after: norm(act(W·x + b))
+
+    `norm` is "batch", "renorm", "layer", "group" (`make_norm` says which layer each is) with `options` for
+    its constructor (`ghost_batch_size`, `total_steps`, `eps`, …), or a callable (num_features, layer) → module.
+    Each norm has the dtype, device and mode of the layer that feeds it.
+
+    Which activations: modules and functions (`F.relu`) that layers with weights follow; those at the end are the
+    network's output and get none, as do gates (squeeze and excitation), which only multiply. Recurrent layers of
+    torch's: "after" normalises the sequence they put out.
+
+    Residual blocks keep their identity path: where an activation follows an addition, "before" puts the norm at the
+    branch's end, act(x + norm(f(x))); where an activation's result is also added as it is, "after" puts it at the
+    branch's begin, x + f(norm(x)).
+
+    No key of the state dict changes. Within an `nn.Sequential` a norm is a child of its own, named after its
+    neighbour ("1_norm"); in a place that `strip` has left (an `nn.Identity`) it takes that; elsewhere it is a child
+    ("norm", "input_norm") of the layer, activation or block beside it, called by a hook. The plan says which.
+
+    A batch norm or renorm right behind a linear layer or convolution subtracts whatever constant its bias
+    adds, so that bias is removed; the weight stays the same tensor. Layer and group norm subtract a mean over
+    channels, in which a bias of each channel is no constant: there it stays.
+
+    Args:
+        where: "before" or "after" the activation.
+        batch, forward: an input, to follow one forward; needed where code is dynamic, and for recurrent layers.
+            Without it the model is followed by symbols, and results of `nn.Linear` are taken to be (N, C); with it
+            (N, …, C) is seen and normalised over all but the last dimension.
+        only: paths (patterns as "layer1.*", or a function of path and module) of the activations, or of the modules
+            whose forward calls them.
+
+    Raises:
+        InputError: an unknown norm or `where`, options beside a callable.
+        SurgeryError: the model has no activation to put a norm at, or cannot be followed. What cannot be done is in
+            the plan's refusals.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> insert(model, "layer").apply()
+    Sequential(
+      (0): Linear(in_features=4, out_features=8, bias=True)
+      (1_norm): LayerNorm((8,), eps=1e-05, ...)
+      (1): ReLU()
+      (2): Linear(in_features=8, out_features=2, bias=True)
+    )
+    """
+    check_norm(norm, options)
+    if where not in {"before", "after"}:
+        raise InputError(f"where must be 'before' or 'after', got {where!r}")
+    found = Search(Spots(model, trace(model, batch, forward=forward)), where, only)
+    found.run()
+    if not (found.spots or found.refusals):
+        seen = "".join(f"; {path or 'there'}: {reason}" for path, reason in found.kept[:3])
+        raise SurgeryError(f"found no activation in {type(model).__name__}: {_LOOKED_FOR}{seen}")
+    spots = [asdict(spot) for spot in found.spots]
+    return inserted(model, norm, where, spots, found.refusals, found.kept, options)
+
+
+@operation
+def inserted(
+    model: nn.Module,
+    norm: Norm,
+    where: str,
+    spots: Sequence[dict[str, Any]],
+    refusals: Sequence[Sequence[str]] = (),
+    kept: Sequence[Sequence[str]] = (),
+    options: dict[str, Any] | None = None,
+) -> Plan:
+    """Plan a norm at each of some spots that `insert` has found: what its plans are repeated by, without data.
+
+    Raises:
+        SurgeryError: the model has not the modules, or the norm cannot be made.
+
+    >>> spot = {"host": "1", "side": "in front", "in_sequence": True, "signal": {"features": 8}, "like": "0", "why": ""}
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> list(dict(inserted(model, "layer", "before", [spot]).apply().named_children()))
+    ['0', '1_norm', '1', '2']
+    """
+    sites, held = Sites(model), uses(model)
+    seats, biases, alike, changes = Seats(model, sites), list[Edit](), list[Edit](), list[Change]()
+    remarks, made = [Remark(*remark) for remark in kept], set[nn.Module]()
+    for row in spots:
+        spot = Spot(**{"bias": None, **row, "signal": Signal(**row["signal"])})
+        host, layer = find(model, spot.host), find(model, spot.like)
+        new = make_norm(norm, spot.signal, layer, options or {})
+        if new in made or new in sites.paths:
+            raise SurgeryError(
+                f"norm must make a new module at each call, got the same {type(new).__name__} twice"
+            )
+        made.add(new)
+        alike.append(Alike(layer, new))
+        path = seats.put(spot, new)
+        changes.append(Change(spot.host, shown(host), _after(spot, host, new, path), spot.why))
+        if spot.bias is not None and isinstance(new, _BatchNorm):
+            if (kept_ := kept_bias(held, spot.bias, find(model, spot.bias))) is not None:
+                remarks.append(kept_)
+                continue
+            change, edit = removed_bias(spot.bias, find(model, spot.bias), new)
+            changes.append(change)
+            biases.append(edit)
+    name = norm if isinstance(norm, str) else getattr(norm, "__name__", type(norm).__name__)
+    return Plan(
+        f"{name} norm {where} each activation",
+        model,
+        tuple(changes),
+        tuple(Remark(*refusal) for refusal in refusals),
+        tuple(remarks),
+        edits=(*biases, *alike, *seats.edits),
+        expects=Expectation("may differ", "differs" if changes else "same"),
+    )
+
+
+def _after(spot: Spot, host: nn.Module, norm: nn.Module, path: str) -> str:
+    if spot.side == "instead":
+        return shown(norm)
+    order: Iterable[str] = (shown(norm), shown(host))
+    both = ", ".join(order if spot.side == "in front" else reversed(list(order)))
+    return f"{both}; the norm is {path}"

@@ -1,0 +1,258 @@
+"""Population statistics for batch norm layers, measured on data: "precise BN"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from normsmith.anatomy.isolation import inside
+from normsmith.anatomy.select import Only
+from normsmith.errors import InputError, SurgeryError
+from normsmith.layers._whole_set import Select
+from normsmith.measure.layers import Measured, Statistics, choose
+from normsmith.measure.passes import Forward, Group, Loss, Walk, feed, group_of
+from normsmith.measure.population import Gap, Quest, Settled, reached
+from normsmith.ops._check import check_choice
+from normsmith.surgery.operations.set_statistics import extent, set_statistics
+from normsmith.surgery.plans.plan import Plan, Remark
+from normsmith.surgery.plans.verify import check_runnable
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """Running statistics of one layer, before and after; tensors of shape (channels,), float64 on the CPU."""
+
+    path: str
+    count: float
+    """Values per channel that were measured; with weights, their sum."""
+    before: Mapping[str, Tensor]
+    after: Mapping[str, Tensor]
+    gap: float | None
+    """What is left between the statistics and those of the layer's input once all layers go by the new ones:
+    the largest of |Δmean|/σ and |Δvariance|/σ² over the channels. None: not measured."""
+    epsilon: float
+
+    @property
+    def shift(self) -> str:
+        """By how many of the standard deviations of before the means move, at most."""
+        moved = (self.after["running_mean"] - self.before["running_mean"]).abs()
+        return f"{(moved / (self.before['running_var'] + self.epsilon).sqrt()).max().item():.2g} σ"
+
+    @property
+    def factor(self) -> str:
+        """By what the variances (with epsilon) grow, over the channels."""
+        return extent(
+            (self.after["running_var"] + self.epsilon) / (self.before["running_var"] + self.epsilon)
+        )
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """What was measured, and the plan that writes it into the model; print it for a table.
+
+    - `layers`: before and after, one for each layer that was measured.
+    - `kept`: layers that stay as they are, and why.
+    - `gap_of`: the batches of `gap`.
+    - `passes`: over the loader, those for the loss and for a gap over all batches among them.
+    - `loss_before`, `loss_after`: means over the samples, if a loss was given.
+    """
+
+    plan: Plan
+    layers: tuple[LayerStatistics, ...]
+    kept: tuple[Remark, ...]
+    gap_of: Gap
+    passes: int
+    loss_before: float | None
+    loss_after: float | None
+
+    @property
+    def gap(self) -> float | None:
+        """The largest gap of a layer; None where it was not measured."""
+        return max((layer.gap for layer in self.layers if layer.gap is not None), default=None)
+
+    def apply(self, **options: Any) -> nn.Module:
+        """`plan.apply`: write the statistics; the same options."""
+        return self.plan.apply(**options)
+
+    def revert(self) -> nn.Module:
+        """`plan.revert`: the statistics of before, bit for bit."""
+        return self.plan.revert()
+
+    def __str__(self) -> str:
+        rows = [("layer", "mean moves by", "variance times", "values", "gap")]
+        rows += [
+            (layer.path or "(model)", layer.shift, layer.factor, f"{layer.count:g}", _number(layer.gap))
+            for layer in self.layers
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = [
+            "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
+        ]
+        lines += [f"kept {remark.path or '(model)'}: {remark.reason}" for remark in self.kept]
+        if self.gap is not None:
+            lines.append(f"largest gap, over {_BATCHES[self.gap_of]}: {self.gap:.1e}")
+        if self.loss_before is not None and self.loss_after is not None:
+            change = self.loss_after - self.loss_before
+            lines.append(f"loss {self.loss_before:.4g} → {self.loss_after:.4g} ({change:+.2g})")
+        return "\n".join(lines)
+
+
+_BATCHES = {"sample": "a sample of the batches", "all": "all batches"}
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1e}"
+
+
+def recalibrate(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    mode: Literal["fast", "exact"] = "fast",
+    only: Only = None,
+    forward: Forward = feed,
+    mask: Select = None,
+    dropout: bool = False,
+    loss: Loss | None = None,
+    group: Group = None,
+    gap: Gap = "sample",
+    most_passes: int | None = None,
+) -> Recalibration:
+    """Measure the population statistics of batch norm layers over all batches, and plan to write them.
+
+        W = Σw    mean = Σwx / W    running_var = Σw(x − mean)² / (W − Σw²/W)
+
+    over every call of a layer in all batches, merged in float64 by Chan's formula: each batch weighs by its values,
+    and the variance between batches is in it. The variance is the unbiased one, as in training. The model is not
+    changed before `apply`, and is as it was if anything raises: buffers, modes, hooks, random numbers.
+
+    Fast: one pass in which all layers normalise by their batches, as in training (batch renormalization as batch
+    norm, ghost batches as one, ranks apart). The first norms of the network are then exact; behind them inputs
+    differ from those in evaluation, and the gap says how much: of 8 batches at most, one in 40, spread evenly, the
+    moments with the new statistics against those of the pass. `gap="all"` takes one more pass.
+
+    Exact: every layer is measured with all layers before it on their final statistics. After a fast pass come
+    passes in which all layers go by what the last one found, until nothing moves by more than 1e-6 of a standard
+    deviation. The n-th norm on a path cannot move after the n-th pass, parallel paths share theirs, and the pass in
+    which nothing moved is the proof. A layer called more than once in a forward reaches a fixed point where there
+    is one. At most `most_passes`, by default one more than layers; `gap` is then what was left.
+
+    Layers stay as they are, and are named with the reason, where their user has frozen them: by `freeze()`, by
+    `momentum=0`, in evaluation mode within a model in training mode, or frozen by their class.
+    `num_batches_tracked` counts training steps and stays, and so do momentum and renorm's schedule.
+
+    Args:
+        model: any module; the one within DistributedDataParallel or torch.compile is run.
+        loader: batches; a loader, or a list (an iterator, which is gone after one pass, only for the fast mode
+            without `loss` and with another gap than "all").
+        mode: "fast" or "exact".
+        only: patterns of paths such as "layer1.*", or a function (path, module) → bool.
+        forward: `forward(model, batch)`; by default a tensor goes in as it is, the first of a tuple or list, a
+            dict by keywords.
+        mask: a key, an index or a function of the batch: the elements that are valid, as in `use_mask`. Layers of
+            torch are measured over valid elements too.
+        dropout: whether all but the norms is in training mode, so that dropout drops.
+        loss: `loss(output, batch)`, the mean over the batch; takes a pass before and one after.
+        group: ranks that measure together, each with its own loader of any length: a process group, "world", or
+            None: the ranks of DistributedDataParallel, if it is that, or this process alone.
+        gap: which batches tell it in fast mode; "all" wherever a pass over them is made anyway.
+        most_passes: for "exact".
+
+    Raises:
+        InputError: an argument does not fit, or no batch came.
+        SurgeryError: no layer can be measured, or what was measured is not finite.
+        SyncError: another rank failed, or did not arrive in time.
+
+    >>> model = nn.Sequential(nn.BatchNorm1d(1))
+    >>> result = recalibrate(model, [torch.tensor([[0.0], [0.0]]), torch.tensor([[3.0]])])
+    >>> _ = result.apply()
+    >>> model[0].running_mean, model[0].running_var
+    (tensor([1.]), tensor([3.]))
+
+    Source: Wu and Johnson (2021), "Rethinking 'Batch' in BatchNorm", arXiv:2105.07576, section 3.
+    """
+    check_choice("mode", mode, ("fast", "exact"))
+    check_choice("gap", gap, ("none", "sample", "all"))
+    again = mode == "exact" or loss is not None or gap == "all"
+    if again and isinstance(loader, Iterator):
+        raise InputError(
+            "recalibrate: expected batches that can be gone through again (a loader or a list) for the exact mode, a "
+            "loss or gap='all'; got an iterator"
+        )
+    choice = choose(model, "recalibrate", only)
+    measured = choice.checked("recalibrate")
+    check_runnable(inside(model))
+    walk = Walk(inside(model), measured, forward, mask, dropout, group_of(model, group))
+    own = [layer.held() for layer in measured]
+    quest = Quest(walk, loader, own, loss=loss)
+    with walk.lent():
+        before = None if loss is None else walk.through(loader, own, loss=loss)
+        most = most_passes or len(own) + 1
+        found = quest.exact(most) if mode == "exact" else quest.fast("all" if again else gap)
+    _check_finite(measured, found.after)
+    return Recalibration(
+        _plan(model, measured, found),
+        tuple(_layers(measured, own, found)),
+        (*_unreached(measured, found), *choice.kept),
+        found.gap_of,
+        found.passes + (before is not None),
+        None if before is None else before.loss,
+        None if before is None else found.loss,
+    )
+
+
+def _check_finite(measured: Sequence[Measured], after: Sequence[Statistics]) -> None:
+    for layer, statistics in zip(measured, after, strict=True):
+        wrong = ~(statistics.mean.isfinite() & statistics.var.isfinite())
+        if wrong.any():
+            raise SurgeryError(
+                f"recalibrate: expected finite values, got NaN or infinite ones into {layer.path or '(model)'}, in "
+                f"{int(wrong.sum())} of {len(wrong)} channels; clean the data, leave them out with mask=..., or "
+                'take mode="exact" if the present statistics are so wrong that forwards overflow'
+            )
+
+
+def _plan(model: nn.Module, measured: Sequence[Measured], found: Settled) -> Plan:
+    numbers = {
+        layer.path: {f"running_{name}": value.tolist() for name, value in _named(after).items()}
+        for layer, after, moments in zip(measured, found.after, found.moments, strict=True)
+        if reached(moments)
+    }
+    return set_statistics(model, numbers)
+
+
+def _unreached(measured: Sequence[Measured], found: Settled) -> Iterator[Remark]:
+    for layer, moments in zip(measured, found.moments, strict=True):
+        if not reached(moments):
+            yield Remark(layer.path, "fewer than two values per channel reached it")
+
+
+def _layers(
+    measured: Sequence[Measured], own: Sequence[Statistics], found: Settled
+) -> Iterator[LayerStatistics]:
+    for layer, held, after, moments, gap in zip(
+        measured, own, found.after, found.moments, found.gaps, strict=True
+    ):
+        yield LayerStatistics(
+            layer.path,
+            0.0 if moments is None else float(moments.count),
+            _copies(held),
+            _copies(after),
+            gap,
+            layer.epsilon,
+        )
+
+
+def _named(statistics: Statistics) -> dict[str, Tensor]:
+    return {name: value for name, value in statistics._asdict().items() if value is not None}
+
+
+def _copies(statistics: Statistics) -> dict[str, Tensor]:
+    return {
+        f"running_{name}": value.detach().to(device="cpu", dtype=torch.float64, copy=True)
+        for name, value in _named(statistics).items()
+    }

@@ -1,0 +1,92 @@
+"""Running statistics given as numbers: how measured ones get into a model, here or in another process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from normsmith.errors import SurgeryError
+from normsmith.layers.batch_renorm import RenormBase
+from normsmith.measure.layers import Measured, choose
+from normsmith.surgery.plans.edits import BufferEdit
+from normsmith.surgery.plans.operation import operation
+from normsmith.surgery.plans.plan import Change, Plan
+from normsmith.surgery.plans.verify import Expectation
+
+
+@operation
+def set_statistics(model: nn.Module, statistics: Mapping[str, Mapping[str, Sequence[float]]]) -> Plan:
+    """Plan to write running statistics into batch norm layers; their counters and momentum stay as they are.
+
+    It is what a `recalibrate` in one process hands over to another: the numbers are in the plan's JSON.
+
+    Args:
+        model: any module.
+        statistics: path of a layer → name of a buffer (`running_mean`, `running_var`, `running_std`) → numbers,
+            one for each channel.
+
+    Raises:
+        SurgeryError: a layer is not there, has no such statistics, or another number of channels; a number is not
+            finite, or a variance below zero.
+
+    >>> model = nn.Sequential(nn.BatchNorm1d(2))
+    >>> print(set_statistics(model, {"0": {"running_mean": [1.0, 2.0]}}))
+    statistics: 1 change, 0 refusals
+      0  running statistics → running_mean 1 to 2  as given
+    """
+    layers = {measured.path: measured for measured in choose(model, "set_statistics", by_ear=False).measured}
+    changes: list[Change] = []
+    edits: list[BufferEdit] = []
+    for path, given in statistics.items():
+        if path not in layers:
+            raise SurgeryError(
+                f"set_statistics: expected paths of batch norm layers with running statistics, got {path!r}; there "
+                f"are {', '.join(map(repr, layers))}"
+            )
+        found = {name: _checked(layers[path], name, values) for name, values in given.items()}
+        edits += [BufferEdit(layers[path].layer, name, new) for name, new in found.items()]
+        changes.append(_change(layers[path], found))
+    # training goes by the batch, but for renorm's correction towards the running statistics
+    renorm = any(isinstance(layers[path].layer, RenormBase) for path in statistics)
+    expects = Expectation(training="may differ" if renorm else "same")
+    return Plan("statistics", model, changes=tuple(changes), edits=tuple(edits), expects=expects)
+
+
+def _checked(measured: Measured, name: str, values: Sequence[float]) -> Tensor:
+    """The new values of a buffer, in its dtype."""
+    held = measured.layer._buffers.get(name) if name.startswith("running_") else None
+    where = f"set_statistics: {measured.path or '(model)'}"
+    if held is None or not held.is_floating_point():
+        raise SurgeryError(f"{where}: expected running_mean, running_var or running_std, got {name!r}")
+    try:
+        new = torch.tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError) as error:
+        raise SurgeryError(f"{where}: expected numbers as {name}, got {values!r}") from error
+    if new.shape != held.shape:
+        found = len(new) if new.ndim == 1 else f"shape {tuple(new.shape)}"
+        raise SurgeryError(f"{where}: expected {name} of {len(held)} channels, got {found}")
+    cast = new.to(held)
+    if not cast.isfinite().all() or (name != "running_mean" and (new < 0).any()):
+        raise SurgeryError(
+            f"{where}: expected finite numbers{'' if name == 'running_mean' else ' of at least 0'} that fit "
+            f"{held.dtype} as {name}, got {new[~cast.isfinite() | (new < 0)][0].item():g}"
+        )
+    return cast
+
+
+def _change(measured: Measured, found: Mapping[str, Tensor]) -> Change:
+    # only what is asked for: an EMA copy, to which the plan goes too, has other values now
+    after = ", ".join(f"{name} {extent(new)}" for name, new in found.items())
+    return Change(measured.path, "running statistics", after, "as given", measured.also)
+
+
+def extent(values: Tensor) -> str:
+    """The range of some numbers.
+
+    >>> extent(torch.tensor([3.0, 1.0]))
+    '1 to 3'
+    """
+    low, high = values.min().item(), values.max().item()
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"

@@ -1,0 +1,1 @@
+"""Where norms can stand, and the edits that put them there."""

@@ -1,0 +1,252 @@
+"""Where in a model a norm can be put, so that it is applied to one result and to nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from normsmith.anatomy.graph import Event, Graph, is_linear
+from normsmith.anatomy.kinds import is_producer, is_sequential
+from normsmith.anatomy.locations import Sites
+from normsmith.surgery.targets.factory import Signal, channels
+
+Side = Literal["behind", "in front", "instead"]
+RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A place for a norm: behind a module, in front of it, or instead of it (an identity).
+
+    `host` is the module's path, `why` a person's reason. `in_sequence`: the norm becomes a child of the
+    `nn.Sequential` that runs the host; otherwise one of the host itself. `like`: the path of the layer whose dtype
+    and device it takes. `bias`: that of the layer right before, which a norm that subtracts a mean makes redundant.
+    """
+
+    host: str
+    side: Side
+    in_sequence: bool
+    signal: Signal
+    like: str
+    why: str
+    bias: str | None = None
+
+
+class Spots:
+    """Finds the spots of one model by its graph."""
+
+    def __init__(self, model: nn.Module, graph: Graph) -> None:
+        self.graph, self.sites = graph, Sites(model)
+
+    @cached_property
+    def hidden(self) -> frozenset[Event]:
+        """See `weighted`."""
+        return weighted(self.graph)
+
+    @cached_property
+    def gates(self) -> frozenset[Event]:
+        """See `gates`."""
+        return gates(self.graph)
+
+    def behind(self, event: Event, why: str) -> Spot | str:
+        """The spot behind an event, or the reason why there is none.
+
+        Where an event that only passes channels on cannot hold a norm (a function, a module called twice), the spot
+        is above it.
+        """
+        host = event
+        while self._holds_none(host) and host.role == "passing" and len(host.sources) == 1:
+            if self.goes_on(host.sources[0]):
+                break
+            host = host.sources[0]
+        return self._hosted(host, "behind", host, why)
+
+    def in_front(self, event: Event, source: Event, why: str) -> Spot | str:
+        """The spot in front of an event that takes `source`, or the reason why there is none."""
+        while event.kind == "function" and event.role == "passing":
+            consumers = self.graph.consumers(event)
+            if len(consumers) != 1 or self.graph.is_output(event):
+                break
+            source, event = event, consumers[0]
+        if not event.sources or event.sources[0] is not source or event.sources.count(source) > 1:
+            return f"{named(event)} takes more than the one result"
+        return self._hosted(event, "in front", source, why)
+
+    def instead(self, event: Event, why: str) -> Spot | None:
+        """The spot of an identity, if the event is one that can be replaced."""
+        module = event.module
+        if type(module) is not nn.Identity or module._modules or not self._is_called_once(module):
+            return None
+        if self.sites.plainly_held(module) or not self.sites.holders[module]:
+            return None
+        found = self._hosted(event, "instead", event.sources[0], why)
+        return found if isinstance(found, Spot) and not found.signal.channels_last else None
+
+    def _hosted(self, event: Event, side: Side, result: Event, why: str) -> Spot | str:
+        module, obstacle = event.module, self._holds_none(event)
+        if obstacle is not None or module is None:
+            return str(obstacle)
+        found = self.signal(result)
+        if isinstance(found, str):
+            return found
+        signal, like = found
+        within = side != "instead" and not signal.channels_last and self._runs_in_sequence(module)
+        return Spot(event.path, side, within, signal, like, why, self._bias(result, side))
+
+    def _holds_none(self, event: Event) -> str | None:
+        """Why no norm can be put on an event, if so."""
+        if event.module is None:
+            return f"{named(event)} cannot hold a norm; make it a module"
+        if not self._is_called_once(event.module):
+            return f"{named(event)} is called more than once, and a norm on it would be in all places"
+        if isinstance(event.module, torch.jit.ScriptModule):
+            return f"{named(event)} is a scripted module, which takes no hooks"
+        return None
+
+    def signal(self, event: Event) -> tuple[Signal, str] | str:
+        """What an event puts out, and the path of a layer of its dtype and device; or why that is not known."""
+        source = self._source(event)
+        layer = source or self._next_producer(event)
+        shape = event.shape
+        if layer is None and shape is not None and len(shape) == 2:  # (N, C), wherever it comes from
+            layer = self._last_producer(event)
+        if layer is None:
+            return (
+                "its number of channels is not known: no linear layer or convolution leads to it through layers "
+                "that keep them"
+            )
+        last = is_linear(layer) or is_recurrent(layer)
+        if shape is None:
+            if source is None or source.module is None or is_recurrent(source):
+                return "its number of channels is not known without data; give a batch"
+            return Signal(channels(source.module), 0 if last else _spatial(source)), source.path
+        batched = last or layer.shape is None or len(layer.shape) == _spatial(layer) + 2
+        spatial = len(shape) - 2
+        if not (batched and 0 <= spatial <= 3):
+            return (
+                f"expected a batch of channels, and at most 3 dimensions more, got a result of shape {shape}"
+            )
+        last = last and spatial > 0
+        return Signal(shape[-1 if last else 1], spatial, last), layer.path
+
+    def _source(self, event: Event) -> Event | None:
+        """The layer whose channels, at least whose layout, an event puts out; itself if it is one."""
+        if event.role == "producer" or is_recurrent(event):
+            return event
+        if not event.sources:
+            return None
+        if event.role in ("passing", "activation", "norm", "add") or self._keeps_layout(event):
+            found = (self._source(source) for source in event.sources)
+            return next((source for source in found if source is not None), None)
+        producer = self.graph.producer(event)
+        return producer if producer is not None and is_linear(producer) else None
+
+    def _keeps_layout(self, event: Event) -> bool:
+        """Whether channels are where they were: products, and, where shapes are known, concatenation and reshapes."""
+        if event.name == "mul":
+            return True
+        shapes = event.shape, event.sources[0].shape
+        if shapes[0] is None or shapes[1] is None:
+            return False
+        if event.name.lower() in ("cat", "concat"):
+            return len(shapes[0]) == len(shapes[1])
+        return event.name.lower() in ("flatten", "reshape", "view") and shapes[0][:2] == shapes[1][:2]
+
+    def _bias(self, event: Event, side: Side) -> str | None:
+        """The path of the layer right before a spot, if its bias is of use nowhere else."""
+        shared = side != "behind" and self.goes_on(event)
+        while type(event.module) is nn.Identity and not shared:
+            event = event.sources[0]
+            shared = self.goes_on(event)
+        module = event.module
+        if shared or module is None or not is_producer(module) or getattr(module, "bias", None) is None:
+            return None
+        return event.path if self._is_called_once(module) else None
+
+    def goes_on(self, event: Event) -> bool:
+        """Whether an event's result goes to several takers, or out of the network."""
+        return len(self.graph.consumers(event)) > 1 or self.graph.is_output(event)
+
+    def _is_called_once(self, module: nn.Module) -> bool:
+        return self.graph.calls.get(module) == 1 and len(self.graph.of(module)) == 1
+
+    def _runs_in_sequence(self, module: nn.Module) -> bool:
+        holders = self.sites.holders[module]
+        return len(holders) == 1 and is_sequential(holders[0][0]) and self.graph.calls.get(holders[0][0]) == 1
+
+    def _next_producer(self, event: Event) -> Event | None:
+        """The first layer with weights that takes the event's channels as they are."""
+        waiting = list(self.graph.consumers(event))
+        while waiting:
+            later = waiting.pop(0)
+            if later.role == "producer" and later.sources and later.module is not None:
+                return later
+            if later.role in ("passing", "activation", "norm"):
+                waiting.extend(self.graph.consumers(later))
+        return None
+
+    def _last_producer(self, event: Event) -> Event | None:
+        return next(
+            (earlier for earlier in reversed(self.graph.events[: event.index]) if earlier.role == "producer"),
+            None,
+        )
+
+
+def weighted(graph: Graph) -> frozenset[Event]:
+    """The events behind which layers with weights come, norms aside: what is not the network's output."""
+    found: set[Event] = set()
+    for event in reversed(graph.events):
+        if any(later in found or _has_weights(later) for later in graph.consumers(event)):
+            found.add(event)
+    return frozenset(found)
+
+
+def gates(graph: Graph) -> frozenset[Event]:
+    """The activations whose results only multiply others, and what is computed for these alone."""
+    found: set[Event] = set()
+    for event in reversed(graph.events):
+        later = graph.consumers(event)
+        multiplies = event.role == "activation" and bool(later) and all(map(_multiplies, later))
+        leads = event.role in ("producer", "activation", "passing") and len(later) == 1 and later[0] in found
+        if multiplies or leads:
+            found.add(event)
+    return frozenset(found)
+
+
+def named(event: Event) -> str:
+    """How a person finds an event in the code.
+
+    >>> named(Event(0, "function", "block", "relu"))
+    'the function relu in the forward of block'
+    """
+    if event.kind == "module":
+        return f"{event.name} {event.path}".rstrip()
+    return f"the function {event.name} in the forward of {event.path or 'the model'}"
+
+
+def is_recurrent(event: Event) -> bool:
+    """Whether an event is the call of a recurrent layer of torch's."""
+    return isinstance(event.module, RECURRENT)
+
+
+def _multiplies(event: Event) -> bool:
+    signals = {source for source in event.sources if source.kind != "parameter"}
+    return event.name == "mul" and len(signals) > 1
+
+
+def _spatial(producer: Event) -> int:
+    """How many dimensions a convolution's result has beside batch and channels."""
+    name: Any = producer.name
+    return int(next(digit for digit in name if digit in "123"))
+
+
+def _has_weights(event: Event) -> bool:
+    if event.role in ("norm", "activation"):
+        return False
+    return event.role == "producer" or (
+        event.module is not None and any(True for _ in event.module.parameters())
+    )

@@ -1,0 +1,193 @@
+"""Whether a model computes, before and after a change, what the change says it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from normsmith.anatomy.preserve import preserved
+from normsmith.errors import SurgeryError
+
+Outcome = Literal["same", "may differ", "differs"]
+Forward = Callable[[nn.Module, Any], Any]
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+_COARSE = 3e-2
+"""For half precision: a few units of its last digit, through a deep network."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What an operation does to the outputs, in evaluation and in training."""
+
+    evaluation: Outcome = "may differ"
+    training: Outcome = "may differ"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Outputs before and after: the largest difference, as a share of the largest output before.
+
+    `training` is None where the plan expects nothing of it. `unreached`: new modules that the batch did not
+    come by.
+    """
+
+    expects: Expectation
+    evaluation: float
+    training: float | None
+    unreached: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        rows = [f"evaluation: expected {self.expects.evaluation}, largest difference {self.evaluation:.1e}"]
+        if self.training is not None:
+            rows.append(f"training: expected {self.expects.training}, largest difference {self.training:.1e}")
+        rows += [f"not reached by this batch: {path}" for path in self.unreached]
+        return "\n".join(rows)
+
+
+def call(model: nn.Module, batch: Any) -> Any:
+    """The usual forward: a dict by names, otherwise the batch or, of an (input, target) pair, its first part.
+
+    >>> call(nn.Identity(), (torch.ones(2), 0))
+    tensor([1., 1.])
+    """
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
+def outputs(model: nn.Module, batch: Any, forward: Forward, *, training: bool, seed: int = 0) -> list[Tensor]:
+    """Floating tensors that `forward(model, batch)` returns, without gradients; the model may change."""
+    with torch.no_grad():
+        model.train(training)
+        torch.manual_seed(seed)
+        found = forward(model, batch)
+    return [tensor.detach().clone() for tensor in flat(found) if tensor.is_floating_point()]
+
+
+def check_runnable(model: nn.Module) -> None:
+    """Raise SurgeryError for a model that no forward can be run of without changing it for good."""
+    for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor) or tensor.is_meta:
+            state = "not initialised yet (lazy)" if is_lazy(tensor) else "on the meta device"
+            raise SurgeryError(f"a forward of the model needs values, and {path} is {state}")
+
+
+def compare(
+    before: list[Tensor], after: list[Tensor], expected: Outcome, when: str, tolerance: float | None
+) -> float:
+    """The largest relative difference. Raises SurgeryError unless it is what is expected."""
+    if [t.shape for t in before] != [t.shape for t in after]:
+        shapes = [[tuple(t.shape) for t in found] for found in (before, after)]
+        raise SurgeryError(f"in {when}: expected outputs of shapes {shapes[0]}, got {shapes[1]}")
+    if not before:
+        raise SurgeryError(
+            f"in {when}: expected tensors of floating point as output, got none; give forward="
+        )
+    found = max(_difference(one, other) for one, other in zip(before, after, strict=True))
+    allowed = _TOLERANCE.get(_coarsest(before), _COARSE) if tolerance is None else tolerance
+    if expected == "same" and not found <= allowed:
+        raise SurgeryError(
+            f"in {when}: expected the outputs as before, to {allowed:g} of the largest; got a difference of {found:.3g}"
+        )
+    if expected == "differs" and found == 0:
+        raise SurgeryError(
+            f"in {when}: expected other outputs than before, got the same to the last bit; does the batch reach the "
+            "changed modules?"
+        )
+    return found
+
+
+def verify(
+    model: nn.Module,
+    changed: AbstractContextManager[nn.Module],
+    new: dict[nn.Module, str],
+    expects: Expectation,
+    batch: Any,
+    forward: Forward,
+    tolerance: float | None,
+) -> Verification:
+    """Run before, and after inside the context `changed`, which takes the change back."""
+    check_runnable(model)
+    modes = ["evaluation"] + ["training"] * (expects.training != "may differ")
+    before = [_run(model, batch, forward, mode, "before") for mode in modes]
+    with changed as other, preserved(other), _Noting(new) as reached:
+        after = [_run(other, batch, forward, mode, "after") for mode in modes]
+    wanted = [expects.evaluation, expects.training]
+    found = [compare(*row, tolerance) for row in zip(before, after, wanted[: len(modes)], modes, strict=True)]
+    return Verification(
+        expects,
+        found[0],
+        found[1] if len(found) > 1 else None,
+        tuple(path for module, path in new.items() if module not in reached),
+    )
+
+
+def flat(found: Any) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists, mappings and dataclass-like outputs.
+
+    >>> [tensor.item() for tensor in flat({"loss": torch.tensor(1), "rest": (torch.tensor(2), "x")})]
+    [1, 2]
+    """
+    if isinstance(found, Tensor):
+        yield found
+    elif isinstance(found, (tuple, list)):
+        for part in found:
+            yield from flat(part)
+    elif hasattr(found, "values") and callable(found.values):
+        for part in found.values():
+            yield from flat(part)
+    elif hasattr(found, "__dict__"):
+        for part in vars(found).values():
+            if isinstance(part, (Tensor, tuple, list, dict)):
+                yield from flat(part)
+
+
+def _run(model: nn.Module, batch: Any, forward: Forward, mode: str, when: str) -> list[Tensor]:
+    # a forward in training moves the statistics, and the next mode must not see that
+    with preserved(model):
+        try:
+            return outputs(model, batch, forward, training=mode == "training")
+        except Exception as error:
+            raise SurgeryError(
+                f"a forward in {mode}, {when} the change, failed on this batch: {type(error).__name__}: {error}"
+            ) from error
+
+
+class _Noting:
+    """Which of some modules are called."""
+
+    def __init__(self, modules: dict[nn.Module, str]) -> None:
+        self._modules = modules
+        self.reached: set[nn.Module] = set()
+
+    def __enter__(self) -> set[nn.Module]:
+        self._handles = [
+            module.register_forward_pre_hook(lambda called, _: self.reached.add(called))
+            for module in self._modules
+        ]
+        return self.reached
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    if one.numel() == 0 or torch.equal(one, other):
+        return 0.0
+    one, other = one.double(), other.double()
+    if not torch.equal(one.isfinite(), other.isfinite()):
+        return float("inf")
+    finite = one.isfinite()
+    scale = one[finite].abs().max().clamp(min=1e-30) if bool(finite.any()) else torch.ones(())
+    return float(((one - other)[finite].abs().max() / scale).item()) if bool(finite.any()) else 0.0
+
+
+def _coarsest(tensors: list[Tensor]) -> torch.dtype:
+    return max((tensor.dtype for tensor in tensors), key=lambda dtype: torch.finfo(dtype).eps)

@@ -1,0 +1,1 @@
+"""The layers that take the place of others."""

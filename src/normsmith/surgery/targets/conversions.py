@@ -1,0 +1,250 @@
+"""The layer that a batch norm becomes, made of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normsmith import layers
+from normsmith.anatomy.batch_norms import BatchNorm, is_uninitialised
+from normsmith.anatomy.describe import words
+from normsmith.errors import InputError, NormsmithError
+from normsmith.layers._statistics import Policy
+from normsmith.surgery.plans.verify import Outcome
+from normsmith.surgery.targets.factory import group_count
+
+_Guess = tuple[int, str] | None
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A new layer, in words and with what is to be expected; `changes` is False if it would be as the old one.
+
+    `stops`: parameters that no longer train.
+    """
+
+    new: nn.Module
+    before: str
+    after: str
+    why: str
+    evaluation: Outcome
+    training: Outcome
+    changes: bool = True
+    stops: tuple[nn.Parameter, ...] = ()
+
+
+def converted(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) -> Converted | str:
+    """`norm` as `to`, or the reason why not. Raises InputError for options that such a layer does not take."""
+    try:
+        return TARGETS[to](norm, to, options, guess)
+    except (TypeError, InputError) as error:
+        raise InputError(f"convert to {to} with {options}: {error}") from error
+    except NormsmithError as error:
+        return str(error)
+
+
+def _ours(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) -> Converted | str:
+    notes = ["asked for"]
+    dimensions = norm.dimensions or (guess and guess[0])
+    if dimensions is None:
+        return f"{type(norm.module).__name__} does not say how many dimensions it takes, and no layer before it does"
+    if norm.dimensions is None and guess:
+        notes.append(f"{dimensions}d as the {guess[1]} before it")
+    if to in ("renorm", "frozen") and (not norm.tracks or norm.tensors["running_mean"] is None):
+        return f"it has no running statistics (track_running_stats=False), which {to} needs"
+    if to == "ghost" and "ghost_batch_size" not in options:
+        raise InputError("expected ghost_batch_size, the samples that are normalised together")
+    renorm = to == "renorm" or (to != "batch" and norm.renorm is not None)
+    settings = dict(norm.settings)
+    if renorm:
+        settings |= _schedule(norm, options)
+    if to == "sync":
+        settings["process_group"] = settings.get("process_group") or "world"
+    if norm.activation is not None:
+        settings["activation"] = norm.activation
+    settings |= options
+    act = "Act" if norm.activation is not None else ""
+    name = f"{'Lazy' * norm.lazy}Batch{'Renorm' if renorm else 'Norm'}{act}{dimensions}d"
+    new = _made(norm, getattr(layers, name), settings)
+    if to == "frozen":
+        new._pinned = Policy("running", False)
+    return _described(norm, new, to, notes, frozen=to == "frozen")
+
+
+def _schedule(norm: BatchNorm, options: dict[str, Any]) -> dict[str, Any]:
+    """The renorm settings there are, less those that an option contradicts."""
+    known = dict(norm.renorm or {})
+    if known.get("total_steps") is not None:
+        known.pop("schedule")
+    if {"schedule", "total_steps"} & options.keys():
+        known.pop("schedule", None)
+        known.pop("total_steps", None)
+    return known
+
+
+def _torchs(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) -> Converted | str:
+    if norm.origin == "torch":
+        return Converted(norm.module, words(norm.module), "", "", "same", "same", changes=False)
+    for name, used in {
+        "activation": norm.activation is not None,
+        "ghost_batch_size": norm.settings.get("ghost_batch_size") is not None,
+        'on_small_batch="running"': norm.settings.get("on_small_batch", "error") != "error",
+        "freeze": norm.frozen and norm.origin == "ours",
+    }.items():
+        if used:
+            return f"torch's batch norm has no {name}"
+    dimensions = norm.dimensions or (guess and guess[0])
+    if dimensions is None:
+        return f"{type(norm.module).__name__} does not say how many dimensions it takes, and no layer before it does"
+    group = norm.settings.get("process_group")
+    if group is not None and norm.lazy:
+        return "torch has no lazy SyncBatchNorm"
+    if group is not None:
+        new = _made(norm, nn.SyncBatchNorm, {"process_group": None if group == "world" else group, **options})
+    else:
+        new = _made(norm, getattr(nn, f"{'Lazy' * norm.lazy}BatchNorm{dimensions}d"), options)
+    return _described(norm, new, to, ["asked for"], frozen=False)
+
+
+def _grouped(norm: BatchNorm, to: str, options: dict[str, Any], _: _Guess) -> Converted | str:
+    if is_uninitialised(norm):
+        return "it does not know its number of channels yet (lazy); run the model once"
+    if norm.activation is not None:
+        return f"it is fused with its activation, {norm.activation}, which {to} norm has not"
+    arguments = {"num_groups": group_count(norm.features) if to == "group" else 1, "eps": norm.eps, **options}
+    try:
+        new = nn.GroupNorm(num_channels=norm.features, affine=norm.affine, device="meta", **arguments)
+    except ValueError as error:
+        return str(error)
+    for name in ("weight", "bias"):
+        new._parameters[name] = _parameter(norm, name)
+    _carry_attributes(norm, new)
+    why = "asked for; γ and β stay, the running statistics go: it has none"
+    return Converted(new, words(norm.module), words(new), why, "differs", "differs")
+
+
+TARGETS: dict[str, Callable[[BatchNorm, str, dict[str, Any], _Guess], Converted | str]] = {
+    "batch": _ours,
+    "renorm": _ours,
+    "sync": _ours,
+    "ghost": _ours,
+    "frozen": _ours,
+    "torch": _torchs,
+    "group": _grouped,
+    "layer": _grouped,
+}
+
+
+def _made(norm: BatchNorm, kind: Any, settings: dict[str, Any]) -> Any:
+    """A layer of this class around the tensors there are: none is allocated but those that it stores otherwise."""
+    arguments = {
+        "eps": norm.eps,
+        "momentum": norm.momentum,
+        "affine": norm.affine,
+        "track_running_stats": norm.tracks,
+        **settings,
+    }
+    if norm.affine and norm.tensors["bias"] is None:
+        arguments["bias"] = False
+    new = kind(device="meta", **arguments) if norm.lazy else kind(norm.features, device="meta", **arguments)
+    for name in ("weight", "bias"):
+        new._parameters[name] = _parameter(norm, name)
+    for name in list(new._buffers):
+        new._buffers[name] = _buffer(norm, name, new)
+    if norm.lazy:
+        new.num_features = norm.features
+    _carry_attributes(norm, new)
+    return new
+
+
+def _parameter(norm: BatchNorm, name: str) -> nn.Parameter | None:
+    found = norm.tensors[name]
+    if found is None or isinstance(found, nn.Parameter):
+        return found
+    return nn.Parameter(found.detach().clone())  # a frozen look-alike keeps its γ and β in buffers
+
+
+def _buffer(norm: BatchNorm, name: str, new: nn.Module) -> Tensor | None:
+    found = norm.tensors.get(name)
+    mean = norm.tensors["running_mean"]
+    if new._buffers[name] is None or mean is None:
+        return None
+    if is_uninitialised(norm):
+        return new._buffers[name] if found is None else found
+    if name == "num_batches_tracked":
+        return torch.zeros((), dtype=torch.long, device=mean.device) if found is None else found
+    return _stored(norm, _statistic(norm, name, new), new)
+
+
+def _statistic(norm: BatchNorm, name: str, new: nn.Module) -> Tensor:
+    """A running statistic; of the variance and the standard deviation one gives the other."""
+    found, var, std = (norm.tensors.get(key) for key in (name, "running_var", "running_std"))
+    if name == "running_std" and std is None and var is not None:
+        return (var.detach().float() + norm.eps).sqrt()
+    if name == "running_var" and std is not None and "running_std" not in new._buffers:
+        return (std.detach() ** 2 - norm.eps).clamp(min=0)  # with which it evaluates the same
+    assert found is not None
+    return found
+
+
+def _stored(norm: BatchNorm, statistic: Tensor, new: nn.Module) -> Tensor:
+    """In the dtype that a layer keeps it in: ours float32 at least, torch's that of γ."""
+    if not type(new).__module__.startswith("torch."):
+        return statistic.float() if statistic.element_size() < 4 else statistic
+    weight = norm.tensors["weight"]
+    return statistic if weight is None or statistic.dtype == weight.dtype else statistic.to(weight.dtype)
+
+
+def _carry_attributes(norm: BatchNorm, new: nn.Module) -> None:
+    for name, value in norm.attributes().items():
+        vars(new).setdefault(name, value)
+    new.training = norm.module.training
+
+
+def _described(norm: BatchNorm, new: Any, to: str, notes: list[str], *, frozen: bool) -> Converted:
+    old = norm.module
+    before, after = words(old), words(new)
+    if (
+        type(old) is type(new)
+        and norm.frozen == frozen
+        and before == after
+        and _settled(old) == _settled(new)
+    ):
+        return Converted(new, before, after, "", "same", "same", changes=False)
+    renorm = new.__class__.__name__.startswith("BatchRenorm")
+    if renorm and norm.renorm is None and new.schedule is None:
+        notes.append("call set_total_steps before training")
+    if norm.frozen and not frozen:
+        notes.append("it was frozen and normalises by the batch from now on")
+    if norm.settings.get("process_group") is not None and to in ("batch", "renorm"):
+        notes.append("it stays synchronised; process_group=None ends that")
+    if (
+        norm.tensors.get("num_batches_tracked") is None
+        and new._buffers.get("num_batches_tracked") is not None
+    ):
+        notes.append("num_batches_tracked is new in the state dict")
+    stops = tuple(new.parameters(recurse=False)) if frozen else ()
+    same_eps = norm.eps == (new.epsilon if hasattr(new, "epsilon") else new.eps)
+    training: Outcome = (
+        "same" if same_eps and norm.frozen == frozen and _trains_like(norm, new) else "may differ"
+    )
+    evaluation: Outcome = training if not norm.tracks else "same" if same_eps else "may differ"
+    return Converted(new, before, after, "; ".join(notes), evaluation, training, stops=stops)
+
+
+def _trains_like(norm: BatchNorm, new: Any) -> bool:
+    """Whether batches are normalised as before; across ranks that depends on where it is tried."""
+    if norm.settings.get("process_group") is not None or getattr(new, "process_group", None) is not None:
+        return False
+    names = ("ghost_batch_size", "schedule", "total_steps", "track")
+    before = {**norm.settings, **(norm.renorm or {})}
+    return all(before.get(name) == getattr(new, name, None) for name in names)
+
+
+def _settled(layer: Any) -> tuple[Any, ...]:
+    names = ("epsilon", "momentum", "ghost_batch_size", "process_group", "on_small_batch", "on_nonfinite")
+    return tuple(getattr(layer, name, None) for name in (*names, "total_steps", "schedule", "track"))
