@@ -4,8 +4,8 @@ import pytest
 from rich.console import Console
 from tests.report import samples
 
-from normsmith.report import words
 from normsmith.report.text import print_verdicts
+from normsmith.studies import notation
 
 
 def printed(result, width=80, encoding="utf-8", **options):
@@ -28,7 +28,7 @@ def test_says_every_verdict_effect_and_headline():
         assert f"{answer.title} {answer.headline}" in text
         for effect in answer.effects:
             assert effect.name in text
-    assert words.estimate(samples.fewer_steps().effects[1]) in text
+    assert notation.estimate_and_interval(samples.fewer_steps().effects[1]) in text
     assert "2 of 8 censored" in text
     assert text.count("holds") >= 5
     assert "reversed" in text

@@ -230,7 +230,7 @@ class TestVerdicts:
                 NEVER,
                 {},
                 HOLDS,
-                "0.0873 or less to 0.112, p = 0.0078, 8 seeds); no norm never got there",
+                "0.0873× or less to 0.112×, p = 0.0078, 8 seeds); no norm never got there",
             ),
             (NEVER, FAST, {}, REVERSED, "BN never got there for 8 seeds"),
             (NEVER, NEVER, {}, INCONCLUSIVE, "neither BN nor no norm got there within the budget for 8 of 8"),
@@ -248,7 +248,7 @@ class TestVerdicts:
         faster, slower = a_hypothesis(name="a"), a_hypothesis(name="b", margin=0.0)
         first, second = judge([pairs_of(FAST, SLOW, faster), pairs_of(SCATTERED, SAME, slower)])
         assert first.sentence == (
-            "Holds: BN needs 0.401× the steps of no norm (95 % interval 0.351 to 0.429, adjusted p = 0.016, "
+            "Holds: BN needs 0.401× the steps of no norm (95 % interval 0.351× to 0.429×, adjusted p = 0.016, "
             "8 seeds); the claim is at most 0.667×."
         )
         assert (first.p, first.p_adjusted) == (2 / 2**8, 4 / 2**8)

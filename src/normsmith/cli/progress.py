@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from normsmith._text import count, rough_duration
 from normsmith.studies.trial import Outcome, Trial
 
 LINES = 10
@@ -38,8 +39,8 @@ class StudyProgress:
         """A batch of trials is about to run; `seconds` is the measured estimate for it."""
         self._new, self._done = new, 0
         kept = f", {reused} more found in the store" if reused else ""
-        about = f", about {duration(seconds)} on {self._jobs} worker processes" if new else ""
-        self._console.print(f"{new} trials to run{kept}{about}", highlight=False)
+        about = f", about {rough_duration(seconds)} on {count(self._jobs, 'worker process')}" if new else ""
+        self._console.print(f"{count(new, 'trial')} to run{kept}{about}", highlight=False)
         if self._row is not None:
             self._bar.remove_task(self._row)
         self._row = self._bar.add_task("trials", total=new) if new else None
@@ -55,14 +56,3 @@ class StudyProgress:
         passed = self._done * LINES // self._new > (self._done - 1) * LINES // self._new
         if passed and not self._console.is_terminal:
             self._console.print(f"{self._done} of {self._new} trials", highlight=False)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 1:
-        return "a second"
-    if seconds < 100:
-        return f"{seconds:.0f} seconds"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.1f} hours"

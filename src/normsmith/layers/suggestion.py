@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from normsmith._text import count
 from normsmith.errors import InputError, MissingExtraError
 from normsmith.layers._whole_set import Select, selected
 
@@ -211,7 +212,7 @@ def _silent(x: np.ndarray[Any, np.dtype[np.float64]], reach: float) -> str | Non
         return f"{len(x)} values are too few to tell (fewer than {FEWEST})"
     distinct = len(np.unique(x))
     if distinct <= FEW_DISTINCT:
-        return f"{distinct} different value{'s' * (distinct > 1)}: no shape to change"
+        return f"{count(distinct, 'different value')}: no shape to change"
     if reach == 0:
         share = float((x == np.median(x)).mean())
         return f"{share:.0%} of the values are equal, which no transform spreads; mark them"

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from normsmith.report.words import exact
+from normsmith._text import exact
 
 MOST_TICKS = 7
 

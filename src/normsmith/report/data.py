@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterator
 
-from normsmith.report import words
+from normsmith.studies import notation
 from normsmith.studies.results import StudyResult
 
 CSV_COLUMNS = (
@@ -67,7 +67,7 @@ def _rows(result: StudyResult) -> Iterator[list[str | int | float]]:
                     e.better,
                     seed,
                     value,
-                    words.shown(e, value),
+                    notation.shown(e, value),
                     *summary,
                 ]
 

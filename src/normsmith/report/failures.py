@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from normsmith.report.words import count, ranges
+from normsmith._text import count, ranges
 from normsmith.studies.results import Failure
 
 _REASONS = 2  # told in full; reasons often differ only in a number

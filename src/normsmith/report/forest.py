@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from normsmith.report import words
+from normsmith import _text
 from normsmith.report.axes import ratio_ticks, round_ticks
 from normsmith.report.palette import VERDICT_COLOURS
 from normsmith.report.plots import Figure, base_axis, base_layout, plain
+from normsmith.studies import notation
 from normsmith.studies.results import Effect, Verdict
 
 _LINE = 17  # pixels of a line of the label
@@ -41,7 +42,7 @@ def _axis_of(effect: Effect) -> tuple[str, str, bool]:
 
 def _points_left(effect: Effect) -> bool:
     """Whether the claim lies to the left: differences are positive as claimed, ratios are as measured."""
-    return words.place(effect, 1.0) < 0
+    return notation.position(effect, 1.0) < 0
 
 
 def _figure(effects: list[Effect]) -> Figure:
@@ -92,7 +93,7 @@ def _range(effects: Sequence[Effect]) -> tuple[float, float]:
     for effect in effects:
         own = [*effect.values, effect.low, effect.estimate, effect.high, effect.margin]
         own += [-effect.margin] if effect.kind == "equivalence" else []
-        marks += [words.place(effect, mark) for mark in own]
+        marks += [notation.position(effect, mark) for mark in own]
     finite = [mark for mark in marks if math.isfinite(mark)]
     low, high = min(finite), max(finite)
     pad = 0.06 * (high - low) or 0.1
@@ -103,10 +104,10 @@ def _x_axis(effect: Effect, low: float, high: float) -> dict[str, Any]:
     # Ratios arrive as logarithms: a linear axis with ratios for labels is a log axis.
     if effect.scale == "ratio":
         ratios = ratio_ticks(low, high)
-        ticks, labels = [math.log(ratio) for ratio in ratios], [f"{words.exact(r)}×" for r in ratios]
+        ticks, labels = [math.log(ratio) for ratio in ratios], [f"{_text.exact(r)}×" for r in ratios]
     else:
         ticks = round_ticks(low, high)
-        labels = [("+" if tick > 0 else "") + words.exact(tick) for tick in ticks]
+        labels = [("+" if tick > 0 else "") + _text.exact(tick) for tick in ticks]
     title = [
         plain(_measure(effect), width=44, lines=1),
         f"farther {'left' if _points_left(effect) else 'right'}: more as claimed",
@@ -134,7 +135,7 @@ def _label(row: _Row) -> dict[str, Any]:
         "align": "left",
         "showarrow": False,
         "borderpad": 0,
-        "text": f"<b>{row.name}</b><br>{plain(words.estimate(row.effect), width=44, lines=1)}",
+        "text": f"<b>{row.name}</b><br>{plain(notation.estimate_and_interval(row.effect), width=44, lines=1)}",
         "font": {"size": 13, "color": "ink"},
         "bgcolor": "paper",
     }
@@ -147,7 +148,7 @@ def _vertical(x: float, top: int, bottom: int, **line: Any) -> dict[str, Any]:
 def _margins(row: _Row) -> list[dict[str, Any]]:
     effect, top, bottom = row.effect, row.interval - 11, row.seeds + 7
     ends = [effect.margin] if effect.kind == "superiority" else [-effect.margin, effect.margin]
-    ends = [words.place(effect, end) for end in ends]
+    ends = [notation.position(effect, end) for end in ends]
     lines = [_vertical(end, top, bottom, color="ink", width=1.5, dash="dot") for end in ends if end]
     if effect.kind == "superiority" or not effect.margin:
         return lines
@@ -176,7 +177,7 @@ def _traces(row: _Row) -> list[dict[str, Any]]:
             "y": [row.seeds] * len(effect.values),
             "marker": {"color": colour, "size": 8, "opacity": 0.4, "symbol": "circle"},
             "text": [
-                f"seed {seed}: {words.amount(effect, value)}"
+                f"seed {seed}: {notation.amount(effect, value)}"
                 for seed, value in zip(effect.seeds, effect.values, strict=False)
             ],
             "hovertemplate": "%{text}<extra></extra>",
@@ -201,29 +202,32 @@ def _traces(row: _Row) -> list[dict[str, Any]]:
                 "symbol": _SYMBOLS[effect.verdict],
                 "line": {"color": colour, "width": 2.5},
             },
-            "text": [f"{plain(words.estimate(effect))}: {effect.verdict.value}"],
+            "text": [f"{plain(notation.estimate_and_interval(effect))}: {effect.verdict.value}"],
             "hovertemplate": "%{text}<extra></extra>",
         },
     ]
 
 
 def _mark(effect: Effect, value: float) -> float | None:
-    return float(f"{words.place(effect, value):.6g}") if math.isfinite(value) else None
+    return float(f"{notation.position(effect, value):.6g}") if math.isfinite(value) else None
 
 
 def _description(effects: Sequence[Effect]) -> str:
     """The figure in words, for those who do not see it."""
-    rows = "; ".join(f"{e.name}: {words.estimate(e)}, {e.verdict.value}" for e in effects)
+    rows = "; ".join(f"{e.name}: {notation.estimate_and_interval(e)}, {e.verdict.value}" for e in effects)
     what = (
         "Ratio of treatment to control" if effects[0].scale == "ratio" else "Difference, positive as claimed"
     )
-    return f"{what}, with its {words.interval_name(effects)}. {rows}."
+    return f"{what}, with its {notation.interval_name(effects)}. {rows}."
 
 
 def _table(effects: Sequence[Effect]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """A row for each seed, a column for each effect."""
     cells = [
-        {seed: words.amount(effect, value) for seed, value in zip(effect.seeds, effect.values, strict=False)}
+        {
+            seed: notation.amount(effect, value)
+            for seed, value in zip(effect.seeds, effect.values, strict=False)
+        }
         for effect in effects
     ]
     seeds = sorted({seed for effect in effects for seed in effect.seeds})

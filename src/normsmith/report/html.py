@@ -12,11 +12,13 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from normsmith import _text
 from normsmith.errors import MissingExtraError
 from normsmith.report import failures, palette, words
 from normsmith.report.forest import forest_figures
 from normsmith.report.plots import Figure, chart_figure
 from normsmith.report.write import write_atomically
+from normsmith.studies import notation
 from normsmith.studies.results import Answer, StudyResult, Verdict
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def _tally(result: StudyResult) -> list[tuple[Verdict, int]]:
 def _facts(result: StudyResult) -> dict[str, dict[str, str]]:
     return {
         "Task": {"task": result.task, **result.task_facts},
-        "Study": {"profile": result.profile, **result.settings, "seed numbers": words.ranges(result.seeds)},
+        "Study": {"profile": result.profile, **result.settings, "seed numbers": _text.ranges(result.seeds)},
         "Versions": result.versions,
     }
 
@@ -88,7 +90,9 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    environment.globals.update(words=words, verdict_colours=palette.VERDICT_COLOURS)
+    environment.globals.update(
+        text=_text, notation=notation, words=words, verdict_colours=palette.VERDICT_COLOURS
+    )
     return environment
 
 

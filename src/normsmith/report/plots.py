@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from normsmith._text import number
 from normsmith.report import palette
 from normsmith.report.axes import log_axis
-from normsmith.report.words import number
 from normsmith.studies.results import Chart, Line
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif'

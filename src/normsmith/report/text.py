@@ -8,7 +8,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from normsmith.report import failures, words
+from normsmith import _text
+from normsmith.report import failures
+from normsmith.studies import notation
 from normsmith.studies.results import Effect, StudyResult, Verdict
 
 _STYLES = {
@@ -58,7 +60,7 @@ class _Voice:
 
 def _table(result: StudyResult, say: _Voice, *, narrow: bool) -> Table:
     table = Table(box=HORIZONTALS, title=say(result.task), title_justify="left", title_style="bold")
-    interval = words.interval_name(effect for answer in result.answers for effect in answer.effects)
+    interval = notation.interval_name(effect for answer in result.answers for effect in answer.effects)
     table.add_column("question", overflow="fold", ratio=3)
     table.add_column("hypothesis", overflow="fold", ratio=4)
     table.add_column(say(f"effect ({interval})"), overflow="fold", ratio=4)
@@ -72,12 +74,12 @@ def _table(result: StudyResult, say: _Voice, *, narrow: bool) -> Table:
 
 
 def _cells(effect: Effect, say: _Voice, *, narrow: bool) -> list[Text]:
-    found = words.estimate(effect).rsplit(" (", 1) if narrow else [words.estimate(effect)]
-    lines = ["\n(".join(found), words.censoring(effect)]
+    measured = notation.estimate_and_interval(effect)
+    lines = [measured.replace(" (", "\n(") if narrow else measured, notation.censoring(effect)]
     return [
         say(effect.name),
         Text("\n").join(say(part) for line in lines if line for part in line.split("\n")),
-        say(words.probability(effect.p_adjusted)),
+        say(_text.probability(effect.p_adjusted)),
         say(effect.verdict.value, _STYLES[effect.verdict]),
     ]
 
@@ -87,7 +89,7 @@ def _print_failures(result: StudyResult, say: _Voice, console: Console) -> None:
     troubled = [group for group in failures.grouped(result.failures) if group.status != "diverged"]
     told = [f"{g.arm}, {g.setting}, {_seeds(g)}: {g.reasons[0]}" for g in troubled[:_TROUBLES]]
     if len(troubled) > _TROUBLES:
-        told.append(f"and {words.count(len(troubled) - _TROUBLES, 'more group')}")
+        told.append(f"and {_text.count(len(troubled) - _TROUBLES, 'more group')}")
     for line in told:
         console.print(Padding(say(line), (0, 0, 0, 2), expand=False))
 
@@ -97,5 +99,5 @@ def _seeds(group: failures.FailureGroup) -> str:
 
 
 def _trials(result: StudyResult) -> str:
-    new, reused = words.count(result.trials_new, "trial"), result.trials_reused
-    return f"{new} run in {words.duration(result.seconds)}, {reused:,} reused from the store."
+    new, reused = _text.count(result.trials_new, "trial"), result.trials_reused
+    return f"{new} run in {_text.duration(result.seconds)}, {reused:,} reused from the store."

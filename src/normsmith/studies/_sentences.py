@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from normsmith.studies._inference import ALPHA, INTERVAL_FROM, Evidence
+from normsmith import _text
+from normsmith.studies import notation
+from normsmith.studies._inference import ALPHA, Evidence
 from normsmith.studies._pairs import Effects, Hypothesis, Pairs
 from normsmith.studies.results import Verdict
 
@@ -33,8 +35,7 @@ def sentence(
             else "stayed within what was measured"
         )
         return f"{lead}{arms} {got} for {effects.unknown.sum()} of {_seeds(count)}."
-    p = "p < 0.001" if p_adjusted < 0.001 else f"p = {p_adjusted:.2g}"
-    facts = f"{_interval(pairs, evidence)}, {'adjusted ' if of > 1 else ''}{p}, {_seeds(count)}"
+    facts = f"{_interval(pairs, evidence)}, {'adjusted ' if of > 1 else ''}{_text.p_value(p_adjusted)}, {_seeds(count)}"
     parts = [f"{_finding(hypothesis, evidence.estimate)} ({facts})", *_censoring(pairs)]
     if count < needed:
         among = f", one of {of} hypotheses," if of > 1 else ""
@@ -48,24 +49,22 @@ def _finding(hypothesis: Hypothesis, estimate: float) -> str:
     treatment, control, unit = hypothesis.treatment, hypothesis.control, hypothesis.unit
     if hypothesis.scale == "ratio":
         verb = "needs" if hypothesis.better == "lower" and unit.startswith(_SPENT) else "has"
-        return f"{treatment} {verb} {_number(_ratio(hypothesis, estimate))}× the {unit} of {control}"
+        return f"{treatment} {verb} {notation.amount(hypothesis, estimate)} the {unit} of {control}"
     if estimate == 0:
         return f"{treatment} and {control} do not differ"
-    return f"{treatment} is {_number(abs(estimate))} {unit} {_side(estimate)} than {control}"
+    return f"{treatment} is {_text.number(abs(estimate))} {unit} {'better' if estimate > 0 else 'worse'} than {control}"
 
 
 def _interval(pairs: Pairs, evidence: Evidence) -> str:
     """The interval as it is shown: ratios as such, open ends said to be open."""
-    name = "95 % interval" if len(pairs.seeds) >= INTERVAL_FROM else "range"
+    name = notation.interval_name_at(len(pairs.seeds))
     low, high = evidence.low, evidence.high
     low_open, high_open = math.isinf(evidence.floor), math.isinf(evidence.roof)
-    if pairs.hypothesis.scale == "ratio":
-        low, high = _ratio(pairs.hypothesis, low), _ratio(pairs.hypothesis, high)
-        if pairs.hypothesis.better == "lower":
-            low, high, low_open, high_open = high, low, high_open, low_open
+    if notation.position(pairs.hypothesis, 1.0) < 0:
+        low, high, low_open, high_open = high, low, high_open, low_open
     return (
-        f"{name} {_number(low)}{' or less' if low_open else ''} to "
-        f"{_number(high)}{' or more' if high_open else ''}"
+        f"{name} {notation.amount(pairs.hypothesis, low)}{' or less' if low_open else ''} to "
+        f"{notation.amount(pairs.hypothesis, high)}{' or more' if high_open else ''}"
     )
 
 
@@ -104,29 +103,18 @@ def _meaning(
 def _claim(hypothesis: Hypothesis) -> str:
     margin, unit = hypothesis.margin, hypothesis.unit
     if hypothesis.kind == "equivalence":
-        within = f"a factor of {_number(math.exp(margin))}" if hypothesis.scale == "ratio" else None
-        return f"the same was to mean within {within or f'{_number(margin)} {unit}'}"
+        factor = hypothesis.scale == "ratio"
+        within = (
+            f"a factor of {_text.number(math.exp(margin))}" if factor else f"{_text.number(margin)} {unit}"
+        )
+        return f"the same was to mean within {within}"
     if margin == 0:
         return f"the claim is {hypothesis.better} {unit}"
     if hypothesis.scale == "ratio":
         bound = "at most" if hypothesis.better == "lower" else "at least"
-        return f"the claim is {bound} {_number(_ratio(hypothesis, margin))}×"
-    return f"the claim is at least {_number(margin)} {unit} better"
-
-
-def _ratio(hypothesis: Hypothesis, effect: float) -> float:
-    """Treatment over control, of an effect on the logarithmic scale."""
-    return math.exp(effect if hypothesis.better == "higher" else -effect)
-
-
-def _side(effect: float) -> str:
-    return "better" if effect > 0 else "worse"
-
-
-def _number(value: float) -> str:
-    shown = f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value + 0.0:.3g}"
-    return shown.replace("-", "\N{MINUS SIGN}")
+        return f"the claim is {bound} {notation.amount(hypothesis, margin)}"
+    return f"the claim is at least {_text.number(margin)} {unit} better"
 
 
 def _seeds(count: int) -> str:
-    return f"{count} seed" if count == 1 else f"{count} seeds"
+    return _text.count(count, "seed")

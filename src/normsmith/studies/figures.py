@@ -8,6 +8,8 @@ from statistics import median
 
 import numpy as np
 
+from normsmith._text import exact, number
+from normsmith.studies import notation
 from normsmith.studies.lab import Lab, Measure, Sample, Tuned
 from normsmith.studies.results import Chart, Effect, Line, Table, Verdict
 from normsmith.studies.trial import Outcome
@@ -33,7 +35,7 @@ def training_curves(lab: Lab, arms: Iterable[Tuned]) -> Chart:
         for outcome in outcomes:  # one whose metric was not finite before training starts a point later
             for step, value in zip(outcome.steps, outcome.test, strict=True):
                 samples.setdefault(float(step), []).append(value)
-        lines.append(band(f"{tuned.arm.name} (rate {tuned.rate:g})", samples))
+        lines.append(band(f"{tuned.arm.name} (rate {exact(tuned.rate)})", samples))
     return Chart(
         name="training",
         title="Training curves",
@@ -71,7 +73,7 @@ def rate_response(lab: Lab, arms: Sequence[Tuned], *, marked: bool = True) -> Ch
         log_x=True,
         lines=tuple(lines),
         description="Final test metric against learning rate, median over seeds, band between quartiles. "
-        + "; ".join(f"{t.arm.name}: best rate on validation {t.rate:g}" for t in arms if marked),
+        + "; ".join(f"{t.arm.name}: best rate on validation {exact(t.rate)}" for t in arms if marked),
     )
 
 
@@ -82,7 +84,7 @@ def arms_table(lab: Lab, arms: Iterable[Tuned], more: Mapping[str, Measure] | No
     for tuned in arms:
         measured = lab.measured(tuned)
         diverged = sum(outcome.status == "diverged" for outcome in measured.values())
-        cells = [tuned.arm.name, f"{tuned.rate:g}" + (" (edge)" if tuned.on_edge else "")]
+        cells = [tuned.arm.name, exact(tuned.rate) + (" (edge)" if tuned.on_edge else "")]
         cells += [middle(lab, tuned, measure) for measure in (lab.final, *measures.values())]
         rows.append((*cells, f"{diverged} of {len(measured)}"))
     return Table(
@@ -100,7 +102,7 @@ def middle(lab: Lab, tuned: Tuned, measure: Measure) -> str:
     censored = sum(censored for _, censored in samples)
     if 2 * censored > len(samples):
         return "never"
-    text = f"{median(value for value, _ in samples):.4g}"
+    text = number(median(value for value, _ in samples), 4)
     return f"{text} ({censored} never)" if censored else text
 
 
@@ -117,7 +119,7 @@ def probe(name: str, missing: float = math.nan) -> Measure:
 def edge_notes(arms: Iterable[Tuned]) -> tuple[str, ...]:
     """A warning for each arm whose best rate is still on the edge of its grid."""
     return tuple(
-        f"The best learning rate of “{tuned.arm.name}” is {tuned.rate:g}, the "
+        f"The best learning rate of “{tuned.arm.name}” is {exact(tuned.rate)}, the "
         f"{'smallest' if tuned.rate == tuned.tried[0] else 'largest'} that was tried: a better one may lie beyond."
         for tuned in arms
         if tuned.on_edge
@@ -128,23 +130,12 @@ def headline(claim: str, effects: Sequence[Effect]) -> str:
     """The claim and what became of it, with the estimates, in one sentence."""
     by_verdict: dict[Verdict, list[str]] = {}
     for effect in effects:
-        by_verdict.setdefault(effect.verdict, []).append(f"{effect.name} {amount(effect)}")
-    parts = [f"{verdict} ({', '.join(found)})" for verdict, found in by_verdict.items()]
+        by_verdict.setdefault(effect.verdict, []).append(f"{effect.name} {notation.estimate(effect)}")
+    parts = [f"{verdict} ({', '.join(estimates)})" for verdict, estimates in by_verdict.items()]
     return f"{claim}: {'; '.join(parts)}."
 
 
-def amount(effect: Effect) -> str:
-    """The estimate as it was measured: treatment over control for ratios, treatment minus control otherwise."""
-    if effect.scale == "ratio":
-        return f"{math.exp(-effect.estimate if effect.better == 'lower' else effect.estimate):.2f}×"
-    return f"{signed(-effect.estimate if effect.better == 'lower' else effect.estimate)} {effect.unit}"
-
-
-def signed(value: float) -> str:
-    """A number with its sign, to three digits."""
-    value = round(value, 9)
-    return f"{value:+.3g}".replace("-", "−") if value else "0"
-
-
 def _ends(lines: Iterable[Line]) -> str:
-    return "; ".join(f"{line.label}: {line.y[-1]:.4g}" for line in lines if line.y and line.y[-1] is not None)
+    return "; ".join(
+        f"{line.label}: {number(line.y[-1], 4)}" for line in lines if line.y and line.y[-1] is not None
+    )

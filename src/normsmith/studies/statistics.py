@@ -50,7 +50,7 @@ def judge(pairs: Sequence[Pairs]) -> tuple[Effect, ...]:
     >>> fewer = Hypothesis("steps", "BN needs fewer steps", "BN", "no norm", "steps", "ratio", 0.0, "lower")
     >>> with_norm, without = (40.0, 35.0, 45.0, 40.0, 40.0, 35.0), (80.0, 75.0, 85.0, 90.0, 80.0, 80.0)
     >>> print(judge([Pairs(fewer, tuple(range(6)), with_norm, without)])[0].sentence)
-    Holds: BN needs 0.479× the steps of no norm (95 % interval 0.453 to 0.504, p = 0.031, 6 seeds).
+    Holds: BN needs 0.479× the steps of no norm (95 % interval 0.453× to 0.504×, p = 0.031, 6 seeds).
     """
     names = [pair.hypothesis.name for pair in pairs]
     if len(names) > MOST_HYPOTHESES or len(set(names)) != len(names):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from normsmith._text import number
 from normsmith.studies.arms import network, normalized
 from normsmith.studies.figures import arms_table, edge_notes, headline, rate_response, training_curves
 from normsmith.studies.lab import Lab, Requests
@@ -27,7 +28,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         lab.pairs(
             Hypothesis(
                 name=activation or "own activation",
-                text=f"{norm.name} reaches {target:.4g} in at most 0.67 of the steps of {plain.name}",
+                text=f"{norm.name} reaches {number(target, 4)} in at most 0.67 of the steps of {plain.name}",
                 treatment=norm.name,
                 control=plain.name,
                 unit="steps to target",
@@ -47,7 +48,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         effects=effects,
         charts=(training_curves(lab, best), rate_response(lab, best)),
         tables=(arms_table(lab, best, {"steps to target": steps}),),
-        notes=(f"Target: test metric {target:.4g}.", *edge_notes(best)),
+        notes=(f"Target: test metric {number(target, 4)}.", *edge_notes(best)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from normsmith._text import exact, number
 from normsmith.studies.arms import Arm, edit, network, normalized, scale_weights
 from normsmith.studies.figures import band, headline
 from normsmith.studies.lab import Lab, Requests, Sample, Tuned
@@ -14,7 +15,7 @@ GAINS = tuple(2.0**exponent for exponent in range(-6, 5))
 
 def scaled(arm: Arm, gain: float) -> Arm:
     """The arm with its initial weights multiplied by `gain`; at 1 it is the arm itself."""
-    return arm if gain == 1.0 else arm.but(f"{arm.name}, gain {gain:g}", edit(scale_weights, gain=gain))
+    return arm if gain == 1.0 else arm.but(f"{arm.name}, gain {exact(gain)}", edit(scale_weights, gain=gain))
 
 
 def ask(lab: Lab) -> Requests[Findings]:
@@ -50,7 +51,8 @@ def ask(lab: Lab) -> Requests[Findings]:
             lab.pairs(
                 Hypothesis(
                     name=name,
-                    text=f"of the gains {low:g} to {high:g}, at least {margin:g} more reach {target:.4g}",
+                    text=f"of the gains {exact(low)} to {exact(high)}, at least {exact(margin)} more reach "
+                    f"{number(target, 4)}",
                     treatment=norm.name,
                     control=plain.name,
                     unit="gains",
@@ -66,7 +68,7 @@ def ask(lab: Lab) -> Requests[Findings]:
     )
     lines = [
         band(
-            f"{arm.name} (rate {tuned[arm].rate:g})",
+            f"{arm.name} (rate {exact(tuned[arm].rate)})",
             {gain: [value for value, _ in lab.series(at(arm, gain), lab.final).values()] for gain in GAINS},
         )
         for arm in (plain, norm)
@@ -74,8 +76,8 @@ def ask(lab: Lab) -> Requests[Findings]:
     rows = tuple(
         (
             arm.name,
-            f"{tuned[arm].rate:g}",
-            " · ".join(f"{n:g}" for n, _ in gains(arm, GAINS[0], GAINS[-1]).values()),
+            exact(tuned[arm].rate),
+            " · ".join(f"{exact(n)}" for n, _ in gains(arm, GAINS[0], GAINS[-1]).values()),
         )
         for arm in (plain, norm)
     )
@@ -104,7 +106,7 @@ def ask(lab: Lab) -> Requests[Findings]:
             ),
         ),
         notes=(
-            f"Target: test metric {target:.4g}. The learning rate is the best at gain 1 and is not tuned again: "
+            f"Target: test metric {number(target, 4)}. The learning rate is the best at gain 1 and is not tuned again: "
             "with batch norm a weight's scale divides its effective step by the square of the gain.",
         ),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
+from normsmith._text import exact, number
 from normsmith.studies.arms import Arm, network, normalized
 from normsmith.studies.figures import headline, rate_response
 from normsmith.studies.lab import Lab, Requests, Sample, Tuned
@@ -64,7 +65,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         lab.pairs(
             claim(
                 name="largest rate",
-                text=f"the largest learning rate that reaches {target:.4g} is at least 2 octaves (4×) larger",
+                text=f"the largest learning rate that reaches {number(target, 4)} is at least 2 octaves (4×) larger",
             ),
             largest(norm),
             largest(plain),
@@ -72,7 +73,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         lab.pairs(
             claim(
                 name="width",
-                text=f"at least 2 octaves more of learning rates reach {target:.4g}",
+                text=f"at least 2 octaves more of learning rates reach {number(target, 4)}",
             ),
             width(norm),
             width(plain),
@@ -83,7 +84,7 @@ def ask(lab: Lab) -> Requests[Findings]:
     rows = tuple(
         (
             arm.name,
-            " · ".join(f"{max(found):g}" if found else "none" for found in reaching(arm).values()),
+            " · ".join(exact(max(found)) if found else "none" for found in reaching(arm).values()),
             " · ".join(str(len(found)) for found in reaching(arm).values()),
         )
         for arm in (plain, norm)
@@ -99,7 +100,10 @@ def ask(lab: Lab) -> Requests[Findings]:
                 rows=rows,
             ),
         ),
-        notes=(f"Target: test metric {target:.4g}. Rates from {rates[0]:g} to {rates[-1]:g} in octaves.",),
+        notes=(
+            f"Target: test metric {number(target, 4)}. Rates from {exact(rates[0])} to {exact(rates[-1])} "
+            "in octaves.",
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from normsmith import surgery
+from normsmith._text import count
 from normsmith.anatomy.batch_norms import is_batch_norm
 from normsmith.errors import StudyError, SurgeryError
 from normsmith.studies.arms import AS_IS, Arm, convert_norm, edit, move_norm, plan_of_move, strip_batch_norm
@@ -35,7 +36,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         charts=(training_curves(lab, best), rate_response(lab, best)),
         tables=(arms_table(lab, best),),
         notes=(
-            f"The network has {len(norms)} batch norm{'s' * (len(norms) != 1)}, and batches of {lab.task.batch_size}.",
+            f"The network has {count(len(norms), 'batch norm')}, and batches of {lab.task.batch_size}.",
             *(f"Not asked: {name}. {why}." for name, why in changes.items() if isinstance(why, str)),
             *(_staying(lab, norms, moved) if isinstance(moved, Arm) else ()),
             *(_idle(lab, tuned[renorm]) if isinstance(renorm, Arm) else ()),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from normsmith import surgery
+from normsmith._text import number
+from normsmith.studies import notation
 from normsmith.studies.arms import Arm, network, normalized
 from normsmith.studies.figures import (
     arms_table,
@@ -13,7 +15,6 @@ from normsmith.studies.figures import (
     middle,
     probe,
     rate_response,
-    signed,
     training_curves,
 )
 from normsmith.studies.lab import Lab, Requests, Tuned
@@ -48,7 +49,7 @@ def ask(lab: Lab) -> Requests[Findings]:
             lab.pairs(
                 Hypothesis(
                     name=activation or "own activation",
-                    text=f"{claimed.name} reaches {target:.4g} in fewer steps than {other.name}",
+                    text=f"{claimed.name} reaches {number(target, 4)} in fewer steps than {other.name}",
                     treatment=claimed.name,
                     control=other.name,
                     unit="steps to target",
@@ -72,7 +73,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         effects=effects,
         charts=(training_curves(lab, best), rate_response(lab, best)),
         tables=(arms_table(lab, best, {"steps to target": steps}), _equivalence(lab, arms, tuned), shapes),
-        notes=(f"Target: test metric {target:.4g}.", *edge_notes(best)),
+        notes=(f"Target: test metric {number(target, 4)}.", *edge_notes(best)),
     )
 
 
@@ -108,9 +109,19 @@ def _equivalence(lab: Lab, arms: Sequence[tuple[Arm, ...]], tuned: Mapping[Arm, 
     )
     return Table(
         title="Is the final test metric the same within one point? (secondary, corrected among themselves)",
-        columns=("comparison", "after minus before, points", "95 % interval", "verdict"),
+        columns=(
+            "comparison",
+            "after better than before by, points",
+            notation.interval_name(effects),
+            "verdict",
+        ),
         rows=tuple(
-            (e.hypothesis, signed(e.estimate), f"{signed(e.low)} to {signed(e.high)}", str(e.verdict))
+            (
+                e.hypothesis,
+                notation.amount(e, e.estimate),
+                f"{notation.amount(e, e.low)} to {notation.amount(e, e.high)}",
+                str(e.verdict),
+            )
             for e in effects
         ),
     )

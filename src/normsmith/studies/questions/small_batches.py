@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from normsmith._text import exact
 from normsmith.errors import StudyError
 from normsmith.studies.arms import Arm, Value, normalized
 from normsmith.studies.figures import arms_table, band, edge_notes, headline
@@ -136,7 +137,9 @@ def _by_size(lab: Lab, sizes: tuple[int, ...], tuned: dict[tuple[str, int], Tune
         log_x=True,
         lines=tuple(lines),
         description="Final test metric in eval mode, median over seeds, band between quartiles. "
-        + "; ".join(f"{norm}, {size} samples: rate {found.rate:g}" for (norm, size), found in tuned.items()),
+        + "; ".join(
+            f"{norm}, {size} samples: rate {exact(found.rate)}" for (norm, size), found in tuned.items()
+        ),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from normsmith._text import number, signed
 from normsmith.anatomy.isolation import inside
 from normsmith.anatomy.select import Only
 from normsmith.errors import InputError, SurgeryError
@@ -97,7 +98,9 @@ class Recalibration:
             lines.append(f"largest gap, over {_BATCHES[self.gap_of]}: {self.gap:.1e}")
         if self.loss_before is not None and self.loss_after is not None:
             change = self.loss_after - self.loss_before
-            lines.append(f"loss {self.loss_before:.4g} → {self.loss_after:.4g} ({change:+.2g})")
+            lines.append(
+                f"loss {number(self.loss_before, 4)} → {number(self.loss_after, 4)} ({signed(change, 2)})"
+            )
         return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from normsmith._text import interval
 from normsmith.errors import SurgeryError
 from normsmith.layers.batch_renorm import RenormBase
 from normsmith.measure.layers import Measured, choose
@@ -88,5 +89,4 @@ def extent(values: Tensor) -> str:
     >>> extent(torch.tensor([3.0, 1.0]))
     '1 to 3'
     """
-    low, high = values.min().item(), values.max().item()
-    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+    return interval(values.min().item(), values.max().item())

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from normsmith._text import count
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery.plans.edits import Edit, do_all, done, undo_all
 from normsmith.surgery.plans.operation import Operation
@@ -281,10 +282,8 @@ class Plan:
         return ((path, module) for path, module in found if module not in before)
 
     def __str__(self) -> str:
-        changes, refusals = len(self.changes), len(self.refusals)
-        head = (
-            f"{self.title}: {changes} change{'s' * (changes != 1)}, {refusals} refusal{'s' * (refusals != 1)}"
-        )
+        counts = count(len(self.changes), "change"), count(len(self.refusals), "refusal")
+        head = f"{self.title}: {', '.join(counts)}"
         rows = [
             (", ".join(map(_shown, (c.path, *c.also))), f"{c.before} → {c.after}", c.why)
             for c in self.changes
