@@ -1,5 +1,6 @@
+"""Where a report can be written is known before the study, and what is said where it cannot."""
+
 import os
-import stat
 import sys
 
 import pytest
@@ -7,7 +8,7 @@ from tests.report import samples
 
 from normsmith.errors import ReportError
 from normsmith.report.html import render_html, write_html
-from normsmith.report.write import check_writable, write_atomically
+from normsmith.report.write import check_writable, write_text
 
 
 def listing(folder):
@@ -21,53 +22,18 @@ def test_the_file_holds_the_report_and_nothing_else_is_left(tmp_path):
     assert listing(tmp_path) == ["report.html"]
 
 
-def test_a_new_file_has_the_usual_permissions_and_an_old_one_keeps_its_own(tmp_path):
-    old = os.umask(0o027)
-    try:
-        write_atomically("one", tmp_path / "r.html")
-    finally:
-        os.umask(old)
-    assert stat.S_IMODE((tmp_path / "r.html").stat().st_mode) == 0o640
-    (tmp_path / "r.html").chmod(0o604)
-    write_atomically("two", tmp_path / "r.html")
-    assert stat.S_IMODE((tmp_path / "r.html").stat().st_mode) == 0o604
-    assert (tmp_path / "r.html").read_text() == "two"
-
-
-def test_a_link_stays_a_link(tmp_path):
-    (tmp_path / "real").mkdir()
-    (tmp_path / "real" / "r.html").write_text("old")
-    (tmp_path / "r.html").symlink_to(tmp_path / "real" / "r.html")
-    write_atomically("new", tmp_path / "r.html")
-    assert (tmp_path / "r.html").is_symlink()
-    assert (tmp_path / "real" / "r.html").read_text() == "new"
-
-
-@pytest.mark.parametrize("moment", ["write", "replace"])
-def test_an_interruption_leaves_the_old_report(tmp_path, monkeypatch, moment):
+def test_a_report_that_cannot_be_written_says_where_and_why(tmp_path, monkeypatch):
     target = tmp_path / "r.html"
     target.write_text("old")
 
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(*{"write": (os, "fsync"), "replace": (type(target), "replace")}[moment], fail)
-    with pytest.raises(ReportError, match="No space left on device"):
-        write_atomically("new", target)
-    assert target.read_text() == "old"
-    assert listing(tmp_path) == ["r.html"]
-
-
-def test_ctrl_c_leaves_the_old_report_and_passes_on(tmp_path, monkeypatch):
-    target = tmp_path / "r.html"
-    target.write_text("old")
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically("new", target)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(
+        ReportError, match=r"write the report at .*r\.html, got No space left on device\. Name"
+    ):
+        write_text("new", target)
     assert target.read_text() == "old"
     assert listing(tmp_path) == ["r.html"]
 

@@ -336,7 +336,7 @@ class TestPermissions:
     def test_a_directory_without_write_permission(self, locked_directory):
         locked_directory(0o555)
         said = refusal(f"sqlite:///{locked_directory.directory}/study.db")
-        assert "unable to open database file" in said
+        assert "got Permission denied; check the path, its permissions" in said
         assert "permissions" in said
         assert list(locked_directory.directory.iterdir()) == []
 

@@ -17,7 +17,7 @@ from normsmith.errors import MissingExtraError
 from normsmith.report import failures, palette, words
 from normsmith.report.forest import forest_figures
 from normsmith.report.plots import Figure, chart_figure
-from normsmith.report.write import write_atomically
+from normsmith.report.write import write_text
 from normsmith.studies import notation
 from normsmith.studies.results import Answer, StudyResult, Verdict
 
@@ -32,7 +32,7 @@ _POLICY = (
 
 def write_html(result: StudyResult, path: str | os.PathLike[str]) -> None:
     """Write the report of `result` at `path`; on any `ReportError` an old report there stays as it was."""
-    write_atomically(render_html(result), path)
+    write_text(render_html(result), path)
 
 
 def render_html(result: StudyResult) -> str:

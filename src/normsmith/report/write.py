@@ -1,12 +1,10 @@
-"""Writing a report so that whatever happens, the file holds the old report or the new one, whole."""
+"""Whether a report can be written at a path, and writing it there: the old report or the new one, whole."""
 
 import os
 import stat
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from normsmith import _files
 from normsmith.errors import ReportError
 
 
@@ -21,7 +19,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     exist. Create it, or name another path.
     """
     target = Path(path)
-    with _explained(target):
+    with _files.explained(_failure(path)):
         parent = target.parent
         if not parent.exists():
             raise ReportError(
@@ -43,51 +41,19 @@ def check_writable(path: str | os.PathLike[str]) -> None:
                 "Change its permissions, or name another path."
             )
         # Permissions alone do not tell: the file system may be read-only or full.
-        with _beside(target):
+        with _files.beside(target):
             pass
 
 
-def write_atomically(text: str, path: str | os.PathLike[str]) -> None:
-    """Write UTF-8 `text` at `path` by way of a temporary file beside it; raises `ReportError`."""
+def write_text(text: str, path: str | os.PathLike[str]) -> None:
+    """Write UTF-8 `text` at `path`, whole or not at all; raises `ReportError`."""
     check_writable(path)
-    # A link stays a link: the file it names is replaced.
-    target = Path(path)
-    with _explained(target):
-        target = target.resolve()
-        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask()
-        with _beside(target) as temporary:
-            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.chmod(mode)
-            temporary.replace(target)
+    with _files.replacing(path, _failure(path)) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-@contextmanager
-def _explained(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ReportError(
-            f"expected to write the report at {target}, got {error.strerror or error}. Name another path."
-        ) from error
-
-
-@contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """An empty temporary file in the folder of `target`, gone afterwards unless it was moved."""
-    handle, name = tempfile.mkstemp(prefix=".normsmith-", suffix=".tmp", dir=target.resolve().parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    # The only way to read it is to set it.
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _failure(path: str | os.PathLike[str]) -> _files.Failure:
+    """The error for a report that the file system does not take."""
+    return lambda reason: ReportError(
+        f"expected to write the report at {os.fspath(path)}, got {reason}. Name another path."
+    )

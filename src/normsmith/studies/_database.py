@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from sqlalchemy.exc import (
     StatementError,
 )
 
+from normsmith._files import creating
 from normsmith.errors import InputError, MissingExtraError, StoreError
 
 APPLICATION = "normsmith"
@@ -80,17 +80,21 @@ def explained(url: str) -> Iterator[None]:
     except StatementError as error:
         if isinstance(error.orig, InputError):
             raise error.orig from None
-        raise _failure(url, error.orig or error) from error
+        raise _failure(url, _said(error.orig or error)) from error
     except (SQLAlchemyError, OSError, sqlite3.Error, json.JSONDecodeError) as error:
-        raise _failure(url, error) from error
+        raise _failure(url, _said(error)) from error
 
 
-def _failure(url: str, error: BaseException) -> StoreError:
-    said = " ".join(str(error).split())
+def _failure(url: str, said: str) -> StoreError:
     return StoreError(
-        f"expected a database that can be read and written at {url}, got {type(error).__name__}: {said}; "
+        f"expected a database that can be read and written at {url}, got {said}; "
         "check the path, its permissions and the free space, or choose another store"
     )
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 # From a URL to an engine.
@@ -176,7 +180,7 @@ def _prepare_file(file: Path, url: str) -> None:
             f"cannot create {url}: expected a directory at {file.parent}, got none; make it first"
         )
     if not file.exists():
-        _create_file(file)
+        _create_file(file, url)
     if not file.is_file():
         raise StoreError(
             f"expected a file for the store {url}, got {file}, which is none; choose another path"
@@ -193,24 +197,16 @@ def _prepare_file(file: Path, url: str) -> None:
         reader.dispose()
 
 
-def _create_file(file: Path) -> None:
-    """Make the store under another name, then link it into place: nobody ever sees half a store."""
-    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    engine = _file_engine(draft, "rwc")
-    try:
-        with engine.connect() as connection:
-            connection.connection.cursor().execute("PRAGMA journal_mode = WAL")
-        _create_tables(engine)
-        engine.dispose()
+def _create_file(file: Path, url: str) -> None:
+    """Make a store that nobody ever sees half; if another study is faster, its store serves."""
+    with creating(file, lambda reason: _failure(url, reason)) as draft:
+        engine = _file_engine(draft, "rwc")
         try:
-            file.hardlink_to(draft)
-        except FileExistsError:
-            pass  # another study was faster: its store serves
-        except OSError:  # a file system without hard links
-            draft.rename(file)
-    finally:
-        engine.dispose()
-        draft.unlink(missing_ok=True)
+            with engine.connect() as connection:
+                connection.connection.cursor().execute("PRAGMA journal_mode = WAL")
+            _create_tables(engine)
+        finally:
+            engine.dispose()
 
 
 def _create_tables(engine: sa.Engine) -> None:

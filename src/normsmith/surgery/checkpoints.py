@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from normsmith._files import replacing
 from normsmith.errors import InputError
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
@@ -62,15 +63,15 @@ def save(model: nn.Module, path: Path) -> int:
             raise InputError(
                 f"{path}: safetensors hold tensors alone, and {other[0]} is none; write a .pt file"
             )
-        _written(path, lambda part: save_file(state, part))
+        _written(path, lambda temporary: save_file(state, temporary))
     else:
-        _written(path, lambda part: torch.save(state, part))
+        _written(path, lambda temporary: torch.save(state, temporary))
     return len(state)
 
 
 def save_text(text: str, path: Path) -> None:
     """Write UTF-8 text. Raises InputError where the disk does not let us."""
-    _written(path, lambda part: part.write_text(text, encoding="utf-8"))
+    _written(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _read(path: Path) -> Any:
@@ -113,14 +114,14 @@ def _own(value: Any) -> Any:
 
 
 def _written(path: Path, write: Callable[[Path], object]) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        write(part)
-        part.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"cannot write {path}: {_short(error)}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    def failure(reason: str) -> InputError:
+        return InputError(f"cannot write {path}: {reason}")
+
+    with replacing(path, failure) as temporary:
+        try:
+            write(temporary)
+        except (RuntimeError, SafetensorError) as error:  # a full disk, as these libraries say it
+            raise failure(_short(error)) from error
 
 
 def _short(error: Exception) -> str:
