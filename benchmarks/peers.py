@@ -16,8 +16,8 @@ from benchmarks.cases import EPS, Case, Inputs
 from normsmith.ops import Renorm, Running, batch_norm
 from normsmith.ops._check import make_call
 from normsmith.ops.call import Update
-from normsmith.ops.cpu import backend
-from normsmith.ops.cpu.memory import LARGE
+from normsmith.ops.cpu import memory
+from normsmith.ops.cpu.backend import Numba
 
 R_MAX, D_MAX = 3.0, 5.0
 Forward = Callable[[Inputs], Tensor]
@@ -110,7 +110,7 @@ class Kernels:
             make_call(i.x, mask=i.mask, **_options(case)),
         )
         self.y, self.dx, self.dresidual = (torch.zeros_like(self.x) for _ in range(3))
-        self.row, self.update = backend.Numba(), Update(0.1, True)
+        self.row, self.update = Numba(), Update(0.1, True)
         reason = self.row.supports(self.x, self.call)
         if reason is not None:
             raise RuntimeError(f"our kernels do not serve {case}: {reason}")
@@ -129,17 +129,17 @@ class Kernels:
 
 
 class _Into:
-    """Within it our backend takes these buffers, one after the other, where it would ask for new ones."""
+    """Within it our kernels write to these buffers, one after the other, instead of new ones."""
 
     def __init__(self, *buffers: Tensor) -> None:
         self.buffers = iter(buffers)
 
     def __enter__(self) -> None:
-        self.like = backend.like
-        backend.like = lambda x: next(self.buffers)
+        self.like = memory.like
+        memory.like = lambda x: next(self.buffers)
 
     def __exit__(self, *error: object) -> None:
-        backend.like = self.like
+        memory.like = self.like
 
 
 class Native:
@@ -178,7 +178,7 @@ def copies(x: Tensor) -> dict[str, Body]:
     """torch's copy, and one with non-temporal stores where the batch is large."""
     y = torch.zeros_like(x)
     bodies: dict[str, Body] = {"copy": lambda: y.copy_(x)}
-    if x.nbytes >= LARGE:
+    if x.nbytes >= memory.LARGE:
         bodies["NT copy"] = lambda: stream_copy(x, y)
     return bodies
 

@@ -27,7 +27,7 @@ from normsmith.layers import BatchNorm1d, BatchNorm2d
 from normsmith.ops import Renorm, Running, batch_norm
 from normsmith.ops._check import make_call
 from normsmith.ops.call import Update
-from normsmith.ops.cpu import backend, calls, threads
+from normsmith.ops.cpu import calls, memory, threads
 from normsmith.ops.cpu.backend import Numba
 
 SHAPES = [
@@ -274,7 +274,7 @@ class Guarded:
     def __init__(self, monkeypatch):
         self._blocks = []
         self._empty = torch.empty
-        monkeypatch.setattr(backend, "like", self.like)
+        monkeypatch.setattr(memory, "like", self.like)
         monkeypatch.setattr(torch, "empty", self.empty)
 
     def empty(self, *shape, dtype=torch.float32, device="cpu"):
@@ -320,7 +320,7 @@ class TestMemory:
             assert all(tensor.isfinite().all() for tensor in found)
 
     def test_a_thousand_calls_need_no_more(self):
-        def calls(number):
+        def train(number):
             torch.manual_seed(0)
             for _ in range(number):
                 rows, channels, side = torch.randint(2, 30, (3,)).tolist()
@@ -332,9 +332,9 @@ class TestMemory:
             gc.collect()
             return resident(), len(gc.get_objects())
 
-        calls(1000)
-        bytes_before, objects_before = calls(10)
-        bytes_after, objects_after = calls(1000)
+        train(1000)
+        bytes_before, objects_before = train(10)
+        bytes_after, objects_after = train(1000)
         assert bytes_after - bytes_before < 16 << 20  # an output each would be 100 times as much
         assert objects_after - objects_before < 100
 

@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 
 from normsmith.ops import compiling
-from normsmith.ops.activation import ACTIVATIONS
 from normsmith.ops.call import Call, Forward, Kept, computing_dtype
 from normsmith.ops.compiling import chunks, groups_of, laid_out_like
+from normsmith.ops.cpu.backward import differentiate
+from normsmith.ops.cpu.forward import RELU, code_of, normalize
 from normsmith.ops.cpu.kernels import arguments as slot
 from normsmith.ops.cpu.saved import Packed
 from normsmith.ops.moments import Moments, counts
 from normsmith.ops.resolve import Renorm, Resolved, Running
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_RELU = ACTIVATIONS["relu"]
 
 RELU_FROM, PLAIN_FROM = 2**14, 2**21
 """Elements from which the kernels are measured faster than what Inductor makes of the reference.
@@ -42,7 +42,7 @@ def unfit(x: Tensor, call: Call) -> str | None:
     reason = compiling.unfit(x, call, DTYPES)
     if reason is not None:
         return reason
-    fewest = RELU_FROM if call.activation is _RELU else PLAIN_FROM
+    fewest = RELU_FROM if call.activation is RELU else PLAIN_FROM
     return f"compilers are as fast below {fewest} elements" if x.numel() < fewest else None
 
 
@@ -55,7 +55,7 @@ def traced(
     call: Call,
 ) -> Forward:
     """The forward as a node of the graph that is being recorded, which autograd differentiates."""
-    relu = call.activation is _RELU
+    relu = call.activation is RELU
     size, number = chunks(x, call)
     bounds = None if call.renorm is None else torch.stack([_scalar(bound, x) for bound in call.renorm])
     mean, var, std, _ = (None, None, None, None) if running is None else running
@@ -106,14 +106,12 @@ def _forward(
     size: int,
     number: int,
 ) -> tuple[Tensor, Tensor]:
-    from normsmith.ops.cpu.backend import Numba
-
     running = None
     if running_mean is not None and running_var is not None:
         running = Running(running_mean, running_var, running_std)
     renorm = None if bounds is None else Renorm(*bounds.tolist())
-    call = Call(True, eps, renorm, valid, weights, groups_of(x, size, number), _RELU if relu else None)
-    y, kept, _ = Numba().forward(x, weight, bias, residual, running, call)
+    call = Call(True, eps, renorm, valid, weights, groups_of(x, size, number), RELU if relu else None)
+    y, kept, _ = normalize(x, weight, bias, residual, running, call, None)
     assert isinstance(kept, Packed)  # this backend's own
     return laid_out_like(y, x), kept.statistics
 
@@ -138,10 +136,8 @@ def _backward(
     wants_x: bool,
     wants_residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from normsmith.ops.cpu.backend import Numba, code_of
-
     call = Call(
-        valid=valid, weights=weights, groups=groups_of(x, size, number), activation=_RELU if relu else None
+        valid=valid, weights=weights, groups=groups_of(x, size, number), activation=RELU if relu else None
     )
     code = None if valid is None and weights is None else code_of(call, x, statistics.dtype)
     kept = Packed(statistics, call.groups, code, None, True, False)
@@ -151,7 +147,7 @@ def _backward(
         g = torch.ops.aten.threshold_backward(g, y, 0)
     if wants_residual:
         dresidual = g.clone() if valid is None else torch.where(valid, g, 0.0)
-    dx, _, affine = Numba().backward(g, x, None, kept, call, wants_x)
+    dx, _, affine = differentiate(g, x, None, kept, call, wants_x)
     dx = nothing.clone() if dx is None else laid_out_like(dx, x)
     return dx, affine.weight, affine.bias, laid_out_like(dresidual, x) if wants_residual else nothing
 

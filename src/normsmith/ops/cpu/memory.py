@@ -1,4 +1,4 @@
-"""Large outputs: huge pages for fresh memory, stores that pass the caches."""
+"""Memory that kernels write to: huge pages for large outputs, and workspace that lasts from call to call."""
 
 from __future__ import annotations
 
@@ -10,21 +10,28 @@ import torch
 from torch import Tensor
 
 LARGE = 8 << 20
-"""Bytes from which an output is streamed past the caches, and its memory advised."""
+"""Bytes from which an output is written past the caches, and its memory asked for in huge pages."""
 _PAGE = 4096
 _HUGEPAGE = 14
 
 
 def like(x: Tensor) -> Tensor:
-    """Memory for an output that lies as `x` does; faults in by huge pages where it is large."""
+    """New memory for an output with the strides of `x`; a large one is mapped in huge pages where the system can."""
     out = torch.empty_like(x)
     if out.nbytes >= LARGE:
         _advise()(out.data_ptr(), out.nbytes)
     return out
 
 
+def lasting(*size: int, dtype: torch.dtype) -> Tensor:
+    """New memory that outlives a call: made in inference mode, it may still be written to in training."""
+    with torch.inference_mode(False):
+        return torch.empty(*size, dtype=dtype, device="cpu")
+
+
 @cache
 def _advise() -> Callable[[int, int], None]:
+    """`madvise` for the whole pages of an address and a size; does nothing where the system has no such call."""
     try:
         madvise = ctypes.CDLL(None, use_errno=True).madvise
     except (AttributeError, OSError, TypeError):

@@ -77,7 +77,7 @@ def _unfit_compiled(device: torch.device) -> str | None:
     """Why a device cannot run the kernels in a compiled graph; where it can, their operators are then known."""
     reason = _unfit(device)
     if reason is None:
-        from normsmith.ops.gpu import graph  # noqa: F401
+        from normsmith.ops.gpu import compiled_graphs  # noqa: F401
     return reason
 
 
@@ -131,9 +131,9 @@ class Triton:
     ) -> Forward:
         """Everything fused where no other rank has a say; otherwise moments, what ranks agree on, and output."""
         if torch.compiler.is_compiling():
-            from normsmith.ops.gpu import graph  # needs Triton
+            from normsmith.ops.gpu import compiled_graphs  # needs Triton
 
-            return graph.traced(x, weight, bias, residual, running, call)
+            return compiled_graphs.traced(x, weight, bias, residual, running, call)
         launch, forward, _ = _launches()
         launch.beside(x, weight, bias, *(() if running is None else running[:3]))
         with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
