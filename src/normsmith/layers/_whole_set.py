@@ -10,7 +10,7 @@ from torch import Tensor
 
 from normsmith.errors import InputError
 from normsmith.ops import Moments, concatenate, merge, moments
-from normsmith.ops._check import valid_elements
+from normsmith.ops.masks import valid_elements
 
 Select = str | int | Callable[[Any], Any] | None
 """What of a batch is meant: a key, an index, a function of the batch; None for the batch itself or its first."""

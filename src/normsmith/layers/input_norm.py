@@ -14,7 +14,7 @@ from normsmith.layers._statistics import Policy, StatisticsBase
 from normsmith.layers._where import where
 from normsmith.layers._whole_set import Select, WholeSet, selected
 from normsmith.layers.suggestion import Suggestion, suggestion
-from normsmith.ops._check import valid_elements
+from normsmith.ops.masks import valid_elements
 
 
 class InputNorm(StatisticsBase):

@@ -15,7 +15,7 @@ from normsmith.layers._statistics import StatisticsBase
 from normsmith.layers._step_norm import SequenceNorm
 from normsmith.measure.layers import Measured, Statistics
 from normsmith.ops import Moments, batch_norm, merge, moments
-from normsmith.ops._check import element_weights, valid_elements
+from normsmith.ops.masks import element_weights, valid_elements
 
 _MERGED_AT = 64
 """Parts that wait before they are merged: merging is many small operations, and one call does for all."""

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from normsmith.errors import InputError
-from normsmith.ops._check import valid_elements
 from normsmith.ops._shapes import Batch, PerChannel
 from normsmith.ops.call import computing_dtype
 from normsmith.ops.inverse_root import METHODS, inverse_root
+from normsmith.ops.masks import valid_elements
 from normsmith.ops.snapshot import snapshot
 
 
