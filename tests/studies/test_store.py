@@ -100,7 +100,7 @@ class TestFile:
         Store(f"sqlite:///{tmp_path}/study.db").close()
         with sqlite3.connect(tmp_path / "study.db") as connection:
             assert connection.execute("SELECT application, schema_version FROM meta").fetchall() == [
-                ("normsmith", 1)
+                ("normsmith", 2)
             ]
             assert connection.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
         connection.close()
@@ -228,7 +228,12 @@ def another_application(path: Path) -> None:
 
 def newer_schema(path: Path) -> None:
     Store(f"sqlite:///{path}").close()
-    a_database(path, "UPDATE meta SET schema_version = 2")
+    a_database(path, "UPDATE meta SET schema_version = 3")
+
+
+def older_schema(path: Path) -> None:
+    Store(f"sqlite:///{path}").close()
+    a_database(path, "UPDATE meta SET schema_version = 1")
 
 
 class TestBadStores:
@@ -242,7 +247,11 @@ class TestBadStores:
             (other_tables_with_a_log, "another application's database"),
             (same_tables, "another application's database"),
             (another_application, "another application's database"),
-            (newer_schema, "expected schema 1 .* got 2: .* upgrade normsmith"),
+            (newer_schema, "expected schema 2 .* got 3: .* upgrade normsmith"),
+            (
+                older_schema,
+                "expected schema 2 .* got 1: an older normsmith wrote it, .* choose another store",
+            ),
         ],
     )
     def test_are_refused_and_left_as_they_are(self, tmp_path, make, said):

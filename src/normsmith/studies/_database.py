@@ -24,7 +24,8 @@ from normsmith._files import creating
 from normsmith.errors import InputError, MissingExtraError, StoreError
 
 APPLICATION = "normsmith"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""What a store's trials and their keys look like. 2: keys hold the declared names of edits and probes."""
 LOCK_SECONDS = 30
 """How long a write waits for another study that is writing to the same SQLite file."""
 
@@ -49,7 +50,7 @@ def open_database(url: str) -> tuple[str, sa.Engine]:
     """The URL as it may be shown (no password), and an engine on a writable database that has `schema`.
 
     Raises:
-        StoreError: the URL is malformed, or what it names is not a store, of a newer schema, or not writable.
+        StoreError: the URL is malformed, or what it names is not a store, of another schema, or not writable.
         MissingExtraError: the database's driver is not installed.
     """
     parsed = _parse(url)
@@ -238,11 +239,14 @@ def _verify(engine: sa.Engine, url: str) -> None:
         raise foreign from error
     if len(found) != 1 or found[0].application != APPLICATION:
         raise foreign
-    if found[0].schema_version > SCHEMA_VERSION:
-        raise StoreError(
-            f"expected schema {SCHEMA_VERSION} in {url}, got {found[0].schema_version}: "
+    version = found[0].schema_version
+    if version != SCHEMA_VERSION:
+        what = (
             "a newer normsmith wrote it; upgrade normsmith or choose another store"
+            if version > SCHEMA_VERSION
+            else "an older normsmith wrote it, under keys by which its trials are not found again; choose another store"
         )
+        raise StoreError(f"expected schema {SCHEMA_VERSION} in {url}, got {version}: {what}")
 
 
 def _require_writable(engine: sa.Engine) -> None:

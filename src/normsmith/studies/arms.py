@@ -11,6 +11,7 @@ from torch import nn
 
 from normsmith import surgery
 from normsmith.anatomy.batch_norms import is_batch_norm
+from normsmith.studies.names import name_of, named
 from normsmith.studies.probes import activation_signals, renorm_activity
 from normsmith.tasks import Task, example, forward_of
 
@@ -21,9 +22,9 @@ Value: TypeAlias = str | int | float | bool | None
 class Edit:
     """One change to a fresh model: a module-level function `(model, task, **arguments) -> model`.
 
-    The task is there for its batches and its forward, by which surgery follows a model. The function's import path
-    and the arguments enter the key of every trial of the arm, and travel to worker processes; hence no lambdas and
-    no closures.
+    The task is there for its batches and its forward, by which surgery follows a model. The function's name (see
+    `normsmith.studies.names`) and the arguments enter the key of every trial of the arm, and travel to worker
+    processes; hence no lambdas and no closures.
     """
 
     function: Callable[..., nn.Module]
@@ -32,7 +33,7 @@ class Edit:
     def spec(self) -> dict[str, object]:
         """The edit as JSON."""
         return {
-            "function": f"{self.function.__module__}:{self.function.__qualname__}",
+            "edit": name_of(self.function),
             "arguments": dict(self.arguments),
         }
 
@@ -69,31 +70,37 @@ def edit(function: Callable[..., nn.Module], **arguments: Value) -> Edit:
     return Edit(function, tuple(sorted(arguments.items())))
 
 
+@named("strip-norm")
 def strip_norm(model: nn.Module, task: Task) -> nn.Module:
     """Remove every normalization layer."""
     return surgery.strip(model, **_seen_by(task)).apply()
 
 
+@named("strip-batch-norm")
 def strip_batch_norm(model: nn.Module, task: Task) -> nn.Module:
     """Remove the batch norms, and no other norm."""
     return surgery.strip(model, only=_is_batch_norm, **_seen_by(task)).apply()
 
 
+@named("insert-norm")
 def insert_norm(model: nn.Module, task: Task, norm: str, where: str, **options: Any) -> nn.Module:
     """Put a norm before or after every activation of a model without one."""
     return surgery.insert(model, norm, where, **_seen_by(task), **options).apply()
 
 
+@named("swap-activation")
 def swap_activation(model: nn.Module, task: Task, activation: str) -> nn.Module:
     """Replace every activation by another kind."""
     return surgery.swap_activation(model, activation, **_seen_by(task)).apply()
 
 
+@named("convert-norm")
 def convert_norm(model: nn.Module, task: Task, to: str, **options: Any) -> nn.Module:
     """Make the batch norms that a model has another kind of norm, where they are."""
     return surgery.convert(model, to, **options).apply()
 
 
+@named("move-norm")
 def move_norm(model: nn.Module, task: Task, where: str) -> nn.Module:
     """Move the batch norms that a model has "before" or "after" their activations: all for which that is possible."""
     return plan_of_move(model, task, where).apply(partial=True)
@@ -104,6 +111,7 @@ def plan_of_move(model: nn.Module, task: Task, where: str) -> surgery.Plan:
     return surgery.place(model, where, only=_is_batch_norm, **_seen_by(task))
 
 
+@named("scale-weights")
 def scale_weights(model: nn.Module, task: Task, gain: float) -> nn.Module:
     """Multiply every weight matrix and convolution kernel (parameters of two dimensions and more) by `gain`."""
     with torch.no_grad():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normsmith.layers import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+from normsmith.studies.names import named
 from normsmith.tasks import Task, batches
 
 FLAT: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
@@ -46,6 +47,7 @@ def _shape(values: Tensor) -> tuple[float, float]:
     return standard.pow(3).mean().item(), standard.pow(4).mean().item() - 3.0
 
 
+@named("activation-signals")
 def activation_signals(model: nn.Module, task: Task) -> dict[str, float]:
     """Share of flat units, and skewness and kurtosis on both sides of the activations, on one batch in eval mode.
 
@@ -77,6 +79,7 @@ def activation_signals(model: nn.Module, task: Task) -> dict[str, float]:
     return dict(zip(names, means, strict=True))
 
 
+@named("renorm-activity")
 def renorm_activity(model: nn.Module, task: Task) -> dict[str, float]:
     """How far batch renorm is from batch norm on one training batch, by the layers' current bounds.
 

@@ -118,7 +118,7 @@ class Store:
             memory) or `postgresql://user@host/name` (needs the extra `postgres`).
 
     Raises:
-        StoreError: the URL is malformed, or what it names is not a store, of a newer schema, or not writable.
+        StoreError: the URL is malformed, or what it names is not a store, of another schema, or not writable.
         MissingExtraError: the database's driver is not installed.
 
     >>> trial = Record("0" * 64, {"seed": 0}, "finished", "", {"accuracy": 0.97}, 0.4, {"torch": "2.13"})

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from normsmith.studies.arms import Arm
+from normsmith.studies.names import name_of
 from normsmith.studies.store import Record, Status
 from normsmith.tasks import Task, batches, build, evaluating, metric, seeded
 
@@ -48,7 +49,7 @@ class Trial:
             "stream": self.stream,
             "steps": self.steps,
             "evaluate_every": self.evaluate_every,
-            "probes": [f"{probe.__module__}:{probe.__qualname__}" for probe in self.arm.probes],
+            "probes": [name_of(probe) for probe in self.arm.probes],
         }
 
     def key(self, task_fingerprint: str, versions: dict[str, str]) -> str:

@@ -1,0 +1,111 @@
+"""Edits and probes have names that outlive their files: stores are full of them."""
+
+import json
+
+import cloudpickle
+import pytest
+
+from normsmith.errors import StudyError
+from normsmith.studies import arms, probes
+from normsmith.studies.arms import AS_IS, edit, normalized
+from normsmith.studies.names import name_of, named
+from normsmith.studies.trial import Trial
+
+NAMES = {
+    arms.strip_norm: "strip-norm",
+    arms.strip_batch_norm: "strip-batch-norm",
+    arms.insert_norm: "insert-norm",
+    arms.swap_activation: "swap-activation",
+    arms.convert_norm: "convert-norm",
+    arms.move_norm: "move-norm",
+    arms.scale_weights: "scale-weights",
+    probes.activation_signals: "activation-signals",
+    probes.renorm_activity: "renorm-activity",
+}
+"""As they are in stores. A name that changes here takes every stored trial with it: raise the schema version too."""
+
+
+def of_my_own(model, task):
+    return model
+
+
+@named("test/other")
+def another(model, task):
+    return model
+
+
+@pytest.mark.parametrize(("function", "name"), NAMES.items(), ids=NAMES.values())
+def test_names_are_what_stores_hold(function, name):
+    assert name_of(function) == name
+
+
+def test_every_edit_and_probe_that_ships_is_named_and_no_name_comes_twice():
+    names = [
+        name_of(value)
+        for module in (arms, probes)
+        for name, value in vars(module).items()
+        if "study_name" in getattr(value, "__dict__", {}) and value.__module__ == module.__name__
+    ]
+    assert sorted(names) == sorted(NAMES.values())
+    assert len(set(names)) == len(names)
+
+
+def test_functions_without_a_name_go_by_their_import_path():
+    assert name_of(of_my_own) == f"{__name__}:of_my_own"
+
+
+def test_what_a_key_is_a_hash_of():
+    """Written out, so that a change to it is seen: it would void every store."""
+    arm = normalized("tanh", "renorm", "after", total_steps=9).but("x", edit(arms.scale_weights, gain=2.0))
+    trial = Trial(arm, learning_rate=0.1, seed=3, steps=9, stream=1)
+    assert json.loads(json.dumps(trial.spec())) == {
+        "arm": [
+            {"edit": "strip-norm", "arguments": {}},
+            {"edit": "swap-activation", "arguments": {"activation": "tanh"}},
+            {"edit": "insert-norm", "arguments": {"norm": "renorm", "where": "after", "total_steps": 9}},
+            {"edit": "scale-weights", "arguments": {"gain": 2.0}},
+        ],
+        "learning_rate": 0.1,
+        "seed": 3,
+        "stream": 1,
+        "steps": 9,
+        "evaluate_every": 5,
+        "probes": ["activation-signals", "renorm-activity"],
+    }
+    assert trial.key("task", {"torch": "1"}) == (
+        "4843c0a9d86ba301b69aed7735210f129b2eab1d42f31acad888f5b0c1e25f91"
+    )
+
+
+def test_a_function_that_moves_keeps_its_trials(monkeypatch):
+    before = Trial(AS_IS.but("x", edit(another)), 0.1, 0, 9).key("task", {})
+    monkeypatch.setattr(another, "__module__", "elsewhere")
+    monkeypatch.setattr(another, "__qualname__", "renamed")
+    assert Trial(AS_IS.but("x", edit(another)), 0.1, 0, 9).key("task", {}) == before
+
+
+def test_a_name_travels_with_a_function_that_is_pickled_by_value():
+    cloudpickle.register_pickle_by_value(__import__("sys").modules[__name__])
+    try:
+        copy = cloudpickle.loads(cloudpickle.dumps(another))
+    finally:
+        cloudpickle.unregister_pickle_by_value(__import__("sys").modules[__name__])
+    assert name_of(copy) == "test/other"
+
+
+def test_a_module_that_is_loaded_again_declares_its_names_again():
+    assert name_of(named("test/other")(another)) == "test/other"
+
+
+def test_a_name_that_is_taken_is_refused_with_its_owner():
+    with pytest.raises(
+        StudyError, match=r"'strip-norm' of .*:of_my_own belongs to normsmith.studies.arms:strip_norm"
+    ):
+        named("strip-norm")(of_my_own)
+    assert name_of(of_my_own) == f"{__name__}:of_my_own"
+
+
+@pytest.mark.parametrize("name", ["", "Strip", "strip norm", "a:b", "-a", "a//b"])
+def test_what_is_no_name(name):
+    with pytest.raises(StudyError, match="expected a name of letters in lower case"):
+        named(name)
