@@ -35,7 +35,7 @@ from normsmith.layers import (
 
 if typing.TYPE_CHECKING:
     from normsmith import surgery, tasks
-    from normsmith.surgery.operations.converted import convert
+    from normsmith.surgery.operations.convert import convert_model as convert
     from normsmith.tasks import Task, accuracy
 
 try:
@@ -80,23 +80,25 @@ __all__ = [
     "use_mask",
 ]
 
-# imported when first asked for: who trains with the layers does not wait for them
+# imported when first asked for: who trains with the layers does not wait for them; a module, and a name in it
 _LATER = {
-    "surgery": "normsmith.surgery",
-    "tasks": "normsmith.tasks",
-    "convert": "normsmith.surgery.operations.converted",
-    "Task": "normsmith.tasks",
-    "accuracy": "normsmith.tasks",
+    "surgery": ("normsmith.surgery", None),
+    "tasks": ("normsmith.tasks", None),
+    "convert": ("normsmith.surgery.operations.convert", "convert_model"),
+    "Task": ("normsmith.tasks", "Task"),
+    "accuracy": ("normsmith.tasks", "accuracy"),
 }
 
 
 def __getattr__(name: str) -> typing.Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(_LATER[name])
-    found = module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
-    globals()[name] = found
-    return found
+    module, member = _LATER[name]
+    value = importlib.import_module(module)
+    if member is not None:
+        value = getattr(value, member)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

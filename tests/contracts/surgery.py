@@ -11,9 +11,9 @@ from tests.surgery.states import HOOKS, bits, state_of
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from normsmith.anatomy.forward import call, flat
 from normsmith.surgery import Plan
 from normsmith.surgery.plans.edits import Edit
-from normsmith.surgery.plans.verify import call, flat
 
 ALL = {**REAL, **HARD}
 

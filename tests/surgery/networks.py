@@ -129,7 +129,7 @@ REAL = {
         hf_efficientnet, pixels(), "eps and momentum of its own, zero padding modules"
     ),
     "hf-levit": Network(
-        hf_levit, pixels(), "norms behind linear layers of 3-D inputs, reshaped around the norm"
+        hf_levit, pixels(), "norms after linear layers of 3-D inputs, reshaped around the norm"
     ),
     "monai-unet": Network(
         monai_unet, images(channels=1), "skip connections, MONAI's Norm factory, ADN blocks"

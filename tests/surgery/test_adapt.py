@@ -1,4 +1,4 @@
-"""Adaptation to the data that is met: the formula, on every kind of layer, and nothing left behind."""
+"""Adaptation to the data that is met: the formula, on every kind of layer, and nothing left after."""
 
 from __future__ import annotations
 

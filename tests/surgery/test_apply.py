@@ -33,11 +33,11 @@ def normed() -> nn.Sequential:
 
 @operation
 def add_norms(model: nn.Module) -> Plan:
-    """A norm behind each activation of a Sequential, and no bias in the layers before: for these tests."""
+    """A norm after each activation of a Sequential, and no bias in the layers before: for these tests."""
     norms, biases, changes = Rearrangement(model), [], []
     for name, child in model.named_children():
         if isinstance(child, nn.ReLU):
-            norms.place(f"{name}_norm", nn.BatchNorm1d(8), name, behind=True)
+            norms.place(f"{name}_norm", nn.BatchNorm1d(8), name, after=True)
             changes.append(Change(f"{name}_norm", "nothing", "BatchNorm1d", "asked for"))
             layer = model.get_submodule(str(int(name) - 1))
             biases.append(ParameterEdit(layer, "bias", layer.bias, None))
@@ -515,7 +515,7 @@ def test_only_operations_are_called():
         Plan.from_json(normed(), json.dumps(evil))
 
 
-@pytest.mark.parametrize("arguments", [{}, {"spots": [{}]}])
+@pytest.mark.parametrize("arguments", [{}, {"places": [{}]}])
 def test_arguments_that_an_operation_does_not_take_are_said(arguments):
     broken = json.loads(surgery.insert(plain(), "batch").to_json())
     broken["operation"]["arguments"] = broken["operation"]["arguments"] | arguments if arguments else {}

@@ -14,11 +14,11 @@ def sequence(number: int) -> nn.Sequential:
     return nn.Sequential(*(nn.Linear(1, 1) for _ in range(number)))
 
 
-def one_by_one(names: list[str], name: str, neighbour: str | None, behind: bool) -> None:
+def one_by_one(names: list[str], name: str, neighbour: str | None, after: bool) -> None:
     if name in names:
         names.remove(name)
     if neighbour is not None:
-        names.insert(names.index(neighbour) + behind, name)
+        names.insert(names.index(neighbour) + after, name)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -36,9 +36,9 @@ def test_many_steps_are_those_steps_one_by_one(seed):
             plan.remove(name)
             one_by_one(expected, name, None, False)
         else:
-            behind = draw.random() < 0.5
-            plan.place(name, child, neighbour, behind=behind)
-            one_by_one(expected, name, neighbour, behind)
+            after = draw.random() < 0.5
+            plan.place(name, child, neighbour, after=after)
+            one_by_one(expected, name, neighbour, after)
     assert plan.is_possible()
     plan.do()
     assert list(model._modules) == expected
@@ -51,7 +51,7 @@ def test_many_steps_are_those_steps_one_by_one(seed):
 def test_what_came_and_what_was_replaced_in_between_stays():
     model = sequence(3)
     plan = Rearrangement(model)
-    plan.place("norm", nn.ReLU(), "1", behind=True)
+    plan.place("norm", nn.ReLU(), "1", after=True)
     plan.remove("2")
     plan.do()
     assert list(model._modules) == ["0", "1", "norm"]
@@ -66,7 +66,7 @@ def test_what_came_and_what_was_replaced_in_between_stays():
 def test_a_model_that_changed_is_seen():
     model = sequence(3)
     plan = Rearrangement(model)
-    plan.place("norm", nn.ReLU(), "1", behind=True)
+    plan.place("norm", nn.ReLU(), "1", after=True)
     model[1] = nn.Tanh()
     assert not plan.is_possible()
 
@@ -84,7 +84,7 @@ def test_an_interrupt_between_the_old_children_and_the_new_ones():
     vars(model)["_modules"] = Interrupted(model._modules)
     before = list(model._modules.items())
     plan = Rearrangement(model)
-    plan.place("norm", nn.ReLU(), "1", behind=True)
+    plan.place("norm", nn.ReLU(), "1", after=True)
     with pytest.raises(KeyboardInterrupt):
         plan.do()
     assert list(model._modules.items()) == before

@@ -21,10 +21,10 @@ from tests.surgery.states import state_of
 from torch import nn
 from torch.nn.utils import parametrize
 
+import normsmith
 from normsmith import layers
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Plan, convert
-from normsmith.surgery.operations import converted
 
 
 class TestRenorm(SurgeryContract):
@@ -401,14 +401,14 @@ def test_attributes_that_users_put_on_a_norm_are_carried():
 
 def test_the_one_line_returns_the_model():
     model = behind_convolution(nn.BatchNorm2d(4))
-    assert converted.convert(model, to="renorm", total_steps=9) is model
+    assert normsmith.convert(model, to="renorm", total_steps=9) is model
     assert type(model[1]) is layers.BatchRenorm2d
-    twin = converted.convert(model, to="torch", copy=True)
+    twin = normsmith.convert(model, to="torch", copy=True)
     assert (type(twin[1]), type(model[1])) == (nn.BatchNorm2d, layers.BatchRenorm2d)
     mixed = nn.Sequential(OwnForward(3), nn.BatchNorm2d(3))
     with pytest.raises(SurgeryError, match="OwnForward"):
-        converted.convert(mixed)
-    assert type(converted.convert(mixed, partial=True)[1]) is layers.BatchNorm2d
+        normsmith.convert(mixed)
+    assert type(normsmith.convert(mixed, partial=True)[1]) is layers.BatchNorm2d
 
 
 def test_many_norms_are_planned_in_time():

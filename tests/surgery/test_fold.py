@@ -16,9 +16,9 @@ from torch.nn.utils import parametrizations
 
 import normsmith
 from normsmith import layers
+from normsmith.anatomy.forward import call, flat
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Plan, fold, fold_pairs
-from normsmith.surgery.plans.verify import call, flat
 
 EXACT = {torch.float32: 1e-5, torch.float64: 1e-12}
 REFUSING = {"shared norm", "used twice", "conditional", "hooked", "parametrized", "old weight norm", "tied"}
@@ -54,7 +54,7 @@ def test_real_networks_are_equal(name: str, dtype: torch.dtype) -> None:
     model, batch = REAL[name].model().to(dtype), REAL[name].batch()
     batch = {key: t.to(dtype) for key, t in batch.items()} if isinstance(batch, dict) else batch.to(dtype)
     plan = fold(model, batch)
-    left = 6 if name == "monai-densenet" else 0  # before activations, behind concatenations
+    left = 6 if name == "monai-densenet" else 0  # before activations, after concatenations
     assert len(plan.refusals) == left
     assert difference(plan, batch, partial=True) < EXACT[dtype]
     assert sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()) == left
@@ -102,7 +102,7 @@ def _dimensions(producer: nn.Module) -> int:
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("producer", PRODUCERS)
 def test_a_norm_behind(producer: str, norm: str, dtype: torch.dtype) -> None:
-    """Torch's helpers raise on affine=False behind linear layers and on grouped transposed convolutions."""
+    """Torch's helpers raise on affine=False after linear layers and on grouped transposed convolutions."""
     make, shape = PRODUCERS[producer]
     layer = make()
     model = lived_in(nn.Sequential(layer, NORMS[norm](_dimensions(layer), 4), nn.Tanh())).to(dtype)
@@ -408,7 +408,7 @@ def test_a_plan_made_with_a_batch_goes_to_another_process() -> None:
 
 def test_pairs_that_are_none() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(5, 4))
-    for row in [("1", "0", "above", None), ("1", "9", "behind", None), ("1", "0")]:
+    for row in [("1", "0", "above", None), ("1", "9", "after", None), ("1", "0")]:
         with pytest.raises(InputError, match="pairs: expected"):
             fold_pairs(model, [row])
     assert "it has 4 channels, 2 has 5" in fold_pairs(model, [("1", "2", "before", None)]).refusals[0].reason

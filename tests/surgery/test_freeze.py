@@ -15,9 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations
 
 from normsmith import layers
+from normsmith.anatomy.forward import call, flat
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Plan, freeze
-from normsmith.surgery.plans.verify import call, flat
 
 
 class TestBoth(SurgeryContract):

@@ -237,7 +237,7 @@ def test_parametrized_layers_are_followed():
     ("call", "words"),
     [
         (lambda m: insert(m, "bath"), "norm must be one of batch, renorm, layer, group"),
-        (lambda m: insert(m, "layer", "behind"), "'before' or 'after'"),
+        (lambda m: insert(m, "layer", "beside"), "'before' or 'after'"),
         (lambda m: insert(m, torch_batch_norm, eps=1e-3), "options go with a norm's name"),
     ],
 )

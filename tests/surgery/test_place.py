@@ -41,7 +41,7 @@ def test_there_and_back_again():
     back = place(model, "before")
     back.apply()
     assert [name for name, _ in model.named_children()] == ["0", "1", "2", "3", "4"]
-    assert model[0].bias is None  # behind it a mean is subtracted
+    assert model[0].bias is None  # after it a mean is subtracted
     back.revert()
     there.revert()
     assert state_of(model) == before
@@ -131,7 +131,7 @@ def test_inserted_norms_move_and_leave_nothing():
 
 def test_another_side_is_refused():
     with pytest.raises(InputError, match="'before' or 'after'"):
-        place(network(), "behind")
+        place(network(), "beside")
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from normsmith.anatomy.isolation import uncollected
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Change, Expectation, Plan, Remark, convert, fold, insert, strip, swap_activation
 from normsmith.surgery.plans.edits import ParameterEdit
-from normsmith.surgery.plans.operation import uncollected
 
 
 def model():

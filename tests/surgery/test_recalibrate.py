@@ -1,8 +1,9 @@
-"""Recalibration against the statistics of the whole data set, and the model it leaves behind."""
+"""Recalibration against the statistics of the whole data set, and the model it leaves after."""
 
 from __future__ import annotations
 
 import weakref
+from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
@@ -174,7 +175,7 @@ def test_exact_from_statistics_so_wrong_that_forwards_overflow():
 
 
 class Branches(nn.Module):
-    """Four norms in parallel, one behind them: two norms deep."""
+    """Four norms in parallel, one after them: two norms deep."""
 
     def __init__(self):
         super().__init__()
@@ -189,7 +190,7 @@ def test_layers_that_do_not_feed_each_other_share_passes():
     batches = class_sorted()
     result = recalibrate(Branches(), batches, mode="exact")
     assert result.gap <= 1e-6
-    assert result.passes == 3  # one, the norm behind them, and the proof
+    assert result.passes == 3  # one, the norm after them, and the proof
 
 
 class Twice(nn.Module):
@@ -320,9 +321,18 @@ def test_batches_of_any_kind(batch):
     torch.testing.assert_close(layer.running_mean, torch.ones(3))
 
 
-def test_batches_that_nobody_knows_need_a_forward():
-    with pytest.raises(InputError, match="forward="):
-        recalibrate(nn.BatchNorm1d(3), ["text"])
+def test_batches_of_a_kind_of_their_own_go_to_the_model_as_they_are():
+    @dataclass
+    class Batch:
+        features: torch.Tensor
+
+    class Network(nn.Sequential):
+        def forward(self, batch):
+            return super().forward(batch.features)
+
+    x = torch.randn(8, 3)
+    result = recalibrate(Network(nn.BatchNorm1d(3)), [Batch(x)])
+    torch.testing.assert_close(result.layers[0].after["running_mean"], x.double().mean(0))
 
 
 def test_the_loss_before_and_after():

@@ -51,7 +51,7 @@ def test_strip_gives_back_the_bias_that_the_norm_had():
     assert torch.equal(first.bias, torch.zeros(4, dtype=torch.float64))
     assert not first.bias.requires_grad
     assert second.bias is None  # its norm had none either
-    assert third.bias is None  # the norm is behind the activation
+    assert third.bias is None  # the norm is after the activation
     assert kinds(model) == [*["Conv2d", "Identity", "ReLU"] * 2, "Conv2d", "ReLU", "Identity"]
     assert not plan.renamed
 

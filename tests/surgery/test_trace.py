@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from normsmith.errors import SurgeryError
 from normsmith.surgery import fold, trace
-from normsmith.surgery.placement.points import weighted
+from normsmith.surgery.placement.places import weighted
 
 NORMS = {"hf-resnet": 8, "hf-regnet": 9, "hf-mobilenet-v2": 52, "hf-efficientnet": 22, "hf-levit": 27}
 NORMS |= {"monai-unet": 9, "monai-densenet": 11}

@@ -7,8 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normsmith.anatomy.kinds import is_producer
-from normsmith.surgery.targets.factory import channels
+from normsmith.anatomy.kinds import channels, is_producer
 
 
 def shown(module: nn.Module) -> str:

@@ -109,7 +109,7 @@ class Graph:
     def producer(self, event: Event) -> Event | None:
         """The linear layer or convolution whose channels the event takes, through what keeps them.
 
-        Behind a linear layer, whose channels come last, through reshapes of the other dimensions too.
+        After a linear layer, whose channels come last, through reshapes of the other dimensions too.
         """
         reshaped = False
         while event.sources and (len(event.sources) == 1 or _keeps_last(event)):
@@ -174,7 +174,7 @@ class Graph:
         for event in self.events:
             for source in dict.fromkeys(event.sources):
                 found[source].append(event)
-        return {event: tuple(takers) for event, takers in found.items()}
+        return {event: tuple(consumers) for event, consumers in found.items()}
 
 
 def _role_of_module(module: nn.Module) -> Role:

@@ -1,8 +1,10 @@
-"""What measuring borrows beside the model itself: its wrappers, compiled code, random numbers."""
+"""What running or changing a model borrows beside it: wrappers, compiled code, random numbers, the collector."""
 
 from __future__ import annotations
 
+import gc
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -44,3 +46,30 @@ def same_random_numbers(model: nn.Module) -> Iterator[None]:
     cuda = sorted(device.index for device in devices if device.type == "cuda")
     with torch.random.fork_rng(devices=cuda):
         yield
+
+
+class _Pauses:
+    """Who wants Python's collector to rest, in all threads together, and whether it was at work before."""
+
+    def __init__(self) -> None:
+        self.lock, self.number, self.collects = threading.Lock(), 0, False
+
+
+_PAUSES = _Pauses()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Make many small objects that stay: Python's collector would go through all of them time and again."""
+    with _PAUSES.lock:
+        if _PAUSES.number == 0:
+            _PAUSES.collects = gc.isenabled()
+        _PAUSES.number += 1
+    try:
+        gc.disable()
+        yield
+    finally:
+        with _PAUSES.lock:
+            _PAUSES.number -= 1
+            if _PAUSES.number == 0 and _PAUSES.collects:
+                gc.enable()

@@ -1,12 +1,26 @@
-"""What a module is, as far as surgery has to know."""
+"""What kind of layer a module is: producer, norm, activation, or one that passes channels on."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from normsmith.surgery.targets.factory import PRODUCERS
+_DIMENSIONS: dict[type[nn.Module], int] = {
+    nn.Linear: 1,
+    nn.Conv1d: 1,
+    nn.Conv2d: 2,
+    nn.Conv3d: 3,
+    nn.ConvTranspose1d: 1,
+    nn.ConvTranspose2d: 2,
+    nn.ConvTranspose3d: 3,
+}
 
+
+PRODUCERS = tuple(_DIMENSIONS)
+"""Layers that produce channels: linear layers and convolutions."""
 ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
     nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.LogSigmoid,
@@ -37,14 +51,17 @@ PASSING_FUNCTIONS = {
 
 
 def is_activation(module: nn.Module) -> bool:
+    """Whether a module is an activation of torch's."""
     return _is_known(module, ACTIVATIONS)
 
 
 def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalization layer of torch's or normsmith's, or a subclass of one."""
     return isinstance(module, NORMS)
 
 
 def is_producer(module: nn.Module) -> bool:
+    """Whether a module is a linear layer or convolution that computes what torch's does."""
     return _is_known(module, PRODUCERS)
 
 
@@ -79,12 +96,36 @@ def plain_name(name: str) -> str:
 
 
 def is_sequential(module: nn.Module) -> bool:
+    """Whether a module calls its children one after the other, as `nn.Sequential` does."""
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
 def is_leaf(module: nn.Module) -> bool:
+    """Whether a module is one layer, which is not looked into."""
     if is_activation(module) or is_norm(module) or is_producer(module):
         return True
     if isinstance(module, nn.MultiheadAttention):
         return True
     return type(module).__module__.startswith("torch.nn.") and not any(True for _ in module.children())
+
+
+def channels(producer: nn.Module) -> int:
+    """How many channels a linear layer or convolution puts out.
+
+    >>> channels(nn.Conv2d(3, 16, 3))
+    16
+    """
+    layer: Any = producer
+    return int(layer.out_features if isinstance(producer, nn.Linear) else layer.out_channels)
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What flows at a place: the channels, the number of dimensions beside batch and channels, and the layout.
+
+    (N, C) and (N, C, …), or, with `channels_last`, (N, …, C).
+    """
+
+    features: int
+    spatial: int = 0
+    channels_last: bool = False

@@ -29,12 +29,12 @@ _DEEPEST = 5
 """Of containers within each other; one that holds itself has no end."""
 
 
-class Sites:
+class Locations:
     """One walk through a model. A module that several parents hold, or one parent by several names, is shared.
 
     >>> norm = nn.BatchNorm1d(2)
-    >>> sites = Sites(nn.Sequential(norm, nn.ReLU(), norm))
-    >>> sites.paths[norm], [name for _, name in sites.holders[norm]]
+    >>> locations = Locations(nn.Sequential(norm, nn.ReLU(), norm))
+    >>> locations.paths[norm], [name for _, name in locations.holders[norm]]
     (('0', '2'), ['0', '2'])
     """
 
@@ -73,13 +73,13 @@ class Sites:
         return None
 
 
-def _plainly_held(sites: Sites) -> Iterator[tuple[nn.Module, str]]:
-    for parent, (path, *_) in sites.paths.items():
+def _plainly_held(locations: Locations) -> Iterator[tuple[nn.Module, str]]:
+    for parent, (path, *_) in locations.paths.items():
         for name, value in vars(parent).items():
             if name == "_modules" or type(value) in _SIMPLE:
                 continue
             for held in _inside(value):
-                if held in sites.paths:
+                if held in locations.paths:
                     yield held, f"{path}.{name}" if path else name
 
 

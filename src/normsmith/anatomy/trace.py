@@ -13,14 +13,14 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from normsmith.anatomy.forward import Forward, call, check_runnable, flat
 from normsmith.anatomy.graph import Event, Graph
+from normsmith.anatomy.hooks import called
+from normsmith.anatomy.isolation import uncollected
 from normsmith.anatomy.kinds import is_leaf, plain_name
 from normsmith.anatomy.locations import check_changeable
 from normsmith.anatomy.preserve import preserved
 from normsmith.errors import SurgeryError
-from normsmith.surgery.placement.hooks import called
-from normsmith.surgery.plans.operation import uncollected
-from normsmith.surgery.plans.verify import Forward, call, check_runnable, flat
 
 _OURS = ("normsmith.layers.", "torch.ao.")
 
@@ -154,16 +154,17 @@ class _Recorder(TorchFunctionMode):
             self._inside_function = False
 
     def _function(self, func: Any, args: Any, kwargs: Any) -> Any:
-        sources, versions = self._sources((args, kwargs)), _versions((args, kwargs))
-        found = _apart(func(*args, **kwargs), versions)
-        tensors = list(flat(found)) or _written((args, kwargs), versions)
+        versions = _versions((args, kwargs))
+        result = _apart(func(*args, **kwargs), versions)
+        tensors = list(flat(result)) or _written((args, kwargs), versions)
         name = plain_name(getattr(func, "__name__", str(func)).partition(".")[0])
         if tensors and not (name == "get" and all(id(t) in self._own for t in tensors)):
             path = self._open[-1] if self._open else ""
+            sources = self._sources((args, kwargs))
             event = self._log.add("function", path, name, sources, shape=tuple(tensors[0].shape))
             for tensor in tensors:
                 self._remember(tensor, event)
-        return found
+        return result
 
     def is_computed(self, arguments: Any) -> bool:
         """Whether some tensor is the input's or the result of a call."""

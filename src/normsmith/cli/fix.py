@@ -181,8 +181,8 @@ class _Wish:
         self._value = operations[self._name]
         for name, value in settings.items():
             if value is not None and name not in _TAKES[self._name]:
-                takers = [taker for taker, names in _TAKES.items() if name in names]
-                raise InputError(f"{name} goes with {' or '.join(takers)}, got it with {self._name}")
+                consumers = [consumer for consumer, names in _TAKES.items() if name in names]
+                raise InputError(f"{name} goes with {' or '.join(consumers)}, got it with {self._name}")
         self._norm, self._only = settings["--norm"] or "batch", settings["--only"]
         self._exact = settings["--exact"] is not None
         self._options = dict(_setting(text) for text in settings["--set"] or ())

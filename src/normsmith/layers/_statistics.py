@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _LazyNormBase, _NormBase
 
+from normsmith._choices import check_choice
 from normsmith.errors import InputError, SurgeryError
 from normsmith.layers._recompute import Seen, is_recomputing, recall, remember, will_be_recomputed
 from normsmith.layers._symbolic import is_symbol, node
 from normsmith.layers._where import where
 from normsmith.ops import Moments, Renorm, Running, Sync, batch_norm, commit, concatenate, merge, own_group
-from normsmith.ops._check import check_choice
 
 STATISTICS = ("running_mean", "running_var", "running_std")
 

@@ -12,14 +12,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from normsmith.anatomy.kinds import has_own_forward
-from normsmith.anatomy.locations import Sites
+from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.preserve import preserved
+from normsmith.anatomy.remark import Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.errors import SurgeryError
 from normsmith.layers._statistics import StatisticsBase
 from normsmith.layers._step_norm import StepNorm
 from normsmith.layers.whitening import WhitenBase
-from normsmith.surgery.plans.plan import Remark
 
 
 class Statistics(NamedTuple):
@@ -88,7 +88,7 @@ def choose(model: nn.Module, operation: str, only: Only = None, *, by_ear: bool 
     measured: list[Measured] = []
     kept: list[Remark] = []
     refused: list[Remark] = []
-    norms = {module: paths for module, paths in Sites(model).paths.items() if _keeps_statistics(module)}
+    norms = {module: paths for module, paths in Locations(model).paths.items() if _keeps_statistics(module)}
     for module in selected(norms, only, None, None):
         path, *also = norms[module]
         if (reason := left_alone(module, model)) is not None:

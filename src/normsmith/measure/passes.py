@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
+from normsmith.anatomy.forward import Forward
 from normsmith.anatomy.isolation import eager_forwards, same_random_numbers
 from normsmith.anatomy.preserve import preserved
 from normsmith.errors import InputError, SyncError
@@ -24,40 +24,12 @@ from normsmith.measure.layers import Measured, Statistics
 from normsmith.measure.meter import Blend, Meter, in_dtype_of, listening, on_cpu
 from normsmith.ops import Moments
 
-Forward = Callable[[nn.Module, Any], Any]
-"""From the model and a batch of the loader to the output."""
 Loss = Callable[[Any, Any], Tensor | float]
 """From what the forward returned and the batch to the batch's mean loss."""
 Group = dist.ProcessGroup | Literal["world"] | None
 
 _SAMPLED = 40
 _MOST_SAMPLED = 8
-
-
-def feed(model: nn.Module, batch: Any) -> Any:
-    """The usual forward: a tensor as it is, the first of a tuple or list, a mapping as keyword arguments.
-
-    Tensors are moved to the device of the model's first parameter.
-
-    Raises:
-        InputError: a batch of another kind.
-
-    >>> feed(nn.ReLU(), (torch.tensor([-1.0]), "label"))
-    tensor([0.])
-    """
-    first = next(chain(model.parameters(), model.buffers()), None)
-    if isinstance(batch, Tensor):
-        return model(batch if first is None else batch.to(first.device))
-    if first is not None:
-        batch = tree_map(lambda leaf: leaf.to(first.device) if isinstance(leaf, Tensor) else leaf, batch)
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    if isinstance(batch, (tuple, list)) and batch:
-        return model(batch[0])
-    raise InputError(
-        f"expected batches that are tensors, tuples, lists or dicts, got {type(batch).__name__}; pass "
-        "forward=lambda model, batch: model(...)"
-    )
 
 
 @dataclass(frozen=True)

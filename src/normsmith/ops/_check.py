@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from normsmith._choices import check_choice
 from normsmith.errors import InputError
 from normsmith.ops.activation import activation_named
 from normsmith.ops.call import Call, computing_dtype
@@ -34,12 +35,6 @@ def check_batch(x: Tensor, residual: Tensor | None, **vectors: Tensor | None) ->
             )
     if residual is not None and residual.shape != shape:
         raise InputError(f"residual: expected the input's shape {tuple(shape)}, got {tuple(residual.shape)}")
-
-
-def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Refuse a word that is not one of those that the argument knows."""
-    if value not in allowed:
-        raise InputError(f"{name}: expected one of {', '.join(map(repr, allowed))}; got {value!r}")
 
 
 def make_call(

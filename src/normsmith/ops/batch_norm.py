@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from normsmith._choices import check_choice
 from normsmith.errors import InputError
-from normsmith.ops._check import check_batch, check_choice, make_call
+from normsmith.ops._check import check_batch, make_call
 from normsmith.ops._shapes import Batch, PerChannel
 from normsmith.ops.call import Call, Update, eager
 from normsmith.ops.dispatch import Backend, choose

@@ -1,7 +1,9 @@
 """Surgery: a model changed as asked, and nothing else changed."""
 
 from normsmith.anatomy.graph import Event, Graph, Residual
+from normsmith.anatomy.remark import Remark
 from normsmith.anatomy.trace import trace
+from normsmith.surgery.fold import FoldedNorm
 from normsmith.surgery.operations.adapt import adapt
 from normsmith.surgery.operations.convert import convert
 from normsmith.surgery.operations.fold.fold import fold, fold_pairs
@@ -13,13 +15,14 @@ from normsmith.surgery.operations.set_statistics import set_statistics
 from normsmith.surgery.operations.strip import strip
 from normsmith.surgery.operations.swap_activation import swap_activation
 from normsmith.surgery.operations.warm_start import warm_start
-from normsmith.surgery.plans.plan import Change, Plan, Remark
+from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation, Verification
 
 __all__ = [
     "Change",
     "Event",
     "Expectation",
+    "FoldedNorm",
     "Graph",
     "LayerStatistics",
     "Plan",

@@ -7,12 +7,12 @@ from tests.surgery.networks import REAL
 from torch import nn
 
 from normsmith import Task
+from normsmith.anatomy.forward import flat
 from normsmith.errors import StudyError
 from normsmith.layers import BatchRenorm1d
 from normsmith.studies import Settings, Store, run_study, select
 from normsmith.studies.lab import Lab
 from normsmith.studies.results import Verdict
-from normsmith.surgery.plans.verify import flat
 from normsmith.tasks import build, load
 
 FINAL = {"as is": 0.8, "stripped": 0.7, "renorm": 0.85, "moved after activation": 0.9}

@@ -9,17 +9,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from normsmith._choices import check_choice
+from normsmith.anatomy.forward import Forward, call, check_runnable
 from normsmith.anatomy.isolation import eager_forwards, inside
 from normsmith.anatomy.select import Only
 from normsmith.errors import InputError
 from normsmith.layers._whole_set import Select
 from normsmith.measure.layers import Measured, Statistics, choose
 from normsmith.measure.meter import Blend, Meter, in_dtype_of, listening
-from normsmith.measure.passes import Forward, Group, Walk, feed, group_of
+from normsmith.measure.passes import Group, Walk, group_of
 from normsmith.measure.population import Quest, Settle
 from normsmith.ops import Moments
-from normsmith.ops._check import check_choice
-from normsmith.surgery.plans.verify import check_runnable
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def adapt(
     source_samples: int | None = None,
     mode: Literal["fast", "exact"] = "fast",
     only: Only = None,
-    forward: Forward = feed,
+    forward: Forward = call,
     mask: Select = None,
     group: Group = None,
 ) -> Iterator[nn.Module]:

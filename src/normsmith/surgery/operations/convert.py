@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm, read
-from normsmith.anatomy.kinds import is_producer
-from normsmith.anatomy.locations import Sites
+from normsmith.anatomy.kinds import channels, is_producer
+from normsmith.anatomy.locations import Locations
+from normsmith.anatomy.remark import Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery.plans.edits import AttributeEdit, Edit, ModuleEdit, Unchanged
 from normsmith.surgery.plans.operation import operation
-from normsmith.surgery.plans.plan import Change, Plan, Remark
+from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation, Outcome
 from normsmith.surgery.targets.conversions import TARGETS, Converted, converted
-from normsmith.surgery.targets.factory import channels
 
 _STATISTICS = ("running_mean", "running_var", "running_std")
 _ORDER: tuple[Outcome, ...] = ("same", "may differ", "differs")
@@ -73,48 +74,50 @@ def convert(
     """
     if to not in TARGETS:
         raise InputError(f"to: expected one of {', '.join(TARGETS)}, got {to!r}")
-    sites = Sites(model)
-    norms = {module: paths for module, paths in sites.paths.items() if is_batch_norm(module)}
+    locations = Locations(model)
+    norms = {module: paths for module, paths in locations.paths.items() if is_batch_norm(module)}
     chosen = selected(norms, only, first, last)
     if not chosen:
         where = f"none of its {len(norms)} batch norms is selected" if norms else "it has no batch norm"
         raise SurgeryError(f"convert: expected batch norms in {type(model).__name__}, but {where}")
     dimensions = _Dimensions(model)
-    rows = [(module, _one(module, sites, dimensions, to, options)) for module in chosen]
+    rows = [(module, _one(module, locations, dimensions, to, options)) for module in chosen]
     done = {module: found for module, found in rows if isinstance(found, Converted)}
     changed = {module: found for module, found in done.items() if found.changes}
     return Plan(
         f"convert to {to}",
         model,
         changes=tuple(
-            Change(sites.paths[module][0], found.before, found.after, found.why, sites.paths[module][1:])
+            Change(
+                locations.paths[module][0], found.before, found.after, found.why, locations.paths[module][1:]
+            )
             for module, found in changed.items()
         ),
         refusals=tuple(
-            Remark(sites.paths[module][0], found) for module, found in rows if isinstance(found, str)
+            Remark(locations.paths[module][0], found) for module, found in rows if isinstance(found, str)
         ),
         kept=tuple(
-            Remark(sites.paths[module][0], f"it is {found.before} already")
+            Remark(locations.paths[module][0], f"it is {found.before} already")
             for module, found in done.items()
             if not found.changes
         ),
-        edits=tuple(edit for module, found in changed.items() for edit in _edits(module, found, sites)),
+        edits=tuple(edit for module, found in changed.items() for edit in _edits(module, found, locations)),
         expects=_expected(changed),
     )
 
 
 def _one(
-    module: nn.Module, sites: Sites, dimensions: _Dimensions, to: str, options: dict[str, Any]
+    module: nn.Module, locations: Locations, dimensions: _Dimensions, to: str, options: dict[str, Any]
 ) -> Converted | str:
     """What becomes of one norm, or the reason why nothing does."""
-    if (bound := sites.held_by(module, "converting")) is not None:
+    if (bound := locations.held_by(module, "converting")) is not None:
         return bound
     norm = read(module)
     return norm if isinstance(norm, str) else converted(norm, to, options, dimensions.of(norm))
 
 
-def _edits(module: nn.Module, found: Converted, sites: Sites) -> Iterator[Edit]:
-    yield ModuleEdit(sites.holders[module], module, found.new)
+def _edits(module: nn.Module, found: Converted, locations: Locations) -> Iterator[Edit]:
+    yield ModuleEdit(locations.holders[module], module, found.new)
     held = {id(buffer) for buffer in module._buffers.values()}
     if any(buffer is not None and id(buffer) not in held for buffer in found.new._buffers.values()):
         yield Unchanged(module, _STATISTICS)  # some are stored in another form
@@ -147,3 +150,39 @@ class _Dimensions:
                 name = type(module).__name__
                 return (1 if isinstance(module, nn.Linear) else int(name[-2])), name
         return None
+
+
+def convert_model(
+    model: nn.Module,
+    to: str = "batch",
+    *,
+    only: Only = None,
+    optimizer: Optimizer | Sequence[Optimizer] = (),
+    ema: nn.Module | Sequence[nn.Module] = (),
+    copy: bool = False,
+    partial: bool = False,
+    **options: Any,
+) -> nn.Module:
+    """Convert the batch norms of a model, in place, and return it: `surgery.convert(…).apply(…)`.
+
+    Evaluation gives the same outputs, except for "group" and "layer". To see first what would happen, print
+    `normsmith.surgery.convert(model, to=...)`, which says more about every argument.
+
+    Args:
+        to: "batch", "renorm", "sync", "ghost", "frozen", "torch", "group" or "layer".
+        only: patterns of paths such as "layer1.*", or a function (path, module) → bool.
+        optimizer, ema: what belongs to the model and is to follow it.
+        copy: leave the model alone, and return a converted copy.
+        partial: convert what can be converted in spite of what cannot.
+        options: of the new layers, e.g. `total_steps` of renorm.
+
+    Raises:
+        InputError: an unknown `to` or option.
+        SurgeryError: with the model untouched: it has no batch norm, or one that cannot be converted.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    >>> convert_model(model, to="renorm", total_steps=1000)[1]
+    BatchRenorm2d(8, ...)
+    """
+    plan = convert(model, to, only=only, **options)
+    return plan.apply(optimizer=optimizer, ema=ema, copy=copy, partial=partial)

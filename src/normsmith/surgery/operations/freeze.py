@@ -10,17 +10,18 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from normsmith._choices import check_choice
 from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm, is_uninitialised, read
 from normsmith.anatomy.describe import words
-from normsmith.anatomy.locations import Sites
+from normsmith.anatomy.locations import Locations
+from normsmith.anatomy.remark import Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.errors import SurgeryError
 from normsmith.layers._statistics import Policy, StatisticsBase
-from normsmith.ops._check import check_choice
 from normsmith.surgery.operations.convert import convert
 from normsmith.surgery.plans.edits import AttributeEdit, Edit, ModuleEdit, Unchanged
 from normsmith.surgery.plans.operation import operation
-from normsmith.surgery.plans.plan import Change, Plan, Remark
+from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation
 
 _PINNED = Policy("running", False)
@@ -69,17 +70,17 @@ def freeze(
     Source: pytorch#39674, pytorch#66073.
     """
     check_choice("what", what, ("statistics", "affine", "both"))
-    sites = Sites(model)
-    norms = {module: paths for module, paths in sites.paths.items() if is_batch_norm(module)}
+    locations = Locations(model)
+    norms = {module: paths for module, paths in locations.paths.items() if is_batch_norm(module)}
     chosen = selected(norms, only, first, last)
     if not chosen:
         where = f"none of its {len(norms)} batch norms is selected" if norms else "it has no batch norm"
         raise SurgeryError(f"freeze: expected batch norms in {type(model).__name__}, but {where}")
-    statistics = {} if what == "affine" else _statistics(model, chosen, sites)
+    statistics = {} if what == "affine" else _statistics(model, chosen, locations)
     possible = [norm for norm in chosen if norm not in statistics or not statistics[norm].refused]
-    affine = {} if what == "statistics" else _affine(possible, sites)
+    affine = {} if what == "statistics" else _affine(possible, locations)
     rows = {norm: _together([part[norm] for part in (statistics, affine) if norm in part]) for norm in chosen}
-    return _plan(f"freeze {_TITLES[what]}", model, sites, rows)
+    return _plan(f"freeze {_TITLES[what]}", model, locations, rows)
 
 
 _TITLES = {"statistics": "statistics", "affine": "affine", "both": "statistics and affine"}
@@ -123,7 +124,9 @@ class StopTraining(Edit):
             self.parameter.grad = self.gradient.pop()
 
 
-def _statistics(model: nn.Module, chosen: Sequence[nn.Module], sites: Sites) -> dict[nn.Module, _Step]:
+def _statistics(
+    model: nn.Module, chosen: Sequence[nn.Module], locations: Locations
+) -> dict[nn.Module, _Step]:
     found = {module: _pinned(module) for module in chosen}
     others = {module for module, step in found.items() if step is None}
     if others:
@@ -135,7 +138,7 @@ def _statistics(model: nn.Module, chosen: Sequence[nn.Module], sites: Sites) -> 
         changes = {change.path: change for change in made.changes}
         refused = {remark.path: remark.reason for remark in made.refusals}
         for module in others:
-            path = sites.paths[module][0]
+            path = locations.paths[module][0]
             if path in refused:
                 found[module] = _Step(refused=refused[path])
                 continue
@@ -171,13 +174,15 @@ def _without_statistics(norm: BatchNorm) -> str | None:
     return None
 
 
-def _affine(chosen: Collection[nn.Module], sites: Sites) -> dict[nn.Module, _Step]:
+def _affine(chosen: Collection[nn.Module], locations: Locations) -> dict[nn.Module, _Step]:
     holders: dict[nn.Parameter, list[nn.Module]] = {}
-    for module in sites.paths:
+    for module in locations.paths:
         for parameter in module._parameters.values():
             if parameter is not None:
                 holders.setdefault(parameter, []).append(module)
-    wrapped = {part for m in sites.paths if isinstance(m, DistributedDataParallel) for part in m.modules()}
+    wrapped = {
+        part for m in locations.paths if isinstance(m, DistributedDataParallel) for part in m.modules()
+    }
     together = set(chosen)
     stopped: set[nn.Parameter] = set()  # norms may share one
     found: dict[nn.Module, _Step] = {}
@@ -193,7 +198,7 @@ def _affine(chosen: Collection[nn.Module], sites: Sites) -> dict[nn.Module, _Ste
             found[module] = _Step(refused=reason)
         elif other is not None:
             found[module] = _Step(
-                refused=f"its γ or β is that of {sites.paths[other][0]} too, which is not to freeze"
+                refused=f"its γ or β is that of {locations.paths[other][0]} too, which is not to freeze"
             )
         else:
             edits = tuple(StopTraining(p) for p in training if p not in stopped)
@@ -215,15 +220,15 @@ def _together(steps: Sequence[_Step]) -> _Step:
     return _Step(after, why, tuple(edit for step in changing for edit in step.edits))
 
 
-def _plan(title: str, model: nn.Module, sites: Sites, rows: Mapping[nn.Module, _Step]) -> Plan:
+def _plan(title: str, model: nn.Module, locations: Locations, rows: Mapping[nn.Module, _Step]) -> Plan:
     def changes() -> Iterator[Change]:
         for module, step in rows.items():
             if not (step.refused or step.kept):
-                path, *also = sites.paths[module]
+                path, *also = locations.paths[module]
                 before = words(module)
                 yield Change(path, before, step.after or f"{before}, γ and β fixed", step.why, tuple(also))
 
-    first = {module: sites.paths[module][0] for module in rows}
+    first = {module: locations.paths[module][0] for module in rows}
     pinned = any(step.after for step in rows.values())
     return Plan(
         title,

@@ -10,22 +10,25 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normsmith.anatomy.describe import shown
-from normsmith.anatomy.locations import Sites
+from normsmith.anatomy.forward import Forward, call
+from normsmith.anatomy.kinds import Signal
+from normsmith.anatomy.locations import Locations
+from normsmith.anatomy.remark import Remark
 from normsmith.anatomy.select import Only
 from normsmith.anatomy.trace import trace
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery.placement.bias import kept_bias, removed_bias, uses
-from normsmith.surgery.placement.installer import Seats, find
-from normsmith.surgery.placement.points import Spot, Spots
+from normsmith.surgery.placement.installer import Installer, find
+from normsmith.surgery.placement.places import Place, Places
 from normsmith.surgery.placement.search import Search
 from normsmith.surgery.plans.edits import Alike, Edit
 from normsmith.surgery.plans.operation import operation
-from normsmith.surgery.plans.plan import Change, Plan, Remark
-from normsmith.surgery.plans.verify import Expectation, Forward, call
-from normsmith.surgery.targets.factory import Norm, Signal, check_norm, make_norm
+from normsmith.surgery.plans.plan import Change, Plan
+from normsmith.surgery.plans.verify import Expectation
+from normsmith.surgery.targets.factory import Norm, check_norm, make_norm
 
 _LOOKED_FOR = (
-    "looked for nn.ReLU, nn.GELU, F.relu, torch.tanh and the like, with layers that have weights behind them"
+    "looked for nn.ReLU, nn.GELU, F.relu, torch.tanh and the like, with layers that have weights after them"
 )
 
 
@@ -59,7 +62,7 @@ def insert(
     neighbour ("1_norm"); in a place that `strip` has left (an `nn.Identity`) it takes that; elsewhere it is a child
     ("norm", "input_norm") of the layer, activation or block beside it, called by a hook. The plan says which.
 
-    A batch norm or renorm right behind a linear layer or convolution subtracts whatever constant its bias
+    A batch norm or renorm right after a linear layer or convolution subtracts whatever constant its bias
     adds, so that bias is removed; the weight stays the same tensor. Layer and group norm subtract a mean over
     channels, in which a bias of each channel is no constant: there it stays.
 
@@ -88,13 +91,13 @@ def insert(
     check_norm(norm, options)
     if where not in {"before", "after"}:
         raise InputError(f"where must be 'before' or 'after', got {where!r}")
-    found = Search(Spots(model, trace(model, batch, forward=forward)), where, only)
+    found = Search(Places(model, trace(model, batch, forward=forward)), where, only)
     found.run()
-    if not (found.spots or found.refusals):
+    if not (found.places or found.refusals):
         seen = "".join(f"; {path or 'there'}: {reason}" for path, reason in found.kept[:3])
         raise SurgeryError(f"found no activation in {type(model).__name__}: {_LOOKED_FOR}{seen}")
-    spots = [asdict(spot) for spot in found.spots]
-    return inserted(model, norm, where, spots, found.refusals, found.kept, options)
+    places = [asdict(place) for place in found.places]
+    return inserted(model, norm, where, places, found.refusals, found.kept, options)
 
 
 @operation
@@ -102,41 +105,46 @@ def inserted(
     model: nn.Module,
     norm: Norm,
     where: str,
-    spots: Sequence[dict[str, Any]],
+    places: Sequence[dict[str, Any]],
     refusals: Sequence[Sequence[str]] = (),
     kept: Sequence[Sequence[str]] = (),
     options: dict[str, Any] | None = None,
 ) -> Plan:
-    """Plan a norm at each of some spots that `insert` has found: what its plans are repeated by, without data.
+    """Plan a norm at each of some places that `insert` has found: what its plans are repeated by, without data.
 
     Raises:
         SurgeryError: the model has not the modules, or the norm cannot be made.
 
-    >>> spot = {"host": "1", "side": "in front", "in_sequence": True, "signal": {"features": 8}, "like": "0", "why": ""}
+    >>> place = {"host": "1", "side": "before", "in_sequence": True, "signal": {"features": 8}, "like": "0", "why": ""}
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> list(dict(inserted(model, "layer", "before", [spot]).apply().named_children()))
+    >>> list(dict(inserted(model, "layer", "before", [place]).apply().named_children()))
     ['0', '1_norm', '1', '2']
     """
-    sites, held = Sites(model), uses(model)
-    seats, biases, alike, changes = Seats(model, sites), list[Edit](), list[Edit](), list[Change]()
+    locations, held = Locations(model), uses(model)
+    installer, biases, alike, changes = (
+        Installer(model, locations),
+        list[Edit](),
+        list[Edit](),
+        list[Change](),
+    )
     remarks, made = [Remark(*remark) for remark in kept], set[nn.Module]()
-    for row in spots:
-        spot = Spot(**{"bias": None, **row, "signal": Signal(**row["signal"])})
-        host, layer = find(model, spot.host), find(model, spot.like)
-        new = make_norm(norm, spot.signal, layer, options or {})
-        if new in made or new in sites.paths:
+    for row in places:
+        place = Place(**{"bias": None, **row, "signal": Signal(**row["signal"])})
+        host, layer = find(model, place.host), find(model, place.like)
+        new = make_norm(norm, place.signal, layer, options or {})
+        if new in made or new in locations.paths:
             raise SurgeryError(
                 f"norm must make a new module at each call, got the same {type(new).__name__} twice"
             )
         made.add(new)
         alike.append(Alike(layer, new))
-        path = seats.put(spot, new)
-        changes.append(Change(spot.host, shown(host), _after(spot, host, new, path), spot.why))
-        if spot.bias is not None and isinstance(new, _BatchNorm):
-            if (kept_ := kept_bias(held, spot.bias, find(model, spot.bias))) is not None:
+        path = installer.put(place, new)
+        changes.append(Change(place.host, shown(host), _after(place, host, new, path), place.why))
+        if place.bias is not None and isinstance(new, _BatchNorm):
+            if (kept_ := kept_bias(held, place.bias, find(model, place.bias))) is not None:
                 remarks.append(kept_)
                 continue
-            change, edit = removed_bias(spot.bias, find(model, spot.bias), new)
+            change, edit = removed_bias(place.bias, find(model, place.bias), new)
             changes.append(change)
             biases.append(edit)
     name = norm if isinstance(norm, str) else getattr(norm, "__name__", type(norm).__name__)
@@ -146,14 +154,14 @@ def inserted(
         tuple(changes),
         tuple(Remark(*refusal) for refusal in refusals),
         tuple(remarks),
-        edits=(*biases, *alike, *seats.edits),
+        edits=(*biases, *alike, *installer.edits),
         expects=Expectation("may differ", "differs" if changes else "same"),
     )
 
 
-def _after(spot: Spot, host: nn.Module, norm: nn.Module, path: str) -> str:
-    if spot.side == "instead":
+def _after(place: Place, host: nn.Module, norm: nn.Module, path: str) -> str:
+    if place.side == "replaces":
         return shown(norm)
     order: Iterable[str] = (shown(norm), shown(host))
-    both = ", ".join(order if spot.side == "in front" else reversed(list(order)))
+    both = ", ".join(order if place.side == "before" else reversed(list(order)))
     return f"{both}; the norm is {path}"

@@ -9,18 +9,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from normsmith._choices import check_choice
 from normsmith._text import number, signed
+from normsmith.anatomy.forward import Forward, call, check_runnable
 from normsmith.anatomy.isolation import inside
+from normsmith.anatomy.remark import Remark
 from normsmith.anatomy.select import Only
 from normsmith.errors import InputError, SurgeryError
 from normsmith.layers._whole_set import Select
 from normsmith.measure.layers import Measured, Statistics, choose
-from normsmith.measure.passes import Forward, Group, Loss, Walk, feed, group_of
+from normsmith.measure.passes import Group, Loss, Walk, group_of
 from normsmith.measure.population import Gap, Quest, Settled, reached
-from normsmith.ops._check import check_choice
 from normsmith.surgery.operations.set_statistics import extent, set_statistics
-from normsmith.surgery.plans.plan import Plan, Remark
-from normsmith.surgery.plans.verify import check_runnable
+from normsmith.surgery.plans.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def recalibrate(
     *,
     mode: Literal["fast", "exact"] = "fast",
     only: Only = None,
-    forward: Forward = feed,
+    forward: Forward = call,
     mask: Select = None,
     dropout: bool = False,
     loss: Loss | None = None,
@@ -134,7 +135,7 @@ def recalibrate(
     changed before `apply`, and is as it was if anything raises: buffers, modes, hooks, random numbers.
 
     Fast: one pass in which all layers normalise by their batches, as in training (batch renormalization as batch
-    norm, ghost batches as one, ranks apart). The first norms of the network are then exact; behind them inputs
+    norm, ghost batches as one, ranks apart). The first norms of the network are then exact; after them inputs
     differ from those in evaluation, and the gap says how much: of 8 batches at most, one in 40, spread evenly, the
     moments with the new statistics against those of the pass. `gap="all"` takes one more pass.
 

@@ -10,19 +10,21 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from normsmith.anatomy.batch_norms import is_batch_norm
 from normsmith.anatomy.describe import shown
+from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.kinds import has_own_forward, is_norm, is_producer
-from normsmith.anatomy.locations import Sites
+from normsmith.anatomy.locations import Locations
+from normsmith.anatomy.remark import Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.anatomy.trace import trace
 from normsmith.surgery.operations.fold.fold import fold as plan_fold
 from normsmith.surgery.operations.fold.fold import fold_pairs
 from normsmith.surgery.placement.bias import restored_bias
-from normsmith.surgery.placement.installer import Seats, find
+from normsmith.surgery.placement.installer import Installer, find
 from normsmith.surgery.plans.edits import Edit
 from normsmith.surgery.plans.operation import operation
-from normsmith.surgery.plans.plan import Change, Plan, Remark
-from normsmith.surgery.plans.verify import Expectation, Forward, call
+from normsmith.surgery.plans.plan import Change, Plan
+from normsmith.surgery.plans.verify import Expectation
 
 
 def strip(
@@ -47,7 +49,7 @@ def strip(
         fold: keep the outputs in evaluation as they are: batch norms are folded, as `surgery.fold` does, and all that
             cannot be folded exactly is refused.
         batch, forward: an input, to follow one forward; needed where a norm has a bias, a layer has none, and the
-            code is dynamic, so that it is not known whether the one is behind the other.
+            code is dynamic, so that it is not known whether the one is after the other.
         only: paths of norms, patterns of paths, or a function (path, module) → bool.
 
     Raises:
@@ -62,25 +64,25 @@ def strip(
       (3): Linear(in_features=8, out_features=2, bias=True)
     )
     """
-    sites = Sites(model)
-    norms = [module for module in sites.paths if is_norm(module) or _is_foreign(module)]
-    wanted = selected({module: sites.paths[module] for module in norms}, only, None, None)
+    locations = Locations(model)
+    norms = [module for module in locations.paths if is_norm(module) or _is_foreign(module)]
+    wanted = selected({module: locations.paths[module] for module in norms}, only, None, None)
     if fold:
-        return _folded(model, sites, wanted, batch, forward)
-    refusals = [(sites.paths[m][0], why) for m in wanted if (why := _obstacle(sites, m)) is not None]
+        return _folded(model, locations, wanted, batch, forward)
+    refusals = [(locations.paths[m][0], why) for m in wanted if (why := _obstacle(locations, m)) is not None]
     refused = {path for path, _ in refusals}
-    stripped_ = [module for module in wanted if sites.paths[module][0] not in refused]
+    stripped_ = [module for module in wanted if locations.paths[module][0] not in refused]
     biases, kept = list[tuple[str, str]](), list[tuple[str, str]]()
     if _may_need_a_bias(model, stripped_):
         graph = trace(model, batch, forward=forward)
-        for layer, behind in _bare_layers(graph, set(stripped_)):
-            if behind is None:
+        for layer, after in _bare_layers(graph, set(stripped_)):
+            if after is None:
                 kept.append(
-                    (sites.paths[layer][0], "it has no bias still: what it puts out goes elsewhere too")
+                    (locations.paths[layer][0], "it has no bias still: what it puts out goes elsewhere too")
                 )
             else:
-                biases.append((sites.paths[layer][0], behind))
-    return stripped(model, [sites.paths[module][0] for module in stripped_], biases, refusals, kept)
+                biases.append((locations.paths[layer][0], after))
+    return stripped(model, [locations.paths[module][0] for module in stripped_], biases, refusals, kept)
 
 
 @operation
@@ -91,7 +93,7 @@ def stripped(
     refusals: Sequence[Sequence[str]] = (),
     kept: Sequence[Sequence[str]] = (),
 ) -> Plan:
-    """Plan to take out the norms at some paths, and to give some layers a bias: (path, kind of the norm behind it).
+    """Plan to take out the norms at some paths, and to give some layers a bias: (path, kind of the norm after it).
 
     What plans of `strip` are repeated by, without data. Raises SurgeryError for a model that has not the modules.
 
@@ -99,12 +101,12 @@ def stripped(
     >>> stripped(model, ["1"]).apply()[1]
     Identity()
     """
-    sites = Sites(model)
-    seats, changes, edits = Seats(model, sites), list[Change](), list[Edit]()
+    locations = Locations(model)
+    installer, changes, edits = Installer(model, locations), list[Change](), list[Edit]()
     for path in norms:
         norm = find(model, path)
-        empty = seats.clear(norm)
-        first, *also = sites.paths[norm]
+        empty = installer.clear(norm)
+        first, *also = locations.paths[norm]
         changes.append(Change(first, shown(norm), empty, "asked for", tuple(also)))
     for path, norm_kind in biases:
         change, edit = restored_bias(path, find(model, path), norm_kind)
@@ -116,12 +118,14 @@ def stripped(
         tuple(changes),
         tuple(Remark(*refusal) for refusal in refusals),
         tuple(Remark(*remark) for remark in kept),
-        edits=(*edits, *seats.edits),
+        edits=(*edits, *installer.edits),
         expects=Expectation() if changes else Expectation("same", "same"),
     )
 
 
-def _folded(model: nn.Module, sites: Sites, wanted: list[nn.Module], batch: Any, forward: Forward) -> Plan:
+def _folded(
+    model: nn.Module, locations: Locations, wanted: list[nn.Module], batch: Any, forward: Forward
+) -> Plan:
     foldable = {module for module in wanted if is_batch_norm(module)}
     pairs, refused = [], dict[str, str]()
     if foldable:
@@ -131,7 +135,7 @@ def _folded(model: nn.Module, sites: Sites, wanted: list[nn.Module], batch: Any,
     for norm in wanted:
         if norm not in foldable:
             kind = type(norm).__name__
-            refused[sites.paths[norm][0]] = (
+            refused[locations.paths[norm][0]] = (
                 f"{kind} goes by each sample's own statistics, which no weights can"
             )
     return fold_pairs(model, pairs, refused)
@@ -149,13 +153,13 @@ def _is_foreign(module: nn.Module) -> bool:
     )
 
 
-def _obstacle(sites: Sites, norm: nn.Module) -> str | None:
+def _obstacle(locations: Locations, norm: nn.Module) -> str | None:
     kind = type(norm).__name__
     if isinstance(norm, LazyModuleMixin):
         return "it has no channels yet (lazy); run the model once"
     if _is_foreign(norm) or has_own_forward(norm):
         return f"{kind} has a forward of its own and may do more than normalise"
-    return sites.held_by(norm, "stripping")
+    return locations.held_by(norm, "stripping")
 
 
 def _may_need_a_bias(model: nn.Module, norms: list[nn.Module]) -> bool:
@@ -169,18 +173,18 @@ def _bare_layers(graph: Graph, norms: set[nn.Module]) -> Iterator[tuple[nn.Modul
     for layer in layers:
         if getattr(layer, "bias", None) is not None:
             continue
-        takers = [taker for event in graph.of(layer) for taker in _takers(graph, event)]
+        consumers = [consumer for event in graph.of(layer) for consumer in _consumers_of(graph, event)]
         found = [
-            t.module for t in takers if t.module in norms and getattr(t.module, "bias", None) is not None
+            t.module for t in consumers if t.module in norms and getattr(t.module, "bias", None) is not None
         ]
         if found:
-            elsewhere = len(found) < len(takers) or any(graph.is_output(e) for e in graph.of(layer))
+            elsewhere = len(found) < len(consumers) or any(graph.is_output(e) for e in graph.of(layer))
             yield layer, None if elsewhere else type(found[0]).__name__
 
 
-def _takers(graph: Graph, event: Event) -> Iterator[Event]:
-    for taker in graph.consumers(event):
-        if type(taker.module) is nn.Identity:
-            yield from _takers(graph, taker)
+def _consumers_of(graph: Graph, event: Event) -> Iterator[Event]:
+    for consumer in graph.consumers(event):
+        if type(consumer.module) is nn.Identity:
+            yield from _consumers_of(graph, consumer)
         else:
-            yield taker
+            yield consumer

@@ -8,16 +8,17 @@ from typing import Any
 from torch import nn
 
 from normsmith.anatomy.describe import shown
+from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.kinds import is_activation
-from normsmith.anatomy.locations import Sites
+from normsmith.anatomy.locations import Locations
+from normsmith.anatomy.remark import Remark
 from normsmith.anatomy.trace import trace
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery.placement.installer import find
 from normsmith.surgery.placement.search import hidden_activations
 from normsmith.surgery.plans.edits import ModuleEdit
 from normsmith.surgery.plans.operation import operation
-from normsmith.surgery.plans.plan import Change, Plan, Remark
-from normsmith.surgery.plans.verify import Forward, call
+from normsmith.surgery.plans.plan import Change, Plan
 
 _SWAPS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
@@ -25,7 +26,7 @@ _SWAPS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, 
 def swap_activation(model: nn.Module, activation: str, *, batch: Any = None, forward: Forward = call) -> Plan:
     """Plan to replace every activation by "relu", "tanh" or "sigmoid".
 
-    Activations behind the last layer with weights are the network's output and stay, as do gates (squeeze and
+    Activations after the last layer with weights are the network's output and stay, as do gates (squeeze and
     excitation) and those that are what is asked for. Mode, hooks and norms that hang on an activation go over to
     the new one. Functions (`F.relu`) are refused: there is no module to replace.
 
@@ -42,13 +43,17 @@ def swap_activation(model: nn.Module, activation: str, *, batch: Any = None, for
     """
     if activation not in _SWAPS:
         raise InputError(f"activation must be one of {', '.join(_SWAPS)}, got {activation!r}")
-    graph, sites, kind = trace(model, batch, forward=forward), Sites(model), type(_SWAPS[activation]())
+    graph, locations, kind = (
+        trace(model, batch, forward=forward),
+        Locations(model),
+        type(_SWAPS[activation]()),
+    )
     hidden = hidden_activations(graph)
     swaps, refusals, kept = list[str](), list[tuple[str, str]](), list[tuple[str, str]]()
     for event in hidden:
         if event.module is None:
             refusals.append((event.path, f"its forward calls the function {event.name}; make it a module"))
-    for module, (path, *_) in sites.paths.items():
+    for module, (path, *_) in locations.paths.items():
         if not is_activation(module):
             continue
         places = {event in hidden for event in graph.of(module)}
@@ -56,7 +61,7 @@ def swap_activation(model: nn.Module, activation: str, *, batch: Any = None, for
             kept.append((path, f"{type(module).__name__} is the network's output, or a gate"))
         elif type(module) is kind:
             kept.append((path, f"it is {kind.__name__} already"))
-        elif (reason := _obstacle(module, places, sites)) is not None:
+        elif (reason := _obstacle(module, places, locations)) is not None:
             refusals.append((path, reason))
         else:
             swaps.append(path)
@@ -64,7 +69,7 @@ def swap_activation(model: nn.Module, activation: str, *, batch: Any = None, for
         seen = "".join(f"; {path}: {reason}" for path, reason in kept[:3])
         raise SurgeryError(
             f"found no activation in {type(model).__name__}: looked for nn.ReLU, F.relu and the like, with layers "
-            f"that have weights behind them{seen}"
+            f"that have weights after them{seen}"
         )
     return swapped(model, activation, swaps, list(dict.fromkeys(refusals)), kept)
 
@@ -84,12 +89,12 @@ def swapped(
     >>> swapped(nn.Sequential(nn.Linear(4, 8), nn.ReLU()), "tanh", ["1"]).apply()[1]
     Tanh()
     """
-    sites, changes, edits = Sites(model), list[Change](), list[ModuleEdit]()
+    locations, changes, edits = Locations(model), list[Change](), list[ModuleEdit]()
     for path in paths:
         old, new = find(model, path), _SWAPS[activation]()
         new._modules.update(old._modules)  # a norm that a hook calls
-        changes.append(Change(path, shown(old), shown(new), "asked for", sites.paths[old][1:]))
-        edits.append(ModuleEdit(sites.holders[old], old, new))
+        changes.append(Change(path, shown(old), shown(new), "asked for", locations.paths[old][1:]))
+        edits.append(ModuleEdit(locations.holders[old], old, new))
     return Plan(
         f"{activation} as activation",
         model,
@@ -100,9 +105,9 @@ def swapped(
     )
 
 
-def _obstacle(activation: nn.Module, places: set[bool], sites: Sites) -> str | None:
+def _obstacle(activation: nn.Module, places: set[bool], locations: Locations) -> str | None:
     if not places:
         return "this forward does not come by it"
     if False in places:
         return "it is the network's output, or a gate, at another call"
-    return sites.held_by(activation, "swapping")
+    return locations.held_by(activation, "swapping")

@@ -9,17 +9,18 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normsmith.anatomy.locations import Sites
+from normsmith._choices import check_choice
+from normsmith.anatomy.locations import Locations
+from normsmith.anatomy.remark import Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.errors import InputError, SurgeryError
 from normsmith.layers._statistics import StatisticsBase
 from normsmith.layers.batch_renorm import RenormBase
 from normsmith.layers.schedules import Schedule, scaled
 from normsmith.measure.layers import impossible, left_alone
-from normsmith.ops._check import check_choice
 from normsmith.surgery.plans.edits import AttributeEdit, BufferEdit, Edit
 from normsmith.surgery.plans.operation import operation
-from normsmith.surgery.plans.plan import Change, Plan, Remark
+from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation
 
 INITIAL = 0.01
@@ -105,7 +106,7 @@ def warm_start(
     edits: list[Edit] = []
     norms: dict[nn.Module, tuple[str, ...]] = {
         module: paths
-        for module, paths in Sites(model).paths.items()
+        for module, paths in Locations(model).paths.items()
         if isinstance(module, (_BatchNorm, StatisticsBase))
     }
     for layer in selected(norms, only, None, None):

@@ -7,9 +7,10 @@ from collections import Counter
 import torch
 from torch import nn
 
+from normsmith.anatomy.kinds import channels
+from normsmith.anatomy.remark import Remark
 from normsmith.surgery.plans.edits import Edit, ParameterEdit
-from normsmith.surgery.plans.plan import Change, Remark
-from normsmith.surgery.targets.factory import channels
+from normsmith.surgery.plans.plan import Change
 
 
 def uses(model: nn.Module) -> Counter[int]:
@@ -27,16 +28,16 @@ def kept_bias(held: Counter[int], path: str, layer: nn.Module) -> Remark | None:
 
 def removed_bias(path: str, layer: nn.Module, norm: nn.Module) -> tuple[Change, Edit]:
     """The edit that removes a layer's bias before a norm."""
-    why = f"{type(norm).__name__} behind it subtracts any constant"
+    why = f"{type(norm).__name__} after it subtracts any constant"
     return Change(f"{path}.bias", "bias", "no bias", why), ParameterEdit(
         layer, "bias", layer._parameters["bias"], None
     )
 
 
 def restored_bias(path: str, layer: nn.Module, norm: str) -> tuple[Change, Edit]:
-    """The edit that gives a layer without a bias one of zeros, as a norm behind it had one."""
+    """The edit that gives a layer without a bias one of zeros, as a norm after it had one."""
     weight = next(p for p in layer.parameters() if p.is_floating_point())
     zeros = torch.zeros(channels(layer), dtype=weight.dtype, device=weight.device)
     bias = nn.Parameter(zeros, requires_grad=any(p.requires_grad for p in layer.parameters()))
-    why = f"{norm} behind it, which goes, had one"
+    why = f"{norm} after it, which goes, had one"
     return Change(f"{path}.bias", "no bias", "bias", why), ParameterEdit(layer, "bias", None, bias)

@@ -1,63 +1,18 @@
-"""A norm on a layer of anybody's: a child of it, called behind it or in front of it by a hook."""
+"""The edits that put norms on anybody's layers by hooks, and take them away again."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from normsmith.anatomy.hooks import After, Before, Side, hooks
 from normsmith.surgery.placement.sequential import put_back
 from normsmith.surgery.plans.edits import Edit
-
-Side = Literal["behind", "in front"]
-
-
-@dataclass(frozen=True)
-class Attached:
-    """The hook: applies the child `name` of the module it is called for.
-
-    The child is looked up at each call, so that what takes its place (a converted, frozen or folded norm) is called
-    instead; the hook holds no module and goes along with copies and pickles. `channels_last`: (N, …, C).
-    """
-
-    name: str
-    channels_last: bool
-
-    def normed(self, module: nn.Module, x: Any) -> Any:
-        """x normalised: a tensor, a packed sequence, or the first of a tuple, as recurrent layers return."""
-        if isinstance(x, PackedSequence):
-            return x._replace(data=module._modules[self.name](x.data))  # type: ignore[misc]
-        if isinstance(x, tuple):
-            return (self.normed(module, x[0]), *x[1:])
-        norm: Any = module._modules[self.name]
-        if self.channels_last and not isinstance(norm, (nn.LayerNorm, nn.RMSNorm)):
-            return norm(x.movedim(-1, 1)).movedim(1, -1)
-        return norm(x)
-
-
-class Behind(Attached):
-    """Applies the child to what the module puts out."""
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """As a forward hook."""
-        return self.normed(module, output)
-
-
-class InFront(Attached):
-    """Applies the child to the module's first argument."""
-
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        """As a forward pre-hook with keywords."""
-        if args:
-            return (self.normed(module, args[0]), *args[1:]), kwargs
-        first = next(name for name, value in kwargs.items() if isinstance(value, Tensor))
-        return args, {**kwargs, first: self.normed(module, kwargs[first])}
 
 
 class AttachEdit(Edit):
@@ -67,7 +22,7 @@ class AttachEdit(Edit):
         self, host: nn.Module, name: str, norm: nn.Module, side: Side, *, channels_last: bool
     ) -> None:
         self.host, self.name, self.norm = host, name, norm
-        self._hook = (Behind if side == "behind" else InFront)(name, channels_last)
+        self._hook = (After if side == "after" else Before)(name, channels_last)
         self._handle: RemovableHandle | None = None
 
     def is_possible(self) -> bool:
@@ -78,7 +33,7 @@ class AttachEdit(Edit):
 
     def do(self) -> None:
         self.host._modules[self.name] = self.norm
-        if isinstance(self._hook, InFront):
+        if isinstance(self._hook, Before):
             self._handle = self.host.register_forward_pre_hook(self._hook, with_kwargs=True)
         else:
             self._handle = self.host.register_forward_hook(self._hook)
@@ -142,31 +97,6 @@ class _Hooks:
     def restore(self, key: int) -> None:
         for group, entries in self._saved:
             put_back(group, entries, key)
-
-
-def hooks(module: nn.Module) -> dict[int, Attached]:
-    """The hooks by which norms are attached to a module.
-
-    >>> layer = nn.Linear(2, 2)
-    >>> AttachEdit(layer, "norm", nn.LayerNorm(2), "behind", channels_last=True).do()
-    >>> [hook.name for hook in hooks(layer).values()]
-    ['norm']
-    """
-    held: tuple[tuple[int, Any], ...] = (*module._forward_pre_hooks.items(), *module._forward_hooks.items())
-    return {key: hook for key, hook in held if isinstance(hook, Attached)}
-
-
-def called(module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """What `forward(*args, **kwargs)` gives with the norms that are attached to a module."""
-    around = hooks(module).values()
-    for hook in around:
-        if isinstance(hook, InFront):
-            args, kwargs = hook(module, args, kwargs)
-    found = forward(*args, **kwargs)
-    for hook in around:
-        if isinstance(hook, Behind):
-            found = hook(module, args, found)
-    return found
 
 
 def forget_compiled() -> None:

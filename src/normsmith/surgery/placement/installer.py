@@ -1,4 +1,4 @@
-"""Norms given their seats: the edits that put them at spots or take them away, and what they are called there."""
+"""Norms given their installer: the edits that put them at places or take them away, and what they are called there."""
 
 from __future__ import annotations
 
@@ -7,42 +7,43 @@ import re
 from torch import nn
 
 from normsmith.anatomy.describe import shown
+from normsmith.anatomy.hooks import is_attached
 from normsmith.anatomy.kinds import is_sequential
-from normsmith.anatomy.locations import Sites
+from normsmith.anatomy.locations import Locations
 from normsmith.errors import SurgeryError
-from normsmith.surgery.placement.hooks import AttachEdit, DetachEdit, hooks
-from normsmith.surgery.placement.points import Spot
+from normsmith.surgery.placement.hooks import AttachEdit, DetachEdit
+from normsmith.surgery.placement.places import Place
 from normsmith.surgery.placement.sequential import Rearrangement, SlotEdit
 from normsmith.surgery.plans.edits import Edit, ModuleEdit
 
 
-class Seats:
-    """Collects the seats of one plan; no child that is there already gets another name."""
+class Installer:
+    """Collects the installer of one plan; no child that is there already gets another name."""
 
-    def __init__(self, model: nn.Module, sites: Sites) -> None:
-        self._model, self._sites = model, sites
+    def __init__(self, model: nn.Module, locations: Locations) -> None:
+        self._model, self._sites = model, locations
         self.edits: list[Edit] = []
         self._taken: dict[nn.Module, set[str]] = {}
         self._rearranged: dict[nn.Module, Rearrangement] = {}
 
-    def put(self, spot: Spot, norm: nn.Module) -> str:
+    def put(self, place: Place, norm: nn.Module) -> str:
         """Seat a norm; its path is returned."""
-        host = find(self._model, spot.host)
-        if spot.side == "instead":
+        host = find(self._model, place.host)
+        if place.side == "replaces":
             self.edits.append(ModuleEdit(self._sites.holders[host], host, norm))
-            return spot.host
-        behind = spot.side == "behind"
-        if spot.in_sequence:
+            return place.host
+        after = place.side == "after"
+        if place.in_sequence:
             ((parent, name),) = self._sites.holders[host]
             new = self._free(f"{name}_norm", parent)
-            self._children_of(parent).place(new, norm, name, behind=behind)
-            return spot.host.removesuffix(name) + new
-        new = self._free("norm" if behind else "input_norm", host)
-        self.edits.append(AttachEdit(host, new, norm, spot.side, channels_last=spot.signal.channels_last))
-        return f"{spot.host}.{new}".removeprefix(".")
+            self._children_of(parent).place(new, norm, name, after=after)
+            return place.host.removesuffix(name) + new
+        new = self._free("norm" if after else "input_norm", host)
+        self.edits.append(AttachEdit(host, new, norm, place.side, channels_last=place.signal.channels_last))
+        return f"{place.host}.{new}".removeprefix(".")
 
     def clear(self, norm: nn.Module) -> str:
-        """Free all seats of a norm: what is left there is returned, in words."""
+        """Free all installer of a norm: what is left there is returned, in words."""
         holders = self._sites.holders[norm]
         if len(holders) == 1:
             ((parent, name),) = holders
@@ -56,12 +57,12 @@ class Seats:
         self.edits.append(ModuleEdit(holders, norm, empty))
         return shown(empty)
 
-    def move(self, norm: nn.Module, spot: Spot) -> str:
+    def move(self, norm: nn.Module, place: Place) -> str:
         """Give a norm, which keeps its hooks and mode, another seat; its path there is returned."""
-        host, ((parent, name),) = find(self._model, spot.host), self._sites.holders[norm]
-        if spot.in_sequence and self._sites.holders[host][0][0] is parent and not is_attached(parent, name):
+        host, ((parent, name),) = find(self._model, place.host), self._sites.holders[norm]
+        if place.in_sequence and self._sites.holders[host][0][0] is parent and not is_attached(parent, name):
             neighbour = self._sites.holders[host][0][1]
-            self._children_of(parent).place(name, norm, neighbour, behind=spot.side == "behind")
+            self._children_of(parent).place(name, norm, neighbour, after=place.side == "after")
             return self._sites.paths[norm][0]
         if is_attached(parent, name):
             self.edits.append(DetachEdit(parent, name))
@@ -69,10 +70,10 @@ class Seats:
             self._children_of(parent).remove(name)
         else:
             self.edits.append(SlotEdit(((parent, name),), norm, nn.Identity().train(norm.training)))
-        if spot.side == "instead":
+        if place.side == "replaces":
             self.edits.append(SlotEdit(self._sites.holders[host], host, norm))
-            return spot.host
-        return self.put(spot, norm)
+            return place.host
+        return self.put(place, norm)
 
     def _children_of(self, parent: nn.Module) -> Rearrangement:
         if parent not in self._rearranged:
@@ -88,11 +89,6 @@ class Seats:
             free = f"{name}{number}"
         taken.add(free)
         return free
-
-
-def is_attached(parent: nn.Module, name: str) -> bool:
-    """Whether a child is a norm that a hook calls."""
-    return any(hook.name == name for hook in hooks(parent).values())
 
 
 def _is_inserted(parent: nn.Module, name: str) -> bool:

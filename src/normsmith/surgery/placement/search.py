@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.residual import above, below, identity_skips
 from normsmith.anatomy.select import Only, selected
-from normsmith.surgery.placement.points import Spot, Spots, gates, is_recurrent, named, weighted
+from normsmith.surgery.placement.places import Place, Places, gates, is_recurrent, named, weighted
 
 
 def hidden_activations(graph: Graph) -> tuple[Event, ...]:
@@ -26,17 +26,17 @@ def hidden_activations(graph: Graph) -> tuple[Event, ...]:
 
 @dataclass
 class Search:
-    """Every activation of a graph, with the spots before or after it, or the reason why there is none."""
+    """Every activation of a graph, with the places before or after it, or the reason why there is none."""
 
-    at: Spots
+    at: Places
     where: str
     only: Only
     refusals: list[tuple[str, str]] = field(default_factory=list)
     kept: list[tuple[str, str]] = field(default_factory=list)
-    _found: dict[tuple[str, str], Spot] = field(default_factory=dict)
+    _found: dict[tuple[str, str], Place] = field(default_factory=dict)
 
     @property
-    def spots(self) -> list[Spot]:
+    def places(self) -> list[Place]:
         """One for each host and side."""
         return list(self._found.values())
 
@@ -47,11 +47,11 @@ class Search:
                 self._look_at(event)
 
     def _is_wanted(self, event: Event) -> bool:
-        sites = self.at.sites
+        locations = self.at.locations
         if self.only is None:
             return True
-        module = event.module or next(m for m, paths in sites.paths.items() if event.path in paths)
-        return bool(selected({module: sites.paths[module]}, self.only, None, None))
+        module = event.module or next(m for m, paths in locations.paths.items() if event.path in paths)
+        return bool(selected({module: locations.paths[module]}, self.only, None, None))
 
     def _look_at(self, event: Event) -> None:
         if event not in self.at.hidden:
@@ -66,17 +66,17 @@ class Search:
             self._note(self.refusals, event, reason)
         if reasons:
             return
-        for spot in found:
-            if isinstance(spot, Spot):
-                self._found.setdefault((spot.host, spot.side), spot)
+        for place in found:
+            if isinstance(place, Place):
+                self._found.setdefault((place.host, place.side), place)
 
     def _note(self, notes: list[tuple[str, str]], event: Event, reason: str) -> None:
         where = "" if event.kind == "module" else f"the function {event.name}: "
         if (event.path, where + reason) not in notes:
             notes.append((event.path, where + reason))
 
-    def before(self, event: Event) -> Iterator[Spot | str]:
-        """The spots, or reasons, for norms of what an activation takes."""
+    def before(self, event: Event) -> Iterator[Place | str]:
+        """The places, or reasons, for norms of what an activation takes."""
         source = event.sources[0]
         if is_recurrent(event):
             yield (
@@ -92,7 +92,7 @@ class Search:
         else:
             yield self.between(source, event, _feeds(self.at, event))
 
-    def _at_branches(self, event: Event, add: Event) -> Iterator[Spot | str]:
+    def _at_branches(self, event: Event, add: Event) -> Iterator[Place | str]:
         """At the ends of the branches that an addition closes: x + norm(f(x))."""
         tops = [above(source) for source in add.sources]
         normed = next((top for top in tops if top.role == "norm"), None)
@@ -104,61 +104,61 @@ class Search:
             why = f"{named(above(end))} ends a branch of a residual block: x + norm(f(x))"
             yield self.between(end, add, why)
         if not ends:
-            yield self.between(event.sources[0], event, "behind an addition: norm(x + f(x))")
+            yield self.between(event.sources[0], event, "after an addition: norm(x + f(x))")
 
-    def after(self, event: Event) -> Iterator[Spot | str]:
-        """The spots, or reasons, for norms of what an activation puts out."""
+    def after(self, event: Event) -> Iterator[Place | str]:
+        """The places, or reasons, for norms of what an activation puts out."""
         normed = next((e for e in below(self.at.graph, event) if e.role == "norm"), None)
         if normed is not None:
             yield f"{named(normed)} is after it already; strip the norms first"
             return
         skips = identity_skips(self.at.graph, event)
-        takers = [e for e in self.at.graph.consumers(event) if not skips & {e, *self._passed_on(e)}]
+        consumers = [e for e in self.at.graph.consumers(event) if not skips & {e, *self._passed_on(e)}]
         if not skips:
-            spot = self._place_behind(event)
-            if isinstance(spot, Spot) or not takers:
-                yield spot
+            place = self._place_behind(event)
+            if isinstance(place, Place) or not consumers:
+                yield place
                 return
-        for taker in takers:
+        for consumer in consumers:
             why = (
                 "it begins the branch of a residual block: x + f(norm(x))"
                 if skips
                 else _behind(self.at, event)
             )
-            yield self.at.in_front(taker, event, why)
+            yield self.at.before(consumer, event, why)
 
-    def _place_behind(self, event: Event) -> Spot | str:
+    def _place_behind(self, event: Event) -> Place | str:
         why = _behind(self.at, event)
         consumers = self.at.graph.consumers(event)
-        free = self.at.instead(consumers[0], why) if len(consumers) == 1 else None
-        return free or self.at.behind(event, why)
+        free = self.at.replacing(consumers[0], why) if len(consumers) == 1 else None
+        return free or self.at.after(event, why)
 
     def _passed_on(self, event: Event) -> Iterable[Event]:
         return below(self.at.graph, event) if event.role == "passing" else ()
 
-    def between(self, source: Event, event: Event, why: str) -> Spot | str:
-        """A spot between two events: an identity's place, among children of a Sequential, or on one of the two."""
+    def between(self, source: Event, event: Event, why: str) -> Place | str:
+        """A place between two events: an identity's place, among children of a Sequential, or on one of the two."""
         alone = not self.at.goes_on(source)
         free = self._free(source, why) if alone else None
         if free is not None:
             return free
-        behind = (
-            self.at.behind(source, why)
+        after = (
+            self.at.after(source, why)
             if alone
             else f"what {named(source)} puts out goes to others too, which a norm must not change"
         )
         if event.role != "activation":
-            return behind
-        in_front = self.at.in_front(event, source, why)
-        spots = [spot for spot in (in_front, behind) if isinstance(spot, Spot)]
-        reason = behind if event.module is None else in_front
-        return next((spot for spot in spots if spot.in_sequence), spots[-1] if spots else reason)
+            return after
+        before = self.at.before(event, source, why)
+        places = [place for place in (before, after) if isinstance(place, Place)]
+        reason = after if event.module is None else before
+        return next((place for place in places if place.in_sequence), places[-1] if places else reason)
 
-    def _free(self, source: Event, why: str) -> Spot | None:
+    def _free(self, source: Event, why: str) -> Place | None:
         """The place of an identity above, nearest to the layer."""
         found = None
         while source.role == "passing" and len(source.sources) == 1:
-            found = self.at.instead(source, why) or found
+            found = self.at.replacing(source, why) or found
             source = source.sources[0]
             if self.at.goes_on(source):
                 break
@@ -174,12 +174,12 @@ class Search:
             source = source.sources[0]
 
 
-def _feeds(at: Spots, event: Event) -> str:
+def _feeds(at: Places, event: Event) -> str:
     producer = at.graph.producer(event)
     return f"{named(producer)} feeds {named(event)}" if producer is not None else f"before {named(event)}"
 
 
-def _behind(at: Spots, event: Event) -> str:
+def _behind(at: Places, event: Event) -> str:
     producer = at.graph.producer(event)
     fed = f", which {named(producer)} feeds" if producer is not None else ""
-    return f"behind {named(event)}{fed}"
+    return f"after {named(event)}{fed}"

@@ -24,11 +24,11 @@ class Rearrangement(Edit):
         """What must be there for the steps; None: nothing of this name."""
         self._before: dict[str, nn.Module | None] = {}
 
-    def place(self, name: str, child: nn.Module, neighbour: str, *, behind: bool) -> None:
-        """Put a child right before or behind another; one that is there already under that name moves."""
+    def place(self, name: str, child: nn.Module, neighbour: str, *, after: bool) -> None:
+        """Put a child right before or after another; one that is there already under that name moves."""
         for seen in (name, neighbour):
             self._stands.setdefault(seen, self.parent._modules.get(seen))
-        self._steps.append(_Step(name, child, neighbour, behind))
+        self._steps.append(_Step(name, child, neighbour, after))
 
     def remove(self, name: str) -> None:
         """Take a child out; the names of the others stay."""
@@ -62,30 +62,30 @@ class Rearrangement(Edit):
         return all(self.parent._modules.get(name) is child for name, child in children.items())
 
     def _after(self) -> dict[str, nn.Module | None]:
-        """The children, linked to those behind them while they move."""
+        """The children, linked to those after them while they move."""
         children: dict[str, nn.Module | None] = dict(self.parent._modules)
         names: list[str | None] = [None, *children, None]
-        behind = dict(pairwise(names))
-        ahead = {later: name for name, later in behind.items()}
+        after = dict(pairwise(names))
+        ahead = {later: name for name, later in after.items()}
 
         def link(name: str | None, later: str | None) -> None:
-            behind[name], ahead[later] = later, name
+            after[name], ahead[later] = later, name
 
         for step in self._steps:
             if step.name in children:
-                link(ahead.pop(step.name), behind.pop(step.name))
+                link(ahead.pop(step.name), after.pop(step.name))
                 del children[step.name]
             if step.child is not None:
-                first = step.neighbour if step.behind else ahead[step.neighbour]
-                last = behind[first]
+                first = step.neighbour if step.after else ahead[step.neighbour]
+                last = after[first]
                 link(first, step.name)
                 link(step.name, last)
                 children[step.name] = step.child
         found: dict[str, nn.Module | None] = {}
-        name = behind[None]
+        name = after[None]
         while name is not None:
             found[name] = children[name]
-            name = behind[name]
+            name = after[name]
         return found
 
 
@@ -94,7 +94,7 @@ class _Step(NamedTuple):
     child: nn.Module | None
     """None: it goes."""
     neighbour: str = ""
-    behind: bool = False
+    after: bool = False
 
 
 class SlotEdit(Edit):

@@ -45,7 +45,7 @@ class Edit:
         """Modules that `do` puts in the places of others, old → new."""
         return {}
 
-    def heirs(self) -> Mapping[nn.Parameter, nn.Parameter]:
+    def successors(self) -> Mapping[nn.Parameter, nn.Parameter]:
         """Parameters whose optimizer state goes over to another one, old → new."""
         return {}
 
@@ -56,14 +56,14 @@ class Edit:
 
 @dataclass(frozen=True, eq=False)
 class ModuleEdit(Edit):
-    """Put a module in another's place, at all its sites, so that a shared module stays shared.
+    """Put a module in another's place, at all its locations, so that a shared module stays shared.
 
     The new one takes over the old one's mode and hooks (handles that users hold go on working) and the tensors
     that both hold when the edit is planned; `undo` gives them back as they are then, so training in between is
     kept.
     """
 
-    sites: tuple[tuple[nn.Module, str], ...]
+    locations: tuple[tuple[nn.Module, str], ...]
     old: nn.Module
     new: nn.Module
     carries: tuple[str, ...] = field(init=False)
@@ -92,23 +92,23 @@ class ModuleEdit(Edit):
         return {self.old: self.new}
 
     def touches(self) -> Iterable[nn.Module]:
-        return (parent for parent, _ in self.sites)
+        return (parent for parent, _ in self.locations)
 
     def _stands(self, module: nn.Module) -> bool:
-        return all(parent._modules.get(name) is module for parent, name in self.sites)
+        return all(parent._modules.get(name) is module for parent, name in self.locations)
 
-    def _hand_over(self, giver: nn.Module, taker: nn.Module) -> None:
-        taker.training = giver.training
+    def _hand_over(self, giver: nn.Module, consumer: nn.Module) -> None:
+        consumer.training = giver.training
         for name in self.carries:
             for group in ("_parameters", "_buffers"):
-                if name in vars(taker)[group]:
-                    vars(taker)[group][name] = _tensors(giver)[name]
+                if name in vars(consumer)[group]:
+                    vars(consumer)[group][name] = _tensors(giver)[name]
         for name in _HOOKS:
             if name in vars(giver):
-                vars(taker)[name] = vars(giver)[name]
-        _rebind_hooks(giver, taker)
-        for parent, name in self.sites:
-            parent._modules[name] = taker
+                vars(consumer)[name] = vars(giver)[name]
+        _rebind_hooks(giver, consumer)
+        for parent, name in self.locations:
+            parent._modules[name] = consumer
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +141,7 @@ class ParameterEdit(Edit):
     def undo(self) -> None:
         self.module.register_parameter(self.name, self.old)
 
-    def heirs(self) -> Mapping[nn.Parameter, nn.Parameter]:
+    def successors(self) -> Mapping[nn.Parameter, nn.Parameter]:
         if not self.keeps_state or self.old is None or self.new is None:
             return {}
         return {self.old: self.new}
@@ -239,7 +239,7 @@ class Alike(Edit):
 
 
 class Unchanged(Edit):
-    """Changes nothing: what other edits have reckoned new tensors from must still hold the same values.
+    """Changes nothing: what other edits have computed new tensors from must still hold the same values.
 
     `names`: which of a module's tensors; all floating ones by default.
     """
@@ -281,7 +281,7 @@ def do_all(edits: Iterable[Edit]) -> None:
 
 @contextmanager
 def done(edits: Sequence[Edit]) -> Iterator[None]:
-    """Edits done in here and undone behind, whatever happens."""
+    """Edits done in here and undone after, whatever happens."""
     do_all(edits)
     try:
         yield
@@ -320,23 +320,23 @@ def _same_bits(found: Tensor | None, expected: Tensor | None) -> bool:
     )
 
 
-def _rebind_hooks(giver: nn.Module, taker: nn.Module) -> None:
+def _rebind_hooks(giver: nn.Module, consumer: nn.Module) -> None:
     """Hooks that torch has bound to the module itself are bound to its successor."""
     for name in _HOOKS:
-        hooks = vars(taker).get(name)
+        hooks = vars(consumer).get(name)
         if not isinstance(hooks, dict):
             continue
         for key, hook in hooks.items():
             inner = getattr(hook, "hook", None)
             if getattr(hook, "with_module", False):
-                hook.module = weakref.ref(taker)
+                hook.module = weakref.ref(consumer)
             elif inner is not None and _is_method_of(inner, giver):
-                hook.hook = getattr(taker, inner.__name__)
-            elif _is_method_of(hook, giver) and hasattr(taker, hook.__name__):
-                hooks[key] = getattr(taker, hook.__name__)
+                hook.hook = getattr(consumer, inner.__name__)
+            elif _is_method_of(hook, giver) and hasattr(consumer, hook.__name__):
+                hooks[key] = getattr(consumer, hook.__name__)
     for name in ("_initialize_hook", "_load_hook"):  # of lazy modules: handles into the hooks above
         if name in vars(giver):
-            vars(taker)[name] = vars(giver)[name]
+            vars(consumer)[name] = vars(giver)[name]
 
 
 def _is_method_of(hook: Any, module: nn.Module) -> bool:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-import gc
 import inspect
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from torch import nn
 
+from normsmith.anatomy.isolation import uncollected
 from normsmith.errors import SurgeryError
 
 if TYPE_CHECKING:
@@ -47,33 +45,6 @@ class Operation:
                     f"{name}={value!r}; such a plan stays in its process"
                 )
         return {"name": self.name, "arguments": dict(self.arguments)}
-
-
-class _Pauses:
-    """Who wants Python's collector to rest, in all threads together, and whether it was at work before."""
-
-    def __init__(self) -> None:
-        self.lock, self.number, self.collects = threading.Lock(), 0, False
-
-
-_PAUSES = _Pauses()
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Make many small objects that stay: Python's collector would go through all of them time and again."""
-    with _PAUSES.lock:
-        if _PAUSES.number == 0:
-            _PAUSES.collects = gc.isenabled()
-        _PAUSES.number += 1
-    try:
-        gc.disable()
-        yield
-    finally:
-        with _PAUSES.lock:
-            _PAUSES.number -= 1
-            if _PAUSES.number == 0 and _PAUSES.collects:
-                gc.enable()
 
 
 def operation(function: F) -> F:

@@ -19,8 +19,8 @@ class Following:
     Made before the change. `update` after it: parameters that went leave their group, their state with them;
     new ones join the group of the parameter whose place they take (the same name in the same module, or in the
     one that replaces it), else of their nearest neighbour in the model, a vector that of a bias beside a
-    weight; all others keep place and state. `heirs` get the state of those whose heirs they are. `restore` brings
-    groups and states back, those of parameters that stayed as training has left them.
+    weight; all others keep place and state. `successors` (old → new) take over the state of those they succeed.
+    `restore` brings groups and states back, those of parameters that stayed as training has left them.
     """
 
     def __init__(self, optimizers: Iterable[Optimizer], model: nn.Module) -> None:
@@ -34,7 +34,7 @@ class Following:
     def update(
         self,
         model: nn.Module,
-        heirs: Mapping[nn.Parameter, nn.Parameter],
+        successors: Mapping[nn.Parameter, nn.Parameter],
         replaced: Mapping[nn.Module, nn.Module],
     ) -> None:
         """Follow the model to what it is now. Raises SurgeryError where an optimizer cannot."""
@@ -55,7 +55,7 @@ class Following:
             self._join(parameter, (self._before[name], *near) if takes_its_place else near)
         names_of = _by_parameter(self._before), _by_parameter(after)
         for book in self._books:
-            book.leave(gone, heirs)
+            book.leave(gone, successors)
             book.rename(*names_of)
 
     def is_restorable(self) -> bool:
@@ -117,12 +117,12 @@ class _Book:
         index = next(index for index, other in enumerate(group) if other is beside)
         group.insert(index + 1, parameter)
 
-    def leave(self, gone: set[int], heirs: Mapping[nn.Parameter, nn.Parameter]) -> None:
+    def leave(self, gone: set[int], successors: Mapping[nn.Parameter, nn.Parameter]) -> None:
         state = self.optimizer.state
         for group in self.optimizer.param_groups:
             group["params"][:] = [p for p in group["params"] if id(p) not in gone]
         self._dropped = {p: state.pop(p) for p in list(state) if id(p) in gone}
-        self._heirs = {old: new for old, new in heirs.items() if old in self._dropped}
+        self._heirs = {old: new for old, new in successors.items() if old in self._dropped}
         for old, new in self._heirs.items():
             state[new] = self._dropped[old]
         self._left = [list(group["params"]) for group in self.optimizer.param_groups]

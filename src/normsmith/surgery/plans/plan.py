@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from normsmith._text import count
+from normsmith.anatomy.forward import Forward, call
+from normsmith.anatomy.remark import Remark
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery.plans.edits import Edit, do_all, done, undo_all
 from normsmith.surgery.plans.operation import Operation
 from normsmith.surgery.plans.optimizers import Following
-from normsmith.surgery.plans.verify import Expectation, Forward, Verification, call, verify
+from normsmith.surgery.plans.verify import Expectation, Verification, verify
 from normsmith.surgery.plans.wrappers import averaged, books, check_books
 
 _T = TypeVar("_T")
@@ -36,14 +38,6 @@ class Change:
     after: str
     why: str = field(compare=False)
     also: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Remark:
-    """Something that a plan leaves as it is, and the reason."""
-
-    path: str
-    reason: str
 
 
 @dataclass(eq=False)
@@ -246,8 +240,8 @@ class Plan:
         try:
             for before in wrapped:
                 check_books(before)
-            heirs = {old: new for edit in self.edits for old, new in edit.heirs().items()}
-            following.update(self._result(), heirs, self._replaces())
+            successors = {old: new for edit in self.edits for old, new in edit.successors().items()}
+            following.update(self._result(), successors, self._replaces())
         except BaseException:
             following.restore()
             undo_all(edits)

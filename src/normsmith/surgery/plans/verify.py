@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
+from normsmith.anatomy.forward import Forward, check_runnable, outputs
 from normsmith.anatomy.preserve import preserved
 from normsmith.errors import SurgeryError
 
 Outcome = Literal["same", "may differ", "differs"]
-Forward = Callable[[nn.Module, Any], Any]
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 _COARSE = 3e-2
 """For half precision: a few units of its last digit, through a deep network."""
@@ -48,34 +46,6 @@ class Verification:
             rows.append(f"training: expected {self.expects.training}, largest difference {self.training:.1e}")
         rows += [f"not reached by this batch: {path}" for path in self.unreached]
         return "\n".join(rows)
-
-
-def call(model: nn.Module, batch: Any) -> Any:
-    """The usual forward: a dict by names, otherwise the batch or, of an (input, target) pair, its first part.
-
-    >>> call(nn.Identity(), (torch.ones(2), 0))
-    tensor([1., 1.])
-    """
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
-
-
-def outputs(model: nn.Module, batch: Any, forward: Forward, *, training: bool, seed: int = 0) -> list[Tensor]:
-    """Floating tensors that `forward(model, batch)` returns, without gradients; the model may change."""
-    with torch.no_grad():
-        model.train(training)
-        torch.manual_seed(seed)
-        found = forward(model, batch)
-    return [tensor.detach().clone() for tensor in flat(found) if tensor.is_floating_point()]
-
-
-def check_runnable(model: nn.Module) -> None:
-    """Raise SurgeryError for a model that no forward can be run of without changing it for good."""
-    for path, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor) or tensor.is_meta:
-            state = "not initialised yet (lazy)" if is_lazy(tensor) else "on the meta device"
-            raise SurgeryError(f"a forward of the model needs values, and {path} is {state}")
 
 
 def compare(
@@ -126,26 +96,6 @@ def verify(
         found[1] if len(found) > 1 else None,
         tuple(path for module, path in new.items() if module not in reached),
     )
-
-
-def flat(found: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists, mappings and dataclass-like outputs.
-
-    >>> [tensor.item() for tensor in flat({"loss": torch.tensor(1), "rest": (torch.tensor(2), "x")})]
-    [1, 2]
-    """
-    if isinstance(found, Tensor):
-        yield found
-    elif isinstance(found, (tuple, list)):
-        for part in found:
-            yield from flat(part)
-    elif hasattr(found, "values") and callable(found.values):
-        for part in found.values():
-            yield from flat(part)
-    elif hasattr(found, "__dict__"):
-        for part in vars(found).values():
-            if isinstance(part, (Tensor, tuple, list, dict)):
-                yield from flat(part)
 
 
 def _run(model: nn.Module, batch: Any, forward: Forward, mode: str, when: str) -> list[Tensor]:

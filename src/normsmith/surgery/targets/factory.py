@@ -3,51 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from normsmith import layers
+from normsmith.anatomy.kinds import Signal
 from normsmith.errors import InputError, SurgeryError
 
 NAMES = ("batch", "renorm", "layer", "group")
 Norm = str | Callable[[int, nn.Module], nn.Module]
 
-_DIMENSIONS: dict[type[nn.Module], int] = {
-    nn.Linear: 1,
-    nn.Conv1d: 1,
-    nn.Conv2d: 2,
-    nn.Conv3d: 3,
-    nn.ConvTranspose1d: 1,
-    nn.ConvTranspose2d: 2,
-    nn.ConvTranspose3d: 3,
-}
-PRODUCERS = tuple(_DIMENSIONS)
 _MOST_GROUPS = 8
-
-
-def channels(producer: nn.Module) -> int:
-    """How many channels a linear layer or convolution puts out.
-
-    >>> channels(nn.Conv2d(3, 16, 3))
-    16
-    """
-    layer: Any = producer
-    return int(layer.out_features if isinstance(producer, nn.Linear) else layer.out_channels)
-
-
-@dataclass(frozen=True)
-class Signal:
-    """What flows at a place: the channels, the number of dimensions beside batch and channels, and the layout.
-
-    (N, C) and (N, C, …), or, with `channels_last`, (N, …, C).
-    """
-
-    features: int
-    spatial: int = 0
-    channels_last: bool = False
 
 
 def make_norm(norm: Norm, signal: Signal, layer: nn.Module, options: dict[str, Any]) -> nn.Module:

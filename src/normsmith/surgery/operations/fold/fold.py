@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm
 from normsmith.anatomy.describe import words
-from normsmith.anatomy.locations import Sites
+from normsmith.anatomy.forward import Forward, call
+from normsmith.anatomy.locations import Locations
+from normsmith.anatomy.remark import Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.anatomy.trace import trace
 from normsmith.errors import InputError, SurgeryError
@@ -19,8 +21,8 @@ from normsmith.surgery.operations.fold.partners import Finder
 from normsmith.surgery.operations.fold.weights import Weights, affine_of
 from normsmith.surgery.plans.edits import Edit, ModuleEdit, ParameterEdit, Unchanged
 from normsmith.surgery.plans.operation import operation
-from normsmith.surgery.plans.plan import Change, Plan, Remark
-from normsmith.surgery.plans.verify import Expectation, Forward, call
+from normsmith.surgery.plans.plan import Change, Plan
+from normsmith.surgery.plans.verify import Expectation
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -34,14 +36,14 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def fold(model: nn.Module, batch: Any = None, *, forward: Forward = call, only: Only = None) -> Plan:
-    """Plan to let linear layers and convolutions do the work of the batch norms behind or before them.
+    """Plan to let linear layers and convolutions do the work of the batch norms after or before them.
 
-        behind:  γ·(W·x + b − μ)/σ + β = (s·W)·x + (s·b + t)        s = γ/σ, t = β − s·μ
+        after:  γ·(W·x + b − μ)/σ + β = (s·W)·x + (s·b + t)        s = γ/σ, t = β − s·μ
         before:  W·(s·x + t) + b = (W·s)·x + (b + Σ W·t)            σ = sqrt(running_var + eps)
 
     Evaluation gives the same outputs; training does not make sense afterwards. `nn.Linear` and (transposed)
     convolutions take part, grouped ones too; of norms all that `convert` reads and that go by running
-    statistics. The weights are reckoned in float64 and kept in their dtype; where there is no bias, there is one
+    statistics. The weights are computed in float64 and kept in their dtype; where there is no bias, there is one
     then. In the norm's place stands an `nn.Identity`, or its activation where they were one layer, so that all
     paths stay; the norm's keys leave the state dict.
 
@@ -63,21 +65,21 @@ def fold(model: nn.Module, batch: Any = None, *, forward: Forward = call, only: 
     >>> print(plan)
     fold batch norms: 2 changes, 0 refusals
       1  nn.BatchNorm2d(8) → Identity()                  0 does its work
-      0  Conv2d(3, 8) → Conv2d(3, 8) with other weights  as if 1 came behind it; its bias is new
+      0  Conv2d(3, 8) → Conv2d(3, 8) with other weights  as if 1 came after it; its bias is new
       outputs: the same in evaluation; in training: may differ
     >>> list(plan.apply().state_dict())
     ['0.weight', '0.bias']
 
     Source: Jacob et al. (2018), arXiv:1712.05877, section 3.2.
     """
-    sites = Sites(model)
-    norms = {module: paths for module, paths in sites.paths.items() if is_batch_norm(module)}
+    locations = Locations(model)
+    norms = {module: paths for module, paths in locations.paths.items() if is_batch_norm(module)}
     chosen = selected(norms, only, None, None)
     if not chosen:
         where = f"none of its {len(norms)} batch norms is selected" if norms else "it has no batch norm"
         raise SurgeryError(f"fold: expected batch norms in {type(model).__name__}, but {where}")
-    found = Finder(trace(model, batch, forward=forward), Layout(sites)).find(chosen)
-    first = {module: paths[0] for module, paths in sites.paths.items()}
+    found = Finder(trace(model, batch, forward=forward), Layout(locations)).find(chosen)
+    first = {module: paths[0] for module, paths in locations.paths.items()}
     return fold_pairs(
         model,
         [
@@ -100,7 +102,7 @@ def fold_pairs(
     padding and shapes are looked at again.
 
     Args:
-        pairs: (path of the norm, path of the layer, "behind" or "before", dimensions); in the order of the
+        pairs: (path of the norm, path of the layer, "after" or "before", dimensions); in the order of the
             forward. `dimensions`: how many the norm's input must have, or None where that is known to be right.
         refused: paths of norms that are not folded, and why.
 
@@ -108,15 +110,15 @@ def fold_pairs(
         InputError: a pair is of another form, or names what is not there.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
-    >>> fold_pairs(model, [("1", "0", "behind", None)]).apply()[1]
+    >>> fold_pairs(model, [("1", "0", "after", None)]).apply()[1]
     Identity()
     """
-    layout = Layout(Sites(model))
+    layout = Layout(Locations(model))
     refusals = dict(refused or {})
     folded: dict[nn.Module, list[tuple[Fold, BatchNorm]]] = {}
     for row in pairs:
         fold = _as_fold(row, layout)
-        norm = foldable_norm(fold.norm, layout.sites)
+        norm = foldable_norm(fold.norm, layout.locations)
         against = norm if isinstance(norm, str) else obstacle(fold, norm, layout)
         if isinstance(norm, str) or against is not None:
             refusals[layout.path(fold.norm)] = str(against)
@@ -135,7 +137,7 @@ def fold_pairs(
         edits += (Unchanged(module) for module in (producer, *places))
         for name, new in (("weight", weight), ("bias", bias)):
             edits.append(ParameterEdit(producer, name, producer._parameters[name], new))
-        edits += (ModuleEdit(layout.sites.holders[norm], norm, new) for norm, new in places.items())
+        edits += (ModuleEdit(layout.locations.holders[norm], norm, new) for norm, new in places.items())
     return Plan(
         "fold batch norms",
         model,
@@ -173,18 +175,18 @@ class FoldedNorm(nn.Identity):
 
 def _as_fold(row: Sequence[Any], layout: Layout) -> Fold:
     modules = layout.modules
-    if len(row) != 4 or row[0] not in modules or row[1] not in modules or row[2] not in ("behind", "before"):
+    if len(row) != 4 or row[0] not in modules or row[1] not in modules or row[2] not in ("after", "before"):
         raise InputError(
-            f"pairs: expected (path of a norm, path of a layer, 'behind' or 'before', dimensions or None), got {row!r}"
+            f"pairs: expected (path of a norm, path of a layer, 'after' or 'before', dimensions or None), got {row!r}"
         )
-    side: Literal["behind", "before"] = row[2]
+    side: Literal["after", "before"] = row[2]
     return Fold(modules[row[0]], modules[row[1]], side, row[3])
 
 
 def _folded(producer: nn.Module, rows: Sequence[tuple[Fold, BatchNorm]]) -> tuple[nn.Parameter, nn.Parameter]:
     weights = Weights.of(producer)
     for fold, norm in rows:
-        (weights.then if fold.side == "behind" else weights.after)(affine_of(norm))
+        (weights.then if fold.side == "after" else weights.after)(affine_of(norm))
     return weights.stored()
 
 
@@ -201,10 +203,10 @@ def _changes(
     layout: Layout,
 ) -> Iterator[Change]:
     for norm, new in places.items():
-        path, *also = layout.sites.paths[norm]
+        path, *also = layout.locations.paths[norm]
         after = " ".join(repr(new).split())
         yield Change(path, words(norm), after, f"{layout.path(producer)} does its work", tuple(also))
-    path, *also = layout.sites.paths[producer]
+    path, *also = layout.locations.paths[producer]
     names = ", ".join(f"{layout.path(fold.norm)} came {fold.side} it" for fold, _ in rows)
     new_bias = "; its bias is new" if producer.bias is None else ""
     after = f"{words(producer)} with other weights"

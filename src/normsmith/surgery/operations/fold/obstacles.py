@@ -12,10 +12,9 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
 from normsmith.anatomy.batch_norms import BatchNorm, is_uninitialised, read
-from normsmith.anatomy.kinds import is_prepared, is_producer
-from normsmith.anatomy.locations import Sites
+from normsmith.anatomy.kinds import channels, is_prepared, is_producer
+from normsmith.anatomy.locations import Locations
 from normsmith.surgery.operations.fold.weights import affine_of
-from normsmith.surgery.targets.factory import channels
 
 _BEFORE_HOOKS = ("_forward_pre_hooks",)
 _BEHIND_HOOKS = ("_forward_hooks",)
@@ -24,28 +23,30 @@ _BACKWARD_HOOKS = ("_backward_pre_hooks", "_backward_hooks")
 
 @dataclass(frozen=True)
 class Fold:
-    """A norm that comes `behind` or `before` the producer that is to do its work.
+    """A norm that comes `after` or `before` the producer that is to do its work.
 
     `dimensions`: how many the norm's input must have for that, where the trace does not tell how many it has.
     """
 
     norm: nn.Module
     producer: nn.Module
-    side: Literal["behind", "before"]
+    side: Literal["after", "before"]
     dimensions: int | None = None
 
 
 class Layout:
     """A model's modules by path, and how many modules hold each parameter."""
 
-    def __init__(self, sites: Sites) -> None:
-        self.sites = sites
-        self.modules = {path: module for module, paths in sites.paths.items() for path in paths}
-        self.holders = Counter(id(p) for m in sites.paths for p in m._parameters.values() if p is not None)
+    def __init__(self, locations: Locations) -> None:
+        self.locations = locations
+        self.modules = {path: module for module, paths in locations.paths.items() for path in paths}
+        self.holders = Counter(
+            id(p) for m in locations.paths for p in m._parameters.values() if p is not None
+        )
 
     def path(self, module: nn.Module) -> str:
         """The first of its paths."""
-        return self.sites.paths[module][0]
+        return self.locations.paths[module][0]
 
     def scope(self, one: nn.Module, other: nn.Module) -> str:
         """The path of the innermost module that holds both."""
@@ -64,9 +65,9 @@ class Layout:
             path = path.rpartition(".")[0]
 
 
-def foldable_norm(module: nn.Module, sites: Sites) -> BatchNorm | str:
+def foldable_norm(module: nn.Module, locations: Locations) -> BatchNorm | str:
     """A norm's parts, or what about itself is against folding it."""
-    bound = sites.held_by(module, "folding")
+    bound = locations.held_by(module, "folding")
     if bound is not None:
         return bound
     norm = read(module)
@@ -89,7 +90,7 @@ def obstacle(fold: Fold, norm: BatchNorm, layout: Layout, between: Iterable[nn.M
         return own
     layer: Any = producer
     inputs = layer.in_features if isinstance(producer, nn.Linear) else layer.in_channels
-    width = channels(producer) if fold.side == "behind" else inputs
+    width = channels(producer) if fold.side == "after" else inputs
     if width != norm.features:
         return f"it has {norm.features} channels, {path} has {width}"
     hooked = _hooked(fold, layout, between)
@@ -99,7 +100,7 @@ def obstacle(fold: Fold, norm: BatchNorm, layout: Layout, between: Iterable[nn.M
         shift = affine_of(norm).shift
         if shift.is_meta or bool(shift.any()):
             return (
-                f"{path} behind it has a border (zero padding, or a transposed kernel) that the norm's shift does not "
+                f"{path} after it has a border (zero padding, or a transposed kernel) that the norm's shift does not "
                 "reach, and a bias would"
             )
     return None
@@ -125,7 +126,7 @@ def _own_obstacles(producer: nn.Module, path: str, holders: Counter[int]) -> Ite
 
 def _hooked(fold: Fold, layout: Layout, between: Iterable[nn.Module]) -> str | None:
     """Hooks that meet the values between the two, which will be other ones or none."""
-    first, second = (fold.producer, fold.norm) if fold.side == "behind" else (fold.norm, fold.producer)
+    first, second = (fold.producer, fold.norm) if fold.side == "after" else (fold.norm, fold.producer)
     watched: list[tuple[nn.Module, tuple[str, ...]]]
     watched = [(module, _BEHIND_HOOKS) for module in layout.around(first, second)]
     watched += [(module, _BEFORE_HOOKS) for module in layout.around(second, first)]

@@ -56,15 +56,15 @@ class Finder:
         return {norm: found[norm] for norm in places}
 
     def _one(self, module: nn.Module, place: _Place | str) -> Fold | str:
-        norm = foldable_norm(module, self._layout.sites)
+        norm = foldable_norm(module, self._layout.locations)
         if isinstance(norm, str):
             return norm
         if isinstance(place, str):
             return place
-        behind = self._behind(norm, place)
-        found = behind if isinstance(behind, Fold) else self._before(norm, place)
-        if isinstance(behind, _Against) and isinstance(found, _Against):
-            return _together(behind, found)
+        after = self._behind(norm, place)
+        found = after if isinstance(after, Fold) else self._before(norm, place)
+        if isinstance(after, _Against) and isinstance(found, _Against):
+            return _together(after, found)
         assert isinstance(found, Fold)
         if norm.activation is None and len(place.inner) == 1:
             self._folded.add(place.end)
@@ -103,25 +103,25 @@ class Finder:
     def _read(self, module: nn.Module) -> list[Event]:
         """Tensors of a module that functions use."""
         names = [*module._parameters, *module._buffers]
-        paths = [f"{path}.{name}" for path in self._layout.sites.paths[module] for name in names]
+        paths = [f"{path}.{name}" for path in self._layout.locations.paths[module] for name in names]
         return [self._parameters[path] for path in paths if path in self._parameters]
 
     def _behind(self, norm: BatchNorm, place: _Place) -> Fold | _Against:
         """Into the producer whose output is the norm's input and goes nowhere else."""
-        event, takers, between = place.entry, place.inner, list[Event]()
+        event, consumers, between = place.entry, place.inner, list[Event]()
         while True:
             is_producer = event.role == "producer"
             if not (is_producer or self._passes(event)):
                 return _Against(stops_at=_label(event))
-            others = [taker for taker in self._takers(event) if taker not in takers]
+            others = [consumer for consumer in self._consumers_of(event) if consumer not in consumers]
             if others:
                 return _Against(f"{_label(others[0])} takes what {_label(event)} puts out as well")
             if self._graph.is_output(event):
                 return _Against(f"what {_label(event)} puts out is an output of the model too")
             if is_producer:
-                return self._fold(norm, place, event, between, "behind")
+                return self._fold(norm, place, event, between, "after")
             between.append(event)
-            event, takers = event.sources[0], frozenset({event})
+            event, consumers = event.sources[0], frozenset({event})
 
     def _before(self, norm: BatchNorm, place: _Place) -> Fold | _Against:
         """Into the producer that alone takes the norm's output."""
@@ -129,16 +129,16 @@ class Finder:
             return _Against(stops_at=f"its own activation, {norm.activation}")
         event, between = place.end, list[Event]()
         while True:
-            takers = self._takers(event)
+            consumers = self._consumers_of(event)
             if self._graph.is_output(event):
                 return _Against(stops_at="the model's output")
-            if len(takers) != 1:
-                return _Against(stops_at=" and ".join(map(_label, takers)) or "nothing")
-            if takers[0].role == "producer":
-                return self._fold(norm, place, takers[0], between, "before")
-            if not self._passes(takers[0]):
-                return _Against(stops_at=_label(takers[0]))
-            event = takers[0]
+            if len(consumers) != 1:
+                return _Against(stops_at=" and ".join(map(_label, consumers)) or "nothing")
+            if consumers[0].role == "producer":
+                return self._fold(norm, place, consumers[0], between, "before")
+            if not self._passes(consumers[0]):
+                return _Against(stops_at=_label(consumers[0]))
+            event = consumers[0]
             between.append(event)
 
     def _fold(
@@ -147,7 +147,7 @@ class Finder:
         place: _Place,
         event: Event,
         between: list[Event],
-        side: Literal["behind", "before"],
+        side: Literal["after", "before"],
     ) -> Fold | _Against:
         """The fold into the producer called at `event`, or what is against it."""
         producer = event.module
@@ -193,13 +193,17 @@ class Finder:
         same = event.kind == "function" and event.name in _SAME_VALUES
         return same or (_is_reshape(event) and event.shape is not None)
 
-    def _takers(self, event: Event) -> tuple[Event, ...]:
+    def _consumers_of(self, event: Event) -> tuple[Event, ...]:
         """The calls that take the values of a result, not its shape alone."""
 
-        def reads_shape(taker: Event) -> bool:
-            return taker.kind == "function" and taker.name in _SHAPE_READERS and taker.sources[0] is not event
+        def reads_shape(consumer: Event) -> bool:
+            return (
+                consumer.kind == "function"
+                and consumer.name in _SHAPE_READERS
+                and consumer.sources[0] is not event
+            )
 
-        return tuple(taker for taker in self._graph.consumers(event) if not reads_shape(taker))
+        return tuple(consumer for consumer in self._graph.consumers(event) if not reads_shape(consumer))
 
     def _left_out(self, norm: nn.Module, producer: nn.Module) -> str | None:
         """What one forward did not call, beside the two: for other inputs the data may go that way."""
@@ -234,13 +238,13 @@ class Finder:
             yield from self._uncalled_in(child, inner)
 
 
-def _together(behind: _Against, before: _Against) -> str:
-    if behind.stops_at and before.stops_at:
+def _together(after: _Against, before: _Against) -> str:
+    if after.stops_at and before.stops_at:
         return (
-            f"it stands between {behind.stops_at} and {before.stops_at}: beside no linear layer or convolution that "
+            f"it stands between {after.stops_at} and {before.stops_at}: beside no linear layer or convolution that "
             "could do its work"
         )
-    return "; ".join(reason for reason in (behind.reason, before.reason) if reason)
+    return "; ".join(reason for reason in (after.reason, before.reason) if reason)
 
 
 def _dimensions(producer: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""Weights of a linear layer or convolution that does its neighbour's batch norm too, reckoned in float64."""
+"""Weights of a linear layer or convolution that does its neighbour's batch norm too, computed in float64."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Weights:
         return cls(producer, weight, bias)
 
     def then(self, norm: Affine) -> None:
-        """Fold a norm that comes behind: W ← scale·W and b ← scale·b + shift, per output channel."""
+        """Fold a norm that comes after: W ← scale·W and b ← scale·b + shift, per output channel."""
         if isinstance(self.producer, _ConvTransposeNd):  # (in, out/groups, *kernel)
             self._scale_second(norm.scale, repeats=self.weight.shape[0] // self.producer.groups)
         else:

@@ -10,17 +10,16 @@ import torch
 from torch import nn
 
 from normsmith.anatomy.graph import Event, Graph, is_linear
-from normsmith.anatomy.kinds import is_producer, is_sequential
-from normsmith.anatomy.locations import Sites
-from normsmith.surgery.targets.factory import Signal, channels
+from normsmith.anatomy.kinds import Signal, channels, is_producer, is_sequential
+from normsmith.anatomy.locations import Locations
 
-Side = Literal["behind", "in front", "instead"]
+Side = Literal["after", "before", "replaces"]
 RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
 
 
 @dataclass(frozen=True)
-class Spot:
-    """A place for a norm: behind a module, in front of it, or instead of it (an identity).
+class Place:
+    """A place for a norm: after a module, before it, or instead of it (an identity).
 
     `host` is the module's path, `why` a person's reason. `in_sequence`: the norm becomes a child of the
     `nn.Sequential` that runs the host; otherwise one of the host itself. `like`: the path of the layer whose dtype
@@ -36,11 +35,11 @@ class Spot:
     bias: str | None = None
 
 
-class Spots:
-    """Finds the spots of one model by its graph."""
+class Places:
+    """Finds the places of one model by its graph."""
 
     def __init__(self, model: nn.Module, graph: Graph) -> None:
-        self.graph, self.sites = graph, Sites(model)
+        self.graph, self.locations = graph, Locations(model)
 
     @cached_property
     def hidden(self) -> frozenset[Event]:
@@ -52,10 +51,10 @@ class Spots:
         """See `gates`."""
         return gates(self.graph)
 
-    def behind(self, event: Event, why: str) -> Spot | str:
-        """The spot behind an event, or the reason why there is none.
+    def after(self, event: Event, why: str) -> Place | str:
+        """The place after an event, or the reason why there is none.
 
-        Where an event that only passes channels on cannot hold a norm (a function, a module called twice), the spot
+        Where an event that only passes channels on cannot hold a norm (a function, a module called twice), the place
         is above it.
         """
         host = event
@@ -63,10 +62,10 @@ class Spots:
             if self.goes_on(host.sources[0]):
                 break
             host = host.sources[0]
-        return self._hosted(host, "behind", host, why)
+        return self._hosted(host, "after", host, why)
 
-    def in_front(self, event: Event, source: Event, why: str) -> Spot | str:
-        """The spot in front of an event that takes `source`, or the reason why there is none."""
+    def before(self, event: Event, source: Event, why: str) -> Place | str:
+        """The place before an event that takes `source`, or the reason why there is none."""
         while event.kind == "function" and event.role == "passing":
             consumers = self.graph.consumers(event)
             if len(consumers) != 1 or self.graph.is_output(event):
@@ -74,19 +73,19 @@ class Spots:
             source, event = event, consumers[0]
         if not event.sources or event.sources[0] is not source or event.sources.count(source) > 1:
             return f"{named(event)} takes more than the one result"
-        return self._hosted(event, "in front", source, why)
+        return self._hosted(event, "before", source, why)
 
-    def instead(self, event: Event, why: str) -> Spot | None:
-        """The spot of an identity, if the event is one that can be replaced."""
+    def replacing(self, event: Event, why: str) -> Place | None:
+        """The place of an identity, if the event is one that can be replaced."""
         module = event.module
         if type(module) is not nn.Identity or module._modules or not self._is_called_once(module):
             return None
-        if self.sites.plainly_held(module) or not self.sites.holders[module]:
+        if self.locations.plainly_held(module) or not self.locations.holders[module]:
             return None
-        found = self._hosted(event, "instead", event.sources[0], why)
-        return found if isinstance(found, Spot) and not found.signal.channels_last else None
+        found = self._hosted(event, "replaces", event.sources[0], why)
+        return found if isinstance(found, Place) and not found.signal.channels_last else None
 
-    def _hosted(self, event: Event, side: Side, result: Event, why: str) -> Spot | str:
+    def _hosted(self, event: Event, side: Side, result: Event, why: str) -> Place | str:
         module, obstacle = event.module, self._holds_none(event)
         if obstacle is not None or module is None:
             return str(obstacle)
@@ -94,8 +93,8 @@ class Spots:
         if isinstance(found, str):
             return found
         signal, like = found
-        within = side != "instead" and not signal.channels_last and self._runs_in_sequence(module)
-        return Spot(event.path, side, within, signal, like, why, self._bias(result, side))
+        within = side != "replaces" and not signal.channels_last and self._runs_in_sequence(module)
+        return Place(event.path, side, within, signal, like, why, self._bias(result, side))
 
     def _holds_none(self, event: Event) -> str | None:
         """Why no norm can be put on an event, if so."""
@@ -157,8 +156,8 @@ class Spots:
         return event.name.lower() in ("flatten", "reshape", "view") and shapes[0][:2] == shapes[1][:2]
 
     def _bias(self, event: Event, side: Side) -> str | None:
-        """The path of the layer right before a spot, if its bias is of use nowhere else."""
-        shared = side != "behind" and self.goes_on(event)
+        """The path of the layer right before a place, if its bias is of use nowhere else."""
+        shared = side != "after" and self.goes_on(event)
         while type(event.module) is nn.Identity and not shared:
             event = event.sources[0]
             shared = self.goes_on(event)
@@ -168,14 +167,14 @@ class Spots:
         return event.path if self._is_called_once(module) else None
 
     def goes_on(self, event: Event) -> bool:
-        """Whether an event's result goes to several takers, or out of the network."""
+        """Whether an event's result goes to several consumers, or out of the network."""
         return len(self.graph.consumers(event)) > 1 or self.graph.is_output(event)
 
     def _is_called_once(self, module: nn.Module) -> bool:
         return self.graph.calls.get(module) == 1 and len(self.graph.of(module)) == 1
 
     def _runs_in_sequence(self, module: nn.Module) -> bool:
-        holders = self.sites.holders[module]
+        holders = self.locations.holders[module]
         return len(holders) == 1 and is_sequential(holders[0][0]) and self.graph.calls.get(holders[0][0]) == 1
 
     def _next_producer(self, event: Event) -> Event | None:
@@ -197,7 +196,7 @@ class Spots:
 
 
 def weighted(graph: Graph) -> frozenset[Event]:
-    """The events behind which layers with weights come, norms aside: what is not the network's output."""
+    """The events after which layers with weights come, norms aside: what is not the network's output."""
     found: set[Event] = set()
     for event in reversed(graph.events):
         if any(later in found or _has_weights(later) for later in graph.consumers(event)):

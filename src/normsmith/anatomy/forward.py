@@ -1,0 +1,86 @@
+"""The usual forward of a model, whatever its batches are, and the tensors that it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_map
+
+from normsmith.errors import SurgeryError
+
+Forward = Callable[[nn.Module, Any], Any]
+"""How a model is called with a batch: `forward(model, batch)` returns the model's output."""
+
+
+def call(model: nn.Module, batch: Any) -> Any:
+    """The usual forward: a mapping goes in by names, of a tuple or list the first part, anything else as it is.
+
+    Tensors are moved to the device of the model's first parameter.
+
+    >>> call(nn.ReLU(), (torch.tensor([-1.0, 2.0]), "label"))
+    tensor([0., 2.])
+    """
+    first = next(chain(model.parameters(), model.buffers()), None)
+    if isinstance(batch, Mapping):
+        return model(**{name: _moved(value, first) for name, value in batch.items()})
+    if isinstance(batch, (tuple, list)) and batch:
+        batch = batch[0]
+    return model(_moved(batch, first))
+
+
+def _moved(value: Any, first: Tensor | None) -> Any:
+    """Tensors, in containers too, on the device of a model's first tensor."""
+    if first is None:
+        return value
+    device = first.device
+
+    def moved(leaf: Any) -> Any:
+        # one that is there already is not called: a trace would record it
+        return leaf.to(device) if isinstance(leaf, Tensor) and leaf.device != device else leaf
+
+    return tree_map(moved, value)
+
+
+def outputs(model: nn.Module, batch: Any, forward: Forward, *, training: bool, seed: int = 0) -> list[Tensor]:
+    """Copies of the floating-point tensors that `forward(model, batch)` returns, without gradients.
+
+    The model is left in the mode it ran in, and a forward in training moves its statistics.
+    """
+    with torch.no_grad():
+        model.train(training)
+        torch.manual_seed(seed)
+        output = forward(model, batch)
+    return [tensor.detach().clone() for tensor in flat(output) if tensor.is_floating_point()]
+
+
+def check_runnable(model: nn.Module) -> None:
+    """Raise SurgeryError for a model that no forward can be run of without changing it for good."""
+    for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor) or tensor.is_meta:
+            state = "not initialised yet (lazy)" if is_lazy(tensor) else "on the meta device"
+            raise SurgeryError(f"a forward of the model needs values, and {path} is {state}")
+
+
+def flat(output: Any) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists, mappings and dataclass-like outputs.
+
+    >>> [tensor.item() for tensor in flat({"loss": torch.tensor(1), "rest": (torch.tensor(2), "x")})]
+    [1, 2]
+    """
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, (tuple, list)):
+        for part in output:
+            yield from flat(part)
+    elif hasattr(output, "values") and callable(output.values):
+        for part in output.values():
+            yield from flat(part)
+    elif hasattr(output, "__dict__"):
+        for part in vars(output).values():
+            if isinstance(part, (Tensor, tuple, list, dict)):
+                yield from flat(part)
