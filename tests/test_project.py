@@ -193,6 +193,6 @@ def test_every_layer_is_in_the_pages(layer: str) -> None:
 
 def test_contributing_names_what_exists() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    named = re.findall(r"`((?:src|tests|docs|\.ci)/[^`<>]*|\w+\.(?:md|toml|txt))`", text)
+    named = re.findall(r"`((?:src|tests|docs|scripts|\.ci)/[^`<> ]*|\w+\.(?:md|toml|txt))(?: [^`]*)?`", text)
     assert len(named) > 10
     assert [name for name in named if not (ROOT / name).exists()] == []
