@@ -31,7 +31,7 @@ END = 475
 
 CONTRACT = [
     "tests/ops/gpu/test_kernels.py",
-    "tests/ops/gpu/test_compiled.py",
+    "tests/ops/gpu/test_compiled_graphs.py",
     "tests/ops/gpu/test_ranks.py",
     "tests/layers/test_cuda.py",
 ]

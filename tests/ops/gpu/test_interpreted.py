@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("test_kernels.py", 50), ("test_compiled.py", 25), ("test_ranks.py", 40)]
+    ("name", "least"), [("test_kernels.py", 50), ("test_compiled_graphs.py", 25), ("test_ranks.py", 40)]
 )
 def test_kernels_interpreted(name, least):
     """Triton reads the environment when it is imported; the shape checker would rewrite the kernels."""
