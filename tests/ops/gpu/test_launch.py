@@ -1,4 +1,4 @@
-"""From tensors to launches: batches as the GPU kernels see them, masks and weights as one tensor, names of activations."""
+"""From tensors to launches: batches as the kernels see them, masks and weights as one tensor, names of activations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from normsmith.ops import ACTIVATIONS
 from normsmith.ops.activation import Activation
 
 pytest.importorskip("triton")
-from normsmith.ops.gpu import launch  # noqa: E402 - needs Triton
+from normsmith.ops.gpu import launch
 
 
 def test_partners_on_another_device_are_refused():
