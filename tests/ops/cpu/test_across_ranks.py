@@ -4,7 +4,8 @@ import pytest
 import torch
 from tests.contracts import ranks
 
-from normsmith.ops import Sync, batch_norm
+from normsmith.ops import Sync, batch_norm, moments
+from normsmith.ops.cpu.across_ranks import _moments
 from normsmith.ops.cpu.backend import Numba
 
 
@@ -48,3 +49,41 @@ class TestNumba(ranks.RanksContract):
             y.backward(g)
             found.append((y, leaf.grad))
         torch.testing.assert_close(*found)
+
+
+def parts_of(batches):
+    """Count, mean and M2 of batches of one channel, as the threads of a kernel leave them."""
+    rows = []
+    for batch in batches:
+        measured = moments(batch.double()) if len(batch) else None
+        rows.append(
+            [0.0, torch.nan, torch.nan]
+            if measured is None
+            else [measured.count, measured.mean.item() + measured.low.item(), measured.m2.item()]
+        )
+    return torch.tensor(rows, dtype=torch.float64).view(len(rows), 1, 1, 3)
+
+
+class TestMoments:
+    """The parts of one rank's batch become its moments."""
+
+    @pytest.mark.parametrize("cuts", [[9], [4, 5], [3, 0, 6], [1, 1, 7]], ids=str)
+    def test_are_those_of_the_whole_batch(self, cuts):
+        x = torch.randn(9, 1, dtype=torch.float64) + 1e4
+        merged = _moments(parts_of(x.split(cuts)), 9.0, 9.0, torch.float32)
+        whole = moments(x)
+        assert merged.mean.dtype == merged.m2.dtype == merged.low.dtype == torch.float32
+        torch.testing.assert_close(
+            merged.mean.double() + merged.low, whole.mean + whole.low, rtol=1e-12, atol=0
+        )
+        torch.testing.assert_close(merged.m2.double(), whole.m2, rtol=1e-6, atol=0)
+        assert (merged.count, merged.squares) == (9.0, 9.0)
+
+    @pytest.mark.parametrize("number", [1, 3])
+    def test_of_nothing_are_zeros(self, number):
+        merged = _moments(parts_of([torch.empty(0, 1)] * number), 0.0, 0.0, torch.float32)
+        assert (merged.mean.item(), merged.m2.item(), merged.low.item()) == (0.0, 0.0, 0.0)
+
+    def test_of_a_part_that_is_not_finite_show_it(self):
+        parts = parts_of([torch.tensor([[1.0], [torch.inf]]), torch.tensor([[1.0], [2.0]])])
+        assert not _moments(parts, 4.0, 4.0, torch.float32).mean.isfinite()

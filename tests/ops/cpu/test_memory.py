@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -130,3 +131,58 @@ def resident() -> int:
     if not statm.exists():
         pytest.skip("the system does not say what a process holds")
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_outputs_lie_as_their_inputs_do(layout):
+    x = torch.randn(4, 3, 5, 6, dtype=torch.float64).to(memory_format=layout)
+    y = memory.like(x)
+    assert (y.shape, y.stride(), y.dtype) == (x.shape, x.stride(), x.dtype)
+    assert y.data_ptr() != x.data_ptr()
+
+
+def test_large_outputs_ask_for_huge_pages(monkeypatch):
+    advised = []
+    monkeypatch.setattr(memory, "_advise", lambda: lambda address, size: advised.append((address, size)))
+    memory.like(torch.empty(memory.LARGE - 1, dtype=torch.uint8))
+    assert advised == []
+    y = memory.like(torch.empty(memory.LARGE, dtype=torch.uint8))
+    assert advised == [(y.data_ptr(), memory.LARGE)]
+
+
+@pytest.mark.parametrize("library", [OSError("no such library"), object()], ids=["no library", "no madvise"])
+def test_systems_without_huge_pages_do_without(monkeypatch, library):
+    def load(*_, **__):
+        if isinstance(library, Exception):
+            raise library
+        return library
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", load)
+    memory._advise.cache_clear()
+    try:
+        assert memory._advise()(4096, memory.LARGE) is None
+    finally:
+        memory._advise.cache_clear()
+
+
+def test_advice_is_given_for_whole_pages(monkeypatch):
+    given = []
+
+    def madvise(*arguments):
+        given.append(arguments)
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda *_, **__: SimpleNamespace(madvise=madvise))
+    memory._advise.cache_clear()
+    try:
+        memory._advise()(4096 * 7 + 16, 4096 * 3)
+    finally:
+        memory._advise.cache_clear()
+    assert given == [(4096 * 8, 4096 * 2, 14)]
+
+
+def test_workspace_of_inference_mode_can_be_written_to_later():
+    with torch.inference_mode():
+        workspace = memory.lasting(3, dtype=torch.float64)
+    assert not workspace.is_inference()
+    workspace.zero_()
+    assert workspace.device.type == "cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import threading
@@ -13,11 +14,12 @@ from tests.ops.cpu.cases import DTYPES, EACH_OPTION, SHAPES, everything, make, p
 
 from normsmith.layers import BatchNorm1d
 from normsmith.ops.cpu import threads
+from normsmith.ops.cpu.kernels import arguments as slot
 
 
 @pytest.mark.parametrize("option", ["residual, relu", "ghost, mask, residual, relu", "renorm", "running"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_two_agree_with_one(shape, option, two_threads):
+def test_two_threads_agree_with_one(shape, option, two_threads):
     for layout in (torch.contiguous_format, torch.channels_last):
         if layout == torch.channels_last and len(shape) != 4:
             continue
@@ -31,7 +33,7 @@ def test_two_agree_with_one(shape, option, two_threads):
             torch.testing.assert_close(a / scale, b / scale, rtol=1e-5, atol=1e-5)
 
 
-def test_as_many_as_torch_is_told(monkeypatch, two_threads):
+def test_as_many_threads_as_torch_is_told(monkeypatch, two_threads):
     asked = []
     openmp = threads._openmp()
     if openmp is None:
@@ -180,3 +182,65 @@ def test_layers_in_a_process_of_many_threads_of_torch(two_threads):
     for _ in range(20):
         y = layer(x @ x[:256])
         assert y.isfinite().all()
+
+
+class TestNumber:
+    """How many threads are asked for."""
+
+    def test_is_what_torch_is_told_from_a_size_on(self, two_threads):
+        assert threads.threads_for(threads.SERIAL_BELOW - 1) == 1
+        assert threads.threads_for(threads.SERIAL_BELOW) == 2
+        torch.set_num_threads(1)
+        assert threads.threads_for(threads.SERIAL_BELOW) == 1
+
+    def test_is_one_after_a_fork(self, monkeypatch, two_threads):
+        monkeypatch.setattr(threads, "_forked", False)
+        threads._after_fork()
+        assert threads.threads_for(2**20) == 1
+
+
+class TestLaunch:
+    """With a function of Python that notes what it is given, in place of a kernel."""
+
+    @pytest.fixture
+    def block(self):
+        return (ctypes.c_int64 * slot.SLOTS)(*range(100, 100 + slot.SLOTS))
+
+    def test_on_one_thread_is_a_call(self, block, monkeypatch):
+        monkeypatch.setattr(threads, "_openmp", lambda: pytest.fail("threads are started"))
+        called = []
+        threads.launch(0, called.append, ctypes.addressof(block), 1)
+        assert called == [ctypes.addressof(block)]
+
+    def test_on_own_threads_gives_each_its_number_and_a_copy_of_the_block(self, block, monkeypatch):
+        monkeypatch.setattr(threads, "_openmp", lambda: None)
+        seen = []
+
+        def run(address):
+            slots = (ctypes.c_int64 * slot.SLOTS).from_address(address)
+            seen.append((slots[slot.THREAD], slots[slot.THREADS], slots[slot.X]))
+
+        threads.launch(0, run, ctypes.addressof(block), 3)
+        assert sorted(seen) == [(number, 3, 100 + slot.X) for number in range(3)]
+        assert block[slot.THREADS] == 100 + slot.THREADS
+
+    def test_on_own_threads_raises_what_one_of_them_raises(self, block, monkeypatch):
+        monkeypatch.setattr(threads, "_openmp", lambda: None)
+
+        def run(address):
+            if (ctypes.c_int64 * slot.SLOTS).from_address(address)[slot.THREAD] == 1:
+                raise RuntimeError("in the second thread")
+
+        with pytest.raises(RuntimeError, match="in the second thread"):
+            threads.launch(0, run, ctypes.addressof(block), 2)
+
+    def test_in_torchs_pool_is_told_how_threads_learn_their_number(self, block, monkeypatch):
+        started = []
+
+        def start(kernel, address, number, flags):
+            started.append((kernel, number, block[slot.GET_THREAD], block[slot.GET_THREADS]))
+
+        monkeypatch.setattr(threads, "_openmp", lambda: (start, 7, 8))
+        threads.launch(99, None, ctypes.addressof(block), 2)
+        assert started == [(99, 2, 7, 8)]
+        assert block[slot.GET_THREAD] == 0  # for a later call on one thread
