@@ -1,10 +1,10 @@
-"""Which layers of a model have population statistics that can be measured, and why the others have not."""
+"""Which layers of a model keep running statistics that can be measured, and why the others cannot be."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,25 +14,18 @@ from torch.nn.parameter import is_lazy
 from normsmith.anatomy.kinds import has_own_forward
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.preserve import preserved
-from normsmith.anatomy.remark import Remark
+from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.errors import SurgeryError
 from normsmith.layers._statistics import StatisticsBase
 from normsmith.layers._step_norm import StepNorm
 from normsmith.layers.whitening import WhitenBase
-
-
-class Statistics(NamedTuple):
-    """What a layer goes by in evaluation, of shape (channels,); `std` only where the layer keeps one."""
-
-    mean: Tensor
-    var: Tensor
-    std: Tensor | None = None
+from normsmith.measure.statistics import Statistics
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A layer whose statistics can be measured; `path` is the first of its paths, `also` the others."""
+class MeasuredLayer:
+    """A layer whose running statistics can be measured; `path` is the first of its paths, `also` are the others."""
 
     path: str
     layer: nn.Module
@@ -40,70 +33,101 @@ class Measured:
 
     @property
     def epsilon(self) -> float:
-        """What is added to the variance."""
+        """The number that the layer adds to the variance."""
         layer = self.layer
         return layer.epsilon if isinstance(layer, StatisticsBase) else float(layer.eps)  # type: ignore[arg-type]
 
-    def held(self) -> Statistics:
-        """The buffers themselves, not copies."""
+    def statistics(self) -> Statistics:
+        """The layer's running statistics: its buffers themselves, not copies."""
         buffers = self.layer._buffers
         mean, var = buffers["running_mean"], buffers["running_var"]
-        assert mean is not None  # `choose` takes layers with running statistics alone
+        assert mean is not None  # `measurable_layers` takes layers with running statistics alone
         assert var is not None
         return Statistics(mean, var, buffers.get("running_std"))
 
-    def lend(self, statistics: Statistics) -> None:
-        """Go by other statistics; the tensors that were there are not written to."""
+    def normalise_by(self, statistics: Statistics) -> None:
+        """Put other tensors in the place of the running statistics; those that were there are not written to."""
         self.layer._buffers |= {"running_mean": statistics.mean, "running_var": statistics.var}
         if statistics.std is not None:
             self.layer._buffers["running_std"] = statistics.std
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The layers to measure, those that stay as they are, and those that cannot be measured."""
+class MeasurableLayers:
+    """The layers of a model that keep running statistics, by whether these can be measured.
 
-    measured: tuple[Measured, ...]
+    - `layers`: those that can be.
+    - `kept`: those that should stay as they are, as layers that their user has frozen, and why.
+    - `refused`: those that cannot be measured, and why.
+    """
+
+    model: nn.Module
+    layers: tuple[MeasuredLayer, ...]
     kept: tuple[Remark, ...]
-    refused: tuple[Remark, ...]
+    refused: tuple[Refusal, ...]
 
-    def checked(self, operation: str) -> tuple[Measured, ...]:
-        """The layers, for operations that make no plan.
+    def some_for(self, operation: str) -> tuple[MeasuredLayer, ...]:
+        """The layers, for an operation that leaves out what is refused.
 
         Raises:
-            SurgeryError: a layer cannot be measured.
+            SurgeryError: there are none, nor any that is refused.
         """
+        if not (self.layers or self.refused):
+            listed = "".join(f"; {_said(remark)}" for remark in self.kept)
+            raise SurgeryError(
+                f"{operation}: expected batch norm layers with running statistics, found none to change in "
+                f"{type(self.model).__name__}{listed}"
+            )
+        return self.layers
+
+    def all_for(self, operation: str) -> tuple[MeasuredLayer, ...]:
+        """The layers, for an operation that needs them all.
+
+        Raises:
+            SurgeryError: there are none, or one cannot be measured.
+        """
+        layers = self.some_for(operation)
         if self.refused:
-            listed = "; ".join(f"{remark.path or '(model)'}: {remark.reason}" for remark in self.refused)
+            listed = "; ".join(_said(refusal) for refusal in self.refused)
             raise SurgeryError(f"{operation}: {listed}; leave them out with only=...")
-        return self.measured
+        return layers
 
 
-def choose(model: nn.Module, operation: str, only: Only = None, *, by_ear: bool = True) -> Choice:
-    """Go through the norms of a model that keep running statistics; `by_ear`: those of their inputs are measured.
+def _said(remark: Remark) -> str:
+    return f"{remark.path or '(model)'}: {remark.reason}"
 
-    Raises:
-        SurgeryError: there is none to measure, nor any that is refused.
+
+def measurable_layers(model: nn.Module, only: Only = None, *, inputs: bool = True) -> MeasurableLayers:
+    """The layers of a model that keep running statistics: which can be measured, and why the others cannot.
+
+    Args:
+        model: any module; a layer that stands in several places is listed once.
+        only: patterns of paths such as "layer1.*", or a function (path, module) → bool.
+        inputs: whether the statistics are measured, on the inputs of the layers. Where they are only written, a
+            layer may also have a forward that normalises something else than its input.
+
+    >>> model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2, momentum=0.0), nn.BatchNorm1d(2, device="meta"))
+    >>> measurable = measurable_layers(model)
+    >>> [layer.path for layer in measurable.layers]
+    ['0']
+    >>> print(measurable.kept[0].reason)
+    frozen by momentum=0
+    >>> print(measurable.refused[0].reason)
+    is on the meta device, without numbers: load its weights first
     """
-    measured: list[Measured] = []
+    layers: list[MeasuredLayer] = []
     kept: list[Remark] = []
-    refused: list[Remark] = []
+    refused: list[Refusal] = []
     norms = {module: paths for module, paths in Locations(model).paths.items() if _keeps_statistics(module)}
     for module in selected(norms, only, None, None):
         path, *also = norms[module]
-        if (reason := left_alone(module, model)) is not None:
+        if (reason := why_kept(module, model)) is not None:
             kept.append(Remark(path, reason))
-        elif (reason := impossible(module) or (unheard(module) if by_ear else None)) is not None:
-            refused.append(Remark(path, reason))
+        elif (reason := why_not_now(module) or (_why_not_by_input(module) if inputs else None)) is not None:
+            refused.append(Refusal(path, reason))
         else:
-            measured.append(Measured(path, module, tuple(also)))
-    if not (measured or refused):
-        listed = "".join(f"; {remark.path or '(model)'}: {remark.reason}" for remark in kept)
-        raise SurgeryError(
-            f"{operation}: expected batch norm layers with running statistics, found none to change in "
-            f"{type(model).__name__}{listed}"
-        )
-    return Choice(tuple(measured), tuple(kept), tuple(refused))
+            layers.append(MeasuredLayer(path, module, tuple(also)))
+    return MeasurableLayers(model, tuple(layers), tuple(kept), tuple(refused))
 
 
 def _keeps_statistics(module: nn.Module) -> bool:
@@ -114,8 +138,8 @@ def _keeps_statistics(module: nn.Module) -> bool:
     )
 
 
-def left_alone(module: nn.Module, model: nn.Module) -> str | None:
-    """Why the user wants a layer to stay as it is, as far as the layer tells."""
+def why_kept(module: nn.Module, model: nn.Module) -> str | None:
+    """The reason why a layer should stay as it is, as far as the layer tells; None where there is none."""
     if isinstance(module, StatisticsBase) and module._pinned is not None:
         return "frozen by freeze()"
     if not isinstance(module, (_BatchNorm, StatisticsBase)):
@@ -129,8 +153,8 @@ def left_alone(module: nn.Module, model: nn.Module) -> str | None:
     return None
 
 
-def impossible(module: nn.Module) -> str | None:
-    """Why a layer's statistics cannot be measured or changed now."""
+def why_not_now(module: nn.Module) -> str | None:
+    """The reason why a layer's statistics can neither be measured nor changed now; None where they can."""
     if isinstance(module, WhitenBase):
         return "whitening keeps matrices, not variances"
     if isinstance(module, StepNorm):
@@ -145,29 +169,25 @@ def impossible(module: nn.Module) -> str | None:
     return None
 
 
-def unheard(module: nn.Module) -> str | None:
-    """Why what a layer normalises is not what it is called with."""
+def _why_not_by_input(module: nn.Module) -> str | None:
+    """The reason why what a layer normalises is something else than its input; None where it is its input."""
     if not has_own_forward(module) or _normalises_its_input(module):
         return None
     return (
         f"{type(module).__name__} has a forward of its own, which does not normalise (batch, channels, ...) as it "
-        "comes: what it does normalise cannot be heard"
+        "comes: what it does normalise cannot be measured"
     )
 
 
 def _normalises_its_input(layer: Any) -> bool:
-    """Whether, on a probe, an input may as well be normalised beforehand as by the running statistics."""
-    measured, features = Measured("", layer), int(layer.num_features)
-    held = measured.held().mean
-    weight = next((p for p in layer._parameters.values() if p is not None), held)
-    mean = torch.linspace(1, 2, features).to(held)
+    """Whether a layer that is called with an input normalises this input, tried with a few numbers.
 
-    def by(mean: Tensor, deviation: float, x: Tensor) -> Tensor:
-        var, std = torch.full_like(mean, deviation**2 - measured.epsilon), torch.full_like(mean, deviation)
-        measured.lend(Statistics(mean, var, std if "running_std" in layer._buffers else None))
-        found: Tensor = layer.forward(x)
-        return found
-
+    It does if it makes no difference whether the running statistics normalise a probe or the probe comes normalised.
+    """
+    own = layer._buffers["running_mean"]
+    weight = next((p for p in layer._parameters.values() if p is not None), own)
+    features = int(layer.num_features)
+    mean = torch.linspace(1, 2, features).to(own)
     for beyond in ((), (features + 1,), (features + 1, 3), (features + 1, 3, 2)):
         shape = (2, features, *beyond)
         x = torch.linspace(-2, 2, math.prod(shape)).sin().reshape(shape).to(weight)
@@ -177,10 +197,20 @@ def _normalises_its_input(layer: Any) -> bool:
             if layer._parameters.get("weight") is not None:  # it may be zero, and let nothing through
                 layer._parameters["weight"] = nn.Parameter(torch.ones_like(weight), requires_grad=False)
             try:
-                found, expected = by(mean, 2.0, x), by(torch.zeros_like(mean), 1.0, normalised)
+                y = _output(layer, x, mean, 2.0)
+                expected = _output(layer, normalised, torch.zeros_like(mean), 1.0)
             except TypeError:  # it wants more than an input
                 return True
             except Exception:  # noqa: BLE001  not of so many dimensions
                 continue
-        return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-2, atol=1e-2)
+        return y.shape == expected.shape and torch.allclose(y, expected, rtol=1e-2, atol=1e-2)
     return False
+
+
+def _output(layer: Any, x: Tensor, mean: Tensor, deviation: float) -> Tensor:
+    """What a layer makes of x by these running statistics, the deviation (with epsilon) the same in all channels."""
+    measured = MeasuredLayer("", layer)
+    var, std = torch.full_like(mean, deviation**2 - measured.epsilon), torch.full_like(mean, deviation)
+    measured.normalise_by(Statistics(mean, var, std if "running_std" in layer._buffers else None))
+    y: Tensor = layer.forward(x)
+    return y

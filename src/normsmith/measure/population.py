@@ -1,32 +1,47 @@
-"""Statistics of a whole data set for layers that feed each other: in one pass, or until nothing moves."""
+"""Population statistics: those of a whole data set, for layers whose inputs depend on each other's statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from normsmith.errors import InputError
-from normsmith.measure.layers import Measured, Statistics
-from normsmith.measure.meter import Blend, by_batch
-from normsmith.measure.passes import Found, Loss, Sample, Walk
+from normsmith.measure.across_ranks import PassResult, merged_across_ranks
+from normsmith.measure.meter import has_variance
+from normsmith.measure.passes import BatchSample, Loss, Passes
+from normsmith.measure.statistics import (
+    BatchRule,
+    PopulationRule,
+    Statistics,
+    batch_statistics,
+    population_statistics,
+)
 from normsmith.ops import Moments
 
 EXACT = 1e-6
-"""Of a standard deviation, or of a variance: the gap up to which statistics are called exact."""
+"""The gap, in standard deviations or variances, up to which statistics are called exact."""
 
 Gap = Literal["none", "sample", "all"]
-Settle = Callable[[Measured, Statistics, Moments, int], Statistics]
-"""What a layer should hold: from what it holds, the moments of its inputs, and the number of samples."""
+"""The batches on which a gap is measured: none, a sample of at most 8, or all."""
 
 
 @dataclass(frozen=True)
-class Settled:
-    """Statistics of every layer, in the order of the layers, and what a pass with them found."""
+class PopulationResult:
+    """The statistics that every layer should hold, in the order of the layers, and how good they are.
 
-    after: list[Statistics]
+    - `statistics`: of each layer; what it holds where fewer than two values per channel reached it.
+    - `moments`: of its inputs over all batches.
+    - `gaps`: how far the statistics are from those of the layer's inputs once all layers normalise by the new ones:
+      the largest of |Δmean|/σ and |Δvariance|/σ² over the channels. None where it was not measured.
+    - `gap_of`: the batches of the gaps.
+    - `passes`: how many were made over the loader.
+    - `loss`: the mean over the samples with the new statistics, if a loss was asked for.
+    """
+
+    statistics: list[Statistics]
     moments: tuple[Moments | None, ...]
     gaps: list[float | None]
     gap_of: Gap
@@ -34,84 +49,97 @@ class Settled:
     loss: float = 0.0
 
 
-def population(measured: Measured, held: Statistics, moments: Moments, _: int = 0) -> Statistics:
-    """Mean and unbiased variance, which running statistics keep, and sqrt(variance + epsilon) where they keep that."""
-    std = None if held.std is None else (moments.variance + measured.epsilon).sqrt()[0]
-    return Statistics((moments.mean + moments.low)[0], moments.unbiased_variance[0], std)
-
-
-def reached(moments: Moments | None) -> bool:
-    """Whether the values that came to a layer have a variance."""
-    return moments is not None and bool(moments.enough)
-
-
 @dataclass(frozen=True)
-class Quest:
-    """Passes over a loader to the statistics that layers should hold there.
+class Population:
+    """Measures the statistics that layers should hold for the data of a loader.
 
-    `blend` is what a layer goes by while it is measured for the first time, `settle` what it should hold then.
+    - `own`: the statistics that each layer holds now, in the order of the layers.
+    - `batch_rule`: what a layer normalises by in the first pass, while nothing is measured yet.
+    - `population_rule`: what it should hold, given the moments of its inputs over a pass.
+    - `loss`: taken in passes over all batches with the new statistics.
+
+    >>> from torch import nn
+    >>> from normsmith.measure import measurable_layers
+    >>> model = nn.Sequential(nn.BatchNorm1d(1), nn.Tanh(), nn.BatchNorm1d(1))
+    >>> layers = measurable_layers(model).layers
+    >>> passes = Passes(model, layers)
+    >>> population = Population(passes, list(torch.randn(5, 8, 1)), [layer.statistics() for layer in layers])
+    >>> with passes.borrowed_model():
+    ...     result = population.exact(most=3)
+    >>> result.passes, max(result.gaps) <= EXACT
+    (3, True)
     """
 
-    walk: Walk
+    passes: Passes
     loader: Iterable[Any]
     own: Sequence[Statistics]
-    blend: Blend = by_batch
-    settle: Settle = population
+    batch_rule: BatchRule = batch_statistics
+    population_rule: PopulationRule = population_statistics
     loss: Loss | None = None
 
-    def fast(self, gap: Gap) -> Settled:
-        """One pass, and what tells its gap."""
-        sample = Sample() if gap == "sample" else None
-        found = self._first(sample)
-        after = self._settled(found)
-        if gap == "none":
-            return Settled(after, found.moments, [None] * len(after), gap, 1)
-        if sample is None:
-            check = self.walk.through(self.loader, after, loss=self.loss)
-            return Settled(after, found.moments, self._gaps(after, self._settled(check)), gap, 2, check.loss)
-        during = self.walk.together(lambda: sample.found(self.walk.measured))
-        then = self.walk.through(sample.batches, after)
-        return Settled(after, found.moments, self._gaps(self._settled(during), self._settled(then)), gap, 1)
+    def fast(self, gap: Gap) -> PopulationResult:
+        """Statistics from one pass in which layers normalise by `batch_rule`.
 
-    def exact(self, most: int) -> Settled:
-        """Statistics with which a pass finds these same statistics, up to `EXACT`; after `most` passes, nearly.
-
-        The inputs of the n-th norm on a path depend on the statistics of those before it alone. Once these do not
-        move any more, one pass finds its own, and the next pass finds the same again.
+        They are exact for the first layers of a network alone; the inputs of the others change with the statistics
+        of those before. `gap` says on which batches to measure by how much; "all" takes one more pass.
         """
-        found = self._first(None)
+        sample = BatchSample() if gap == "sample" else None
+        first = self._first_pass(sample)
+        new = self._statistics_from(first)
+        if gap == "none":
+            return PopulationResult(new, first.moments, [None] * len(new), gap, 1)
+        if sample is None:
+            check = self.passes.run(self.loader, new, loss=self.loss)
+            gaps = self._gaps(new, self._statistics_from(check))
+            return PopulationResult(new, first.moments, gaps, gap, 2, check.loss)
+        during = merged_across_ranks(lambda: sample.result(self.passes.layers), self.passes.group)
+        check = self.passes.run(sample.batches, new)
+        gaps = self._gaps(self._statistics_from(during), self._statistics_from(check))
+        return PopulationResult(new, first.moments, gaps, gap, 1)
+
+    def exact(self, most: int) -> PopulationResult:
+        """Statistics that are those of every layer's inputs while all layers normalise by them.
+
+        Passes are repeated, each with the statistics that the last one measured, until these move by no more than
+        `EXACT`. The inputs of the n-th norm on a path depend on the statistics of those before it alone, so its
+        statistics do not move after the n-th pass, and one more pass proves it. After `most` passes the search ends
+        in any case, and `gaps` says how far it came.
+        """
+        measured = self._first_pass(None)
         passes = 1
         while True:
-            after = self._settled(found)
-            found = self.walk.through(self.loader, after, loss=self.loss)
+            new = self._statistics_from(measured)
+            measured = self.passes.run(self.loader, new, loss=self.loss)
             passes += 1
-            gaps = self._gaps(after, self._settled(found))
+            gaps = self._gaps(new, self._statistics_from(measured))
             if passes > most or all(gap is None or gap <= EXACT for gap in gaps):
-                return Settled(after, found.moments, gaps, "all", passes, found.loss)
+                return PopulationResult(new, measured.moments, gaps, "all", passes, measured.loss)
 
-    def _first(self, sample: Sample | None) -> Found:
-        found = self.walk.through(self.loader, self.own, self.blend, sample=sample)
-        if not found.samples:
+    def _first_pass(self, sample: BatchSample | None) -> PassResult:
+        result = self.passes.run(self.loader, self.own, self.batch_rule, sample=sample)
+        if not result.samples:
             raise InputError("expected at least one batch, got none; an iterator can be used up")
-        return found
+        return result
 
-    def _settled(self, found: Found) -> list[Statistics]:
-        """What each layer should hold; what it holds where fewer than two values per channel reached it."""
+    def _statistics_from(self, result: PassResult) -> list[Statistics]:
+        """What each layer should hold by a pass; what it holds where fewer than two values per channel reached it."""
         return [
-            held
-            if moments is None or not reached(moments)
-            else self.settle(layer, held, moments, found.samples)
-            for layer, held, moments in zip(self.walk.measured, self.own, found.moments, strict=True)
+            own
+            if moments is None or not has_variance(moments)
+            else self.population_rule(layer.epsilon, own, moments, result.samples)
+            for layer, own, moments in zip(self.passes.layers, self.own, result.moments, strict=True)
         ]
 
-    def _gaps(self, held: Sequence[Statistics], found: Sequence[Statistics]) -> list[float | None]:
-        """By how much what each layer goes by differs from what it should; None where nothing reached it."""
-        rows = zip(self.walk.measured, self.own, held, found, strict=True)
-        return [None if new is own else _gap(layer, old, new) for layer, own, old, new in rows]
+    def _gaps(self, old: Sequence[Statistics], new: Sequence[Statistics]) -> list[float | None]:
+        """How far apart two statistics of each layer are; None where nothing reached it."""
+        rows = zip(self.passes.layers, self.own, old, new, strict=True)
+        return [
+            None if after is own else _gap(layer.epsilon, before, after) for layer, own, before, after in rows
+        ]
 
 
-def _gap(layer: Measured, old: Statistics, new: Statistics) -> float:
-    variance = new.var.double() + layer.epsilon
+def _gap(epsilon: float, old: Statistics, new: Statistics) -> float:
+    variance = new.var.double() + epsilon
     mean = (new.mean.double() - old.mean.double()).abs() / variance.sqrt()
     spread = (new.var.double() - old.var.double()).abs() / variance
     return torch.maximum(mean, spread).max().item()

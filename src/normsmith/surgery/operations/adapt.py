@@ -15,10 +15,13 @@ from normsmith.anatomy.isolation import eager_forwards, inside
 from normsmith.anatomy.select import Only
 from normsmith.errors import InputError
 from normsmith.layers._whole_set import Select
-from normsmith.measure.layers import Measured, Statistics, choose
-from normsmith.measure.meter import Blend, Meter, in_dtype_of, listening
-from normsmith.measure.passes import Group, Walk, group_of
-from normsmith.measure.population import Quest, Settle
+from normsmith.measure.across_ranks import Group, group_of
+from normsmith.measure.inputs import measured_inputs
+from normsmith.measure.layers import MeasuredLayer, measurable_layers
+from normsmith.measure.meter import Meter
+from normsmith.measure.passes import Passes
+from normsmith.measure.population import Population
+from normsmith.measure.statistics import BatchRule, PopulationRule, Statistics
 from normsmith.ops import Moments
 
 
@@ -76,25 +79,25 @@ def adapt(
     Source: Schneider et al. (2020), arXiv:2006.16971.
     """
     check_choice("mode", mode, ("fast", "exact"))
-    mixed = _mixture(prior, source_samples)
-    measured = choose(model, "adapt", only).checked("adapt")
+    mixture = _mixture(prior, source_samples)
+    layers = measurable_layers(model, only).all_for("adapt")
     inner = inside(model)
     check_runnable(inner)
-    held = [layer.held() for layer in measured]
+    held = [layer.statistics() for layer in layers]
     own = [_copied(statistics) for statistics in held]
-    with _restored(measured, held), eager_forwards():
+    with _restored(layers, held), eager_forwards():
         if loader is None:
-            meters = [Meter(layer, source) for layer, source in zip(measured, own, strict=True)]
-            with listening(meters, _as_held(mixed), recorded=False):
+            meters = [Meter(layer, source) for layer, source in zip(layers, own, strict=True)]
+            with measured_inputs(meters, _for_each_batch(mixture), recorded=False):
                 yield model
             return
-        walk = Walk(inner, measured, forward, mask, group=group_of(model, group))
-        quest = Quest(walk, loader, own, _as_held(mixed), mixed)
-        with walk.lent():
-            found = quest.fast("none") if mode == "fast" else quest.exact(len(measured) + 1)
-        for layer, source, target in zip(measured, own, found.after, strict=True):
-            layer.lend(in_dtype_of(source, target))
-        with _evaluating(measured):
+        passes = Passes(inner, layers, forward, mask, group=group_of(model, group))
+        population = Population(passes, loader, own, _for_each_batch(mixture), mixture)
+        with passes.borrowed_model():
+            result = population.fast("none") if mode == "fast" else population.exact(len(layers) + 1)
+        for layer, source, mixed in zip(layers, own, result.statistics, strict=True):
+            layer.normalise_by(mixed.like(source))
+        with _evaluating(layers):
             yield model
 
 
@@ -103,15 +106,17 @@ def _copied(statistics: Statistics) -> Statistics:
     return Statistics(mean.clone(), var.clone(), None if std is None else std.clone())
 
 
-def _as_held(mixed: Settle) -> Blend:
-    def blend(measured: Measured, source: Statistics, found: Moments, samples: int) -> Statistics:
-        return in_dtype_of(source, mixed(measured, source, found, samples))
+def _for_each_batch(mixture: PopulationRule) -> BatchRule:
+    """The same mixture with every batch as the target, in the dtypes that the layer holds."""
 
-    return blend
+    def rule(epsilon: float, source: Statistics, moments: Moments, samples: int) -> Statistics:
+        return mixture(epsilon, source, moments, samples).like(source)
+
+    return rule
 
 
-def _mixture(prior: float | None, source_samples: int | None) -> Settle:
-    """How source and target are mixed, for one batch or for many."""
+def _mixture(prior: float | None, source_samples: int | None) -> PopulationRule:
+    """How source and target are mixed, whether the target is one batch or many."""
     if (prior is None) == (source_samples is None):
         raise InputError(
             "adapt: expected prior or source_samples, got both or neither; prior=0.9 takes nine parts of the source, "
@@ -122,33 +127,33 @@ def _mixture(prior: float | None, source_samples: int | None) -> Settle:
     if source_samples is not None and source_samples < 0:
         raise InputError(f"source_samples: expected a number of at least 0, got {source_samples!r}")
 
-    def mixed(measured: Measured, source: Statistics, found: Moments, samples: int) -> Statistics:
+    def mixture(epsilon: float, source: Statistics, moments: Moments, samples: int) -> Statistics:
         share = source_samples / (source_samples + samples) if prior is None else prior  # type: ignore[operator]
-        enough = torch.as_tensor(found.enough, device=found.mean.device).view(-1)
+        enough = torch.as_tensor(moments.enough, device=moments.mean.device).view(-1)
 
         def between(ours: Tensor, theirs: Tensor) -> Tensor:
             ours = ours.to(theirs)
             return torch.where(enough, share * ours + (1 - share) * theirs, ours)
 
-        variance = found.variance[0]
-        deviation = (variance + measured.epsilon).sqrt()
+        variance = moments.variance[0]
+        deviation = (variance + epsilon).sqrt()
         return Statistics(
-            between(source.mean, (found.mean + found.low)[0]),
+            between(source.mean, (moments.mean + moments.low)[0]),
             between(source.var, variance),
             None if source.std is None else between(source.std, deviation),
         )
 
-    return mixed
+    return mixture
 
 
 @contextmanager
-def _evaluating(measured: Sequence[Measured]) -> Iterator[None]:
+def _evaluating(layers: Sequence[MeasuredLayer]) -> Iterator[None]:
     """The layers are in evaluation mode at every call, in spite of somebody's `.train()`."""
 
     def evaluate(layer: nn.Module, _: Any) -> None:
         layer.training = False
 
-    handles = [layer.layer.register_forward_pre_hook(evaluate) for layer in measured]
+    handles = [layer.layer.register_forward_pre_hook(evaluate) for layer in layers]
     try:
         yield
     finally:
@@ -157,18 +162,18 @@ def _evaluating(measured: Sequence[Measured]) -> Iterator[None]:
 
 
 @contextmanager
-def _restored(measured: Sequence[Measured], held: Sequence[Statistics]) -> Iterator[None]:
+def _restored(layers: Sequence[MeasuredLayer], held: Sequence[Statistics]) -> Iterator[None]:
     """The layers' buffers, counters and modes are those of before, whatever happens in the block."""
-    modes = [layer.layer.training for layer in measured]
-    counters = [layer.layer._buffers.get("num_batches_tracked") for layer in measured]
+    modes = [layer.layer.training for layer in layers]
+    counters = [layer.layer._buffers.get("num_batches_tracked") for layer in layers]
     counts = [None if counter is None else counter.clone() for counter in counters]
     try:
         yield
     finally:
         for layer, statistics, mode, counter, count in zip(
-            measured, held, modes, counters, counts, strict=True
+            layers, held, modes, counters, counts, strict=True
         ):
-            layer.lend(statistics)
+            layer.normalise_by(statistics)
             layer.layer.training = mode
             if counter is not None and count is not None:
                 counter.copy_(count)

@@ -17,9 +17,12 @@ from normsmith.anatomy.remark import Remark
 from normsmith.anatomy.select import Only
 from normsmith.errors import InputError, SurgeryError
 from normsmith.layers._whole_set import Select
-from normsmith.measure.layers import Measured, Statistics, choose
-from normsmith.measure.passes import Group, Loss, Walk, group_of
-from normsmith.measure.population import Gap, Quest, Settled, reached
+from normsmith.measure.across_ranks import Group, group_of
+from normsmith.measure.layers import MeasuredLayer, measurable_layers
+from normsmith.measure.meter import has_variance
+from normsmith.measure.passes import Loss, Passes
+from normsmith.measure.population import Gap, Population, PopulationResult
+from normsmith.measure.statistics import Statistics
 from normsmith.surgery.operations.set_statistics import extent, set_statistics
 from normsmith.surgery.plans.plan import Plan
 
@@ -187,30 +190,30 @@ def recalibrate(
             "recalibrate: expected batches that can be gone through again (a loader or a list) for the exact mode, a "
             "loss or gap='all'; got an iterator"
         )
-    choice = choose(model, "recalibrate", only)
-    measured = choice.checked("recalibrate")
+    measurable = measurable_layers(model, only)
+    layers = measurable.all_for("recalibrate")
     check_runnable(inside(model))
-    walk = Walk(inside(model), measured, forward, mask, dropout, group_of(model, group))
-    own = [layer.held() for layer in measured]
-    quest = Quest(walk, loader, own, loss=loss)
-    with walk.lent():
-        before = None if loss is None else walk.through(loader, own, loss=loss)
+    passes = Passes(inside(model), layers, forward, mask, dropout, group_of(model, group))
+    own = [layer.statistics() for layer in layers]
+    population = Population(passes, loader, own, loss=loss)
+    with passes.borrowed_model():
+        before = None if loss is None else passes.run(loader, own, loss=loss)
         most = most_passes or len(own) + 1
-        found = quest.exact(most) if mode == "exact" else quest.fast("all" if again else gap)
-    _check_finite(measured, found.after)
+        result = population.exact(most) if mode == "exact" else population.fast("all" if again else gap)
+    _check_finite(layers, result.statistics)
     return Recalibration(
-        _plan(model, measured, found),
-        tuple(_layers(measured, own, found)),
-        (*_unreached(measured, found), *choice.kept),
-        found.gap_of,
-        found.passes + (before is not None),
+        _plan(model, layers, result),
+        tuple(_layers(layers, own, result)),
+        (*_unreached(layers, result), *measurable.kept),
+        result.gap_of,
+        result.passes + (before is not None),
         None if before is None else before.loss,
-        None if before is None else found.loss,
+        None if before is None else result.loss,
     )
 
 
-def _check_finite(measured: Sequence[Measured], after: Sequence[Statistics]) -> None:
-    for layer, statistics in zip(measured, after, strict=True):
+def _check_finite(layers: Sequence[MeasuredLayer], new: Sequence[Statistics]) -> None:
+    for layer, statistics in zip(layers, new, strict=True):
         wrong = ~(statistics.mean.isfinite() & statistics.var.isfinite())
         if wrong.any():
             raise SurgeryError(
@@ -220,26 +223,26 @@ def _check_finite(measured: Sequence[Measured], after: Sequence[Statistics]) -> 
             )
 
 
-def _plan(model: nn.Module, measured: Sequence[Measured], found: Settled) -> Plan:
+def _plan(model: nn.Module, layers: Sequence[MeasuredLayer], result: PopulationResult) -> Plan:
     numbers = {
         layer.path: {f"running_{name}": value.tolist() for name, value in _named(after).items()}
-        for layer, after, moments in zip(measured, found.after, found.moments, strict=True)
-        if reached(moments)
+        for layer, after, moments in zip(layers, result.statistics, result.moments, strict=True)
+        if has_variance(moments)
     }
     return set_statistics(model, numbers)
 
 
-def _unreached(measured: Sequence[Measured], found: Settled) -> Iterator[Remark]:
-    for layer, moments in zip(measured, found.moments, strict=True):
-        if not reached(moments):
+def _unreached(layers: Sequence[MeasuredLayer], result: PopulationResult) -> Iterator[Remark]:
+    for layer, moments in zip(layers, result.moments, strict=True):
+        if not has_variance(moments):
             yield Remark(layer.path, "fewer than two values per channel reached it")
 
 
 def _layers(
-    measured: Sequence[Measured], own: Sequence[Statistics], found: Settled
+    layers: Sequence[MeasuredLayer], own: Sequence[Statistics], result: PopulationResult
 ) -> Iterator[LayerStatistics]:
     for layer, held, after, moments, gap in zip(
-        measured, own, found.after, found.moments, found.gaps, strict=True
+        layers, own, result.statistics, result.moments, result.gaps, strict=True
     ):
         yield LayerStatistics(
             layer.path,

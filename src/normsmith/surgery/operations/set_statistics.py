@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from normsmith._text import interval
 from normsmith.errors import SurgeryError
 from normsmith.layers.batch_renorm import RenormBase
-from normsmith.measure.layers import Measured, choose
+from normsmith.measure.layers import MeasuredLayer, measurable_layers
 from normsmith.surgery.plans.edits import BufferEdit
 from normsmith.surgery.plans.operation import operation
 from normsmith.surgery.plans.plan import Change, Plan
@@ -37,7 +37,8 @@ def set_statistics(model: nn.Module, statistics: Mapping[str, Mapping[str, Seque
     statistics: 1 change, 0 refusals
       0  running statistics → running_mean 1 to 2  as given
     """
-    layers = {measured.path: measured for measured in choose(model, "set_statistics", by_ear=False).measured}
+    measurable = measurable_layers(model, inputs=False)
+    layers = {measured.path: measured for measured in measurable.some_for("set_statistics")}
     changes: list[Change] = []
     edits: list[BufferEdit] = []
     for path, given in statistics.items():
@@ -55,7 +56,7 @@ def set_statistics(model: nn.Module, statistics: Mapping[str, Mapping[str, Seque
     return Plan("statistics", model, changes=tuple(changes), edits=tuple(edits), expects=expects)
 
 
-def _checked(measured: Measured, name: str, values: Sequence[float]) -> Tensor:
+def _checked(measured: MeasuredLayer, name: str, values: Sequence[float]) -> Tensor:
     """The new values of a buffer, in its dtype."""
     held = measured.layer._buffers.get(name) if name.startswith("running_") else None
     where = f"set_statistics: {measured.path or '(model)'}"
@@ -77,7 +78,7 @@ def _checked(measured: Measured, name: str, values: Sequence[float]) -> Tensor:
     return cast
 
 
-def _change(measured: Measured, found: Mapping[str, Tensor]) -> Change:
+def _change(measured: MeasuredLayer, found: Mapping[str, Tensor]) -> Change:
     # only what is asked for: an EMA copy, to which the plan goes too, has other values now
     after = ", ".join(f"{name} {extent(new)}" for name, new in found.items())
     return Change(measured.path, "running statistics", after, "as given", measured.also)

@@ -17,7 +17,7 @@ from normsmith.errors import InputError, SurgeryError
 from normsmith.layers._statistics import StatisticsBase
 from normsmith.layers.batch_renorm import RenormBase
 from normsmith.layers.schedules import Schedule, scaled
-from normsmith.measure.layers import impossible, left_alone
+from normsmith.measure.layers import why_kept, why_not_now
 from normsmith.surgery.plans.edits import AttributeEdit, BufferEdit, Edit
 from normsmith.surgery.plans.operation import operation
 from normsmith.surgery.plans.plan import Change, Plan
@@ -113,7 +113,7 @@ def warm_start(
         path, *also = norms[layer]
         if not isinstance(layer, RenormBase):
             kept.append(Remark(path, f"{type(layer).__name__} is no batch renormalization: convert it first"))
-        elif (reason := left_alone(layer, model)) is not None:
+        elif (reason := why_kept(layer, model)) is not None:
             kept.append(Remark(path, reason))
         elif (reason := _refused(layer, times)) is not None:
             refusals.append(Remark(path, reason))
@@ -148,7 +148,7 @@ class _Times:
 
     def past(self, layer: RenormBase) -> int:
         """Updates of the running statistics so far, in steps of the training so far."""
-        assert layer.num_batches_tracked is not None  # `left_alone` leaves layers without statistics
+        assert layer.num_batches_tracked is not None  # `why_kept` leaves layers without statistics
         return int(layer.num_batches_tracked) if self.updates is None else self.updates
 
     def step(self, layer: RenormBase) -> int:
@@ -157,7 +157,7 @@ class _Times:
 
 
 def _refused(layer: RenormBase, times: _Times) -> str | None:
-    if (reason := impossible(layer)) is not None:
+    if (reason := why_not_now(layer)) is not None:
         return reason
     past = times.past(layer)
     left = 0.0 if past and layer.momentum is None else (1 - (layer.momentum or 0.0)) ** past
