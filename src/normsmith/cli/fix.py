@@ -108,7 +108,7 @@ def fix(
     for path, suffixes in ((output, (".safetensors", *PICKLED)), (save_plan, (".json",))):
         if path is not None:
             check_target(path, force=force, suffixes=suffixes)
-    wish = _Wish(
+    request = _Request(
         {
             "--convert": convert,
             "--insert": insert,
@@ -125,16 +125,16 @@ def fix(
     model = build(loaded, 0)
     if checkpoint is not None:
         load_into(model, checkpoint)
-    found, text = wish.planned(loaded, model)
-    tried = found.verify(example(loaded), forward=forward_of(loaded))
-    sys.stdout.write(found.to_json() + "\n" if as_json else f"{text}\n{tried}\n")
+    planned, text = request.plan(loaded, model)
+    verification = planned.verify(example(loaded), forward=forward_of(loaded))
+    sys.stdout.write(planned.to_json() + "\n" if as_json else f"{text}\n{verification}\n")
     if save_plan is not None:
-        save_text(found.to_json(), save_plan)
-    _finish(found, partial=partial, diff=diff, output=output)
+        save_text(planned.to_json(), save_plan)
+    _finish(planned, partial=partial, diff=diff, output=output)
 
 
 def _finish(plan: Plan, *, partial: bool, diff: bool, output: Path | None) -> None:
-    """Change the model, which is nobody else's; show it, write it, and say what was written."""
+    """Apply the plan to the model, show the difference, write the weights, and say what was written."""
     console = Console(stderr=True, highlight=False)
     before = repr(plan.model).splitlines()
     refused = bool(plan.refusals) and not partial
@@ -162,50 +162,52 @@ _TAKES = {
     "--recalibrate": {"--only", "--exact"},
     "--plan": set[str](),
 }
-"""Which settings go with which operation."""
+"""The settings that each operation takes."""
 
 
-class _Wish:
-    """What is asked for: one operation, and its settings.
+class _Request:
+    """The one operation that the command line asks for, with its settings.
 
-    Raises InputError: none or several, or settings that it does not have.
+    Raises InputError: no operation or several, or a setting that does not go with it.
     """
 
     def __init__(self, operations: dict[str, Any], settings: dict[str, Any]) -> None:
-        asked = [name for name, value in operations.items() if value is not None]
-        if len(asked) != 1:
+        given = [name for name, value in operations.items() if value is not None]
+        if len(given) != 1:
             raise InputError(
-                f"expected one of {', '.join(operations)}, got {' and '.join(asked) or 'none of them'}"
+                f"expected one of {', '.join(operations)}, got {' and '.join(given) or 'none of them'}"
             )
-        (self._name,) = asked
+        (self._name,) = given
         self._value = operations[self._name]
         for name, value in settings.items():
             if value is not None and name not in _TAKES[self._name]:
-                consumers = [consumer for consumer, names in _TAKES.items() if name in names]
-                raise InputError(f"{name} goes with {' or '.join(consumers)}, got it with {self._name}")
+                operations_with = [operation for operation, names in _TAKES.items() if name in names]
+                raise InputError(f"{name} goes with {' or '.join(operations_with)}, got it with {self._name}")
         self._norm, self._only = settings["--norm"] or "batch", settings["--only"]
         self._exact = settings["--exact"] is not None
         self._options = dict(_setting(text) for text in settings["--set"] or ())
 
-    def planned(self, task: Task, model: nn.Module) -> tuple[Plan, str]:
-        """The plan for a network of the task, and how it is shown."""
+    def plan(self, task: Task, model: nn.Module) -> tuple[Plan, str]:
+        """Make the plan for a network of the task; returns it with the text that shows it."""
         if self._name == "--recalibrate":
-            return self._recalibrated(task, model)
-        seen = {"batch": example(task), "forward": forward_of(task), "only": self._only}
+            return self._recalibration(task, model)
+        traced_with = {"batch": example(task), "forward": forward_of(task), "only": self._only}
         makers: dict[str, Callable[[], Plan]] = {
             "--convert": lambda: surgery.convert(model, self._value, only=self._only, **self._options),
-            "--insert": lambda: surgery.insert(model, self._norm, str(self._value), **seen, **self._options),
-            "--place": lambda: surgery.place(model, str(self._value), **seen),
-            "--strip": lambda: surgery.strip(model, **seen),
-            "--fold": lambda: surgery.fold(model, **seen),
+            "--insert": lambda: surgery.insert(
+                model, self._norm, str(self._value), **traced_with, **self._options
+            ),
+            "--place": lambda: surgery.place(model, str(self._value), **traced_with),
+            "--strip": lambda: surgery.strip(model, **traced_with),
+            "--fold": lambda: surgery.fold(model, **traced_with),
             "--plan": lambda: Plan.from_json(model, _text(self._value)),
         }
         plan = makers[self._name]()
         return plan, str(plan)
 
-    def _recalibrated(self, task: Task, model: nn.Module) -> tuple[Plan, str]:
+    def _recalibration(self, task: Task, model: nn.Module) -> tuple[Plan, str]:
         with seeded(0, task.device):  # a dataset may augment at random
-            found = surgery.recalibrate(
+            measured = surgery.recalibrate(
                 model,
                 _TrainingSet(task),
                 mode="exact" if self._exact else "fast",
@@ -213,11 +215,11 @@ class _Wish:
                 forward=task.forward,
                 loss=lambda pair, _: task.loss(*pair),
             )
-        return found.plan, str(found)
+        return measured.plan, str(measured)
 
 
 class _TrainingSet:
-    """All of a task's training samples, in batches, as often as they are gone through."""
+    """A task's training samples in batches; every iteration goes through all of them again."""
 
     def __init__(self, task: Task) -> None:
         self._task = task

@@ -1,4 +1,4 @@
-"""What a study found, for readers: a terminal, an offline HTML file, JSON and CSV."""
+"""The results of a study, for readers: a terminal, an offline HTML file, JSON and CSV."""
 
 from normsmith.report.data import to_csv, to_json
 from normsmith.report.html import render_html, write_html

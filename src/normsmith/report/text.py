@@ -19,7 +19,7 @@ _STYLES = {
     Verdict.REVERSED: "bold red",
     Verdict.INCONCLUSIVE: "yellow",
 }
-_TROUBLES = 5  # groups told one by one; the report has them all
+_MOST_FAILURES = 5  # groups printed one by one; the report has them all
 _ASCII = str.maketrans(
     {"−": "-", "×": "x", "–": "-", "—": "-", "…": "...", "±": "+/-", "·": "-", "“": '"', "”": '"', "’": "'"}
 )
@@ -27,25 +27,25 @@ _ASCII = str.maketrans(
 
 def print_verdicts(result: StudyResult, console: Console) -> None:
     """Print what `result` found, readable in 80 columns, without colour and on an ASCII terminal."""
-    say = _Voice(console)
+    safe = _SafeText(console)
     if any(answer.effects for answer in result.answers):
-        console.print(_table(result, say, narrow=console.width < 100))
+        console.print(_table(result, safe, narrow=console.width < 100))
     for answer in result.answers:
         console.print()
-        console.print(say(answer.title, "bold"))
-        console.print(say(answer.headline))
+        console.print(safe(answer.title, "bold"))
+        console.print(safe(answer.headline))
     for question, reason in result.skipped.items():
         console.print()
-        console.print(say(f"Not asked: {question}. {reason}"))
+        console.print(safe(f"Not asked: {question}. {reason}"))
     if not result.answers:
-        console.print(say("No question was answered."))
+        console.print(safe("No question was answered."))
     console.print()
-    _print_failures(result, say, console)
-    console.print(say(_trials(result)))
+    _print_failures(result, safe, console)
+    console.print(safe(_trials(result)))
 
 
-class _Voice:
-    """Turns words, a user's too, into text that this console can show and that cannot steer it."""
+class _SafeText:
+    """Turns any words, a user's included, into text that a console can show and that cannot control the terminal."""
 
     def __init__(self, console: Console) -> None:
         self.ascii = console.options.ascii_only
@@ -58,40 +58,40 @@ class _Voice:
         return Text(clean, style=style)
 
 
-def _table(result: StudyResult, say: _Voice, *, narrow: bool) -> Table:
-    table = Table(box=HORIZONTALS, title=say(result.task), title_justify="left", title_style="bold")
+def _table(result: StudyResult, safe: _SafeText, *, narrow: bool) -> Table:
+    table = Table(box=HORIZONTALS, title=safe(result.task), title_justify="left", title_style="bold")
     interval = notation.interval_name(effect for answer in result.answers for effect in answer.effects)
     table.add_column("question", overflow="fold", ratio=3)
     table.add_column("hypothesis", overflow="fold", ratio=4)
-    table.add_column(say(f"effect ({interval})"), overflow="fold", ratio=4)
+    table.add_column(safe(f"effect ({interval})"), overflow="fold", ratio=4)
     table.add_column("p (Holm)", no_wrap=True)
     table.add_column("verdict", overflow="fold", min_width=12)
     for answer in result.answers:
         for i, effect in enumerate(answer.effects):
-            cells = [say(answer.question if i == 0 else ""), *_cells(effect, say, narrow=narrow)]
+            cells = [safe(answer.question if i == 0 else ""), *_cells(effect, safe, narrow=narrow)]
             table.add_row(*cells, end_section=effect is answer.effects[-1])
     return table
 
 
-def _cells(effect: Effect, say: _Voice, *, narrow: bool) -> list[Text]:
+def _cells(effect: Effect, safe: _SafeText, *, narrow: bool) -> list[Text]:
     measured = notation.estimate_and_interval(effect)
     lines = [measured.replace(" (", "\n(") if narrow else measured, notation.censoring(effect)]
     return [
-        say(effect.name),
-        Text("\n").join(say(part) for line in lines if line for part in line.split("\n")),
-        say(_text.probability(effect.p_adjusted)),
-        say(effect.verdict.value, _STYLES[effect.verdict]),
+        safe(effect.name),
+        Text("\n").join(safe(part) for line in lines if line for part in line.split("\n")),
+        safe(_text.probability(effect.p_adjusted)),
+        safe(effect.verdict.value, _STYLES[effect.verdict]),
     ]
 
 
-def _print_failures(result: StudyResult, say: _Voice, console: Console) -> None:
-    console.print(say(failures.summary(result.failures)))
-    troubled = [group for group in failures.grouped(result.failures) if group.status != "diverged"]
-    told = [f"{g.arm}, {g.setting}, {_seeds(g)}: {g.reasons[0]}" for g in troubled[:_TROUBLES]]
-    if len(troubled) > _TROUBLES:
-        told.append(f"and {_text.count(len(troubled) - _TROUBLES, 'more group')}")
-    for line in told:
-        console.print(Padding(say(line), (0, 0, 0, 2), expand=False))
+def _print_failures(result: StudyResult, safe: _SafeText, console: Console) -> None:
+    console.print(safe(failures.summary(result.failures)))
+    failed = [group for group in failures.grouped(result.failures) if group.status != "diverged"]
+    lines = [f"{g.arm}, {g.setting}, {_seeds(g)}: {g.reasons[0]}" for g in failed[:_MOST_FAILURES]]
+    if len(failed) > _MOST_FAILURES:
+        lines.append(f"and {_text.count(len(failed) - _MOST_FAILURES, 'more group')}")
+    for line in lines:
+        console.print(Padding(safe(line), (0, 0, 0, 2), expand=False))
 
 
 def _seeds(group: failures.FailureGroup) -> str:

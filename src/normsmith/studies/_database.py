@@ -1,4 +1,4 @@
-"""Opening the database of a store: nothing is made half, and nothing of others is touched."""
+"""Opening the database of a store: a store is created whole or not at all, and other databases are left as they are."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _parse(url: str) -> sa.URL:
 
 
 def _file(url: sa.URL) -> Path | None:
-    """The file of a SQLite URL; None for a database in memory or behind a server."""
+    """The file of a SQLite URL; None for a database in memory or on a server."""
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
         return None
     return Path(str(url.database)).absolute()
@@ -175,7 +175,7 @@ def _transactional(engine: sa.Engine) -> sa.Engine:
 
 
 def _prepare_file(file: Path, url: str) -> None:
-    """Make the file if there is none; else make sure, without the means to write, that it is a store."""
+    """Create the file if there is none; otherwise check that it is a store, through a read-only connection."""
     if not file.parent.is_dir():
         raise StoreError(
             f"cannot create {url}: expected a directory at {file.parent}, got none; make it first"
@@ -189,7 +189,7 @@ def _prepare_file(file: Path, url: str) -> None:
     with file.open("rb") as opened:
         if opened.read(16) != b"SQLite format 3\0":
             raise StoreError(f"expected a store of normsmith at {url}, got another file; choose another path")
-    # Without a write-ahead log nobody has the file open: `immutable` then keeps SQLite from making one.
+    # Without a write-ahead log no process has the file open: `immutable` then keeps SQLite from making one.
     log = file.with_name(f"{file.name}-wal")
     reader = _file_engine(file, "ro" if log.exists() else "ro&immutable=1")
     try:
@@ -199,7 +199,7 @@ def _prepare_file(file: Path, url: str) -> None:
 
 
 def _create_file(file: Path, url: str) -> None:
-    """Make a store that nobody ever sees half; if another study is faster, its store serves."""
+    """Create the store under another name and move it into place; if another study is faster, its store is used."""
     with creating(file, lambda reason: _failure(url, reason)) as draft:
         engine = _file_engine(draft, "rwc")
         try:
@@ -211,7 +211,7 @@ def _create_file(file: Path, url: str) -> None:
 
 
 def _create_tables(engine: sa.Engine) -> None:
-    """Create the tables in an empty database; others' tables are left for `_verify` to refuse."""
+    """Create the tables in an empty database; a database with other tables is left for `_verify` to refuse."""
     if sa.inspect(engine).get_table_names():
         return
     try:
@@ -220,12 +220,12 @@ def _create_tables(engine: sa.Engine) -> None:
             row = {"application": APPLICATION, "schema_version": SCHEMA_VERSION, "created": now()}
             connection.execute(meta.insert().values(row))
     except DatabaseError:
-        if not sa.inspect(engine).get_table_names():  # else another study was faster: its tables serve
+        if not sa.inspect(engine).get_table_names():  # else another study was faster: its tables are used
             raise
 
 
 def _verify(engine: sa.Engine, url: str) -> None:
-    """Raises StoreError unless the database is ours and of a schema that this version reads."""
+    """Raise StoreError unless the database is a store of normsmith, of the schema that this version reads."""
     foreign = StoreError(
         f"expected a store of normsmith at {url}, got another application's database; "
         "choose another path or database"
@@ -234,12 +234,12 @@ def _verify(engine: sa.Engine, url: str) -> None:
         raise foreign
     try:
         with engine.connect() as connection:
-            found = connection.execute(sa.select(meta.c.application, meta.c.schema_version)).all()
+            rows = connection.execute(sa.select(meta.c.application, meta.c.schema_version)).all()
     except DatabaseError as error:
         raise foreign from error
-    if len(found) != 1 or found[0].application != APPLICATION:
+    if len(rows) != 1 or rows[0].application != APPLICATION:
         raise foreign
-    version = found[0].schema_version
+    version = rows[0].schema_version
     if version != SCHEMA_VERSION:
         what = (
             "a newer normsmith wrote it; upgrade normsmith or choose another store"
@@ -250,6 +250,6 @@ def _verify(engine: sa.Engine, url: str) -> None:
 
 
 def _require_writable(engine: sa.Engine) -> None:
-    """Write nothing: databases refuse even that where writing is not allowed."""
+    """Update no row: databases refuse even that where writing is not allowed."""
     with engine.begin() as connection:
         connection.execute(meta.update().where(sa.false()).values(schema_version=SCHEMA_VERSION))

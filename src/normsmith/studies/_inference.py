@@ -21,11 +21,12 @@ INTERVAL_FROM = 6
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one set of paired effects says.
+    """What one set of paired effects amounts to: an estimate, its interval, and a p-value.
 
-    `low` and `high` are finite, for showing; `floor` and `roof` are the ends of the interval when censored
-    effects are as bad, and as good, as they can be (infinite where that is open). `ceiling` is the roof when
-    pairs that nothing is known about count as good too: what a claim may not exceed to be turned down.
+    `low` and `high` are finite and meant to be shown. `floor` and `roof` are the ends of the interval if every
+    censored effect is as bad, or as good, as it can be; they are infinite where there is no bound. `ceiling` is the
+    roof if pairs of which nothing is known are as good as they can be, too: a claim is only turned down where even
+    the ceiling lies short of it.
     """
 
     estimate: float
@@ -43,8 +44,8 @@ def sign_flip(effects: Array, alternative: Literal["two-sided", "greater"] = "tw
     Exact up to `EXACT_UP_TO` effects under the null hypothesis that an effect and its negative are equally
     likely; ties and zeros are kept. Fisher, The Design of Experiments, 1935, §21.
     """
-    # In an order of their own, so that the seeds' does not matter where signs are drawn; a zero beside them
-    # changes no sum, and the library asks for two effects at least.
+    # The effects are sorted, so that the order of the seeds does not matter where signs are drawn. A zero is added
+    # to a single effect: it changes no sum, and the library asks for two effects at least.
     from scipy import stats  # a second of import time that worker processes are spared
 
     oriented = effects * np.sign(effects.sum(axis=-1, keepdims=True))
@@ -114,7 +115,7 @@ def mean_interval(effects: Array) -> tuple[float, float]:
     if effects.mean() < 0:
         low, high = mean_interval(-effects)
         return -high, -low
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         (np.sort(effects),),
         np.mean,
         vectorized=True,
@@ -123,7 +124,7 @@ def mean_interval(effects: Array) -> tuple[float, float]:
         method="BCa",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)
 
 
 def walsh_averages(effects: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Verdicts in words: what was found, how sure it is, and what that means for the claim."""
+"""Verdicts in words: the effect, how certain it is, and what that means for the claim."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sentence(
     needed: int,
     of: int,
 ) -> str:
-    """The verdict on one `of` so many hypotheses, which `needed` seeds at least."""
+    """The sentence on one of `of` hypotheses of a question, which needs at least `needed` seeds."""
     hypothesis, count = pairs.hypothesis, len(pairs.seeds)
     lead = f"{verdict.value.capitalize()}: "
     if pairs.decided:
@@ -56,7 +56,7 @@ def _finding(hypothesis: Hypothesis, estimate: float) -> str:
 
 
 def _interval(pairs: Pairs, evidence: Evidence) -> str:
-    """The interval as it is shown: ratios as such, open ends said to be open."""
+    """The interval as a reader sees it, with the ends that censoring leaves open named as open."""
     name = notation.interval_name_at(len(pairs.seeds))
     low, high = evidence.low, evidence.high
     low_open, high_open = math.isinf(evidence.floor), math.isinf(evidence.roof)

@@ -22,7 +22,7 @@ Value: TypeAlias = str | int | float | bool | None
 class Edit:
     """One change to a fresh model: a module-level function `(model, task, **arguments) -> model`.
 
-    The task is there for its batches and its forward, by which surgery follows a model. The function's name (see
+    The task is there for its batches and its forward, with which surgery traces a model. The function's name (see
     `normsmith.studies.names`) and the arguments enter the key of every trial of the arm, and travel to worker
     processes; hence no lambdas and no closures.
     """
@@ -73,30 +73,30 @@ def edit(function: Callable[..., nn.Module], **arguments: Value) -> Edit:
 @named("strip-norm")
 def strip_norm(model: nn.Module, task: Task) -> nn.Module:
     """Remove every normalization layer."""
-    return surgery.strip(model, **_seen_by(task)).apply()
+    return surgery.strip(model, **_traced_with(task)).apply()
 
 
 @named("strip-batch-norm")
 def strip_batch_norm(model: nn.Module, task: Task) -> nn.Module:
     """Remove the batch norms, and no other norm."""
-    return surgery.strip(model, only=_is_batch_norm, **_seen_by(task)).apply()
+    return surgery.strip(model, only=_is_batch_norm, **_traced_with(task)).apply()
 
 
 @named("insert-norm")
 def insert_norm(model: nn.Module, task: Task, norm: str, where: str, **options: Any) -> nn.Module:
     """Put a norm before or after every activation of a model without one."""
-    return surgery.insert(model, norm, where, **_seen_by(task), **options).apply()
+    return surgery.insert(model, norm, where, **_traced_with(task), **options).apply()
 
 
 @named("swap-activation")
 def swap_activation(model: nn.Module, task: Task, activation: str) -> nn.Module:
     """Replace every activation by another kind."""
-    return surgery.swap_activation(model, activation, **_seen_by(task)).apply()
+    return surgery.swap_activation(model, activation, **_traced_with(task)).apply()
 
 
 @named("convert-norm")
 def convert_norm(model: nn.Module, task: Task, to: str, **options: Any) -> nn.Module:
-    """Make the batch norms that a model has another kind of norm, where they are."""
+    """Convert the batch norms that a model has to another kind of norm, where they stand."""
     return surgery.convert(model, to, **options).apply()
 
 
@@ -107,8 +107,8 @@ def move_norm(model: nn.Module, task: Task, where: str) -> nn.Module:
 
 
 def plan_of_move(model: nn.Module, task: Task, where: str) -> surgery.Plan:
-    """The plan of `move_norm`: which norms move, and why others stay."""
-    return surgery.place(model, where, only=_is_batch_norm, **_seen_by(task))
+    """The plan that `move_norm` applies: it says which norms move, and why others stay."""
+    return surgery.place(model, where, only=_is_batch_norm, **_traced_with(task))
 
 
 @named("scale-weights")
@@ -121,8 +121,8 @@ def scale_weights(model: nn.Module, task: Task, gain: float) -> nn.Module:
     return model
 
 
-def _seen_by(task: Task) -> dict[str, Any]:
-    """What surgery follows a task's network with."""
+def _traced_with(task: Task) -> dict[str, Any]:
+    """The arguments with which surgery traces a task's network."""
     return {"batch": example(task), "forward": forward_of(task)}
 
 

@@ -127,7 +127,7 @@ def edge_notes(arms: Iterable[Tuned]) -> tuple[str, ...]:
 
 
 def headline(claim: str, effects: Sequence[Effect]) -> str:
-    """The claim and what became of it, with the estimates, in one sentence."""
+    """One sentence with the claim, the verdicts on it, and the estimates."""
     by_verdict: dict[Verdict, list[str]] = {}
     for effect in effects:
         by_verdict.setdefault(effect.verdict, []).append(f"{effect.name} {notation.estimate(effect)}")

@@ -1,4 +1,4 @@
-"""What a question works with: it asks for trials, tunes arms, and pairs outcomes by seed."""
+"""The means of a question: to ask for trials, to tune arms, and to pair outcomes by seed."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Lab:
 
         return min(rates, key=score)
 
-    # Measures: what to read off one outcome.
+    # Measures: from one outcome to one value.
 
     def final(self, outcome: Outcome, split: Split = "test") -> Sample:
         """The metric at the end of the budget; a diverged trial counts as the untrained network.
@@ -137,7 +137,7 @@ class Lab:
         return self.final(outcome)[0] / self.task.point, False
 
     def shortfall(self, outcome: Outcome) -> Sample:
-        """The final validation metric with its sign such that lower is better: what rates are tuned by."""
+        """The final validation metric, negated where higher is better: rates are tuned to make it small."""
         value = self.final(outcome, "validation")[0]
         return (-value if self.task.higher_is_better else value), False
 
@@ -167,14 +167,16 @@ class Lab:
     def measured(self, tuned: Tuned) -> dict[int, Outcome]:
         """Outcomes by seed of the trials that finished or diverged; others say nothing about the arm."""
         outcomes = {trial.seed: self.outcomes.get(trial) for trial in self.grid([tuned.arm], [tuned.rate])}
-        return {seed: found for seed, found in outcomes.items() if found is not None and found.measured}
+        return {
+            seed: outcome for seed, outcome in outcomes.items() if outcome is not None and outcome.measured
+        }
 
     def series(self, tuned: Tuned, measure: Measure) -> dict[int, Sample]:
-        """What `measure` reads off each measured trial of an arm at its rate."""
+        """The value of `measure` for each measured trial of an arm at its rate, by seed."""
         return {seed: measure(outcome) for seed, outcome in self.measured(tuned).items()}
 
     def tuning_values(self, tuned: Tuned, measure: Measure) -> list[float]:
-        """What `measure` reads off the trials that rates are tuned on."""
+        """The values of `measure` for the trials that rates are tuned on."""
         series = self.series(tuned, measure)
         return [value for seed, (value, _) in series.items() if seed in self.tuning_seeds]
 

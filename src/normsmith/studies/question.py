@@ -43,8 +43,8 @@ class Question:
 def every_question() -> dict[str, Question]:
     """All questions by name, found by walking `questions/`; each module binds `QUESTION`."""
     modules = [_module(info.name) for info in pkgutil.iter_modules(questions.__path__)]
-    found: list[Question] = [module.QUESTION for module in modules]
-    return {question.name: question for question in sorted(found, key=lambda question: question.name)}
+    all_questions: list[Question] = [module.QUESTION for module in modules]
+    return {question.name: question for question in sorted(all_questions, key=lambda question: question.name)}
 
 
 def _module(name: str) -> ModuleType:

@@ -92,7 +92,7 @@ class Failure(_Data):
 
 
 class Answer(_Data):
-    """What one question found."""
+    """What one question concluded, and the evidence for it."""
 
     question: str
     title: str

@@ -1,4 +1,4 @@
-"""Runs trials in worker processes, and reports each as it ends, whatever becomes of the worker."""
+"""Trials run in worker processes, and each is reported as it ends, even if its worker is killed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from normsmith.studies.trial import Outcome, Trial, train
 from normsmith.tasks import Task, fingerprint, load
 
 WATCH = 1.0
-"""Seconds between two looks of a worker at whether its parent is still there."""
+"""Seconds between two checks of a worker whether its parent process still runs."""
 
 
 @dataclass(frozen=True)
 class TaskReference:
-    """How a worker process gets the task: by the words that load it, or pickled by value."""
+    """How a worker process gets the task: by the name that `load` takes, or pickled by value."""
 
     name: str | None
     pickled: bytes | None
@@ -70,7 +70,7 @@ class _Worker:
 
 
 def _enter_worker(reference: TaskReference, parent: int) -> None:
-    """One torch thread a worker; the parent alone answers Ctrl-C; no worker outlives its parent."""
+    """Set up a worker: one torch thread, Ctrl-C left to the parent, and an end when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
@@ -85,7 +85,7 @@ def _end_with(parent: int) -> None:
 
 
 def _run(trial: Trial) -> Outcome:
-    """A trial in a worker; what the user's code raises is the trial's result."""
+    """Run a trial in a worker process; an exception of the user's code is the trial's result."""
     if _Worker.task is None:
         _Worker.task = _Worker.reference.resolve()
     started = time.perf_counter()
@@ -109,7 +109,7 @@ def one_thread() -> Iterator[None]:
 
 
 def seconds_per_step(task: Task, trials: Iterable[Trial], steps: int = 12) -> float:
-    """Measured here and now: the mean time of a training step over a few of `trials`, evaluations included.
+    """The mean time of a training step with its evaluations, measured now on a few of `trials`.
 
     A trial that fails says nothing about time and is passed over; 0.0 if all do.
     """
@@ -181,7 +181,7 @@ class Runner:
         waiting: deque[Trial],
         report: Callable[[Trial, Outcome], None],
     ) -> None:
-        """Report trials past their time; the pool is made anew and what ran beside them goes back in line."""
+        """Report trials past their time limit; a new pool is made, and trials that ran beside them are queued again."""
         now = time.monotonic()
         if all(now - started < self._timeout for _, started in running.values()):
             return

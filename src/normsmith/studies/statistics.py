@@ -20,9 +20,10 @@ POWER = {
     2.0: {(8, 1): 1.00, (8, 2): 0.97, (8, 3): 0.95, (10, 1): 1.00, (10, 2): 1.00, (10, 3): 1.00},
     3.0: {(8, 1): 1.00, (8, 2): 1.00, (8, 3): 1.00, (10, 1): 1.00, (10, 2): 1.00, (10, 3): 1.00},
 }
-"""How often an effect is said to hold: {its size / standard deviation of the paired effects: {(seeds,
-hypotheses of the question): share of studies}}, for normal effects, margin 0 and other hypotheses that are not
-true. Measured on 1,000 simulated studies a cell by `python -m benchmarks.power`.
+"""The share of studies that call a true effect *holds*, by its size and the size of the study.
+
+{effect / standard deviation of the paired effects: {(seeds, hypotheses of the question): share}}, for normal effects,
+a margin of 0 and no other hypothesis true. Measured on 1,000 simulated studies a cell by `python -m benchmarks.power`.
 """
 
 
@@ -42,7 +43,7 @@ def judge(pairs: Sequence[Pairs]) -> tuple[Effect, ...]:
     *inconclusive*, as is everything with too few seeds to reach $p < 0.05$, with most pairs censored in both
     arms, or `decided`.
 
-    How large an effect must be to be found: `POWER`.
+    How large an effect must be for a study to detect it: `POWER`.
 
     Raises:
         StudyError: there are more than three hypotheses, or two of one name.
@@ -60,7 +61,7 @@ def judge(pairs: Sequence[Pairs]) -> tuple[Effect, ...]:
         )
     effects = [pair.effects() for pair in pairs]
     evidence = [weigh(effect) for effect in effects]
-    adjusted = holm([1.0 if pair.decided else found.p for pair, found in zip(pairs, evidence, strict=True)])
+    adjusted = holm([1.0 if pair.decided else each.p for pair, each in zip(pairs, evidence, strict=True)])
     return tuple(
         _effect(*measured, len(pairs)) for measured in zip(pairs, effects, evidence, adjusted, strict=True)
     )
@@ -95,15 +96,15 @@ def _effect(pairs: Pairs, effects: Effects, evidence: Evidence, p_adjusted: floa
 
 
 def _verdict(effects: Effects, evidence: Evidence, p_adjusted: float) -> Verdict:
-    margin, found = effects.margin, p_adjusted < ALPHA
+    margin, significant = effects.margin, p_adjusted < ALPHA
     if effects.equivalence:
-        if found and -margin < evidence.floor and evidence.roof < margin:
+        if significant and -margin < evidence.floor and evidence.roof < margin:
             return Verdict.HOLDS
         outside = evidence.floor >= margin or evidence.roof <= -margin
         return Verdict.NOT_HERE if outside else Verdict.INCONCLUSIVE
-    if found and _reaches(evidence.floor, margin):
+    if significant and _reaches(evidence.floor, margin):
         return Verdict.HOLDS
-    if found and _reaches(-evidence.roof, margin):
+    if significant and _reaches(-evidence.roof, margin):
         return Verdict.REVERSED
     return Verdict.INCONCLUSIVE if _reaches(evidence.ceiling, margin) else Verdict.NOT_HERE
 

@@ -124,8 +124,8 @@ class Store:
     >>> trial = Record("0" * 64, {"seed": 0}, "finished", "", {"accuracy": 0.97}, 0.4, {"torch": "2.13"})
     >>> with Store("sqlite://") as store:
     ...     store.put(trial)
-    ...     found = store.get(["0" * 64, "1" * 64])
-    >>> found["0" * 64].measurements, len(found)
+    ...     records = store.get(["0" * 64, "1" * 64])
+    >>> records["0" * 64].measurements, len(records)
     ({'accuracy': 0.97}, 1)
     """
 
@@ -140,14 +140,14 @@ class Store:
             StoreError: the store is closed or cannot be read.
         """
         wanted = list(dict.fromkeys(keys))
-        found = {}
+        records = {}
         columns = [_trials.c[name] for name in _NAMES]
         with self._connection() as connection:
             for start in range(0, len(wanted), _KEYS_A_QUERY):
                 some = wanted[start : start + _KEYS_A_QUERY]
                 for row in connection.execute(sa.select(*columns).where(_trials.c.key.in_(some))):
-                    found[row.key] = Record(**row._mapping)
-        return {key: found[key] for key in wanted if key in found}
+                    records[row.key] = Record(**row._mapping)
+        return {key: records[key] for key in wanted if key in records}
 
     def put(self, record: Record) -> None:
         """Keep a record; it is committed when this returns.

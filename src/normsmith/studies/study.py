@@ -1,4 +1,4 @@
-"""A study: questions, a task and seeds go in; trials run, or are found in the store; answers come out."""
+"""A study: from questions, a task and seeds to answers, by trials that run or are in the store already."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SEEDS: dict[Profile, int] = {"quick": 8, "full": 10}
 """How many seeds a profile takes when the user names no number."""
 
 KEPT = ("finished", "diverged")
-"""Results that stand. What raised, was killed or ran out of time is tried again: the machine may be to blame."""
+"""The statuses of results that are used again. A trial that raised, was killed or ran out of time is run again."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Settings:
 
 @runtime_checkable
 class Progress(Protocol):
-    """Who is told how a study goes on."""
+    """What a study tells of its progress; implement it to show a bar or to log."""
 
     def planned(self, new: int, reused: int, seconds: float) -> None:
         """A batch of trials is about to run; `seconds` is the measured estimate for it."""
@@ -59,13 +59,13 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Progress that nobody hears."""
+    """Progress that is not shown."""
 
     def planned(self, new: int, reused: int, seconds: float) -> None:
-        """Nothing."""
+        """Shows nothing."""
 
     def finished(self, trial: Trial, outcome: Outcome) -> None:
-        """Nothing."""
+        """Shows nothing."""
 
 
 def versions() -> dict[str, str]:
@@ -264,6 +264,6 @@ def _answer(question: Question, findings: Findings, trials: int) -> Answer:
 
 
 def _try_arms(task: Task, trials: Sequence[Trial]) -> None:
-    """Build every arm once, before hours are spent: what surgery refuses, it refuses here."""
+    """Build every arm once, so that what surgery refuses is refused before hours are spent on trials."""
     for arm in dict.fromkeys(trial.arm for trial in trials):
         arm.build(build(task, 0), task)

@@ -1,4 +1,4 @@
-"""A trial: one arm, one setting, one seed, trained once; and what came of it."""
+"""A trial, which is one arm trained once from one seed at one learning rate, and its outcome."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROBES = 4
 
 @dataclass(frozen=True)
 class Trial:
-    """All that decides the result of one training run, apart from the task.
+    """Everything that decides the result of one training run, apart from the task.
 
     Trials with the same seed and stream start from the same weights (where shapes agree) and see the same
     batches in the same order, whatever their arm. `stream` tells apart repetitions that must be independent.
@@ -77,7 +77,7 @@ class Outcome:
         return self.status in ("finished", "diverged")
 
     def measurements(self) -> dict[str, Any]:
-        """The numbers, for the store."""
+        """The numbers as a store keeps them."""
         kept = asdict(self)
         for name in ("status", "reason", "seconds"):
             del kept[name]

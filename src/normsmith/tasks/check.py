@@ -22,10 +22,10 @@ from normsmith.tasks.task import Task
 def check(task: Task) -> None:
     """Do everything a trial does, once: build, one training step, evaluate validation and test.
 
-    Nothing of the task is changed and the caller's random state is as before. Raises TaskError that says in
-    one line
-    what failed and where: the model factory, the batch, the forward, the loss (not a scalar, not finite, no
-    gradient), the optimizer, the metric (raises, no number, not finite).
+    The task and the caller's random state stay as they are.
+
+    Raises TaskError, which says in one line what failed and where: the model factory, the batch, the forward, the
+    loss (not a scalar, not finite, no gradient), the optimizer, or the metric (raises, no number, not finite).
 
     >>> from normsmith.tasks.digits import digits_mlp
     >>> check(digits_mlp())
@@ -38,11 +38,11 @@ def check(task: Task) -> None:
         _step(task, model, loss)
     for split in ("validation", "test"):
         with _naming(task, f"evaluating the untrained network on {split} raised"):
-            _, found = evaluate(task, model, split)
-        if not math.isfinite(found):
+            _, value = evaluate(task, model, split)
+        if not math.isfinite(value):
             raise _fail(
                 task,
-                f"metric is {found} on {split} for the untrained network; return a finite number, also where the "
+                f"metric is {value} on {split} for the untrained network; return a finite number, also where the "
                 "metric is not defined",
             )
 
@@ -98,7 +98,7 @@ def _step(task: Task, model: nn.Module, loss: Tensor) -> None:
 
 
 def _shapes(batch: Any) -> str:
-    """Shapes of the tensors in a batch, for people.
+    """The shapes of the tensors in a batch, for a message.
 
     >>> _shapes({"x": torch.zeros(2, 3), "y": torch.zeros(2)})
     '(2, 3), (2,)'

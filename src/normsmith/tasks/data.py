@@ -84,7 +84,7 @@ def evaluate(task: Task, model: nn.Module, split: str) -> tuple[float, float]:
 
 
 def metric(task: Task, model: nn.Module, split: str) -> float:
-    """The metric alone, of a model that is in `evaluating`: for those who look often.
+    """The metric alone, of a model that is inside `evaluating` already, for callers that evaluate often.
 
     Raises TaskError as `evaluate` does.
     """

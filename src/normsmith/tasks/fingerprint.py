@@ -268,7 +268,7 @@ def _globals_used(code: types.CodeType) -> Iterator[str]:
 
 
 def _address(value: Any) -> tuple[str, str, str]:
-    """Where a library's function or class is found, and which version of it.
+    """The module, name and version of a library's function or class.
 
     normsmith changes between releases while it is worked on: its version is its source.
     """

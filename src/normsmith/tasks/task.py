@@ -68,17 +68,14 @@ class Task:
             weights drawn from the current random state; a module itself is refused, because every trial needs
             a network of its own.
         train, test: a map-style Dataset, a tuple of tensors of one length (a `TensorDataset`), or a
-            DataLoader,
-            of which the dataset and the `collate_fn` are taken and nothing else: batch size and order are the
-            task's and the study's. A DataLoader with a sampler of its own is refused: pass
+            DataLoader, of which the dataset and the `collate_fn` are taken and nothing else: batch size and order
+            are the task's and the study's. A DataLoader with a sampler of its own is refused: pass
             `torch.utils.data.Subset` instead, so that no sample is used that the sampler left out.
         loss: `loss(output, target)` → scalar tensor, a mean over samples.
         metric: `metric(output, target)` → float; called once on the outputs of a whole split, so that
-            measures
-            which are no mean over samples (AUC, F1) are right.
+            measures which are no mean over samples (AUC, F1) are right.
         validation: like `train`; without it a fifth of `train`, drawn with a fixed seed, is held out and is
-            no
-            longer trained on.
+            no longer trained on.
         name, description: shown in reports.
         batch_size: samples per training step; an epoch's incomplete last batch is left out.
         steps: training steps of a trial.
@@ -92,8 +89,7 @@ class Task:
             own; empty means its own only.
         device: where to train, as `torch.device` names it.
         collate: list of samples → batch; None means torch's `default_collate`. A DataLoader's own
-            `collate_fn`
-            goes before it. Not used for tensors, which are indexed as a whole.
+            `collate_fn` is used instead of it. Not used for tensors, which are indexed as a whole.
 
     Raises TaskError when an argument is not what is described here.
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from normsmith._text import exact, number
 from normsmith.studies.arms import Arm, edit, network, normalized, scale_weights
 from normsmith.studies.figures import band, headline
 from normsmith.studies.lab import Lab, Requests, Sample, Tuned
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Chart, Table
-from normsmith.studies.statistics import Hypothesis, judge
+from normsmith.studies.statistics import Hypothesis, Pairs, judge
+from normsmith.studies.trial import Trial
 
 GAINS = tuple(2.0**exponent for exponent in range(-6, 5))
+SIDES = {
+    "all": (GAINS[0], GAINS[-1], 3.0),
+    "small": (GAINS[0], 0.5, 1.0),
+    "large": (2.0, GAINS[-1], 1.0),
+}
+"""The hypotheses: from which gain to which, and how many more of them must reach the target."""
 
 
 def scaled(arm: Arm, gain: float) -> Arm:
@@ -24,91 +33,110 @@ def ask(lab: Lab) -> Requests[Findings]:
     yield lab.tuning([plain, norm])
     target = yield from lab.target()
     tuned = yield from lab.tune([plain, norm], lab.shortfall)
-
-    def at(arm: Arm, gain: float) -> Tuned:
-        return Tuned(scaled(arm, gain), tuned[arm].rate, tuned[arm].tried)
-
-    yield [
-        trial
-        for arm in (plain, norm)
-        for gain in GAINS
-        for trial in lab.grid([scaled(arm, gain)], [tuned[arm].rate])
-    ]
-
-    def gains(arm: Arm, low: float, high: float) -> dict[int, Sample]:
-        """How many gains in [low, high] reach the target, of seeds all of whose trials ran."""
-        reached = [lab.series(at(arm, gain), lab.steps_to(target)) for gain in GAINS if low <= gain <= high]
-        complete = [seed for seed in lab.seeds if all(seed in found for found in reached)]
-        return {seed: (float(sum(not found[seed][1] for found in reached)), False) for seed in complete}
-
-    sides = {
-        "all": (GAINS[0], GAINS[-1], 3.0),
-        "small": (GAINS[0], 0.5, 1.0),
-        "large": (2.0, GAINS[-1], 1.0),
-    }
-    effects = judge(
-        [
-            lab.pairs(
-                Hypothesis(
-                    name=name,
-                    text=f"of the gains {exact(low)} to {exact(high)}, at least {exact(margin)} more reach "
-                    f"{number(target, 4)}",
-                    treatment=norm.name,
-                    control=plain.name,
-                    unit="gains",
-                    scale="difference",
-                    margin=margin,
-                    better="higher",
-                ),
-                gains(norm, low, high),
-                gains(plain, low, high),
-            )
-            for name, (low, high, margin) in sides.items()
-        ]
-    )
-    lines = [
-        band(
-            f"{arm.name} (rate {exact(tuned[arm].rate)})",
-            {gain: [value for value, _ in lab.series(at(arm, gain), lab.final).values()] for gain in GAINS},
-        )
-        for arm in (plain, norm)
-    ]
-    rows = tuple(
-        (
-            arm.name,
-            exact(tuned[arm].rate),
-            " · ".join(f"{exact(n)}" for n, _ in gains(arm, GAINS[0], GAINS[-1]).values()),
-        )
-        for arm in (plain, norm)
-    )
+    response = _Response(lab, target, tuned)
+    yield response.trials()
+    effects = judge([_more_gains(response, name, norm, plain) for name in SIDES])
     return Findings(
         headline=headline(
             "Batch norm makes training less sensitive to the scale of initial weights", effects
         ),
         effects=effects,
-        charts=(
-            Chart(
-                name="gains",
-                title="Response to the scale of the initial weights",
-                x_title="gain on the initial weights",
-                y_title="final test metric",
-                log_x=True,
-                lines=tuple(lines),
-                description="Final test metric against the factor on the initial weights, median over seeds, "
-                "band between quartiles.",
-            ),
-        ),
-        tables=(
-            Table(
-                title=f"Gains that reach the target, of {len(GAINS)}, by seed",
-                columns=("arm", "rate", "gains"),
-                rows=rows,
-            ),
-        ),
+        charts=(_by_gain(response),),
+        tables=(_by_seed(response),),
         notes=(
             f"Target: test metric {number(target, 4)}. The learning rate is the best at gain 1 and is not tuned again: "
             "with batch norm a weight's scale divides its effective step by the square of the gain.",
         ),
+    )
+
+
+@dataclass(frozen=True)
+class _Response:
+    """What becomes of arms, each at its tuned rate, as their initial weights are scaled."""
+
+    lab: Lab
+    target: float
+    tuned: dict[Arm, Tuned]
+
+    def at(self, arm: Arm, gain: float) -> Tuned:
+        """The arm with its weights scaled, at the rate that is best without."""
+        return Tuned(scaled(arm, gain), self.tuned[arm].rate, self.tuned[arm].tried)
+
+    def trials(self) -> list[Trial]:
+        """Every arm at every gain."""
+        return [
+            trial
+            for arm in self.tuned
+            for gain in GAINS
+            for trial in self.lab.grid([scaled(arm, gain)], [self.tuned[arm].rate])
+        ]
+
+    def reaching(self, arm: Arm, low: float, high: float) -> dict[int, Sample]:
+        """How many gains in [low, high] reach the target, of seeds all of whose trials ran."""
+        steps = self.lab.steps_to(self.target)
+        series = [self.lab.series(self.at(arm, gain), steps) for gain in GAINS if low <= gain <= high]
+        complete = [seed for seed in self.lab.seeds if all(seed in samples for samples in series)]
+        return {seed: (float(sum(not samples[seed][1] for samples in series)), False) for seed in complete}
+
+
+def _more_gains(response: _Response, name: str, norm: Arm, plain: Arm) -> Pairs:
+    """The pairs of one hypothesis: with the norm, more of the gains on this side reach the target."""
+    low, high, margin = SIDES[name]
+    hypothesis = Hypothesis(
+        name=name,
+        text=f"of the gains {exact(low)} to {exact(high)}, at least {exact(margin)} more reach "
+        f"{number(response.target, 4)}",
+        treatment=norm.name,
+        control=plain.name,
+        unit="gains",
+        scale="difference",
+        margin=margin,
+        better="higher",
+    )
+    return response.lab.pairs(
+        hypothesis, response.reaching(norm, low, high), response.reaching(plain, low, high)
+    )
+
+
+def _by_gain(response: _Response) -> Chart:
+    """The final metric against the gain."""
+    lab = response.lab
+    lines = [
+        band(
+            f"{arm.name} (rate {exact(tuned.rate)})",
+            {
+                gain: [value for value, _ in lab.series(response.at(arm, gain), lab.final).values()]
+                for gain in GAINS
+            },
+        )
+        for arm, tuned in response.tuned.items()
+    ]
+    return Chart(
+        name="gains",
+        title="Response to the scale of the initial weights",
+        x_title="gain on the initial weights",
+        y_title="final test metric",
+        log_x=True,
+        lines=tuple(lines),
+        description="Final test metric against the factor on the initial weights, median over seeds, "
+        "band between quartiles.",
+    )
+
+
+def _by_seed(response: _Response) -> Table:
+    """For each arm and seed, how many gains reach the target."""
+    rows = [
+        (
+            arm.name,
+            exact(tuned.rate),
+            " · ".join(exact(n) for n, _ in response.reaching(arm, GAINS[0], GAINS[-1]).values()),
+        )
+        for arm, tuned in response.tuned.items()
+    ]
+    return Table(
+        title=f"Gains that reach the target, of {len(GAINS)}, by seed",
+        columns=("arm", "rate", "gains"),
+        rows=tuple(rows),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from normsmith._text import exact
@@ -12,7 +12,7 @@ from normsmith.studies.figures import arms_table, band, edge_notes, headline
 from normsmith.studies.lab import Lab, Requests, Sample, Tuned
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Chart
-from normsmith.studies.statistics import Hypothesis, judge
+from normsmith.studies.statistics import Hypothesis, Pairs, judge
 
 SIZES = {"quick": (32, 4, 2), "full": (32, 16, 8, 4, 2)}
 
@@ -30,52 +30,7 @@ def ask(lab: Lab) -> Requests[Findings]:
     others = [normalized(None, "layer"), normalized(None, "group")]
     tuned = yield from lab.tune([*norms.values(), *others], lab.shortfall)
     _require_active_renorm(lab, [tuned[arm] for (norm, _), arm in norms.items() if norm == "renorm"])
-    smallest = sizes[-1]
-    good, bad, cured = norms["batch", largest], norms["batch", smallest], norms["renorm", smallest]
-    points = {arm: lab.series(tuned[arm], lab.points) for arm in (good, bad, cured)}
-    sign = 1.0 if lab.task.higher_is_better else -1.0
-    loss = _combine(points[good], points[bad], lambda g, b: sign * (g - b))
-    gain = _combine(points[cured], points[bad], lambda c, b: sign * (c - b))
-    half = {seed: (value / 2, censored) for seed, (value, censored) in loss.items()}
-    none: dict[int, Sample] = dict.fromkeys(loss, (0.0, False))
-    claim = partial(Hypothesis, unit="points", scale="difference", better="higher")
-    effects = judge(
-        [
-            lab.pairs(
-                claim(
-                    name="batch norm fails",
-                    text=f"from {largest} to {smallest} samples batch norm loses more than 2 points",
-                    treatment=good.name,
-                    control=bad.name,
-                    margin=2.0,
-                ),
-                loss,
-                none,
-            ),
-            lab.pairs(
-                claim(
-                    name="renorm is better",
-                    text=f"at {smallest} samples renorm is more than 2 points better than batch norm",
-                    treatment=cured.name,
-                    control=bad.name,
-                    margin=2.0,
-                ),
-                gain,
-                none,
-            ),
-            lab.pairs(
-                claim(
-                    name="renorm recovers half",
-                    text=f"at {smallest} samples renorm recovers more than half of what batch norm loses",
-                    treatment=cured.name,
-                    control="half of batch norm's loss",
-                    margin=0.0,
-                ),
-                gain,
-                half,
-            ),
-        ]
-    )
+    effects = judge(_hypotheses(lab, norms, tuned, sizes))
     best = list(tuned.values())
     return Findings(
         headline=headline("Batch norm fails at small batches and renorm cures it", effects),
@@ -88,6 +43,56 @@ def ask(lab: Lab) -> Requests[Findings]:
             *edge_notes(best),
         ),
     )
+
+
+def _hypotheses(
+    lab: Lab, norms: Mapping[tuple[str, int], Arm], tuned: Mapping[Arm, Tuned], sizes: Sequence[int]
+) -> list[Pairs]:
+    """What batch norm loses from the largest to the smallest size, and what renorm wins there."""
+    largest, smallest = sizes[0], sizes[-1]
+    good, bad, cured = norms["batch", largest], norms["batch", smallest], norms["renorm", smallest]
+    points = {arm: lab.series(tuned[arm], lab.points) for arm in (good, bad, cured)}
+    sign = 1.0 if lab.task.higher_is_better else -1.0
+    loss = _combine(points[good], points[bad], lambda g, b: sign * (g - b))
+    gain = _combine(points[cured], points[bad], lambda c, b: sign * (c - b))
+    half = {seed: (value / 2, censored) for seed, (value, censored) in loss.items()}
+    none: dict[int, Sample] = dict.fromkeys(loss, (0.0, False))
+    claim = partial(Hypothesis, unit="points", scale="difference", better="higher")
+    return [
+        lab.pairs(
+            claim(
+                name="batch norm fails",
+                text=f"from {largest} to {smallest} samples batch norm loses more than 2 points",
+                treatment=good.name,
+                control=bad.name,
+                margin=2.0,
+            ),
+            loss,
+            none,
+        ),
+        lab.pairs(
+            claim(
+                name="renorm is better",
+                text=f"at {smallest} samples renorm is more than 2 points better than batch norm",
+                treatment=cured.name,
+                control=bad.name,
+                margin=2.0,
+            ),
+            gain,
+            none,
+        ),
+        lab.pairs(
+            claim(
+                name="renorm recovers half",
+                text=f"at {smallest} samples renorm recovers more than half of what batch norm loses",
+                treatment=cured.name,
+                control="half of batch norm's loss",
+                margin=0.0,
+            ),
+            gain,
+            half,
+        ),
+    ]
 
 
 def _sized(norm: str, size: int, steps: int) -> Arm:
@@ -137,9 +142,7 @@ def _by_size(lab: Lab, sizes: tuple[int, ...], tuned: dict[tuple[str, int], Tune
         log_x=True,
         lines=tuple(lines),
         description="Final test metric in eval mode, median over seeds, band between quartiles. "
-        + "; ".join(
-            f"{norm}, {size} samples: rate {exact(found.rate)}" for (norm, size), found in tuned.items()
-        ),
+        + "; ".join(f"{norm}, {size} samples: rate {exact(at.rate)}" for (norm, size), at in tuned.items()),
     )
 
 
