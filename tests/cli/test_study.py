@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from normsmith.studies import StudyResult, every_question
+from normsmith.studies import StudyResult
 from normsmith.studies.store import Record, Store
 
 SMALL = ("-q", "fewer-steps", "--seeds", "2", "--jobs", "1")
@@ -166,29 +166,15 @@ def test_stores_that_are_not_ours_stay_as_they_were(normsmith, tiny, tmp_path):
         assert path.read_bytes() == before
 
 
-def test_questions_are_listed(normsmith):
-    ran = normsmith("questions")
-    assert ran.code == 0
-    for name, question in every_question().items():
-        assert name in ran.out
-        assert question.title in " ".join(ran.out.split())
-
-
-def test_the_version(normsmith):
-    from importlib.metadata import version
-
-    assert normsmith("--version").out == f"normsmith {version('normsmith')}\n"
-
-
 @pytest.fixture
-def heard():
-    """Processes that a test starts hear interrupts: a shell's jobs in the background inherit a deaf ear."""
+def interruptible():
+    """Processes that a test starts react to interrupts, which a shell's background jobs are set to ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
 
 
-@pytest.mark.usefixtures("heard")
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_keeps_what_is_finished(tiny, tmp_path):
     path = tmp_path / "study.db"
     running = subprocess.Popen(
@@ -230,10 +216,3 @@ def test_records_of_other_tasks_do_not_disturb(normsmith, tiny):
     with Store("sqlite:///study.db") as store:
         store.put(Record("0" * 64, {}, "finished", "", {}, 1.0, {}))
     assert normsmith("study", tiny(), *SMALL, "--no-report").code == 0
-
-
-def test_help_says_what_is_taken_where_nothing_is_said(normsmith):
-    shown = normsmith("study", "--help").out
-    for default in ("8 quick, 10 full", "one a core", "the task's", "sqlite:///study.db"):
-        assert default in shown
-    assert "(batch)" in normsmith("fix", "--help").out

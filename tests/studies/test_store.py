@@ -1,15 +1,13 @@
-"""The store of trials: on every database, against other studies, against SIGKILL and against bad stores."""
+"""The store of trials: on every database, beside other studies, and against SIGKILL."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +18,7 @@ import sqlalchemy as sa
 from tests.contracts.store import StoreContract, a_record
 
 from normsmith import errors
-from normsmith.errors import InputError, MissingExtraError, NormsmithError, StoreError
+from normsmith.errors import InputError
 from normsmith.studies import _database
 from normsmith.studies.store import Store
 
@@ -179,188 +177,3 @@ class TestSeveralStudies:
             store.put(a_record("after"))
         with Store(url) as store:
             assert store.get([a_record("after").key])
-
-
-def refusal(url: str, error: type[NormsmithError] = StoreError) -> str:
-    with pytest.raises(error) as caught:
-        Store(url)
-    said = str(caught.value)
-    assert "\n" not in said
-    return said
-
-
-def a_database(path: Path, *statements: str) -> None:
-    connection = sqlite3.connect(path)
-    for statement in statements:
-        connection.execute(statement)
-    connection.commit()
-    connection.close()
-
-
-def not_a_database(path: Path) -> None:
-    path.write_bytes(b"my thesis, chapter one\n" * 100)
-
-
-def empty_file(path: Path) -> None:
-    path.touch()
-
-
-def looks_like_a_database(path: Path) -> None:
-    path.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 20)
-
-
-def other_tables(path: Path) -> None:
-    a_database(path, "CREATE TABLE thesis (chapter)")
-
-
-def other_tables_with_a_log(path: Path) -> None:
-    a_database(path, "PRAGMA journal_mode = WAL", "CREATE TABLE thesis (chapter)")
-
-
-def same_tables(path: Path) -> None:
-    a_database(path, "CREATE TABLE meta (id)", "CREATE TABLE trials (id)")
-
-
-def another_application(path: Path) -> None:
-    Store(f"sqlite:///{path}").close()
-    a_database(path, "UPDATE meta SET application = 'optimiser'")
-
-
-def newer_schema(path: Path) -> None:
-    Store(f"sqlite:///{path}").close()
-    a_database(path, "UPDATE meta SET schema_version = 3")
-
-
-def older_schema(path: Path) -> None:
-    Store(f"sqlite:///{path}").close()
-    a_database(path, "UPDATE meta SET schema_version = 1")
-
-
-class TestBadStores:
-    @pytest.mark.parametrize(
-        ("make", "said"),
-        [
-            (not_a_database, "got another file; choose another path"),
-            (empty_file, "got another file; choose another path"),
-            (looks_like_a_database, "file is not a database"),
-            (other_tables, "another application's database"),
-            (other_tables_with_a_log, "another application's database"),
-            (same_tables, "another application's database"),
-            (another_application, "another application's database"),
-            (newer_schema, "expected schema 2 .* got 3: .* upgrade normsmith"),
-            (
-                older_schema,
-                "expected schema 2 .* got 1: an older normsmith wrote it, .* choose another store",
-            ),
-        ],
-    )
-    def test_are_refused_and_left_as_they_are(self, tmp_path, make, said):
-        make(tmp_path / "study.db")
-        before = (tmp_path / "study.db").read_bytes()
-        with pytest.raises(StoreError, match=said):
-            Store(f"sqlite:///{tmp_path}/study.db")
-        assert (tmp_path / "study.db").read_bytes() == before
-        assert [path.name for path in tmp_path.iterdir()] == ["study.db"]
-
-    def test_newer_schema_in_use_is_left_with_its_log(self, tmp_path):
-        newer_schema(tmp_path / "study.db")
-        user = sqlite3.connect(tmp_path / "study.db")
-        user.execute("UPDATE meta SET created = 'now'")
-        user.commit()
-        before = {name: (tmp_path / name).read_bytes() for name in ("study.db", "study.db-wal")}
-        assert "upgrade normsmith" in refusal(f"sqlite:///{tmp_path}/study.db")
-        assert {name: (tmp_path / name).read_bytes() for name in before} == before
-        user.close()
-
-    def test_a_directory_is_refused(self, tmp_path):
-        assert "which is none; choose another path" in refusal(f"sqlite:///{tmp_path}")
-
-    def test_a_missing_directory_is_refused_and_not_made(self, tmp_path):
-        assert "make it first" in refusal(f"sqlite:///{tmp_path}/missing/study.db")
-        assert list(tmp_path.iterdir()) == []
-
-    def test_damaged_rows_are_one_line(self, tmp_path):
-        with Store(f"sqlite:///{tmp_path}/study.db") as store:
-            store.put(a_record())
-        a_database(tmp_path / "study.db", "UPDATE trials SET measurements = '{\"loss\": [0.1,'")
-        with (
-            Store(f"sqlite:///{tmp_path}/study.db") as store,
-            pytest.raises(StoreError, match="JSONDecodeError"),
-        ):
-            store.get([a_record().key])
-
-    @pytest.mark.parametrize(
-        "url",
-        [
-            "study.db",
-            "",
-            "://",
-            "sqlite:/study.db",
-            "sqlite+aiosqlite:///study.db",
-            "sqlite:///file:study.db?mode=ro&uri=true",
-            "postgres://me@host/name",
-            "postgresql+asyncpg://me@host/name",
-            "postgresql://me@host:port/name",
-            "mysql://me@host/name",
-            "nosuch://me@host/name",
-        ],
-    )
-    def test_malformed_urls_name_the_expected_form(self, url, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        assert "sqlite:///study.db or postgresql://" in refusal(url)
-        assert list(tmp_path.iterdir()) == []
-
-    @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "mysql", "postgresql+asyncpg"])
-    def test_passwords_are_not_repeated(self, scheme, monkeypatch):
-        monkeypatch.setitem(sys.modules, "psycopg", None)
-        assert "secret" not in refusal(f"{scheme}://me:secret@host/name", NormsmithError)
-
-    def test_a_missing_driver_names_the_extra(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "psycopg", None)  # as if it were not installed
-        said = refusal("postgresql://me:secret@host/name", MissingExtraError)
-        assert "pip install 'normsmith[postgres]'" in said
-
-
-@pytest.fixture
-def locked_directory():
-    """A directory whose permissions bind this process, also where tests run as root; call it to lock."""
-    directory = Path(tempfile.mkdtemp())
-    user = os.geteuid()
-
-    def lock(directory_mode: int, file_mode: int = 0o444) -> None:
-        for path in directory.iterdir():
-            path.chmod(file_mode)
-        directory.chmod(directory_mode)
-        if user == 0:
-            os.seteuid(65534)
-
-    lock.directory = directory  # type: ignore[attr-defined]
-    yield lock
-    os.seteuid(user)
-    directory.chmod(0o755)
-    shutil.rmtree(directory)
-
-
-class TestPermissions:
-    def test_a_directory_without_write_permission(self, locked_directory):
-        locked_directory(0o555)
-        said = refusal(f"sqlite:///{locked_directory.directory}/study.db")
-        assert "got Permission denied; check the path, its permissions" in said
-        assert "permissions" in said
-        assert list(locked_directory.directory.iterdir()) == []
-
-    @pytest.mark.parametrize("directory_mode", [0o555, 0o777])
-    def test_a_file_without_write_permission(self, locked_directory, directory_mode):
-        file = locked_directory.directory / "study.db"
-        with Store(f"sqlite:///{file}") as store:
-            store.put(a_record())
-        before = file.read_bytes()
-        locked_directory(directory_mode)
-        assert "permissions" in refusal(f"sqlite:///{file}")
-        assert file.read_bytes() == before
-
-    def test_a_file_without_read_permission(self, locked_directory):
-        file = locked_directory.directory / "study.db"
-        Store(f"sqlite:///{file}").close()
-        locked_directory(0o777, 0o000)
-        assert "permissions" in refusal(f"sqlite:///{file}")

@@ -1,14 +1,13 @@
 """`check` says in one line what of a task does not work, and changes nothing."""
 
 import itertools
-from contextlib import suppress
 
 import pytest
 import torch
 from torch import nn
 
 from normsmith.errors import TaskError
-from normsmith.tasks import Task, accuracy, build, check, digits_cnn, digits_mlp, seeded
+from normsmith.tasks import Task, accuracy, check, digits_cnn, digits_mlp
 
 counter = itertools.count()
 backbone = nn.Linear(3, 2)
@@ -97,33 +96,3 @@ def test_a_device_that_is_not_there_is_named():
         pytest.skip("this machine has the device")
     with pytest.raises(TaskError, match="device 'cuda' cannot be used"):
         check(make(device="cuda"))
-
-
-def test_building_depends_on_the_seed_alone():
-    task = make()
-    state = torch.get_rng_state()
-    first = build(task, 3)
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.rand(5)
-    again, other = build(task, 3), build(task, 4)
-    assert torch.equal(first[0].weight, again[0].weight)
-    assert not torch.equal(first[0].weight, other[0].weight)
-
-
-def test_seeded_restores_every_random_state_also_after_an_error():
-    import random
-
-    import numpy as np
-
-    def draws():
-        return random.random(), float(np.random.rand()), float(torch.rand(()))
-
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    expected = draws()
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    with suppress(ValueError), seeded(9):
-        inside = draws()
-        raise ValueError("out")
-    assert draws() == expected
-    with seeded(9):
-        assert draws() == inside

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from normsmith.errors import InputError, MissingExtraError
+from normsmith.errors import MissingExtraError
 from normsmith.surgery import insert, strip
-from normsmith.tasks import accuracy, batches, build, digits_cnn, digits_mlp, evaluate
+from normsmith.tasks import batches, build, digits_cnn, digits_mlp, evaluate
 from normsmith.tasks import digits as digits_module
 
 
@@ -73,13 +73,3 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match=r"normsmith\[study\]"):
         digits_module._digits.__wrapped__()
-
-
-def test_accuracy():
-    output = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    assert accuracy(output, torch.tensor([0, 1, 0])) == pytest.approx(2 / 3)
-    per_pixel = output.T.reshape(1, 2, 3)
-    assert accuracy(per_pixel, torch.tensor([[0, 1, 0]])) == pytest.approx(2 / 3)
-    for bad in (torch.zeros(3, 2), torch.zeros(2), torch.zeros(3, 1)):
-        with pytest.raises(InputError, match="accuracy: expected output"):
-            accuracy(output, bad)

@@ -1,0 +1,83 @@
+"""Arms: their edits make of a task's network what their names say."""
+
+import pytest
+import torch
+from tests.studies.tiny import make, normed_network, tanh_network
+from torch import nn
+
+from normsmith.errors import SurgeryError
+from normsmith.layers import BatchNorm1d, BatchRenorm1d
+from normsmith.studies import arms
+from normsmith.studies.arms import AS_IS, Arm, edit, network, normalized
+from normsmith.studies.probes import activation_signals, renorm_activity
+
+TASK = make("arms")
+
+
+def kinds(model):
+    """The classes of a chain's layers, without linear layers and what stripped norms leave."""
+    return [type(module) for module in model if not isinstance(module, nn.Linear | nn.Identity)]
+
+
+def built(arm, task=TASK):
+    return arm.build(task.model(), task)
+
+
+@pytest.mark.parametrize(
+    ("arm", "expected"),
+    [
+        (AS_IS, [nn.ReLU, nn.ReLU]),
+        (network(None), [nn.ReLU, nn.ReLU]),
+        (network("tanh"), [nn.Tanh, nn.Tanh]),
+        (normalized(None), [BatchNorm1d, nn.ReLU] * 2),
+        (normalized("sigmoid", where="after"), [nn.Sigmoid, BatchNorm1d] * 2),
+        (normalized(None, "renorm", total_steps=9), [BatchRenorm1d, nn.ReLU] * 2),
+        (normalized(None, "group"), [nn.GroupNorm, nn.ReLU] * 2),
+    ],
+    ids=lambda value: value.name if isinstance(value, Arm) else "",
+)
+def test_networks_are_what_their_arm_is_called(arm, expected):
+    assert kinds(built(arm)) == expected
+
+
+def test_norms_that_a_network_has_are_stripped_before_others_come():
+    task = make("normed", model=normed_network)
+    assert kinds(built(network(None), task)) == [nn.ReLU, nn.ReLU]
+    assert kinds(built(AS_IS.but("x", edit(arms.strip_batch_norm)), task)) == [nn.LayerNorm, nn.ReLU, nn.ReLU]
+
+
+def test_norms_are_converted_and_moved_where_they_stand():
+    task = make("normed", model=normed_network)
+    converted = built(AS_IS.but("x", edit(arms.convert_norm, to="renorm", total_steps=9)), task)
+    assert kinds(converted) == [nn.LayerNorm, BatchRenorm1d, nn.ReLU, BatchRenorm1d, nn.ReLU]
+    moved = built(AS_IS.but("x", edit(arms.move_norm, where="after")), task)
+    assert kinds(moved) == [nn.LayerNorm, nn.ReLU, nn.BatchNorm1d, nn.ReLU, nn.BatchNorm1d]
+    plan = arms.plan_of_move(task.model(), task, "after")
+    assert len(plan.changes) == 2
+
+
+def test_what_surgery_refuses_an_arm_refuses():
+    with pytest.raises(SurgeryError):
+        built(AS_IS.but("x", edit(arms.convert_norm, to="renorm")), TASK)
+
+
+def test_edits_are_equal_whatever_the_order_of_their_arguments():
+    assert edit(arms.insert_norm, norm="batch", where="after") == edit(
+        arms.insert_norm, where="after", norm="batch"
+    )
+    assert edit(arms.scale_weights, gain=2.0) != edit(arms.scale_weights, gain=4.0)
+
+
+def test_an_arm_measures_renorm_where_it_has_it():
+    assert normalized(None, "renorm").probes == (activation_signals, renorm_activity)
+    assert normalized(None).probes == (activation_signals,)
+
+
+def test_an_arm_is_extended_and_the_old_one_stays():
+    more = AS_IS.but("larger", edit(arms.scale_weights, gain=3.0), probes=(renorm_activity,))
+    assert Arm("as is") == AS_IS
+    assert more.probes == (activation_signals, renorm_activity)
+    torch.manual_seed(0)
+    plain = tanh_network()
+    weight = plain[0].weight.detach().clone()
+    assert torch.equal(more.build(plain, TASK)[0].weight, weight * 3)
