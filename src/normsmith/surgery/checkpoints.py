@@ -63,15 +63,15 @@ def save(model: nn.Module, path: Path) -> int:
             raise InputError(
                 f"{path}: safetensors hold tensors alone, and {other[0]} is none; write a .pt file"
             )
-        _written(path, lambda temporary: save_file(state, temporary))
+        _write_whole(path, lambda temporary: save_file(state, temporary))
     else:
-        _written(path, lambda temporary: torch.save(state, temporary))
+        _write_whole(path, lambda temporary: torch.save(state, temporary))
     return len(state)
 
 
 def save_text(text: str, path: Path) -> None:
     """Write UTF-8 text. Raises InputError where the disk does not let us."""
-    _written(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    _write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _read(path: Path) -> Any:
@@ -93,27 +93,29 @@ def _read(path: Path) -> Any:
     raise InputError(f"{path}: expected a file name that ends in .safetensors or {', '.join(PICKLED)}")
 
 
-def _state_dict(found: Any, path: Path) -> dict[str, Any]:
-    nested = [found[name] for name in _NESTED if name in found] if isinstance(found, Mapping) else []
-    for state in (found, *nested):
+def _state_dict(content: Any, path: Path) -> dict[str, Any]:
+    nested = [content[name] for name in _NESTED if name in content] if isinstance(content, Mapping) else []
+    for state in (content, *nested):
         if isinstance(state, Mapping) and any(isinstance(value, Tensor) for value in state.values()):
             return dict(state)
     raise InputError(
-        f"{path}: expected a state dict, by itself or as {', '.join(map(repr, _NESTED))}, got {_kind(found)}"
+        f"{path}: expected a state dict, by itself or as {', '.join(map(repr, _NESTED))}, got {_kind(content)}"
     )
 
 
-def _kind(found: Any) -> str:
-    if isinstance(found, Mapping):
-        return f"a dict of {', '.join(map(repr, list(found)[:5])) or 'nothing'}"
-    return type(found).__name__
+def _kind(content: Any) -> str:
+    if isinstance(content, Mapping):
+        return f"a dict of {', '.join(map(repr, list(content)[:5])) or 'nothing'}"
+    return type(content).__name__
 
 
 def _own(value: Any) -> Any:
     return value.detach().cpu().contiguous().clone() if isinstance(value, Tensor) else value
 
 
-def _written(path: Path, write: Callable[[Path], object]) -> None:
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Have `write` fill a temporary file that then replaces `path`; what goes wrong is an InputError."""
+
     def failure(reason: str) -> InputError:
         return InputError(f"cannot write {path}: {reason}")
 
