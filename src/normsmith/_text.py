@@ -147,3 +147,12 @@ def ranges(values: Sequence[int]) -> str:
             runs.append([value])
     parts = [f"{run[0]}–{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
     return ", ".join(parts)
+
+
+def error_text(error: BaseException) -> str:
+    """What an error says, after its type, in one line.
+
+    >>> error_text(ValueError("expected one,\\n  got two")), error_text(KeyboardInterrupt())
+    ('ValueError: expected one, got two', 'KeyboardInterrupt')
+    """
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")

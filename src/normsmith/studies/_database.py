@@ -21,6 +21,7 @@ from sqlalchemy.exc import (
 )
 
 from normsmith._files import creating
+from normsmith._text import error_text
 from normsmith.errors import InputError, MissingExtraError, StoreError
 
 APPLICATION = "normsmith"
@@ -81,9 +82,9 @@ def explained(url: str) -> Iterator[None]:
     except StatementError as error:
         if isinstance(error.orig, InputError):
             raise error.orig from None
-        raise _failure(url, _said(error.orig or error)) from error
+        raise _failure(url, error_text(error.orig or error)) from error
     except (SQLAlchemyError, OSError, sqlite3.Error, json.JSONDecodeError) as error:
-        raise _failure(url, _said(error)) from error
+        raise _failure(url, error_text(error)) from error
 
 
 def _failure(url: str, said: str) -> StoreError:
@@ -91,11 +92,6 @@ def _failure(url: str, said: str) -> StoreError:
         f"expected a database that can be read and written at {url}, got {said}; "
         "check the path, its permissions and the free space, or choose another store"
     )
-
-
-def _said(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 # From a URL to an engine.

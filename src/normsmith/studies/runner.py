@@ -19,6 +19,7 @@ import cloudpickle
 import torch
 from loky import ProcessPoolExecutor
 
+from normsmith._text import error_text
 from normsmith.errors import StudyError
 from normsmith.studies.trial import Outcome, Trial, train
 from normsmith.tasks import Task, fingerprint, load
@@ -93,7 +94,7 @@ def _run(trial: Trial) -> Outcome:
         return train(_Worker.task, trial)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - any failure of the user's code is this trial's result
         where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+        reason = f"{error_text(error)} ({Path(where.filename).name}:{where.lineno})"
         return Outcome("raised", reason, seconds=time.perf_counter() - started)
 
 

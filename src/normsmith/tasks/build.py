@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from normsmith.errors import TaskError
+from normsmith._text import error_text
 from normsmith.tasks.task import Task
 
 
@@ -56,16 +56,12 @@ def build(task: Task, seed: int) -> nn.Module:
     try:
         torch.empty(0, device=task.device)
     except (RuntimeError, AssertionError) as error:
-        raise TaskError(f"task {task.name!r}: device {task.device!r} cannot be used: {error}") from error
+        raise task.error(f"device {task.device!r} cannot be used: {error}") from error
     with seeded(seed, task.device):
         try:
             model = task.model()
         except Exception as error:
-            raise TaskError(
-                f"task {task.name!r}: the model factory raised {type(error).__name__}: {error}"
-            ) from error
+            raise task.error(f"the model factory raised {error_text(error)}") from error
     if not isinstance(model, nn.Module):
-        raise TaskError(
-            f"task {task.name!r}: the model factory must return an nn.Module, got {type(model).__name__}"
-        )
+        raise task.error(f"the model factory must return an nn.Module, got {type(model).__name__}")
     return model.to(task.device)

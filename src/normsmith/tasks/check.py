@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
+from normsmith._text import error_text
 from normsmith.errors import TaskError
 from normsmith.tasks.build import build, seeded
 from normsmith.tasks.data import batches, evaluate
@@ -40,8 +41,7 @@ def check(task: Task) -> None:
         with _naming(task, f"evaluating the untrained network on {split} raised"):
             _, value = evaluate(task, model, split)
         if not math.isfinite(value):
-            raise _fail(
-                task,
+            raise task.error(
                 f"metric is {value} on {split} for the untrained network; return a finite number, also where the "
                 "metric is not defined",
             )
@@ -52,16 +52,15 @@ def _model(task: Task) -> nn.Module:
     model, again = build(task, 0), build(task, 0)
     first, second = (list(chain(m.parameters(), m.buffers())) for m in (model, again))
     if model is again or {id(tensor) for tensor in first} & {id(tensor) for tensor in second}:
-        raise _fail(
-            task, "the model factory must build a new network at each call; two calls share parameters"
+        raise task.error(
+            "the model factory must build a new network at each call; two calls share parameters"
         )
     lazy = any(nn.parameter.is_lazy(tensor) for tensor in first)
     if not lazy and not all(
         a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
         for a, b in zip(first, second, strict=True)
     ):
-        raise _fail(
-            task,
+        raise task.error(
             "the model factory must draw from torch's, numpy's or Python's global random state; two "
             "calls from one seed gave different weights",
         )
@@ -73,17 +72,17 @@ def _loss(task: Task, model: nn.Module, batch: Any) -> Tensor:
     with _naming(task, f"forward raised on a training batch of {_shapes(batch)}"):
         pair: Any = task.forward(model, batch)
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
-        raise _fail(task, f"forward must return (output, target), got {type(pair).__name__}")
+        raise task.error(f"forward must return (output, target), got {type(pair).__name__}")
     with _naming(task, f"loss raised on output {_shapes(pair[0])} and target {_shapes(pair[1])}"):
         loss: Any = task.loss(pair[0], pair[1])
     if not isinstance(loss, Tensor) or loss.ndim:
         got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise _fail(task, f"loss must return a scalar tensor, got {got}")
+        raise task.error(f"loss must return a scalar tensor, got {got}")
     if not torch.isfinite(loss):
         value = float(loss.detach())
-        raise _fail(task, f"loss is {value} from the start, at the initial weights; look at data and loss")
+        raise task.error(f"loss is {value} from the start, at the initial weights; look at data and loss")
     if not loss.requires_grad:
-        raise _fail(task, "loss must depend on the network's parameters, got a tensor without a gradient")
+        raise task.error("loss must depend on the network's parameters, got a tensor without a gradient")
     return loss
 
 
@@ -91,7 +90,7 @@ def _step(task: Task, model: nn.Module, loss: Tensor) -> None:
     with _naming(task, "the optimizer raised"):
         optimizer: Any = task.optimizer(model.parameters(), task.learning_rates[0])
     if not isinstance(optimizer, Optimizer):
-        raise _fail(task, f"optimizer must return a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        raise task.error(f"optimizer must return a torch.optim.Optimizer, got {type(optimizer).__name__}")
     with _naming(task, "the first training step raised"):
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -114,9 +113,4 @@ def _naming(task: Task, what: str) -> Iterator[None]:
     except TaskError:
         raise
     except Exception as error:
-        message = " ".join(str(error).split())
-        raise _fail(task, f"{what} {type(error).__name__}: {message}") from error
-
-
-def _fail(task: Task, message: str) -> TaskError:
-    return TaskError(f"task {task.name!r}: {message}")
+        raise task.error(f"{what} {error_text(error)}") from error

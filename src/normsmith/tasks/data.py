@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
-from normsmith.errors import TaskError
+from normsmith._text import error_text
 from normsmith.tasks.task import CollatedDataset, Task, length, samples
 
 _EVALUATION_ELEMENTS = 2**21  # input elements in one evaluation batch
@@ -141,8 +141,8 @@ def _concatenated(task: Task, split: str, pairs: list[Any]) -> Any:
         columns = zip(leaves, *(tree_flatten(pair)[0] for pair in pairs[1:]), strict=True)
         joined = [torch.cat(column) if isinstance(column[0], Tensor) else column[0] for column in columns]
     except (RuntimeError, ValueError, TypeError) as error:
-        raise TaskError(
-            f"task {task.name!r}: outputs and targets of the batches of {split} must be tensors that can be "
+        raise task.error(
+            f"outputs and targets of the batches of {split} must be tensors that can be "
             f"concatenated along their first dimension: {error}"
         ) from error
     return tree_unflatten(joined, layout)
@@ -152,12 +152,8 @@ def _metric(task: Task, split: str, output: Any, target: Any) -> float:
     try:
         value = task.metric(output, target)
     except Exception as error:
-        raise TaskError(
-            f"task {task.name!r}: metric raised on {split}: {type(error).__name__}: {error}"
-        ) from error
+        raise task.error(f"metric raised on {split}: {error_text(error)}") from error
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TaskError(
-            f"task {task.name!r}: metric must return a number, got {type(value).__name__}"
-        ) from error
+        raise task.error(f"metric must return a number, got {type(value).__name__}") from error

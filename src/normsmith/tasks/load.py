@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from normsmith._text import error_text
 from normsmith.errors import MissingExtraError, TaskError
 from normsmith.tasks.digits import digits_cnn, digits_mlp
 from normsmith.tasks.task import Task
@@ -100,7 +101,7 @@ def _failed(place: str, path: Path | None, error: BaseException) -> TaskError:
     where = f"{place}, line {own[-1]}" if own else place
     if isinstance(error, SyntaxError) and error.lineno is not None:
         where = f"{error.filename}, line {error.lineno}"
-    return TaskError(f"cannot load a task from {where}: {type(error).__name__}: {error}")
+    return TaskError(f"cannot load a task from {where}: {error_text(error)}")
 
 
 def _task_of(module: ModuleType, attribute: str, place: str) -> Task:

@@ -131,45 +131,46 @@ class Task:
     def dataset(self, split: str) -> Dataset[Any]:
         """The dataset of "train", "validation" or "test"."""
         if split not in SPLITS:
-            raise TaskError(f"task {self.name!r}: split must be one of {', '.join(SPLITS)}, got {split!r}")
+            raise self.error(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
         dataset: Dataset[Any] = getattr(self, split)
         return dataset
 
-    def _fail(self, message: str) -> TaskError:
+    def error(self, message: str) -> TaskError:
+        """An error that names the task it is about."""
         return TaskError(f"task {self.name!r}: {message}")
 
     def _check_callables(self) -> None:
         if isinstance(self.model, nn.Module):
-            raise self._fail(
+            raise self.error(
                 "model must be a factory that builds a new network at each call, got a finished "
                 f"{type(self.model).__name__}; pass its class or `lambda: {type(self.model).__name__}(...)`"
             )
         for field in ("model", "loss", "metric", "optimizer", "forward"):
             if not callable(getattr(self, field)):
-                raise self._fail(f"{field} must be callable, got {_kind(getattr(self, field))}")
+                raise self.error(f"{field} must be callable, got {_kind(getattr(self, field))}")
         if self.collate is not None and not callable(self.collate):
-            raise self._fail(f"collate must be callable or None, got {_kind(self.collate)}")
+            raise self.error(f"collate must be callable or None, got {_kind(self.collate)}")
 
     def _check_numbers(self) -> None:
         for field in ("batch_size", "steps"):
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise self._fail(f"{field} must be a positive integer, got {value!r}")
+                raise self.error(f"{field} must be a positive integer, got {value!r}")
         object.__setattr__(self, "learning_rates", self._rates())
         if self.target is not None and not _is_finite(self.target):
-            raise self._fail(f"target must be a finite number or None, got {self.target!r}")
+            raise self.error(f"target must be a finite number or None, got {self.target!r}")
         if not (_is_finite(self.point) and self.point > 0):
-            raise self._fail(f"point must be a positive finite number, got {self.point!r}")
+            raise self.error(f"point must be a positive finite number, got {self.point!r}")
         if not isinstance(self.higher_is_better, bool):
-            raise self._fail(f"higher_is_better must be True or False, got {self.higher_is_better!r}")
+            raise self.error(f"higher_is_better must be True or False, got {self.higher_is_better!r}")
         chosen: Any = self.activations
         if isinstance(chosen, str) or not set(chosen) <= set(ACTIVATIONS):
-            raise self._fail(f"activations must be a tuple out of {', '.join(ACTIVATIONS)}, got {chosen!r}")
+            raise self.error(f"activations must be a tuple out of {', '.join(ACTIVATIONS)}, got {chosen!r}")
         object.__setattr__(self, "activations", tuple(dict.fromkeys(chosen)))
         try:
             object.__setattr__(self, "device", str(torch.device(self.device)))
         except (RuntimeError, TypeError) as error:
-            raise self._fail(
+            raise self.error(
                 f"device must be one that torch knows, such as 'cpu', got {self.device!r}"
             ) from error
 
@@ -179,7 +180,7 @@ class Task:
         except TypeError:
             rates = ()
         if not rates or not all(_is_finite(rate) and rate > 0 for rate in rates):
-            raise self._fail(f"learning_rates must be positive finite numbers, got {self.learning_rates!r}")
+            raise self.error(f"learning_rates must be positive finite numbers, got {self.learning_rates!r}")
         return tuple(float(rate) for rate in rates)
 
     def _normalise_data(self) -> None:
@@ -195,13 +196,13 @@ class Task:
         object.__setattr__(self, "test", test)
         if length(train) < self.batch_size:
             left = " after a fifth was held out for validation" if held_out else ""
-            raise self._fail(
+            raise self.error(
                 f"train must hold at least one batch, {self.batch_size} samples, got {length(train)}{left}; "
                 "give more data or a smaller batch_size"
             )
         for split, dataset in (("validation", validation), ("test", test)):
             if length(dataset) < 1:
-                raise self._fail(f"{split} must hold at least one sample, got none")
+                raise self.error(f"{split} must hold at least one sample, got none")
 
 
 def as_dataset(data: Any, where: str) -> Dataset[Any]:
