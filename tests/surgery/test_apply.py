@@ -31,7 +31,7 @@ def normed() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
 
 
-@operation
+@operation("add_norms")
 def add_norms(model: nn.Module) -> Plan:
     """A norm after each activation of a Sequential, and no bias in the layers before: for these tests."""
     norms, biases, changes = Rearrangement(model), [], []
@@ -502,7 +502,9 @@ def test_a_plan_is_read_back_and_checked():
         Plan.from_json(wider, text)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"operation": {"name": "convert"}}', "{}", "no plan"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"format": 1, "operation": {"name": "convert"}}', "{}", "no plan"]
+)
 def test_text_that_is_no_plan(text):
     with pytest.raises(SurgeryError, match=r"expected a plan as Plan\.to_json writes it"):
         Plan.from_json(normed(), text)
@@ -519,7 +521,7 @@ def test_only_operations_are_called():
 def test_arguments_that_an_operation_does_not_take_are_said(arguments):
     broken = json.loads(surgery.insert(plain(), "batch").to_json())
     broken["operation"]["arguments"] = broken["operation"]["arguments"] | arguments if arguments else {}
-    with pytest.raises(SurgeryError, match=r"arguments of 'inserted' as Plan\.to_json writes them"):
+    with pytest.raises(SurgeryError, match=r"arguments of 'insert' as Plan\.to_json writes them"):
         Plan.from_json(plain(), json.dumps(broken))
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from normsmith.anatomy import Refusal
 from normsmith.anatomy.isolation import uncollected
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Change, Expectation, Plan, Remark, convert, fold, insert, strip, swap_activation
@@ -66,7 +67,7 @@ def test_printing_is_the_dry_run():
         "all of it",
         model(),
         changes=(Change("1", "BatchNorm1d(8)", "nothing", "asked for", also=("2.norm",)),),
-        refusals=(Remark("", "because"),),
+        refusals=(Refusal("", "because"),),
         kept=(Remark("3", "it is so already"),),
         renamed={"4": "5"},
         expects=Expectation("same", "differs"),

@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 from normsmith import layers
 from normsmith.anatomy.kinds import has_own_forward, is_prepared
 from normsmith.anatomy.preserve import preserved
+from normsmith.anatomy.remark import Refusal
 from normsmith.layers._statistics import StatisticsBase
 from normsmith.layers.batch_renorm import RenormBase
 from normsmith.ops import ACTIVATIONS
@@ -82,11 +83,11 @@ def is_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, _NormBase) or {"running_mean", "running_var"} <= module._buffers.keys()
 
 
-def read(module: nn.Module) -> BatchNorm | str:
-    """A batch norm's parts, or the reason why it is not to be touched."""
+def read(module: nn.Module) -> BatchNorm | Refusal:
+    """A batch norm's parts, or, without a path, the reason why it must not be touched."""
     obstacle = next(_obstacles(module), None)
     if obstacle is not None:
-        return obstacle
+        return Refusal("", obstacle)
     kind = type(module)
     if not isinstance(module, _NormBase) or has_own_forward(module):
         return _read_other(module)
@@ -143,20 +144,20 @@ def _settings(module: nn.Module) -> dict[str, Any]:
     return {}
 
 
-def _read_other(module: nn.Module) -> BatchNorm | str:
+def _read_other(module: nn.Module) -> BatchNorm | Refusal:
     """A batch norm with a forward of its own, if its class is known and computes what its name says."""
     kind = type(module).__name__
     if not _KNOWN_FORWARDS.fullmatch(kind):
-        return f"{kind} has a forward of its own and may do more than batch norm"
+        return Refusal("", f"{kind} has a forward of its own and may do more than batch norm")
     tensors = {name: _tensor(module, name) for name in TENSORS}
     mean, var = tensors["running_mean"], tensors["running_var"]
     if mean is None or var is None:
-        return f"{kind} has no running statistics to compare its forward with"
+        return Refusal("", f"{kind} has no running statistics to compare its forward with")
     act = module._modules.get("act")
     activation = None if act is None else _ACTIVATIONS.get(type(act), lambda _: None)(act)
     if act is not None and activation is None:
-        return f"the activation of {kind}, {act}, is none of {', '.join(ACTIVATIONS)}"
-    found = BatchNorm(
+        return Refusal("", f"the activation of {kind}, {act}, is none of {', '.join(ACTIVATIONS)}")
+    norm = BatchNorm(
         module,
         "other",
         len(mean),
@@ -168,7 +169,8 @@ def _read_other(module: nn.Module) -> BatchNorm | str:
         activation=None if activation == "identity" else activation,
         settings={"process_group": "world"} if kind.startswith("Sync") else {},
     )
-    return _probed(found) or found
+    reason = _probed(norm)
+    return norm if reason is None else Refusal("", reason)
 
 
 def _probed(norm: BatchNorm) -> str | None:

@@ -96,3 +96,11 @@ def _inside(value: Any, depth: int = 0) -> Iterator[nn.Module]:
         for inner in value:
             if type(inner) not in _SIMPLE:
                 yield from _inside(inner, depth + 1)
+
+
+def find(model: nn.Module, path: str) -> nn.Module:
+    """The module at a path. Raises SurgeryError for a model that has none there."""
+    try:
+        return model.get_submodule(path)
+    except AttributeError as error:
+        raise SurgeryError(f"expected a module at {path}, found none in {type(model).__name__}") from error

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm, read
 from normsmith.anatomy.kinds import channels, is_producer
 from normsmith.anatomy.locations import Locations
-from normsmith.anatomy.remark import Remark
+from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery.plans.edits import AttributeEdit, Edit, ModuleEdit, Unchanged
@@ -24,7 +24,7 @@ _STATISTICS = ("running_mean", "running_var", "running_std")
 _ORDER: tuple[Outcome, ...] = ("same", "may differ", "differs")
 
 
-@operation
+@operation("convert")
 def convert(
     model: nn.Module,
     to: str = "batch",
@@ -81,47 +81,46 @@ def convert(
         where = f"none of its {len(norms)} batch norms is selected" if norms else "it has no batch norm"
         raise SurgeryError(f"convert: expected batch norms in {type(model).__name__}, but {where}")
     dimensions = _Dimensions(model)
-    rows = [(module, _one(module, locations, dimensions, to, options)) for module in chosen]
-    done = {module: found for module, found in rows if isinstance(found, Converted)}
-    changed = {module: found for module, found in done.items() if found.changes}
+    results = {module: _one(module, locations, dimensions, to, options) for module in chosen}
+    converted_ = {module: result for module, result in results.items() if isinstance(result, Converted)}
+    changed = {module: result for module, result in converted_.items() if result.changes}
+    kept = {module: result for module, result in converted_.items() if not result.changes}
     return Plan(
         f"convert to {to}",
         model,
-        changes=tuple(
-            Change(
-                locations.paths[module][0], found.before, found.after, found.why, locations.paths[module][1:]
-            )
-            for module, found in changed.items()
-        ),
-        refusals=tuple(
-            Remark(locations.paths[module][0], found) for module, found in rows if isinstance(found, str)
-        ),
+        changes=tuple(_change(locations.paths[module], result) for module, result in changed.items()),
+        refusals=tuple(result for result in results.values() if isinstance(result, Refusal)),
         kept=tuple(
-            Remark(locations.paths[module][0], f"it is {found.before} already")
-            for module, found in done.items()
-            if not found.changes
+            Remark(locations.paths[module][0], f"it is {result.before} already")
+            for module, result in kept.items()
         ),
-        edits=tuple(edit for module, found in changed.items() for edit in _edits(module, found, locations)),
+        edits=tuple(edit for module, result in changed.items() for edit in _edits(module, result, locations)),
         expects=_expected(changed),
     )
 
 
 def _one(
     module: nn.Module, locations: Locations, dimensions: _Dimensions, to: str, options: dict[str, Any]
-) -> Converted | str:
-    """What becomes of one norm, or the reason why nothing does."""
+) -> Converted | Refusal:
+    """What one norm becomes, or the reason why it cannot."""
+    path = locations.paths[module][0]
     if (bound := locations.held_by(module, "converting")) is not None:
-        return bound
+        return Refusal(path, bound)
     norm = read(module)
-    return norm if isinstance(norm, str) else converted(norm, to, options, dimensions.of(norm))
+    result = norm if isinstance(norm, Refusal) else converted(norm, to, options, dimensions.of(norm))
+    return result.at(path) if isinstance(result, Refusal) else result
 
 
-def _edits(module: nn.Module, found: Converted, locations: Locations) -> Iterator[Edit]:
-    yield ModuleEdit(locations.holders[module], module, found.new)
+def _change(paths: tuple[str, ...], result: Converted) -> Change:
+    return Change(paths[0], result.before, result.after, result.why, paths[1:])
+
+
+def _edits(module: nn.Module, result: Converted, locations: Locations) -> Iterator[Edit]:
+    yield ModuleEdit(locations.holders[module], module, result.new)
     held = {id(buffer) for buffer in module._buffers.values()}
-    if any(buffer is not None and id(buffer) not in held for buffer in found.new._buffers.values()):
+    if any(buffer is not None and id(buffer) not in held for buffer in result.new._buffers.values()):
         yield Unchanged(module, _STATISTICS)  # some are stored in another form
-    for parameter in found.stops:
+    for parameter in result.stops:
         if parameter.requires_grad:
             yield AttributeEdit(parameter, "requires_grad", False)
 

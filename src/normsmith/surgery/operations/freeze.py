@@ -14,7 +14,7 @@ from normsmith._choices import check_choice
 from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm, is_uninitialised, read
 from normsmith.anatomy.describe import words
 from normsmith.anatomy.locations import Locations
-from normsmith.anatomy.remark import Remark
+from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.errors import SurgeryError
 from normsmith.layers._statistics import Policy, StatisticsBase
@@ -27,7 +27,7 @@ from normsmith.surgery.plans.verify import Expectation
 _PINNED = Policy("running", False)
 
 
-@operation
+@operation("freeze")
 def freeze(
     model: nn.Module,
     what: Literal["statistics", "affine", "both"] = "both",
@@ -151,8 +151,8 @@ def _statistics(
 def _pinned(module: nn.Module) -> _Step | None:
     """What is to do where it is settled without a conversion."""
     norm = read(module)
-    if isinstance(norm, str):
-        return _Step(refused=norm)
+    if isinstance(norm, Refusal):
+        return _Step(refused=norm.reason)
     against = _without_statistics(norm)
     if against is not None:
         return _Step(refused=against)
@@ -234,7 +234,7 @@ def _plan(title: str, model: nn.Module, locations: Locations, rows: Mapping[nn.M
         title,
         model,
         changes=tuple(changes()),
-        refusals=tuple(Remark(first[module], step.refused) for module, step in rows.items() if step.refused),
+        refusals=tuple(Refusal(first[module], step.refused) for module, step in rows.items() if step.refused),
         kept=tuple(Remark(first[module], step.kept) for module, step in rows.items() if step.kept),
         edits=tuple(edit for step in rows.values() for edit in step.edits),
         expects=Expectation("same", "may differ" if pinned else "same"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,18 +11,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from normsmith.anatomy.describe import shown
 from normsmith.anatomy.forward import Forward, call
-from normsmith.anatomy.kinds import Signal
-from normsmith.anatomy.locations import Locations
-from normsmith.anatomy.remark import Remark
+from normsmith.anatomy.locations import Locations, find
+from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only
 from normsmith.anatomy.trace import trace
 from normsmith.errors import InputError, SurgeryError
-from normsmith.surgery.placement.bias import kept_bias, removed_bias, uses
-from normsmith.surgery.placement.installer import Installer, find
+from normsmith.surgery.placement.bias import Biases
+from normsmith.surgery.placement.installer import Installer
 from normsmith.surgery.placement.places import Place, Places
 from normsmith.surgery.placement.search import Search
 from normsmith.surgery.plans.edits import Alike, Edit
-from normsmith.surgery.plans.operation import operation
+from normsmith.surgery.plans.operation import Decisions, operation
 from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation
 from normsmith.surgery.targets.factory import Norm, check_norm, make_norm
@@ -88,48 +87,61 @@ def insert(
       (2): Linear(in_features=8, out_features=2, bias=True)
     )
     """
-    check_norm(norm, options)
-    if where not in {"before", "after"}:
-        raise InputError(f"where must be 'before' or 'after', got {where!r}")
-    found = Search(Places(model, trace(model, batch, forward=forward)), where, only)
-    found.run()
-    if not (found.places or found.refusals):
-        seen = "".join(f"; {path or 'there'}: {reason}" for path, reason in found.kept[:3])
-        raise SurgeryError(f"found no activation in {type(model).__name__}: {_LOOKED_FOR}{seen}")
-    places = [asdict(place) for place in found.places]
-    return inserted(model, norm, where, places, found.refusals, found.kept, options)
+    return build(model, **_find(model, norm, where, batch, forward, only, options))
 
 
-@operation
-def inserted(
+def _find(
     model: nn.Module,
     norm: Norm,
     where: str,
-    places: Sequence[dict[str, Any]],
-    refusals: Sequence[Sequence[str]] = (),
-    kept: Sequence[Sequence[str]] = (),
+    batch: Any,
+    forward: Forward,
+    only: Only,
+    options: dict[str, Any],
+) -> Decisions:
+    """The places for norms beside a model's activations, and the activations that get none."""
+    check_norm(norm, options)
+    if where not in {"before", "after"}:
+        raise InputError(f"where must be 'before' or 'after', got {where!r}")
+    search = Search(Places(model, trace(model, batch, forward=forward)), where, only)
+    search.run()
+    if not (search.places or search.refusals):
+        seen = "".join(f"; {remark.path or 'there'}: {remark.reason}" for remark in search.kept[:3])
+        raise SurgeryError(f"found no activation in {type(model).__name__}: {_LOOKED_FOR}{seen}")
+    return {
+        "norm": norm,
+        "where": where,
+        "places": [asdict(place) for place in search.places],
+        "refusals": [asdict(refusal) for refusal in search.refusals],
+        "kept": [asdict(remark) for remark in search.kept],
+        "options": options,
+    }
+
+
+@operation("insert", find=_find)
+def build(
+    model: nn.Module,
+    norm: Norm,
+    where: str,
+    places: Sequence[Mapping[str, Any]],
+    refusals: Sequence[Mapping[str, str]] = (),
+    kept: Sequence[Mapping[str, str]] = (),
     options: dict[str, Any] | None = None,
 ) -> Plan:
-    """Plan a norm at each of some places that `insert` has found: what its plans are repeated by, without data.
+    """Plan a norm at each of some places, given as `dataclasses.asdict` writes a `Place`.
 
     Raises:
         SurgeryError: the model has not the modules, or the norm cannot be made.
 
     >>> place = {"host": "1", "side": "before", "in_sequence": True, "signal": {"features": 8}, "like": "0", "why": ""}
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> list(dict(inserted(model, "layer", "before", [place]).apply().named_children()))
+    >>> list(dict(build(model, "layer", "before", [place]).apply().named_children()))
     ['0', '1_norm', '1', '2']
     """
-    locations, held = Locations(model), uses(model)
-    installer, biases, alike, changes = (
-        Installer(model, locations),
-        list[Edit](),
-        list[Edit](),
-        list[Change](),
-    )
-    remarks, made = [Remark(*remark) for remark in kept], set[nn.Module]()
-    for row in places:
-        place = Place(**{"bias": None, **row, "signal": Signal(**row["signal"])})
+    locations = Locations(model)
+    installer, biases = Installer(model, locations), Biases(model)
+    alike, changes, made = list[Edit](), list[Change](), set[nn.Module]()
+    for place in map(Place.of, places):
         host, layer = find(model, place.host), find(model, place.like)
         new = make_norm(norm, place.signal, layer, options or {})
         if new in made or new in locations.paths:
@@ -141,27 +153,22 @@ def inserted(
         path = installer.put(place, new)
         changes.append(Change(place.host, shown(host), _after(place, host, new, path), place.why))
         if place.bias is not None and isinstance(new, _BatchNorm):
-            if (kept_ := kept_bias(held, place.bias, find(model, place.bias))) is not None:
-                remarks.append(kept_)
-                continue
-            change, edit = removed_bias(place.bias, find(model, place.bias), new)
-            changes.append(change)
-            biases.append(edit)
+            changes += biases.remove(place.bias, new)
     name = norm if isinstance(norm, str) else getattr(norm, "__name__", type(norm).__name__)
     return Plan(
         f"{name} norm {where} each activation",
         model,
         tuple(changes),
-        tuple(Remark(*refusal) for refusal in refusals),
-        tuple(remarks),
-        edits=(*biases, *alike, *installer.edits),
+        tuple(Refusal(**row) for row in refusals),
+        (*(Remark(**row) for row in kept), *biases.kept),
+        edits=(*biases.edits, *alike, *installer.edits),
         expects=Expectation("may differ", "differs" if changes else "same"),
     )
 
 
 def _after(place: Place, host: nn.Module, norm: nn.Module, path: str) -> str:
+    """What stands at a place once the norm is there, in words."""
     if place.side == "replaces":
         return shown(norm)
-    order: Iterable[str] = (shown(norm), shown(host))
-    both = ", ".join(order if place.side == "before" else reversed(list(order)))
-    return f"{both}; the norm is {path}"
+    order = [shown(norm), shown(host)] if place.side == "before" else [shown(host), shown(norm)]
+    return f"{', '.join(order)}; the norm is {path}"

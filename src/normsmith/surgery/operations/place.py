@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -13,19 +13,18 @@ from normsmith.anatomy.describe import shown
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.graph import Event
 from normsmith.anatomy.hooks import hooks
-from normsmith.anatomy.kinds import Signal, has_own_forward, is_norm, is_producer
-from normsmith.anatomy.locations import Locations
-from normsmith.anatomy.remark import Remark
+from normsmith.anatomy.kinds import has_own_forward, is_norm, is_producer
+from normsmith.anatomy.locations import Locations, find
+from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.residual import above, below, closed_by, form
 from normsmith.anatomy.select import Only, selected
 from normsmith.anatomy.trace import trace
 from normsmith.errors import InputError
-from normsmith.surgery.placement.bias import kept_bias, removed_bias, restored_bias, uses
-from normsmith.surgery.placement.installer import Installer, find
+from normsmith.surgery.placement.bias import Biases
+from normsmith.surgery.placement.installer import Installer
 from normsmith.surgery.placement.places import Place, Places, named
 from normsmith.surgery.placement.search import Search
-from normsmith.surgery.plans.edits import Edit
-from normsmith.surgery.plans.operation import operation
+from normsmith.surgery.plans.operation import Decisions, operation
 from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation
 
@@ -66,101 +65,107 @@ def place(
     """
     if where not in {"before", "after"}:
         raise InputError(f"where must be 'before' or 'after', got {where!r}")
+    return build(model, **_find(model, where, batch, forward, only))
+
+
+def _find(model: nn.Module, where: str, batch: Any, forward: Forward, only: Only) -> Decisions:
+    """Which norms move to which places, and which stay."""
     moves = _Moves(Places(model, trace(model, batch, forward=forward)), where)
     norms = {module: paths for module, paths in moves.at.locations.paths.items() if is_norm(module)}
     for norm in selected(norms, only, None, None):
         moves.look_at(norm)
-    return placed(model, where, moves.rows, moves.refusals, moves.kept)
+    return {
+        "where": where,
+        "moves": moves.rows,
+        "refusals": [asdict(refusal) for refusal in moves.refusals],
+        "kept": [asdict(remark) for remark in moves.kept],
+    }
 
 
-@operation
-def placed(
+@operation("place", find=_find)
+def build(
     model: nn.Module,
     where: str,
-    moves: Sequence[dict[str, Any]],
-    refusals: Sequence[Sequence[str]] = (),
-    kept: Sequence[Sequence[str]] = (),
+    moves: Sequence[Mapping[str, Any]],
+    refusals: Sequence[Mapping[str, str]] = (),
+    kept: Sequence[Mapping[str, str]] = (),
 ) -> Plan:
-    """Plan the moves of norms that `place` has found: what its plans are repeated by, without data.
+    """Plan to move norms, each given by its path, its new place, and the path of a layer that then needs a bias.
 
-    Raises SurgeryError for a model that has not the modules.
+    Raises:
+        SurgeryError: the model has not the modules.
 
     >>> place = {"host": "2", "side": "after", "in_sequence": True, "signal": {"features": 8}, "like": "", "why": ""}
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU())
-    >>> placed(model, "after", [{"norm": "1", "place": place, "bare": None}]).apply()[2]
+    >>> build(model, "after", [{"norm": "1", "place": place, "needs_bias": None}]).apply()[2]
     BatchNorm1d(8, eps=1e-05, ...)
     """
-    locations, held = Locations(model), uses(model)
-    installer, changes, biases = Installer(model, locations), list[Change](), list[Edit]()
-    remarks, renamed = [Remark(*remark) for remark in kept], dict[str, str]()
+    locations = Locations(model)
+    installer, biases = Installer(model, locations), Biases(model)
+    changes, renamed = list[Change](), dict[str, str]()
     for row in moves:
-        place = Place(**{"bias": None, **row["place"], "signal": Signal(**row["place"]["signal"])})
-        path, norm = row["norm"], find(model, row["norm"])
+        place, path, norm = Place.of(row["place"]), row["norm"], find(model, row["norm"])
         new = installer.move(norm, place)
+        kind = shown(norm)
+        changes.append(Change(path, kind, f"{kind} {_beside(place)}, as {new}", place.why))
         if new != path:
             renamed[path] = new
-        kind = shown(norm)
-        changes.append(Change(path, kind, f"{kind} {place.side} {_host(place)}, as {new}", place.why))
-        if new != path:
             changes += _of_host(place, find(model, place.host), kind)
-        if (bare := row["bare"]) is not None:
-            change, edit = restored_bias(bare, find(model, bare), type(norm).__name__)
-        elif place.bias is None or not isinstance(norm, _BatchNorm):
-            continue
-        elif (remark := kept_bias(held, place.bias, find(model, place.bias))) is not None:
-            remarks.append(remark)
-            continue
-        else:
-            change, edit = removed_bias(place.bias, find(model, place.bias), norm)
-        changes.append(change)
-        biases.append(edit)
+        if row["needs_bias"] is not None:
+            changes += biases.restore(row["needs_bias"], type(norm).__name__)
+        elif place.bias is not None and isinstance(norm, _BatchNorm):
+            changes += biases.remove(place.bias, norm)
+    remarks = [*(Remark(**row) for row in kept), *biases.kept]
     if changes:
         remarks.append(Remark("", "statistics are those of the norms' old places: recalibrate, or train on"))
     return Plan(
         f"norms {where} the activations",
         model,
         tuple(changes),
-        tuple(Remark(*refusal) for refusal in refusals),
+        tuple(Refusal(**row) for row in refusals),
         tuple(remarks),
         renamed,
-        (*biases, *installer.edits),
+        (*biases.edits, *installer.edits),
         Expectation() if changes else Expectation("same", "same"),
     )
 
 
 @dataclass
 class _Moves:
-    """Every norm, with where it goes."""
+    """Every norm of a model, with where it goes, or why it stays."""
 
     at: Places
     where: str
     rows: list[dict[str, Any]] = field(default_factory=list)
-    refusals: list[tuple[str, str]] = field(default_factory=list)
-    kept: list[tuple[str, str]] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    kept: list[Remark] = field(default_factory=list)
 
     def look_at(self, norm: nn.Module) -> None:
         path = self.at.locations.paths[norm][0]
         reason = self._obstacle(norm)
         if reason is not None:
-            self.refusals.append((path, reason))
+            self.refusals.append(Refusal(path, reason))
             return
         (event,) = self.at.graph.of(norm)
         activation = self._activation(event)
+        if isinstance(activation, Refusal):
+            self.refusals.append(activation)
+            return
         if isinstance(activation, Remark):
-            (self.refusals if activation.path == "refused" else self.kept).append((path, activation.reason))
+            self.kept.append(activation)
             return
-        found = list(self._places(event, activation))
-        places = [place for place in found if isinstance(place, Place)]
-        if len(found) > 1 and len(places) == len(found):
+        results = list(self._places(event, activation))
+        places = [result for result in results if isinstance(result, Place)]
+        refusals = [result for result in results if isinstance(result, Refusal)]
+        if refusals:
+            self.refusals.append(refusals[0].at(path))
+            return
+        if len(places) > 1:
             reason = f"what {named(activation)} puts out goes to several layers, and one norm cannot be before each"
-        else:
-            reason = next((reason for reason in found if isinstance(reason, str)), None)
-        if reason is not None:
-            self.refusals.append((path, reason))
+            self.refusals.append(Refusal(path, reason))
             return
-        self.rows.append(
-            {"norm": path, "place": asdict(self._as_of(norm, places[0])), "bare": self._bare(event)}
-        )
+        place = asdict(self._as_of(norm, places[0]))
+        self.rows.append({"norm": path, "place": place, "needs_bias": self._needs_bias(event)})
 
     def _obstacle(self, norm: nn.Module) -> str | None:
         kind, locations = type(norm).__name__, self.at.locations
@@ -180,8 +185,8 @@ class _Moves:
         return None
 
     def _activation(self, event: Event) -> Event | Remark:
-        """The activation that the norm is to cross, or the remark why it does not move."""
-        graph = self.at.graph
+        """The activation that the norm called at `event` is to cross, or why it stays or cannot move."""
+        graph, path = self.at.graph, event.path
         consumers, source = list(below(graph, event)), above(event.sources[0])
         after, before = [t for t in consumers if t.role == "activation"], source.role == "activation"
         # a norm between two activations is that of the one after it
@@ -191,24 +196,22 @@ class _Moves:
         if wanted:
             return after[0] if self.where == "after" else source
         if other:
-            return Remark("kept", f"it is {self.where} its activation already")
+            return Remark(path, f"it is {self.where} its activation already")
         adds = [consumer for consumer in consumers if consumer.role == "add"]
         if self.where == "after" and adds:
             block = closed_by(graph, adds)
             shape = f" of a residual block, {form(graph, block)}" if block is not None else ""
-            return Remark("refused", f"it would have to cross the addition at the end{shape}")
+            return Refusal(path, f"it would have to cross the addition at the end{shape}")
         beside = consumers if self.where == "after" else [source]
-        found = ", ".join(dict.fromkeys(named(e) for e in beside)) or "nothing"
-        return Remark(
-            "kept",
-            f"no activation is right {'after' if self.where == 'after' else 'before'} it, but {found}",
-        )
+        names = ", ".join(dict.fromkeys(named(e) for e in beside)) or "nothing"
+        return Remark(path, f"no activation is right {self.where} it, but {names}")
 
-    def _places(self, event: Event, activation: Event) -> Iterator[Place | str]:
+    def _places(self, event: Event, activation: Event) -> Iterator[Place | Refusal]:
         search = Search(self.at, self.where, None)
         crossed = event if self.where == "after" else activation
         if self.at.goes_on(crossed):
-            yield f"what {named(crossed)} puts out goes to others too, for which it would change"
+            reason = f"what {named(crossed)} puts out goes to others too, for which it would change"
+            yield Refusal(crossed.path, reason)
         elif self.where == "after":
             yield from search.after(activation)
         else:
@@ -221,8 +224,8 @@ class _Moves:
         last = any(hook.name == name and hook.channels_last for hook in hooks(parent).values())
         return replace(place, signal=replace(place.signal, channels_last=last))
 
-    def _bare(self, event: Event) -> str | None:
-        """The path of the layer without a bias right before the norm, which has one and goes."""
+    def _needs_bias(self, event: Event) -> str | None:
+        """The path of the layer right before the norm, if it has no bias and the norm, which goes away, has one."""
         source = event.sources[0]
         while type(source.module) is nn.Identity and not self.at.goes_on(source):
             source = source.sources[0]
@@ -236,11 +239,11 @@ class _Moves:
 
 
 def _of_host(place: Place, host: nn.Module, norm: str) -> Iterator[Change]:
-    """What becomes of the module that gets the norm, or makes place for it."""
+    """What becomes of the module that gets the norm, or that the norm replaces."""
     if not place.in_sequence:
         new = norm if place.side == "replaces" else f"{shown(host)}, which calls the norm"
         yield Change(place.host, shown(host), new, "the norm's new place")
 
 
-def _host(place: Place) -> str:
-    return f"of {place.host}" if place.side == "replaces" else place.host
+def _beside(place: Place) -> str:
+    return f"in the place of {place.host}" if place.side == "replaces" else f"{place.side} {place.host}"

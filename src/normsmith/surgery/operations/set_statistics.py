@@ -17,7 +17,7 @@ from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation
 
 
-@operation
+@operation("set_statistics")
 def set_statistics(model: nn.Module, statistics: Mapping[str, Mapping[str, Sequence[float]]]) -> Plan:
     """Plan to write running statistics into batch norm layers; their counters and momentum stay as they are.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from torch import nn
@@ -13,16 +14,15 @@ from normsmith.anatomy.describe import shown
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.kinds import has_own_forward, is_norm, is_producer
-from normsmith.anatomy.locations import Locations
-from normsmith.anatomy.remark import Remark
+from normsmith.anatomy.locations import Locations, find
+from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.anatomy.trace import trace
-from normsmith.surgery.operations.fold.fold import fold as plan_fold
-from normsmith.surgery.operations.fold.fold import fold_pairs
-from normsmith.surgery.placement.bias import restored_bias
-from normsmith.surgery.placement.installer import Installer, find
-from normsmith.surgery.plans.edits import Edit
-from normsmith.surgery.plans.operation import operation
+from normsmith.surgery.operations.fold.fold import build as build_fold
+from normsmith.surgery.operations.fold.fold import find_pairs
+from normsmith.surgery.placement.bias import Biases
+from normsmith.surgery.placement.installer import Installer
+from normsmith.surgery.plans.operation import Decisions, operation
 from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation
 
@@ -64,81 +64,92 @@ def strip(
       (3): Linear(in_features=8, out_features=2, bias=True)
     )
     """
-    locations = Locations(model)
-    norms = [module for module in locations.paths if is_norm(module) or _is_foreign(module)]
-    wanted = selected({module: locations.paths[module] for module in norms}, only, None, None)
     if fold:
-        return _folded(model, locations, wanted, batch, forward)
-    refusals = [(locations.paths[m][0], why) for m in wanted if (why := _obstacle(locations, m)) is not None]
-    refused = {path for path, _ in refusals}
-    stripped_ = [module for module in wanted if locations.paths[module][0] not in refused]
-    biases, kept = list[tuple[str, str]](), list[tuple[str, str]]()
-    if _may_need_a_bias(model, stripped_):
+        return build_fold(model, **_find_folds(model, batch, forward, only))
+    return build(model, **_find(model, batch, forward, only))
+
+
+def _find(model: nn.Module, batch: Any, forward: Forward, only: Only) -> Decisions:
+    """The norms that can go, and the layers before them that then need a bias."""
+    locations = Locations(model)
+    wanted = _wanted(locations, only)
+    refusals = [_refusal(locations, norm) for norm in wanted]
+    going = [norm for norm, refusal in zip(wanted, refusals, strict=True) if refusal is None]
+    biases, kept = list[dict[str, str]](), list[Remark]()
+    if _may_need_a_bias(model, going):
         graph = trace(model, batch, forward=forward)
-        for layer, after in _bare_layers(graph, set(stripped_)):
-            if after is None:
-                kept.append(
-                    (locations.paths[layer][0], "it has no bias still: what it puts out goes elsewhere too")
-                )
+        for layer, norm_kind in _bare_layers(graph, set(going)):
+            path = locations.paths[layer][0]
+            if norm_kind is None:
+                kept.append(Remark(path, "it has no bias still: what it puts out goes elsewhere too"))
             else:
-                biases.append((locations.paths[layer][0], after))
-    return stripped(model, [locations.paths[module][0] for module in stripped_], biases, refusals, kept)
+                biases.append({"layer": path, "norm": norm_kind})
+    return {
+        "norms": [locations.paths[norm][0] for norm in going],
+        "biases": biases,
+        "refusals": [asdict(refusal) for refusal in refusals if refusal is not None],
+        "kept": [asdict(remark) for remark in kept],
+    }
 
 
-@operation
-def stripped(
+@operation("strip", find=_find)
+def build(
     model: nn.Module,
     norms: Sequence[str],
-    biases: Sequence[Sequence[str]] = (),
-    refusals: Sequence[Sequence[str]] = (),
-    kept: Sequence[Sequence[str]] = (),
+    biases: Sequence[Mapping[str, str]] = (),
+    refusals: Sequence[Mapping[str, str]] = (),
+    kept: Sequence[Mapping[str, str]] = (),
 ) -> Plan:
-    """Plan to take out the norms at some paths, and to give some layers a bias: (path, kind of the norm after it).
+    """Plan to take out the norms at some paths, and to give layers a bias, each with the kind of the norm after it.
 
-    What plans of `strip` are repeated by, without data. Raises SurgeryError for a model that has not the modules.
+    Raises:
+        SurgeryError: the model has not the modules.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
-    >>> stripped(model, ["1"]).apply()[1]
+    >>> build(model, ["1"]).apply()[1]
     Identity()
     """
     locations = Locations(model)
-    installer, changes, edits = Installer(model, locations), list[Change](), list[Edit]()
+    installer, restored, changes = Installer(model, locations), Biases(model), list[Change]()
     for path in norms:
         norm = find(model, path)
         empty = installer.clear(norm)
         first, *also = locations.paths[norm]
         changes.append(Change(first, shown(norm), empty, "asked for", tuple(also)))
-    for path, norm_kind in biases:
-        change, edit = restored_bias(path, find(model, path), norm_kind)
-        changes.append(change)
-        edits.append(edit)
+    for row in biases:
+        changes += restored.restore(row["layer"], row["norm"])
     return Plan(
         "without norms",
         model,
         tuple(changes),
-        tuple(Remark(*refusal) for refusal in refusals),
-        tuple(Remark(*remark) for remark in kept),
-        edits=(*edits, *installer.edits),
+        tuple(Refusal(**row) for row in refusals),
+        tuple(Remark(**row) for row in kept),
+        edits=(*restored.edits, *installer.edits),
         expects=Expectation() if changes else Expectation("same", "same"),
     )
 
 
-def _folded(
-    model: nn.Module, locations: Locations, wanted: list[nn.Module], batch: Any, forward: Forward
-) -> Plan:
-    foldable = {module for module in wanted if is_batch_norm(module)}
-    pairs, refused = [], dict[str, str]()
+def _find_folds(model: nn.Module, batch: Any, forward: Forward, only: Only) -> Decisions:
+    """What `surgery.fold` decides for the batch norms; all other norms are refused."""
+    locations = Locations(model)
+    wanted = _wanted(locations, only)
+    foldable = {norm for norm in wanted if is_batch_norm(norm)}
+    decisions: Decisions = {"pairs": [], "refusals": []}
     if foldable:
-        found = plan_fold(model, batch, forward=forward, only=lambda _, module: module in foldable)
-        assert found.operation is not None
-        pairs, refused = found.operation.arguments["pairs"], dict(found.operation.arguments["refused"])
+        decisions = find_pairs(model, batch, forward, lambda _, module: module in foldable)
     for norm in wanted:
         if norm not in foldable:
-            kind = type(norm).__name__
-            refused[locations.paths[norm][0]] = (
-                f"{kind} goes by each sample's own statistics, which no weights can"
-            )
-    return fold_pairs(model, pairs, refused)
+            reason = f"{type(norm).__name__} goes by each sample's own statistics, which no weights can"
+            decisions["refusals"].append(asdict(Refusal(locations.paths[norm][0], reason)))
+    return decisions
+
+
+def _wanted(locations: Locations, only: Only) -> list[nn.Module]:
+    """The norms that are selected, those of other libraries too."""
+    norms = {
+        module: paths for module, paths in locations.paths.items() if is_norm(module) or _is_foreign(module)
+    }
+    return selected(norms, only, None, None)
 
 
 def _is_foreign(module: nn.Module) -> bool:
@@ -153,13 +164,14 @@ def _is_foreign(module: nn.Module) -> bool:
     )
 
 
-def _obstacle(locations: Locations, norm: nn.Module) -> str | None:
-    kind = type(norm).__name__
+def _refusal(locations: Locations, norm: nn.Module) -> Refusal | None:
+    """Why a norm cannot be taken out, if so."""
+    path, reason = locations.paths[norm][0], locations.held_by(norm, "stripping")
     if isinstance(norm, LazyModuleMixin):
-        return "it has no channels yet (lazy); run the model once"
-    if _is_foreign(norm) or has_own_forward(norm):
-        return f"{kind} has a forward of its own and may do more than normalise"
-    return locations.held_by(norm, "stripping")
+        reason = "it has no channels yet (lazy); run the model once"
+    elif _is_foreign(norm) or has_own_forward(norm):
+        reason = f"{type(norm).__name__} has a forward of its own and may do more than normalise"
+    return None if reason is None else Refusal(path, reason)
 
 
 def _may_need_a_bias(model: nn.Module, norms: list[nn.Module]) -> bool:
@@ -174,12 +186,12 @@ def _bare_layers(graph: Graph, norms: set[nn.Module]) -> Iterator[tuple[nn.Modul
         if getattr(layer, "bias", None) is not None:
             continue
         consumers = [consumer for event in graph.of(layer) for consumer in _consumers_of(graph, event)]
-        found = [
+        after = [
             t.module for t in consumers if t.module in norms and getattr(t.module, "bias", None) is not None
         ]
-        if found:
-            elsewhere = len(found) < len(consumers) or any(graph.is_output(e) for e in graph.of(layer))
-            yield layer, None if elsewhere else type(found[0]).__name__
+        if after:
+            elsewhere = len(after) < len(consumers) or any(graph.is_output(e) for e in graph.of(layer))
+            yield layer, None if elsewhere else type(after[0]).__name__
 
 
 def _consumers_of(graph: Graph, event: Event) -> Iterator[Event]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from torch import nn
@@ -10,14 +11,13 @@ from torch import nn
 from normsmith.anatomy.describe import shown
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.kinds import is_activation
-from normsmith.anatomy.locations import Locations
-from normsmith.anatomy.remark import Remark
+from normsmith.anatomy.locations import Locations, find
+from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.trace import trace
 from normsmith.errors import InputError, SurgeryError
-from normsmith.surgery.placement.installer import find
 from normsmith.surgery.placement.search import hidden_activations
 from normsmith.surgery.plans.edits import ModuleEdit
-from normsmith.surgery.plans.operation import operation
+from normsmith.surgery.plans.operation import Decisions, operation
 from normsmith.surgery.plans.plan import Change, Plan
 
 _SWAPS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
@@ -41,52 +41,61 @@ def swap_activation(model: nn.Module, activation: str, *, batch: Any = None, for
     >>> [change.path for change in swap_activation(model, "tanh").changes]
     ['1']
     """
+    return build(model, **_find(model, activation, batch, forward))
+
+
+def _find(model: nn.Module, activation: str, batch: Any, forward: Forward) -> Decisions:
+    """The activations that are swapped, those that stay, and those that should be swapped and cannot."""
     if activation not in _SWAPS:
         raise InputError(f"activation must be one of {', '.join(_SWAPS)}, got {activation!r}")
-    graph, locations, kind = (
-        trace(model, batch, forward=forward),
-        Locations(model),
-        type(_SWAPS[activation]()),
-    )
+    graph, locations = trace(model, batch, forward=forward), Locations(model)
+    kind = type(_SWAPS[activation]())
     hidden = hidden_activations(graph)
-    swaps, refusals, kept = list[str](), list[tuple[str, str]](), list[tuple[str, str]]()
+    paths, refusals, kept = list[str](), list[Refusal](), list[Remark]()
     for event in hidden:
         if event.module is None:
-            refusals.append((event.path, f"its forward calls the function {event.name}; make it a module"))
+            reason = f"its forward calls the function {event.name}; make it a module"
+            refusals.append(Refusal(event.path, reason))
     for module, (path, *_) in locations.paths.items():
         if not is_activation(module):
             continue
-        places = {event in hidden for event in graph.of(module)}
-        if places == {False}:
-            kept.append((path, f"{type(module).__name__} is the network's output, or a gate"))
+        is_hidden = {event in hidden for event in graph.of(module)}
+        if is_hidden == {False}:
+            kept.append(Remark(path, f"{type(module).__name__} is the network's output, or a gate"))
         elif type(module) is kind:
-            kept.append((path, f"it is {kind.__name__} already"))
-        elif (reason := _obstacle(module, places, locations)) is not None:
-            refusals.append((path, reason))
+            kept.append(Remark(path, f"it is {kind.__name__} already"))
+        elif (reason_ := _obstacle(module, is_hidden, locations)) is not None:
+            refusals.append(Refusal(path, reason_))
         else:
-            swaps.append(path)
+            paths.append(path)
     if not (hidden or refusals):
-        seen = "".join(f"; {path}: {reason}" for path, reason in kept[:3])
+        seen = "".join(f"; {remark.path}: {remark.reason}" for remark in kept[:3])
         raise SurgeryError(
             f"found no activation in {type(model).__name__}: looked for nn.ReLU, F.relu and the like, with layers "
             f"that have weights after them{seen}"
         )
-    return swapped(model, activation, swaps, list(dict.fromkeys(refusals)), kept)
+    return {
+        "activation": activation,
+        "paths": paths,
+        "refusals": [asdict(refusal) for refusal in dict.fromkeys(refusals)],
+        "kept": [asdict(remark) for remark in kept],
+    }
 
 
-@operation
-def swapped(
+@operation("swap_activation", find=_find)
+def build(
     model: nn.Module,
     activation: str,
     paths: Sequence[str],
-    refusals: Sequence[Sequence[str]] = (),
-    kept: Sequence[Sequence[str]] = (),
+    refusals: Sequence[Mapping[str, str]] = (),
+    kept: Sequence[Mapping[str, str]] = (),
 ) -> Plan:
-    """Plan to replace the activations at some paths: what plans of `swap_activation` are repeated by, without data.
+    """Plan to replace the activations at some paths.
 
-    Raises SurgeryError for a model that has not the modules.
+    Raises:
+        SurgeryError: the model has not the modules.
 
-    >>> swapped(nn.Sequential(nn.Linear(4, 8), nn.ReLU()), "tanh", ["1"]).apply()[1]
+    >>> build(nn.Sequential(nn.Linear(4, 8), nn.ReLU()), "tanh", ["1"]).apply()[1]
     Tanh()
     """
     locations, changes, edits = Locations(model), list[Change](), list[ModuleEdit]()
@@ -99,15 +108,16 @@ def swapped(
         f"{activation} as activation",
         model,
         tuple(changes),
-        tuple(Remark(*refusal) for refusal in refusals),
-        tuple(Remark(*remark) for remark in kept),
+        tuple(Refusal(**row) for row in refusals),
+        tuple(Remark(**row) for row in kept),
         edits=tuple(edits),
     )
 
 
-def _obstacle(activation: nn.Module, places: set[bool], locations: Locations) -> str | None:
-    if not places:
+def _obstacle(activation: nn.Module, is_hidden: set[bool], locations: Locations) -> str | None:
+    """Why an activation cannot be swapped, if so; `is_hidden` holds what each of its calls is."""
+    if not is_hidden:
         return "this forward does not come by it"
-    if False in places:
+    if False in is_hidden:
         return "it is the network's output, or a gate, at another call"
     return locations.held_by(activation, "swapping")

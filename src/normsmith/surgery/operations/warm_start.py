@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from normsmith._choices import check_choice
 from normsmith.anatomy.locations import Locations
-from normsmith.anatomy.remark import Remark
+from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.errors import InputError, SurgeryError
 from normsmith.layers._statistics import StatisticsBase
@@ -27,7 +27,7 @@ INITIAL = 0.01
 """The share of their initial values (mean 0, variance 1) above which running statistics are no start."""
 
 
-@operation
+@operation("warm_start")
 def warm_start(
     model: nn.Module,
     *,
@@ -101,7 +101,7 @@ def warm_start(
         bounds=bounds,
     )
     changes: list[Change] = []
-    refusals: list[Remark] = []
+    refusals: list[Refusal] = []
     kept: list[Remark] = []
     edits: list[Edit] = []
     norms: dict[nn.Module, tuple[str, ...]] = {
@@ -116,7 +116,7 @@ def warm_start(
         elif (reason := why_kept(layer, model)) is not None:
             kept.append(Remark(path, reason))
         elif (reason := _refused(layer, times)) is not None:
-            refusals.append(Remark(path, reason))
+            refusals.append(Refusal(path, reason))
         else:
             made, change = _started(layer, times)
             edits += made

@@ -1,43 +1,54 @@
-"""The bias of a layer that a norm follows: redundant before a mean is subtracted, needed when the norm goes."""
+"""Where it is decided that a layer's bias is redundant, or is needed again: before a norm that subtracts a mean."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from normsmith.anatomy.kinds import channels
+from normsmith.anatomy.locations import find
 from normsmith.anatomy.remark import Remark
 from normsmith.surgery.plans.edits import Edit, ParameterEdit
 from normsmith.surgery.plans.plan import Change
 
 
-def uses(model: nn.Module) -> Counter[int]:
-    """How many places of a model hold each parameter, by the parameter's id."""
-    return Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
+class Biases:
+    """Collects, for one plan, the biases that go because a norm comes after them, and those that come back.
 
+    A batch norm right after a linear layer or convolution subtracts whatever constant the bias adds: there the bias
+    is redundant. Where a norm with a β goes away, a layer without a bias gets one of zeros, which can learn the β.
+    """
 
-def kept_bias(held: Counter[int], path: str, layer: nn.Module) -> Remark | None:
-    """The remark why a layer's redundant bias stays, if it has to."""
-    bias = layer._parameters.get("bias")
-    if bias is not None and held[id(bias)] == 1:
-        return None
-    return Remark(f"{path}.bias", "redundant, but parametrized or shared with another layer")
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._uses = Counter(
+            id(p) for module in model.modules() for p in module._parameters.values() if p is not None
+        )
+        self.edits: list[Edit] = []
+        self.kept: list[Remark] = []
 
+    def remove(self, path: str, norm: nn.Module) -> Iterator[Change]:
+        """Remove the bias of the layer at `path`, after which a norm comes; one that is not its own stays."""
+        layer = find(self._model, path)
+        bias = layer._parameters.get("bias")
+        if bias is None or self._uses[id(bias)] > 1:
+            self.kept.append(
+                Remark(f"{path}.bias", "redundant, but parametrized or shared with another layer")
+            )
+            return
+        self.edits.append(ParameterEdit(layer, "bias", bias, None))
+        yield Change(
+            f"{path}.bias", "bias", "no bias", f"{type(norm).__name__} after it subtracts any constant"
+        )
 
-def removed_bias(path: str, layer: nn.Module, norm: nn.Module) -> tuple[Change, Edit]:
-    """The edit that removes a layer's bias before a norm."""
-    why = f"{type(norm).__name__} after it subtracts any constant"
-    return Change(f"{path}.bias", "bias", "no bias", why), ParameterEdit(
-        layer, "bias", layer._parameters["bias"], None
-    )
-
-
-def restored_bias(path: str, layer: nn.Module, norm: str) -> tuple[Change, Edit]:
-    """The edit that gives a layer without a bias one of zeros, as a norm after it had one."""
-    weight = next(p for p in layer.parameters() if p.is_floating_point())
-    zeros = torch.zeros(channels(layer), dtype=weight.dtype, device=weight.device)
-    bias = nn.Parameter(zeros, requires_grad=any(p.requires_grad for p in layer.parameters()))
-    why = f"{norm} after it, which goes, had one"
-    return Change(f"{path}.bias", "no bias", "bias", why), ParameterEdit(layer, "bias", None, bias)
+    def restore(self, path: str, norm: str) -> Iterator[Change]:
+        """Give the layer at `path` a bias of zeros, since a norm of this kind, which had one, goes away after it."""
+        layer = find(self._model, path)
+        weight = next(p for p in layer.parameters() if p.is_floating_point())
+        zeros = torch.zeros(channels(layer), dtype=weight.dtype, device=weight.device)
+        bias = nn.Parameter(zeros, requires_grad=any(p.requires_grad for p in layer.parameters()))
+        self.edits.append(ParameterEdit(layer, "bias", None, bias))
+        yield Change(f"{path}.bias", "no bias", "bias", f"{norm} after it, which goes, had one")

@@ -9,8 +9,7 @@ from torch import nn
 from normsmith.anatomy.describe import shown
 from normsmith.anatomy.hooks import is_attached
 from normsmith.anatomy.kinds import is_sequential
-from normsmith.anatomy.locations import Locations
-from normsmith.errors import SurgeryError
+from normsmith.anatomy.locations import Locations, find
 from normsmith.surgery.placement.hooks import AttachEdit, DetachEdit
 from normsmith.surgery.placement.places import Place
 from normsmith.surgery.placement.sequential import Rearrangement, SlotEdit
@@ -94,11 +93,3 @@ class Installer:
 def _is_inserted(parent: nn.Module, name: str) -> bool:
     """Whether a child has a name as norms get that are put into a Sequential; none of its code can ask for it."""
     return is_sequential(parent) and re.fullmatch(r".+_norm\d*", name) is not None
-
-
-def find(model: nn.Module, path: str) -> nn.Module:
-    """The module at a path. Raises SurgeryError for a model that has none there."""
-    try:
-        return model.get_submodule(path)
-    except AttributeError as error:
-        raise SurgeryError(f"expected a module at {path}, found none in {type(model).__name__}") from error

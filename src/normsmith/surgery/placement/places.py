@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -12,18 +13,22 @@ from torch import nn
 from normsmith.anatomy.graph import Event, Graph, is_linear
 from normsmith.anatomy.kinds import Signal, channels, is_producer, is_sequential
 from normsmith.anatomy.locations import Locations
+from normsmith.anatomy.remark import Refusal
 
 Side = Literal["after", "before", "replaces"]
+"""Whether a norm stands after a module, before it, or takes the place of an identity."""
 RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
 
 
 @dataclass(frozen=True)
 class Place:
-    """A place for a norm: after a module, before it, or instead of it (an identity).
+    """A place where a norm can stand: after a module, before it, or in the place of an identity.
 
-    `host` is the module's path, `why` a person's reason. `in_sequence`: the norm becomes a child of the
-    `nn.Sequential` that runs the host; otherwise one of the host itself. `like`: the path of the layer whose dtype
-    and device it takes. `bias`: that of the layer right before, which a norm that subtracts a mean makes redundant.
+    - `host`: the path of that module; `side`: where the norm stands beside it; `why`: the reason, for people.
+    - `in_sequence`: the norm becomes a child of the `nn.Sequential` that runs the host; otherwise of the host itself.
+    - `signal`: the shape of what is normalised there.
+    - `like`: the path of the layer whose dtype and device the norm takes.
+    - `bias`: the path of the layer right before the place, if a norm that subtracts a mean makes its bias redundant.
     """
 
     host: str
@@ -33,6 +38,11 @@ class Place:
     like: str
     why: str
     bias: str | None = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Place:
+        """The place that `dataclasses.asdict` has written down."""
+        return cls(**{**row, "signal": Signal(**row["signal"])})
 
 
 class Places:
@@ -51,7 +61,7 @@ class Places:
         """See `gates`."""
         return gates(self.graph)
 
-    def after(self, event: Event, why: str) -> Place | str:
+    def after(self, event: Event, why: str) -> Place | Refusal:
         """The place after an event, or the reason why there is none.
 
         Where an event that only passes channels on cannot hold a norm (a function, a module called twice), the place
@@ -64,7 +74,7 @@ class Places:
             host = host.sources[0]
         return self._hosted(host, "after", host, why)
 
-    def before(self, event: Event, source: Event, why: str) -> Place | str:
+    def before(self, event: Event, source: Event, why: str) -> Place | Refusal:
         """The place before an event that takes `source`, or the reason why there is none."""
         while event.kind == "function" and event.role == "passing":
             consumers = self.graph.consumers(event)
@@ -72,7 +82,7 @@ class Places:
                 break
             source, event = event, consumers[0]
         if not event.sources or event.sources[0] is not source or event.sources.count(source) > 1:
-            return f"{named(event)} takes more than the one result"
+            return Refusal(event.path, f"{named(event)} takes more than the one result")
         return self._hosted(event, "before", source, why)
 
     def replacing(self, event: Event, why: str) -> Place | None:
@@ -82,17 +92,17 @@ class Places:
             return None
         if self.locations.plainly_held(module) or not self.locations.holders[module]:
             return None
-        found = self._hosted(event, "replaces", event.sources[0], why)
-        return found if isinstance(found, Place) and not found.signal.channels_last else None
+        place = self._hosted(event, "replaces", event.sources[0], why)
+        return place if isinstance(place, Place) and not place.signal.channels_last else None
 
-    def _hosted(self, event: Event, side: Side, result: Event, why: str) -> Place | str:
+    def _hosted(self, event: Event, side: Side, result: Event, why: str) -> Place | Refusal:
         module, obstacle = event.module, self._holds_none(event)
         if obstacle is not None or module is None:
-            return str(obstacle)
-        found = self.signal(result)
-        if isinstance(found, str):
-            return found
-        signal, like = found
+            return Refusal(event.path, str(obstacle))
+        known = self.signal(result)
+        if isinstance(known, Refusal):
+            return known
+        signal, like = known
         within = side != "replaces" and not signal.channels_last and self._runs_in_sequence(module)
         return Place(event.path, side, within, signal, like, why, self._bias(result, side))
 
@@ -106,28 +116,30 @@ class Places:
             return f"{named(event)} is a scripted module, which takes no hooks"
         return None
 
-    def signal(self, event: Event) -> tuple[Signal, str] | str:
-        """What an event puts out, and the path of a layer of its dtype and device; or why that is not known."""
+    def signal(self, event: Event) -> tuple[Signal, str] | Refusal:
+        """The shape of an event's result, and the path of a layer of its dtype and device; or why it is not known."""
         source = self._source(event)
         layer = source or self._next_producer(event)
         shape = event.shape
         if layer is None and shape is not None and len(shape) == 2:  # (N, C), wherever it comes from
             layer = self._last_producer(event)
         if layer is None:
-            return (
+            return Refusal(
+                event.path,
                 "its number of channels is not known: no linear layer or convolution leads to it through layers "
-                "that keep them"
+                "that keep them",
             )
         last = is_linear(layer) or is_recurrent(layer)
         if shape is None:
             if source is None or source.module is None or is_recurrent(source):
-                return "its number of channels is not known without data; give a batch"
+                return Refusal(event.path, "its number of channels is not known without data; give a batch")
             return Signal(channels(source.module), 0 if last else _spatial(source)), source.path
         batched = last or layer.shape is None or len(layer.shape) == _spatial(layer) + 2
         spatial = len(shape) - 2
         if not (batched and 0 <= spatial <= 3):
-            return (
-                f"expected a batch of channels, and at most 3 dimensions more, got a result of shape {shape}"
+            return Refusal(
+                event.path,
+                f"expected a batch of channels, and at most 3 dimensions more, got a result of shape {shape}",
             )
         last = last and spatial > 0
         return Signal(shape[-1 if last else 1], spatial, last), layer.path

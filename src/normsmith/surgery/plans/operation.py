@@ -1,4 +1,15 @@
-"""What was asked for: an operation's name and arguments, with which a plan is made again on another model."""
+"""Operations: what was asked for, so that a plan can be made again on another model or in another process.
+
+Find, then build. Every verb of surgery has these two halves:
+
+- *find* looks at the model and its data and takes the decisions. It changes nothing. Decisions are plain data (text,
+  numbers, lists and dictionaries of them): which modules, at which places, and what is refused and why.
+- *build* makes the edits from these decisions alone, `build(model, **decisions) → Plan`, without any data.
+
+A plan remembers its verb and its decisions. Copies, EMA models and saved plans are changed by building again.
+`convert`, `freeze`, `set_statistics` and `warm_start` decide by their arguments and the model alone: they are their
+own build, and their arguments are their decisions.
+"""
 
 from __future__ import annotations
 
@@ -6,38 +17,52 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
 from normsmith.anatomy.isolation import uncollected
 from normsmith.errors import SurgeryError
 
-if TYPE_CHECKING:
-    from normsmith.surgery.plans.plan import Plan
+Decisions = dict[str, Any]
+"""What a find has decided, as plain data: the arguments of the build, by name."""
 
 F = TypeVar("F", bound=Callable[..., Any])
-_OPERATIONS: dict[str, Callable[..., Any]] = {}
+
+
+@dataclass(frozen=True)
+class Verb:
+    """The two halves of an operation; `find` is None where the build decides by its arguments alone."""
+
+    build: Callable[..., Any]
+    find: Callable[..., Decisions] | None
+
+
+VERBS: dict[str, Verb] = {}
+"""Every operation by the name of its public function, which saved plans carry."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A call of an operation of `normsmith.surgery`, the model left out."""
+    """A verb of `normsmith.surgery` and the decisions that its build was given."""
 
     name: str
     arguments: Mapping[str, Any]
 
-    def plan(self, model: nn.Module) -> Plan:
-        """The plan for another model. Raises SurgeryError for an unknown operation and what that raises."""
-        if self.name not in _OPERATIONS:
+    def plan(self, model: nn.Module) -> Any:
+        """Build the plan for another model.
+
+        Raises:
+            SurgeryError: the verb is unknown, or its build refuses this model.
+        """
+        if self.name not in VERBS:
             raise SurgeryError(
-                f"plan: expected an operation among {', '.join(sorted(_OPERATIONS))}, got {self.name!r}"
+                f"plan: expected an operation among {', '.join(sorted(VERBS))}, got {self.name!r}"
             )
-        plan: Plan = _OPERATIONS[self.name](model, **self.arguments)
-        return plan
+        return VERBS[self.name].build(model, **self.arguments)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON. Raises SurgeryError where an argument is an object of this process."""
+        """The operation for JSON. Raises SurgeryError where an argument is an object of this process."""
         for name, value in self.arguments.items():
             if not _is_plain(value):
                 raise SurgeryError(
@@ -47,27 +72,31 @@ class Operation:
         return {"name": self.name, "arguments": dict(self.arguments)}
 
 
-def operation(function: F) -> F:
-    """Make a function `(model, …) → Plan` an operation: its plans know how they were made.
+def operation(verb: str, *, find: Callable[..., Decisions] | None = None) -> Callable[[F], F]:
+    """Declare the build `(model, **decisions) → Plan` of a verb: its plans then know how they were made.
 
-    Such a function decides by its arguments and the model alone, and changes neither.
+    `verb` is the name of the public function. The build decides by its arguments and the model, and changes neither.
     """
-    signature = inspect.signature(function)
 
-    @functools.wraps(function)
-    def planned(model: nn.Module, *args: Any, **kwargs: Any) -> Plan:
-        given = dict(signature.bind(model, *args, **kwargs).arguments)
-        given.pop(next(iter(signature.parameters)))
-        rest = {p.name for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD}
-        arguments = {name: value for name, value in given.items() if name not in rest}
-        for name in rest & given.keys():
-            arguments |= given[name]
-        with uncollected():
-            plan: Plan = function(model, *args, **kwargs)
-        return replace(plan, operation=Operation(function.__name__, arguments))
+    def declared(build: F) -> F:
+        signature = inspect.signature(build)
+        extra = {p.name for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD}
 
-    _OPERATIONS[function.__name__] = planned
-    return cast(F, planned)
+        @functools.wraps(build)
+        def planned(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            given = dict(signature.bind(model, *args, **kwargs).arguments)
+            given.pop(next(iter(signature.parameters)))
+            arguments = {name: value for name, value in given.items() if name not in extra}
+            for name in extra & given.keys():
+                arguments |= given[name]
+            with uncollected():
+                plan = build(model, *args, **kwargs)
+            return replace(plan, operation=Operation(verb, arguments))
+
+        VERBS[verb] = Verb(planned, find)
+        return cast(F, planned)
+
+    return declared
 
 
 def _is_plain(value: Any) -> bool:

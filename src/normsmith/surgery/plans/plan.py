@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from normsmith._text import count
 from normsmith.anatomy.forward import Forward, call
-from normsmith.anatomy.remark import Remark
+from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery.plans.edits import Edit, do_all, done, undo_all
 from normsmith.surgery.plans.operation import Operation
@@ -23,6 +23,9 @@ from normsmith.surgery.plans.verify import Expectation, Verification, verify
 from normsmith.surgery.plans.wrappers import averaged, books, check_books
 
 _T = TypeVar("_T")
+
+FORMAT = 1
+"""Of saved plans: raised whenever one that was written before would be read as something else."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Plan:
     title: str
     model: nn.Module
     changes: tuple[Change, ...] = ()
-    refusals: tuple[Remark, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
     kept: tuple[Remark, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     edits: tuple[Edit, ...] = field(default=(), repr=False)
@@ -166,7 +169,7 @@ class Plan:
             raise SurgeryError(
                 f"the plan '{self.title}' is of no operation that can be repeated on another model"
             )
-        plan = self.operation.plan(model)
+        plan: Plan = self.operation.plan(model)
         _check_same(self.changes, plan)
         return plan
 
@@ -179,6 +182,7 @@ class Plan:
         if self.operation is None:
             raise SurgeryError(f"the plan '{self.title}' is of no operation that can be repeated elsewhere")
         written = {
+            "format": FORMAT,
             "operation": self.operation.to_dict(),
             "model": type(self.model).__name__,
             "title": self.title,
@@ -196,7 +200,8 @@ class Plan:
         Only the operations of `normsmith.surgery` are called; nothing in the text is executed.
 
         Raises:
-            SurgeryError: the text is no plan, or the plan for this model is another one; says which change.
+            SurgeryError: the text is no plan, is a plan of another format, or the plan for this model is another
+                one; says which change.
 
         >>> from normsmith.surgery import swap_activation
         >>> text = swap_activation(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), "tanh").to_json()
@@ -206,6 +211,7 @@ class Plan:
         """
         try:
             read = json.loads(text)
+            _check_format(read)
             operation = Operation(read["operation"]["name"], dict(read["operation"]["arguments"]))
             changes = tuple(Change(**{**row, "also": tuple(row["also"])}) for row in read["changes"])
         except (ValueError, KeyError, TypeError) as error:
@@ -213,7 +219,7 @@ class Plan:
                 f"expected a plan as Plan.to_json writes it, got something else: {error!r}"
             ) from error
         try:
-            plan = operation.plan(model)
+            plan: Plan = operation.plan(model)
         except (KeyError, TypeError) as error:
             raise SurgeryError(
                 f"expected arguments of {operation.name!r} as Plan.to_json writes them, got others: {error!r}"
@@ -290,6 +296,17 @@ class Plan:
         if self.expects.evaluation == "same":
             lines.append(f"  outputs: the same in evaluation; in training: {self.expects.training}")
         return "\n".join([head, *lines])
+
+
+def _check_format(read: Any) -> None:
+    """Raise SurgeryError for a plan that another version of normsmith has saved in another form."""
+    if isinstance(read, dict) and "operation" in read and read.get("format") != FORMAT:
+        written = read.get("format")
+        raise SurgeryError(
+            f"expected a saved plan of format {FORMAT}, got "
+            f"{'one without a format' if written is None else f'format {written!r}'}: another version of normsmith "
+            "wrote it; make the plan again with this one"
+        )
 
 
 def _several(name: str, given: Any, kind: type[_T]) -> list[_T]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from normsmith import layers
 from normsmith.anatomy.batch_norms import BatchNorm, is_uninitialised
 from normsmith.anatomy.describe import words
+from normsmith.anatomy.remark import Refusal
 from normsmith.errors import InputError, NormsmithError
 from normsmith.layers._statistics import Policy
 from normsmith.surgery.plans.verify import Outcome
@@ -37,25 +38,28 @@ class Converted:
     stops: tuple[nn.Parameter, ...] = ()
 
 
-def converted(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) -> Converted | str:
+def converted(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) -> Converted | Refusal:
     """`norm` as `to`, or the reason why not. Raises InputError for options that such a layer does not take."""
     try:
         return TARGETS[to](norm, to, options, guess)
     except (TypeError, InputError) as error:
         raise InputError(f"convert to {to} with {options}: {error}") from error
     except NormsmithError as error:
-        return str(error)
+        return Refusal("", str(error))
 
 
-def _ours(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) -> Converted | str:
+def _ours(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) -> Converted | Refusal:
     notes = ["asked for"]
     dimensions = norm.dimensions or (guess and guess[0])
     if dimensions is None:
-        return f"{type(norm.module).__name__} does not say how many dimensions it takes, and no layer before it does"
+        return Refusal(
+            "",
+            f"{type(norm.module).__name__} does not say how many dimensions it takes, and no layer before it does",
+        )
     if norm.dimensions is None and guess:
         notes.append(f"{dimensions}d as the {guess[1]} before it")
     if to in ("renorm", "frozen") and (not norm.tracks or norm.tensors["running_mean"] is None):
-        return f"it has no running statistics (track_running_stats=False), which {to} needs"
+        return Refusal("", f"it has no running statistics (track_running_stats=False), which {to} needs")
     if to == "ghost" and "ghost_batch_size" not in options:
         raise InputError("expected ghost_batch_size, the samples that are normalised together")
     renorm = to == "renorm" or (to != "batch" and norm.renorm is not None)
@@ -86,7 +90,7 @@ def _schedule(norm: BatchNorm, options: dict[str, Any]) -> dict[str, Any]:
     return known
 
 
-def _torchs(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) -> Converted | str:
+def _torchs(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) -> Converted | Refusal:
     if norm.origin == "torch":
         return Converted(norm.module, words(norm.module), "", "", "same", "same", changes=False)
     for name, used in {
@@ -96,13 +100,16 @@ def _torchs(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) ->
         "freeze": norm.frozen and norm.origin == "ours",
     }.items():
         if used:
-            return f"torch's batch norm has no {name}"
+            return Refusal("", f"torch's batch norm has no {name}")
     dimensions = norm.dimensions or (guess and guess[0])
     if dimensions is None:
-        return f"{type(norm.module).__name__} does not say how many dimensions it takes, and no layer before it does"
+        return Refusal(
+            "",
+            f"{type(norm.module).__name__} does not say how many dimensions it takes, and no layer before it does",
+        )
     group = norm.settings.get("process_group")
     if group is not None and norm.lazy:
-        return "torch has no lazy SyncBatchNorm"
+        return Refusal("", "torch has no lazy SyncBatchNorm")
     if group is not None:
         new = _made(norm, nn.SyncBatchNorm, {"process_group": None if group == "world" else group, **options})
     else:
@@ -110,16 +117,16 @@ def _torchs(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) ->
     return _described(norm, new, to, ["asked for"], frozen=False)
 
 
-def _grouped(norm: BatchNorm, to: str, options: dict[str, Any], _: _Guess) -> Converted | str:
+def _grouped(norm: BatchNorm, to: str, options: dict[str, Any], _: _Guess) -> Converted | Refusal:
     if is_uninitialised(norm):
-        return "it does not know its number of channels yet (lazy); run the model once"
+        return Refusal("", "it does not know its number of channels yet (lazy); run the model once")
     if norm.activation is not None:
-        return f"it is fused with its activation, {norm.activation}, which {to} norm has not"
+        return Refusal("", f"it is fused with its activation, {norm.activation}, which {to} norm has not")
     arguments = {"num_groups": group_count(norm.features) if to == "group" else 1, "eps": norm.eps, **options}
     try:
         new = nn.GroupNorm(num_channels=norm.features, affine=norm.affine, device="meta", **arguments)
     except ValueError as error:
-        return str(error)
+        return Refusal("", str(error))
     for name in ("weight", "bias"):
         new._parameters[name] = _parameter(norm, name)
     _carry_attributes(norm, new)
@@ -127,7 +134,7 @@ def _grouped(norm: BatchNorm, to: str, options: dict[str, Any], _: _Guess) -> Co
     return Converted(new, words(norm.module), words(new), why, "differs", "differs")
 
 
-TARGETS: dict[str, Callable[[BatchNorm, str, dict[str, Any], _Guess], Converted | str]] = {
+TARGETS: dict[str, Callable[[BatchNorm, str, dict[str, Any], _Guess], Converted | Refusal]] = {
     "batch": _ours,
     "renorm": _ours,
     "sync": _ours,

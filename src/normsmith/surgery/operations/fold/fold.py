@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -12,15 +13,15 @@ from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm
 from normsmith.anatomy.describe import words
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.locations import Locations
-from normsmith.anatomy.remark import Remark
+from normsmith.anatomy.remark import Refusal
 from normsmith.anatomy.select import Only, selected
 from normsmith.anatomy.trace import trace
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery.operations.fold.obstacles import Fold, Layout, foldable_norm, obstacle
-from normsmith.surgery.operations.fold.partners import Finder
+from normsmith.surgery.operations.fold.partners import Partners
 from normsmith.surgery.operations.fold.weights import Weights, affine_of
 from normsmith.surgery.plans.edits import Edit, ModuleEdit, ParameterEdit, Unchanged
-from normsmith.surgery.plans.operation import operation
+from normsmith.surgery.plans.operation import Decisions, operation
 from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation
 
@@ -72,38 +73,21 @@ def fold(model: nn.Module, batch: Any = None, *, forward: Forward = call, only: 
 
     Source: Jacob et al. (2018), arXiv:1712.05877, section 3.2.
     """
-    locations = Locations(model)
-    norms = {module: paths for module, paths in locations.paths.items() if is_batch_norm(module)}
-    chosen = selected(norms, only, None, None)
-    if not chosen:
-        where = f"none of its {len(norms)} batch norms is selected" if norms else "it has no batch norm"
-        raise SurgeryError(f"fold: expected batch norms in {type(model).__name__}, but {where}")
-    found = Finder(trace(model, batch, forward=forward), Layout(locations)).find(chosen)
-    first = {module: paths[0] for module, paths in locations.paths.items()}
-    return fold_pairs(
-        model,
-        [
-            [first[f.norm], first[f.producer], f.side, f.dimensions]
-            for f in found.values()
-            if isinstance(f, Fold)
-        ],
-        {first[norm]: reason for norm, reason in found.items() if isinstance(reason, str)},
-    )
+    return build(model, **find_pairs(model, batch, forward, only))
 
 
-@operation
 def fold_pairs(
     model: nn.Module, pairs: Sequence[Sequence[Any]], refused: Mapping[str, str] | None = None
 ) -> Plan:
-    """Plan to fold batch norms that are known to stand beside their layers; what `fold` finds, without its trace.
+    """Plan to fold batch norms that are known to stand beside their layers: what `fold` does without its trace.
 
-    This is what a plan of `fold` does on copies of the model and in other processes, where there may be no batch.
     That nothing else uses what goes between a norm and its layer is for the caller to know; weights, hooks,
     padding and shapes are looked at again.
 
     Args:
-        pairs: (path of the norm, path of the layer, "after" or "before", dimensions); in the order of the
-            forward. `dimensions`: how many the norm's input must have, or None where that is known to be right.
+        pairs: (path of the norm, path of the layer, "after" or "before", dimensions): the norm comes after or before
+            the layer; in the order of the forward. `dimensions`: how many the norm's input must have, or None where
+            that is known to be right.
         refused: paths of norms that are not folded, and why.
 
     Raises:
@@ -113,15 +97,51 @@ def fold_pairs(
     >>> fold_pairs(model, [("1", "0", "after", None)]).apply()[1]
     Identity()
     """
+    return build(
+        model,
+        [list(pair) for pair in pairs],
+        [asdict(Refusal(path, reason)) for path, reason in (refused or {}).items()],
+    )
+
+
+def find_pairs(model: nn.Module, batch: Any, forward: Forward, only: Only) -> Decisions:
+    """The norms that can be folded, each with its partner, and those that cannot."""
+    locations = Locations(model)
+    norms = {module: paths for module, paths in locations.paths.items() if is_batch_norm(module)}
+    chosen = selected(norms, only, None, None)
+    if not chosen:
+        where = f"none of its {len(norms)} batch norms is selected" if norms else "it has no batch norm"
+        raise SurgeryError(f"fold: expected batch norms in {type(model).__name__}, but {where}")
+    layout = Layout(locations)
+    partners = Partners(trace(model, batch, forward=forward), layout).find(chosen).values()
+    folds = [partner for partner in partners if isinstance(partner, Fold)]
+    return {
+        "pairs": [
+            [layout.path(fold.norm), layout.path(fold.producer), fold.side, fold.dimensions] for fold in folds
+        ],
+        "refusals": [asdict(partner) for partner in partners if isinstance(partner, Refusal)],
+    }
+
+
+@operation("fold", find=find_pairs)
+def build(
+    model: nn.Module, pairs: Sequence[Sequence[Any]], refusals: Sequence[Mapping[str, str]] = ()
+) -> Plan:
+    """Plan to fold the pairs of `fold_pairs`; norms of which something is against it now are refused too.
+
+    Raises:
+        InputError: a pair is of another form, or names what is not there.
+    """
     layout = Layout(Locations(model))
-    refusals = dict(refused or {})
+    refused = {row["path"]: Refusal(**row) for row in refusals}
     folded: dict[nn.Module, list[tuple[Fold, BatchNorm]]] = {}
     for row in pairs:
         fold = _as_fold(row, layout)
-        norm = foldable_norm(fold.norm, layout.locations)
-        against = norm if isinstance(norm, str) else obstacle(fold, norm, layout)
-        if isinstance(norm, str) or against is not None:
-            refusals[layout.path(fold.norm)] = str(against)
+        path, norm = layout.path(fold.norm), foldable_norm(fold.norm, layout.locations)
+        if isinstance(norm, Refusal):
+            refused[path] = norm
+        elif (reason := obstacle(fold, norm, layout)) is not None:
+            refused[path] = Refusal(path, reason)
         else:
             folded.setdefault(fold.producer, []).append((fold, norm))
     changes: list[Change] = []
@@ -130,7 +150,8 @@ def fold_pairs(
         weight, bias = _folded(producer, rows)
         unfit = _unfit(weight, bias)
         if unfit is not None:
-            refusals |= {layout.path(fold.norm): unfit for fold, _ in rows}
+            paths = [layout.path(fold.norm) for fold, _ in rows]
+            refused |= {path: Refusal(path, unfit) for path in paths}
             continue
         places = {fold.norm: _stand_in(fold, norm) for fold, norm in rows}
         changes += _changes(producer, rows, places, layout)
@@ -142,7 +163,7 @@ def fold_pairs(
         "fold batch norms",
         model,
         changes=tuple(changes),
-        refusals=tuple(Remark(path, reason) for path, reason in refusals.items()),
+        refusals=tuple(refused.values()),
         edits=tuple(edits),
         expects=Expectation("same", "may differ"),
     )

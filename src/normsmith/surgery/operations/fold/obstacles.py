@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from normsmith.anatomy.batch_norms import BatchNorm, is_uninitialised, read
 from normsmith.anatomy.kinds import channels, is_prepared, is_producer
 from normsmith.anatomy.locations import Locations
+from normsmith.anatomy.remark import Refusal
 from normsmith.surgery.operations.fold.weights import affine_of
 
 _BEFORE_HOOKS = ("_forward_pre_hooks",)
@@ -65,18 +66,18 @@ class Layout:
             path = path.rpartition(".")[0]
 
 
-def foldable_norm(module: nn.Module, locations: Locations) -> BatchNorm | str:
-    """A norm's parts, or what about itself is against folding it."""
-    bound = locations.held_by(module, "folding")
+def foldable_norm(module: nn.Module, locations: Locations) -> BatchNorm | Refusal:
+    """A norm's parts, or what about the norm itself is against folding it."""
+    path, bound = locations.paths[module][0], locations.held_by(module, "folding")
     if bound is not None:
-        return bound
+        return Refusal(path, bound)
     norm = read(module)
-    if isinstance(norm, str):
-        return norm
+    if isinstance(norm, Refusal):
+        return norm.at(path)
     if norm.lazy or is_uninitialised(norm):
-        return "it has no values yet (lazy); run the model once"
+        return Refusal(path, "it has no values yet (lazy); run the model once")
     if norm.tensors["running_mean"] is None or norm.tensors["running_var"] is None:
-        return "it normalises by the batch in evaluation too: it has no running statistics"
+        return Refusal(path, "it normalises by the batch in evaluation too: it has no running statistics")
     return norm
 
 

@@ -13,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from normsmith.anatomy.batch_norms import BatchNorm
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.kinds import is_sequential
+from normsmith.anatomy.remark import Refusal
 from normsmith.surgery.operations.fold.obstacles import Fold, Layout, foldable_norm, obstacle
 
 _RESHAPES = {"flatten", "reshape", "reshape_as", "view", "view_as", "unflatten"}
@@ -21,8 +22,8 @@ _SHAPE_READERS = {"reshape_as", "view_as", "expand_as", "type_as"}
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a norm stands in a forward: what it takes, the calls it consists of, and the last of them."""
+class _Calls:
+    """What a norm consists of in a forward: the event it takes, its own calls, and the last of them."""
 
     entry: Event
     inner: frozenset[Event]
@@ -37,56 +38,57 @@ class _Against:
     stops_at: str = ""
 
 
-class Finder:
-    """Looks for the producers that norms are folded into, norms in the order of the forward."""
+class Partners:
+    """Finds for each norm its partner: the producer that can do its work. Norms come in the order of the forward."""
 
     def __init__(self, graph: Graph, layout: Layout) -> None:
         self._graph, self._layout = graph, layout
         self._folded: set[Event] = set()
 
-    def find(self, norms: Iterable[nn.Module]) -> dict[nn.Module, Fold | str]:
+    def find(self, norms: Iterable[nn.Module]) -> dict[nn.Module, Fold | Refusal]:
         """For each norm how to fold it, or the reason why it cannot be."""
-        places = {norm: self._place(norm) for norm in norms}
+        calls = {norm: self._calls(norm) for norm in norms}
 
         def position(norm: nn.Module) -> int:
-            place = places[norm]
-            return -1 if isinstance(place, str) else place.end.index
+            its = calls[norm]
+            return -1 if isinstance(its, Refusal) else its.end.index
 
-        found = {norm: self._one(norm, places[norm]) for norm in sorted(places, key=position)}
-        return {norm: found[norm] for norm in places}
+        found = {norm: self._one(norm, calls[norm]) for norm in sorted(calls, key=position)}
+        return {norm: found[norm] for norm in calls}
 
-    def _one(self, module: nn.Module, place: _Place | str) -> Fold | str:
+    def _one(self, module: nn.Module, calls: _Calls | Refusal) -> Fold | Refusal:
         norm = foldable_norm(module, self._layout.locations)
-        if isinstance(norm, str):
+        if isinstance(norm, Refusal):
             return norm
-        if isinstance(place, str):
-            return place
-        after = self._behind(norm, place)
-        found = after if isinstance(after, Fold) else self._before(norm, place)
-        if isinstance(after, _Against) and isinstance(found, _Against):
-            return _together(after, found)
-        assert isinstance(found, Fold)
-        if norm.activation is None and len(place.inner) == 1:
-            self._folded.add(place.end)
-        return found
+        if isinstance(calls, Refusal):
+            return calls
+        fold = self._after(norm, calls)
+        if isinstance(fold, _Against):
+            against, fold = fold, self._before(norm, calls)
+            if isinstance(fold, _Against):
+                return Refusal(self._layout.path(module), _together(against, fold))
+        if norm.activation is None and len(calls.inner) == 1:
+            self._folded.add(calls.end)
+        return fold
 
-    def _place(self, norm: nn.Module) -> _Place | str:
-        calls = self._graph.calls.get(norm, 0)
-        if calls == 0:
-            return "this forward does not come by it"
-        if calls > 1:
-            return f"it is called {calls} times in a forward"
-        own = self._graph.of(norm) or self._functions.get(self._layout.path(norm), ())
+    def _calls(self, norm: nn.Module) -> _Calls | Refusal:
+        path, number = self._layout.path(norm), self._graph.calls.get(norm, 0)
+        if number == 0:
+            return Refusal(path, "this forward does not come by it")
+        if number > 1:
+            return Refusal(path, f"it is called {number} times in a forward")
+        own = self._graph.of(norm) or self._functions.get(path, ())
         inner = frozenset(own)
         sources = {s for e in inner for s in e.sources if s not in inner and s.kind != "parameter"}
         ends = [e for e in own if self._graph.is_output(e) or set(self._graph.consumers(e)) - inner]
         if len(sources) != 1 or len(ends) > 1:
-            return (
+            reason = (
                 f"it is called with {len(sources)} tensors (beside its input a mask, weights or a residual)"
             )
+            return Refusal(path, reason)
         if any(set(self._graph.consumers(parameter)) - inner for parameter in self._read(norm)):
-            return "its tensors are used outside of its own forward"
-        return _Place(next(iter(sources)), inner, ends[0] if ends else own[-1])
+            return Refusal(path, "its tensors are used outside of its own forward")
+        return _Calls(next(iter(sources)), inner, ends[0] if ends else own[-1])
 
     @cached_property
     def _functions(self) -> dict[str, tuple[Event, ...]]:
@@ -106,9 +108,9 @@ class Finder:
         paths = [f"{path}.{name}" for path in self._layout.locations.paths[module] for name in names]
         return [self._parameters[path] for path in paths if path in self._parameters]
 
-    def _behind(self, norm: BatchNorm, place: _Place) -> Fold | _Against:
+    def _after(self, norm: BatchNorm, calls: _Calls) -> Fold | _Against:
         """Into the producer whose output is the norm's input and goes nowhere else."""
-        event, consumers, between = place.entry, place.inner, list[Event]()
+        event, consumers, between = calls.entry, calls.inner, list[Event]()
         while True:
             is_producer = event.role == "producer"
             if not (is_producer or self._passes(event)):
@@ -119,15 +121,15 @@ class Finder:
             if self._graph.is_output(event):
                 return _Against(f"what {_label(event)} puts out is an output of the model too")
             if is_producer:
-                return self._fold(norm, place, event, between, "after")
+                return self._fold(norm, calls, event, between, "after")
             between.append(event)
             event, consumers = event.sources[0], frozenset({event})
 
-    def _before(self, norm: BatchNorm, place: _Place) -> Fold | _Against:
+    def _before(self, norm: BatchNorm, calls: _Calls) -> Fold | _Against:
         """Into the producer that alone takes the norm's output."""
         if norm.activation is not None:
             return _Against(stops_at=f"its own activation, {norm.activation}")
-        event, between = place.end, list[Event]()
+        event, between = calls.end, list[Event]()
         while True:
             consumers = self._consumers_of(event)
             if self._graph.is_output(event):
@@ -135,7 +137,7 @@ class Finder:
             if len(consumers) != 1:
                 return _Against(stops_at=" and ".join(map(_label, consumers)) or "nothing")
             if consumers[0].role == "producer":
-                return self._fold(norm, place, consumers[0], between, "before")
+                return self._fold(norm, calls, consumers[0], between, "before")
             if not self._passes(consumers[0]):
                 return _Against(stops_at=_label(consumers[0]))
             event = consumers[0]
@@ -144,7 +146,7 @@ class Finder:
     def _fold(
         self,
         norm: BatchNorm,
-        place: _Place,
+        calls: _Calls,
         event: Event,
         between: list[Event],
         side: Literal["after", "before"],
@@ -153,12 +155,12 @@ class Finder:
         producer = event.module
         if producer is None:
             return _Against(f"{_label(event)} is called as a function; make it a module")
-        known = place.entry.shape is not None or norm.dimensions in (2, 3)
+        known = calls.entry.shape is not None or norm.dimensions in (2, 3)
         fold = Fold(norm.module, producer, side, None if known else _dimensions(producer))
-        path, calls = self._layout.path(producer), self._graph.calls.get(producer, 0)
-        if calls != 1:
-            return _Against(f"{path} is used at {calls} places of a forward, and all of them would change")
-        if not self._fits(norm, place, event, between, side):
+        path, number = self._layout.path(producer), self._graph.calls.get(producer, 0)
+        if number != 1:
+            return _Against(f"{path} is used at {number} places of a forward, and all of them would change")
+        if not self._fits(norm, calls, event, between, side):
             return _Against(f"its channels are not in the dimension in which {path} has its own")
         reason = obstacle(fold, norm, self._layout, [e.module for e in between if e.module is not None])
         if reason is None and self._read(producer):
@@ -166,11 +168,11 @@ class Finder:
         reason = reason or self._left_out(norm.module, producer)
         return fold if reason is None else _Against(reason)
 
-    def _fits(self, norm: BatchNorm, place: _Place, event: Event, between: list[Event], side: str) -> bool:
+    def _fits(self, norm: BatchNorm, calls: _Calls, event: Event, between: list[Event], side: str) -> bool:
         """Whether the norm's channels, in dimension 1, are those of the producer: last of a linear layer's."""
         assert event.module is not None
         expected, linear = _dimensions(event.module), isinstance(event.module, nn.Linear)
-        if place.entry.shape is None:
+        if calls.entry.shape is None:
             return (
                 norm.dimensions is None
                 or norm.dimensions + 2 == expected
@@ -179,7 +181,7 @@ class Finder:
         if side == "before":
             shape, keeps = event.sources[0].shape, _keeps_leading
         elif linear:
-            shape, keeps = place.entry.shape, _keeps_last
+            shape, keeps = calls.entry.shape, _keeps_last
         else:
             shape, keeps = event.shape, _keeps_leading
         return shape is not None and len(shape) == expected and all(map(keeps, filter(_is_reshape, between)))
