@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -100,13 +101,19 @@ def is_sequential(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
 
-def is_leaf(module: nn.Module) -> bool:
-    """Whether a module is one layer, which is not looked into."""
+def is_opaque(module: nn.Module) -> bool:
+    """Whether a module is a single event of a forward: the calls inside it are not looked at.
+
+    Layers of torch and of normsmith are, and so are quantised and scripted modules; composites are not.
+    """
+    kind = type(module).__module__
+    if isinstance(module, (nn.MultiheadAttention, torch.jit.ScriptModule)):
+        return True
     if is_activation(module) or is_norm(module) or is_producer(module):
         return True
-    if isinstance(module, nn.MultiheadAttention):
+    if kind.startswith(("normsmith.layers.", "torch.ao.")):
         return True
-    return type(module).__module__.startswith("torch.nn.") and not any(True for _ in module.children())
+    return kind.startswith("torch.nn.") and not any(True for _ in module.children())
 
 
 def channels(producer: nn.Module) -> int:
