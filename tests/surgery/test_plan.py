@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from normsmith.anatomy import Refusal
-from normsmith.anatomy.isolation import uncollected
+from normsmith.anatomy.isolation import garbage_collector_paused
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Change, Expectation, Plan, Remark, convert, fold, insert, strip, swap_activation
 from normsmith.surgery.plans.edits import ParameterEdit
@@ -37,12 +37,12 @@ def test_plans_made_in_several_threads_leave_the_garbage_collector_on():
     inside, outside = threading.Barrier(2, timeout=30), threading.Barrier(2, timeout=30)
 
     def first():
-        with uncollected():
+        with garbage_collector_paused():
             inside.wait()
         outside.wait()
 
     def last():
-        with uncollected():
+        with garbage_collector_paused():
             inside.wait()
             outside.wait()
 

@@ -1,8 +1,7 @@
-"""The events of a forward while it is followed: they are numbered and collected here, whichever way it is followed."""
+"""The events of a forward, numbered and collected while it is followed, whichever way."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
@@ -12,11 +11,10 @@ from normsmith.anatomy.graph import Event
 
 
 class EventLog:
-    """The events so far, in the order of the calls, and how often each module was called."""
+    """The events so far, in the order of the calls."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.calls: Counter[nn.Module] = Counter()
 
     def add(
         self,
@@ -27,6 +25,7 @@ class EventLog:
         module: nn.Module | None = None,
         shape: tuple[int, ...] | None = None,
     ) -> Event:
+        """Make the next event; the arguments are those of `Event`."""
         event = Event(len(self.events), kind, path, name, tuple(sources), module, shape)
         self.events.append(event)
         return event

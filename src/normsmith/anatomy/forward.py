@@ -1,4 +1,4 @@
-"""The usual forward of a model, whatever its batches are, and the tensors that it returns."""
+"""How a model is run: the usual forward, whatever the batches are, and the tensors that come out of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map
 
@@ -18,9 +19,9 @@ Forward = Callable[[nn.Module, Any], Any]
 
 
 def call(model: nn.Module, batch: Any) -> Any:
-    """The usual forward: a mapping goes in by names, of a tuple or list the first part, anything else as it is.
+    """The usual forward: of a tuple or list the first part goes in, a mapping by names, anything else as it is.
 
-    Tensors are moved to the device of the model's first parameter.
+    Tensors are moved to the device of the model's first parameter, those inside containers too.
 
     >>> call(nn.ReLU(), (torch.tensor([-1.0, 2.0]), "label"))
     tensor([0., 2.])
@@ -34,7 +35,7 @@ def call(model: nn.Module, batch: Any) -> Any:
 
 
 def _moved(value: Any, first: Tensor | None) -> Any:
-    """Tensors, in containers too, on the device of a model's first tensor."""
+    """A value with its tensors, in containers too, on the device of a model's first tensor."""
     if first is None:
         return value
     device = first.device
@@ -49,7 +50,8 @@ def _moved(value: Any, first: Tensor | None) -> Any:
 def outputs(model: nn.Module, batch: Any, forward: Forward, *, training: bool, seed: int = 0) -> list[Tensor]:
     """Copies of the floating-point tensors that `forward(model, batch)` returns, without gradients.
 
-    The model is left in the mode it ran in, and a forward in training moves its statistics.
+    The random numbers are those of `seed`. The model is left in the mode it ran in, and a forward in training moves
+    its statistics: run it within `preserved(model)`.
     """
     with torch.no_grad():
         model.train(training)
@@ -58,8 +60,26 @@ def outputs(model: nn.Module, batch: Any, forward: Forward, *, training: bool, s
     return [tensor.detach().clone() for tensor in flat(output) if tensor.is_floating_point()]
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel and torch.compile, which passes are made with.
+
+    A forward of the wrapper would wait for the other ranks, which may have fewer batches; compiled code was made for
+    the model in the state that it is used in.
+
+    >>> unwrapped(nn.ReLU())
+    ReLU()
+    """
+    while True:
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        elif (compiled := model._modules.get("_orig_mod")) is not None:
+            model = compiled
+        else:
+            return model
+
+
 def check_runnable(model: nn.Module) -> None:
-    """Raise SurgeryError for a model that no forward can be run of without changing it for good."""
+    """Raise SurgeryError for a model that cannot be run as it is, because some of its tensors have no values yet."""
     for path, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor) or tensor.is_meta:
             state = "not initialised yet (lazy)" if is_lazy(tensor) else "on the meta device"
@@ -67,7 +87,7 @@ def check_runnable(model: nn.Module) -> None:
 
 
 def flat(output: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists, mappings and dataclass-like outputs.
+    """Every tensor in an output, in order: of nested tuples, lists and mappings, and of objects such as dataclasses.
 
     >>> [tensor.item() for tensor in flat({"loss": torch.tensor(1), "rest": (torch.tensor(2), "x")})]
     [1, 2]

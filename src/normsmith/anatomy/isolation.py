@@ -1,4 +1,4 @@
-"""What running or changing a model borrows beside it: wrappers, compiled code, random numbers, the collector."""
+"""What a run or a change of a model borrows beside the model: compiled code, random numbers, the garbage collector."""
 
 from __future__ import annotations
 
@@ -10,38 +10,36 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-
-
-def inside(model: nn.Module) -> nn.Module:
-    """The model within DistributedDataParallel and torch.compile.
-
-    A forward of the former waits for the other ranks, which may have fewer batches; the latter's code was made for
-    the model as it is used.
-
-    >>> inside(nn.ReLU())
-    ReLU()
-    """
-    while True:
-        if isinstance(model, DistributedDataParallel):
-            model = model.module
-        elif (compiled := model._modules.get("_orig_mod")) is not None:
-            model = compiled
-        else:
-            return model
 
 
 def eager_forwards() -> AbstractContextManager[object]:
-    """Compiled parts run as they were written: hooks are heard, nothing is compiled for a borrowed state."""
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()  # nothing is compiled in this process
+    """A block in which compiled modules run as they were written.
+
+    Their hooks are called, and nothing is compiled for a model that is borrowed.
+    """
+    if not _anything_is_compiled():
+        return nullcontext()
     stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
     return stance
 
 
+def forget_compiled() -> None:
+    """Have compiled forwards compiled again: they do not look whether a module has other hooks than before."""
+    if _anything_is_compiled():
+        torch.compiler.reset()
+
+
+def _anything_is_compiled() -> bool:
+    """Whether torch's compiler was imported in this process; to import it takes seconds."""
+    return "torch._dynamo" in sys.modules
+
+
 @contextmanager
 def same_random_numbers(model: nn.Module) -> Iterator[None]:
-    """Torch's random states after the block are those before it: every pass draws the same numbers."""
+    """A block after which the random states of torch, on the model's devices too, are those of before.
+
+    Every pass of a model in such a block draws the same numbers.
+    """
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     cuda = sorted(device.index for device in devices if device.type == "cuda")
     with torch.random.fork_rng(devices=cuda):
@@ -49,21 +47,24 @@ def same_random_numbers(model: nn.Module) -> Iterator[None]:
 
 
 class _Pauses:
-    """Who wants Python's collector to rest, in all threads together, and whether it was at work before."""
+    """How many blocks, in all threads together, want the collector paused, and whether it was enabled before."""
 
     def __init__(self) -> None:
-        self.lock, self.number, self.collects = threading.Lock(), 0, False
+        self.lock, self.number, self.was_enabled = threading.Lock(), 0, False
 
 
 _PAUSES = _Pauses()
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """Make many small objects that stay: Python's collector would go through all of them time and again."""
+def garbage_collector_paused() -> Iterator[None]:
+    """A block that makes many small objects that stay; the collector would go through all of them time and again.
+
+    Blocks may be nested, and in several threads: the collector is enabled again, if it was, after the last of them.
+    """
     with _PAUSES.lock:
         if _PAUSES.number == 0:
-            _PAUSES.collects = gc.isenabled()
+            _PAUSES.was_enabled = gc.isenabled()
         _PAUSES.number += 1
     try:
         gc.disable()
@@ -71,5 +72,5 @@ def uncollected() -> Iterator[None]:
     finally:
         with _PAUSES.lock:
             _PAUSES.number -= 1
-            if _PAUSES.number == 0 and _PAUSES.collects:
+            if _PAUSES.number == 0 and _PAUSES.was_enabled:
                 gc.enable()

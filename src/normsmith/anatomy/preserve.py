@@ -1,4 +1,4 @@
-"""A model lent for a forward: whatever that changes is put back, on every path."""
+"""A model borrowed for forwards: whatever they change in it is put back, also when they raise."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from normsmith.anatomy.isolation import same_random_numbers
+
 
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
-    """Run forwards of `model` in here, in any mode: afterwards it is as it was.
+    """Run forwards of `model` in this block, in any mode: after it the model is as it was before.
 
-    Parameters and buffers (the same tensors with the same bits), modes, attributes of its modules, hooks,
-    gradients and the state of the random generators. What hooks and forwards do elsewhere is not known.
+    That means parameters and buffers (the same tensors with the same bits), modes, attributes of its modules, hooks,
+    gradients, and the state of the random generators. What forwards and hooks change elsewhere stays changed.
 
     >>> layer = nn.BatchNorm1d(2).eval()
     >>> with preserved(layer):
@@ -30,8 +32,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
     values = [(tensor, tensor.detach().clone(), tensor.grad) for tensor in tensors.values()]
     for tensor in tensors.values():
         tensor.grad = None
-    devices = sorted({t.device.index for t in tensors.values() if t.device.type == "cuda"})
-    with torch.random.fork_rng(devices=devices):
+    with same_random_numbers(model):
         try:
             yield
         finally:
@@ -47,13 +48,14 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """The parameters and buffers of a module itself."""
     for tensor in (*module._parameters.values(), *module._buffers.values()):
         if tensor is not None:
             yield tensor
 
 
 def _shallow(state: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The attributes of a module, each with what it contains."""
+    """The attributes of a module, each with a copy of what it contains."""
     return {name: (value, _contents(value)) for name, value in state.items()}
 
 
@@ -61,14 +63,15 @@ _NOTHING: dict[Any, Any] = {}
 
 
 def _contents(value: Any) -> Any:
+    """A shallow copy of a container; None of anything else."""
     if isinstance(value, dict):
-        return (
-            dict(value) if value else _NOTHING
-        )  # most: a module has a dozen of hooks, of which few are used
+        # most are empty: a module has a dozen of dictionaries for hooks, of which few are used
+        return dict(value) if value else _NOTHING
     return value.copy() if isinstance(value, (list, set)) else None
 
 
 def _put_back(state: dict[str, Any], before: dict[str, tuple[Any, Any]]) -> None:
+    """Give a module its attributes back, the containers among them with what they contained."""
     for name in state.keys() - before.keys():
         del state[name]
     for name, (value, contents) in before.items():

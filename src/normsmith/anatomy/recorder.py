@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -29,6 +30,7 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self._model = model
         self._log = EventLog()
+        self._calls: Counter[nn.Module] = Counter()
         self._known: dict[
             int, tuple[Event, Tensor]
         ] = {}  # the tensor is kept, so that its id is not used again
@@ -75,7 +77,7 @@ class Recorder(TorchFunctionMode):
         outputs = dict.fromkeys(
             event for tensor in flat(output) if (event := self._event(tensor)) is not None
         )
-        return Graph(tuple(self._log.events), tuple(outputs), dict(self._log.calls), "forward")
+        return Graph(tuple(self._log.events), tuple(outputs), dict(self._calls), "forward")
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -113,7 +115,7 @@ class Recorder(TorchFunctionMode):
             )
             self._inside_leaf += 1
         if self._inside_leaf <= 1:
-            self._log.calls[module] += 1
+            self._calls[module] += 1
 
     def _leave(self, module: nn.Module, _: Any, output: Any) -> Any:
         path = self._open.pop()

@@ -10,7 +10,7 @@ from torch import fx, nn
 from normsmith.anatomy.events import EventLog
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.hooks import called
-from normsmith.anatomy.isolation import uncollected
+from normsmith.anatomy.isolation import garbage_collector_paused
 from normsmith.anatomy.kinds import is_opaque, plain_name
 from normsmith.anatomy.preserve import preserved
 from normsmith.errors import SurgeryError
@@ -45,7 +45,7 @@ def followed_by_symbols(model: nn.Module) -> Graph:
         SurgeryError: the forward decides by its data what to call, or is otherwise beyond torch.fx.
     """
     tracer, log = _Tracer(), EventLog()
-    with preserved(model), uncollected():
+    with preserved(model), garbage_collector_paused():
         try:
             traced = tracer.trace(model)
         except Exception as error:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from normsmith._choices import check_choice
-from normsmith.anatomy.forward import Forward, call, check_runnable
-from normsmith.anatomy.isolation import eager_forwards, inside
+from normsmith.anatomy.forward import Forward, call, check_runnable, unwrapped
+from normsmith.anatomy.isolation import eager_forwards
 from normsmith.anatomy.select import Only
 from normsmith.errors import InputError
 from normsmith.layers._whole_set import Select
@@ -81,7 +81,7 @@ def adapt(
     check_choice("mode", mode, ("fast", "exact"))
     mixture = _mixture(prior, source_samples)
     layers = measurable_layers(model, only).all_for("adapt")
-    inner = inside(model)
+    inner = unwrapped(model)
     check_runnable(inner)
     held = [layer.statistics() for layer in layers]
     own = [_copied(statistics) for statistics in held]

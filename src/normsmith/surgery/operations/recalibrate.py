@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from normsmith._choices import check_choice
 from normsmith._text import number, signed
-from normsmith.anatomy.forward import Forward, call, check_runnable
-from normsmith.anatomy.isolation import inside
+from normsmith.anatomy.forward import Forward, call, check_runnable, unwrapped
 from normsmith.anatomy.remark import Remark
 from normsmith.anatomy.select import Only
 from normsmith.errors import InputError, SurgeryError
@@ -192,8 +191,8 @@ def recalibrate(
         )
     measurable = measurable_layers(model, only)
     layers = measurable.all_for("recalibrate")
-    check_runnable(inside(model))
-    passes = Passes(inside(model), layers, forward, mask, dropout, group_of(model, group))
+    check_runnable(unwrapped(model))
+    passes = Passes(unwrapped(model), layers, forward, mask, dropout, group_of(model, group))
     own = [layer.statistics() for layer in layers]
     population = Population(passes, loader, own, loss=loss)
     with passes.borrowed_model():

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from normsmith.anatomy.hooks import After, Before, Side, hooks
+from normsmith.anatomy.isolation import forget_compiled
 from normsmith.surgery.placement.sequential import put_back
 from normsmith.surgery.plans.edits import Edit
 
@@ -97,9 +96,3 @@ class _Hooks:
     def restore(self, key: int) -> None:
         for group, entries in self._saved:
             put_back(group, entries, key)
-
-
-def forget_compiled() -> None:
-    """Compiled forwards do not look whether a module got hooks: they are compiled again."""
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()

@@ -21,7 +21,7 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from normsmith.anatomy.isolation import uncollected
+from normsmith.anatomy.isolation import garbage_collector_paused
 from normsmith.errors import SurgeryError
 
 Decisions = dict[str, Any]
@@ -89,7 +89,7 @@ def operation(verb: str, *, find: Callable[..., Decisions] | None = None) -> Cal
             arguments = {name: value for name, value in given.items() if name not in extra}
             for name in extra & given.keys():
                 arguments |= given[name]
-            with uncollected():
+            with garbage_collector_paused():
                 plan = build(model, *args, **kwargs)
             return replace(plan, operation=Operation(verb, arguments))
 
