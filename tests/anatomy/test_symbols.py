@@ -1,8 +1,13 @@
-"""Modules of other classes, with Sequentials in them, followed by symbols."""
+"""Following a forward by symbols: Sequentials in modules of other classes, and what is beyond symbols."""
 
+import pytest
 import torch
+from tests.surgery.networks import Conditional, images
 from torch import nn
 
+from normsmith.anatomy import trace
+from normsmith.anatomy.hooks import After, Before
+from normsmith.errors import SurgeryError
 from normsmith.surgery import insert, strip
 
 
@@ -77,3 +82,59 @@ def test_tracing_leaves_module_and_random_state_alone():
     assert model.calls == 0
     assert not hasattr(model, "last")
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_the_data_decides_needs_data():
+    model = Conditional()
+    with pytest.raises(SurgeryError, match=r"cannot be followed without data .* give a batch"):
+        trace(model)
+    graph = trace(model, images(8)())
+    assert graph.of(model.one)
+    assert model.other not in graph.calls
+
+
+def test_events_carry_the_path_of_the_module_whose_forward_calls():
+    class Inner(nn.Module):
+        def forward(self, x):
+            return torch.relu(x)
+
+    graph = trace(nn.Sequential(nn.Linear(2, 2), nn.Sequential(Inner())))
+    assert [(event.kind, event.path, event.name) for event in graph.events] == [
+        ("input", "", "input"), ("module", "0", "Linear"), ("function", "1.0", "relu"),
+    ]  # fmt: skip
+    assert graph.followed == "symbols"
+    assert [event.shape for event in graph.events] == [None] * 3
+
+
+def test_an_argument_that_is_taken_twice_is_there_twice():
+    class Squared(nn.Module):
+        def forward(self, x):
+            return x * x
+
+    (_, product) = trace(Squared()).events
+    assert [source.name for source in product.sources] == ["x", "x"]
+
+
+@pytest.mark.parametrize(
+    ("hook", "order"), [(After, ["Linear", "LayerNorm"]), (Before, ["LayerNorm", "Linear"])]
+)
+def test_norms_that_hooks_apply_are_followed(hook, order):
+    layer = nn.Linear(4, 4)
+    layer.norm = nn.LayerNorm(4)
+    if hook is After:
+        layer.register_forward_hook(hook("norm", channels_last=True))
+    else:
+        layer.register_forward_pre_hook(hook("norm", channels_last=True), with_kwargs=True)
+    assert [event.name for event in trace(nn.Sequential(layer)).events[1:]] == order
+
+
+def test_calls_are_counted_for_composites_and_for_layers_inside_others():
+    inner = nn.Sequential(nn.Linear(2, 2))
+    model = nn.Sequential(inner, inner)
+    calls = trace(model).calls
+    assert (calls[model], calls[inner], calls[inner[0]]) == (1, 2, 2)
+
+
+def test_composites_of_torch_cannot_be_looked_into():
+    with pytest.raises(SurgeryError, match=r"TransformerEncoderLayer .* decides by its input"):
+        trace(nn.Sequential(nn.TransformerEncoderLayer(4, 1)))

@@ -1,16 +1,14 @@
-"""Tracing: who takes what from whom, in any model, which is as before afterwards."""
-
-from collections import UserDict
+"""Following the data through any model, which is as it was afterwards."""
 
 import pytest
 import torch
-from tests.surgery.networks import HARD, REAL, Conditional, FunctionalResidual, SharedNorm, UsedTwice, images
+from tests.surgery.networks import HARD, REAL, FunctionalResidual, SharedNorm, UsedTwice, images
 from tests.surgery.states import state_of
 from torch import nn
 from torch.nn import functional as F
 
+from normsmith.anatomy import trace
 from normsmith.errors import SurgeryError
-from normsmith.surgery import fold, trace
 from normsmith.surgery.placement.places import weighted
 
 NORMS = {"hf-resnet": 8, "hf-regnet": 9, "hf-mobilenet-v2": 52, "hf-efficientnet": 22, "hf-levit": 27}
@@ -76,35 +74,6 @@ def test_shared_and_reused_modules_are_counted(batch):
     assert graph.calls[twice] == 1
 
 
-def squared(x: torch.Tensor):
-    return x * x
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-def test_what_compiled_code_takes_is_seen():
-    scripted = torch.jit.script(squared)
-
-    class Scripted(nn.Sequential):
-        def forward(self, x):
-            y = self[0](x)
-            return self[1](y) + scripted(y)
-
-    model = Scripted(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval()
-    graph = trace(model, torch.randn(3, 4))
-    assert names(graph.events[1:]) == ["Linear", "BatchNorm1d", "mul", "add"]
-    assert names(graph.consumers(graph.events[1])) == ["BatchNorm1d", "mul"]
-    assert "takes what 0 (Linear) puts out as well" in fold(model, torch.randn(3, 4)).refusals[0].reason
-
-
-def test_what_the_data_decides_needs_data():
-    model = Conditional()
-    with pytest.raises(SurgeryError, match=r"cannot be followed without data .* give a batch"):
-        trace(model)
-    graph = trace(model, images(8)())
-    assert graph.of(model.one)
-    assert model.other not in graph.calls
-
-
 def test_both_ways_agree_where_both_work():
     for name in ("monai-unet", "monai-densenet"):
         model = REAL[name].model()
@@ -112,34 +81,6 @@ def test_both_ways_agree_where_both_work():
         assert [(e.kind, e.path, e.name, [s.index for s in e.sources]) for e in seen.events][1:] == [
             (e.kind, e.path, e.name, [s.index for s in e.sources]) for e in told.events
         ][1:]
-
-
-def test_a_mapping_goes_in_by_names():
-    class Named(nn.Linear):
-        def forward(self, *, x):
-            return super().forward(x)
-
-    graph = trace(Named(4, 2), UserDict(x=torch.randn(3, 4)))  # as tokenizers give
-    assert [event.name for event in graph.events if event.kind == "input"] == ["x"]
-
-
-def test_a_transformer_layer_is_looked_into():
-    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0).eval()
-    graph = trace(model, torch.randn(2, 5, 8))
-    assert len(graph.having("norm")) == 2
-    assert len(graph.residuals) == 2
-    assert "relu" in names(graph.having("activation"))
-    with pytest.raises(SurgeryError, match="give a batch"):
-        trace(model)
-
-
-def test_levits_norms_have_their_linear_layers():
-    graph = trace(REAL["hf-levit"].model(), REAL["hf-levit"].batch())
-    linear = [
-        e for e in graph.having("norm") if isinstance(e.module, nn.BatchNorm1d) and "classifier" not in e.path
-    ]
-    assert linear
-    assert all(isinstance(graph.producer(event).module, nn.Linear) for event in linear)
 
 
 def test_a_parameter_that_a_function_uses_is_a_source():
@@ -166,11 +107,3 @@ def test_a_forward_that_fails_leaves_the_model_alone():
     with pytest.raises(SurgeryError, match="on the meta device"):
         trace(nn.Linear(2, 2, device="meta"), batch)
     assert state_of(model) == before
-
-
-@pytest.mark.compiles
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_a_compiled_model_is_traced_without_compiling():
-    model = torch.compile(FunctionalResidual())
-    graph = trace(model, images(8)())
-    assert "BatchNorm2d" in names(graph.events)
