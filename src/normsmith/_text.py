@@ -133,6 +133,16 @@ def plural(noun: str) -> str:
     return f"{noun}{'es' if noun.endswith('s') else 's'}"
 
 
+def some(items: Sequence[str], most: int) -> str:
+    """The first items of a list, at `most` so many, and how many more there are.
+
+    >>> some(["a", "b", "c", "d"], most=2), some(["a", "b"], most=2)
+    ('a, b and 2 more', 'a, b')
+    """
+    more = f" and {len(items) - most:,} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
+
+
 def ranges(values: Sequence[int]) -> str:
     """Whole numbers in order, runs of three or more joined.
 

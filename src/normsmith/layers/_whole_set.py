@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normsmith._text import some
 from normsmith.errors import InputError
 from normsmith.ops import Moments, concatenate, merge, moments
 from normsmith.ops.masks import valid_elements
@@ -115,9 +116,8 @@ def _refuse_nonfinite(x: Tensor, valid: Tensor | None) -> None:
         return
     counts = wrong.sum([0, *range(2, x.ndim)])
     features = counts.nonzero().flatten().tolist()
-    named = ", ".join(f"{feature} ({int(counts[feature])} times)" for feature in features[:5])
+    named = some([f"{feature} ({int(counts[feature])} times)" for feature in features], most=5)
     raise InputError(
-        f"expected finite values, got NaN or infinite ones in feature {named}"
-        f"{f' and {len(features) - 5} more' if len(features) > 5 else ''}; clean or impute them, or leave them out "
+        f"expected finite values, got NaN or infinite ones in feature {named}; clean or impute them, or leave them out "
         "with mask=..."
     )

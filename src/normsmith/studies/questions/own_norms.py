@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from normsmith import surgery
-from normsmith._text import count
+from normsmith._text import count, some
 from normsmith.anatomy.batch_norms import is_batch_norm
 from normsmith.errors import StudyError, SurgeryError
 from normsmith.studies.arms import AS_IS, Arm, convert_norm, edit, move_norm, plan_of_move, strip_batch_norm
@@ -93,12 +93,8 @@ def _staying(lab: Lab, norms: set[str], moved: Arm) -> tuple[str, ...]:
             stay.setdefault(remark.reason, []).append(remark.path)
     if not stay:
         return ()
-    told = "; ".join(f"{_listed(paths)}, as {reason}" for reason, paths in list(stay.items())[:SHOWN])
+    told = "; ".join(f"{some(paths, most=1)}, as {reason}" for reason, paths in list(stay.items())[:SHOWN])
     return (f"In “{moved.name}” {sum(map(len, stay.values()))} of them stay, among them {told}.",)
-
-
-def _listed(paths: list[str]) -> str:
-    return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
 
 
 def _better(lab: Lab, name: str, treatment: Tuned, control: Tuned) -> Pairs:
