@@ -18,7 +18,7 @@ from normsmith.surgery import Change, Expectation, Plan, convert, swap_activatio
 from normsmith.surgery.placement.sequential import Rearrangement
 from normsmith.surgery.plans.edits import AttributeEdit, BufferEdit, Edit, ModuleEdit, ParameterEdit
 from normsmith.surgery.plans.operation import operation
-from normsmith.surgery.plans.wrappers import books
+from normsmith.surgery.plans.wrappers import wrapped_tensors
 
 
 def plain() -> nn.Sequential:
@@ -579,4 +579,4 @@ def test_a_sharded_model_is_refused():
     with pytest.raises(SurgeryError, match="before FSDP"):
         convert(model).apply()
     assert type(model[0]) is nn.BatchNorm1d
-    assert books(normed()) == {}
+    assert wrapped_tensors(normed()) == {}

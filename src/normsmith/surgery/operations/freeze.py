@@ -127,8 +127,8 @@ class StopTraining(Edit):
 def _statistics(
     model: nn.Module, chosen: Sequence[nn.Module], locations: Locations
 ) -> dict[nn.Module, _Step]:
-    found = {module: _pinned(module) for module in chosen}
-    others = {module for module, step in found.items() if step is None}
+    steps = {module: _pinned(module) for module in chosen}
+    others = {module for module, step in steps.items() if step is None}
     if others:
         made = convert(model, "frozen", only=lambda _, module: module in others)
         edits = defaultdict[nn.Module, list[Edit]](list)
@@ -140,12 +140,12 @@ def _statistics(
         for module in others:
             path = locations.paths[module][0]
             if path in refused:
-                found[module] = _Step(refused=refused[path])
+                steps[module] = _Step(refused=refused[path])
                 continue
             change = changes[path]
             why = f"of normsmith, as {_owner(module)} cannot be pinned{_untrained(module)}"
-            found[module] = _Step(change.after, why, tuple(edits[module]))
-    return {module: step for module, step in found.items() if step is not None}
+            steps[module] = _Step(change.after, why, tuple(edits[module]))
+    return {module: step for module, step in steps.items() if step is not None}
 
 
 def _pinned(module: nn.Module) -> _Step | None:
@@ -185,26 +185,26 @@ def _affine(chosen: Collection[nn.Module], locations: Locations) -> dict[nn.Modu
     }
     together = set(chosen)
     stopped: set[nn.Parameter] = set()  # norms may share one
-    found: dict[nn.Module, _Step] = {}
+    steps: dict[nn.Module, _Step] = {}
     for module in chosen:
         training = [p for p in _weights(module) if p.requires_grad]
         other = next((h for p in training for h in holders[p] if h not in together), None)
         if "parametrizations" in module._modules:
-            found[module] = _Step(refused="its weight is parametrized; remove the parametrization first")
+            steps[module] = _Step(refused="its weight is parametrized; remove the parametrization first")
         elif not training:
-            found[module] = _Step(kept="it has no γ or β that trains")
+            steps[module] = _Step(kept="it has no γ or β that trains")
         elif module in wrapped:
             reason = "DistributedDataParallel waits for the gradients of its γ and β; freeze before wrapping"
-            found[module] = _Step(refused=reason)
+            steps[module] = _Step(refused=reason)
         elif other is not None:
-            found[module] = _Step(
+            steps[module] = _Step(
                 refused=f"its γ or β is that of {locations.paths[other][0]} too, which is not to freeze"
             )
         else:
             edits = tuple(StopTraining(p) for p in training if p not in stopped)
             stopped.update(training)
-            found[module] = _Step(why="γ and β do not train", edits=edits)
-    return found
+            steps[module] = _Step(why="γ and β do not train", edits=edits)
+    return steps
 
 
 def _together(steps: Sequence[_Step]) -> _Step:
@@ -242,8 +242,8 @@ def _plan(title: str, model: nn.Module, locations: Locations, rows: Mapping[nn.M
 
 
 def _weights(module: nn.Module) -> list[nn.Parameter]:
-    found = (module._parameters.get(name) for name in ("weight", "bias"))
-    return [parameter for parameter in found if parameter is not None]
+    parameters = (module._parameters.get(name) for name in ("weight", "bias"))
+    return [parameter for parameter in parameters if parameter is not None]
 
 
 def _untrained(module: nn.Module) -> str:

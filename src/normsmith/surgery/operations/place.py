@@ -22,7 +22,7 @@ from normsmith.anatomy.trace import trace
 from normsmith.errors import InputError
 from normsmith.surgery.placement.bias import Biases
 from normsmith.surgery.placement.installer import Installer
-from normsmith.surgery.placement.places import Place, Places, named
+from normsmith.surgery.placement.places import Place, Places, label
 from normsmith.surgery.placement.search import Search
 from normsmith.surgery.plans.operation import Decisions, operation
 from normsmith.surgery.plans.plan import Change, Plan
@@ -161,7 +161,7 @@ class _Moves:
             self.refusals.append(refusals[0].at(path))
             return
         if len(places) > 1:
-            reason = f"what {named(activation)} puts out goes to several layers, and one norm cannot be before each"
+            reason = f"what {label(activation)} puts out goes to several layers, and one norm cannot be before each"
             self.refusals.append(Refusal(path, reason))
             return
         place = asdict(self._as_of(norm, places[0]))
@@ -203,19 +203,19 @@ class _Moves:
             shape = f" of a residual block, {form(graph, block)}" if block is not None else ""
             return Refusal(path, f"it would have to cross the addition at the end{shape}")
         beside = consumers if self.where == "after" else [source]
-        names = ", ".join(dict.fromkeys(named(e) for e in beside)) or "nothing"
+        names = ", ".join(dict.fromkeys(label(e) for e in beside)) or "nothing"
         return Remark(path, f"no activation is right {self.where} it, but {names}")
 
     def _places(self, event: Event, activation: Event) -> Iterator[Place | Refusal]:
         search = Search(self.at, self.where, None)
         crossed = event if self.where == "after" else activation
         if self.at.goes_on(crossed):
-            reason = f"what {named(crossed)} puts out goes to others too, for which it would change"
+            reason = f"what {label(crossed)} puts out goes to others too, for which it would change"
             yield Refusal(crossed.path, reason)
         elif self.where == "after":
             yield from search.after(activation)
         else:
-            why = f"before {named(activation)}"
+            why = f"before {label(activation)}"
             yield search.between(activation.sources[0], activation, why)
 
     def _as_of(self, norm: nn.Module, place: Place) -> Place:

@@ -47,9 +47,9 @@ def set_statistics(model: nn.Module, statistics: Mapping[str, Mapping[str, Seque
                 f"set_statistics: expected paths of batch norm layers with running statistics, got {path!r}; there "
                 f"are {', '.join(map(repr, layers))}"
             )
-        found = {name: _checked(layers[path], name, values) for name, values in given.items()}
-        edits += [BufferEdit(layers[path].layer, name, new) for name, new in found.items()]
-        changes.append(_change(layers[path], found))
+        new = {name: _checked(layers[path], name, values) for name, values in given.items()}
+        edits += [BufferEdit(layers[path].layer, name, tensor) for name, tensor in new.items()]
+        changes.append(_change(layers[path], new))
     # training goes by the batch, but for renorm's correction towards the running statistics
     renorm = any(isinstance(layers[path].layer, RenormBase) for path in statistics)
     expects = Expectation(training="may differ" if renorm else "same")
@@ -67,8 +67,8 @@ def _checked(measured: MeasuredLayer, name: str, values: Sequence[float]) -> Ten
     except (TypeError, ValueError) as error:
         raise SurgeryError(f"{where}: expected numbers as {name}, got {values!r}") from error
     if new.shape != held.shape:
-        found = len(new) if new.ndim == 1 else f"shape {tuple(new.shape)}"
-        raise SurgeryError(f"{where}: expected {name} of {len(held)} channels, got {found}")
+        got = len(new) if new.ndim == 1 else f"shape {tuple(new.shape)}"
+        raise SurgeryError(f"{where}: expected {name} of {len(held)} channels, got {got}")
     cast = new.to(held)
     if not cast.isfinite().all() or (name != "running_mean" and (new < 0).any()):
         raise SurgeryError(
@@ -78,9 +78,9 @@ def _checked(measured: MeasuredLayer, name: str, values: Sequence[float]) -> Ten
     return cast
 
 
-def _change(measured: MeasuredLayer, found: Mapping[str, Tensor]) -> Change:
+def _change(measured: MeasuredLayer, new: Mapping[str, Tensor]) -> Change:
     # only what is asked for: an EMA copy, to which the plan goes too, has other values now
-    after = ", ".join(f"{name} {extent(new)}" for name, new in found.items())
+    after = ", ".join(f"{name} {extent(tensor)}" for name, tensor in new.items())
     return Change(measured.path, "running statistics", after, "as given", measured.also)
 
 

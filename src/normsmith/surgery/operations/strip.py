@@ -113,7 +113,7 @@ def build(
     installer, restored, changes = Installer(model, locations), Biases(model), list[Change]()
     for path in norms:
         norm = find(model, path)
-        empty = installer.clear(norm)
+        empty = installer.remove(norm)
         first, *also = locations.paths[norm]
         changes.append(Change(first, shown(norm), empty, "asked for", tuple(also)))
     for row in biases:

@@ -80,14 +80,14 @@ class DetachEdit(Edit):
 
 
 class _Hooks:
-    """The forward hooks of a module, as they are."""
+    """The forward hooks of a module as they are now, to be put back later."""
 
     def __init__(self, module: nn.Module) -> None:
-        found: list[Any] = [
+        groups: list[Any] = [
             vars(module)[name]
             for name in ("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
         ]
-        self._saved = [(group, dict(group)) for group in found]
+        self._saved = [(group, dict(group)) for group in groups]
 
     def drop(self, key: int) -> None:
         for group, _ in self._saved:

@@ -1,4 +1,4 @@
-"""Norms given their installer: the edits that put them at places or take them away, and what they are called there."""
+"""The edits that put norms at places, move them or take them away, and the names that norms get there."""
 
 from __future__ import annotations
 
@@ -17,23 +17,27 @@ from normsmith.surgery.plans.edits import Edit, ModuleEdit
 
 
 class Installer:
-    """Collects the installer of one plan; no child that is there already gets another name."""
+    """Collects the edits of one plan that put, move and remove norms.
+
+    No child that is there already gets another name. Within an `nn.Sequential` a norm becomes a child beside its host,
+    elsewhere a child of its host that a hook applies.
+    """
 
     def __init__(self, model: nn.Module, locations: Locations) -> None:
-        self._model, self._sites = model, locations
+        self._model, self._locations = model, locations
         self.edits: list[Edit] = []
         self._taken: dict[nn.Module, set[str]] = {}
         self._rearranged: dict[nn.Module, Rearrangement] = {}
 
     def put(self, place: Place, norm: nn.Module) -> str:
-        """Seat a norm; its path is returned."""
+        """Put a norm at a place, and return its path there."""
         host = find(self._model, place.host)
         if place.side == "replaces":
-            self.edits.append(ModuleEdit(self._sites.holders[host], host, norm))
+            self.edits.append(ModuleEdit(self._locations.holders[host], host, norm))
             return place.host
         after = place.side == "after"
         if place.in_sequence:
-            ((parent, name),) = self._sites.holders[host]
+            ((parent, name),) = self._locations.holders[host]
             new = self._free(f"{name}_norm", parent)
             self._children_of(parent).place(new, norm, name, after=after)
             return place.host.removesuffix(name) + new
@@ -41,9 +45,9 @@ class Installer:
         self.edits.append(AttachEdit(host, new, norm, place.side, channels_last=place.signal.channels_last))
         return f"{place.host}.{new}".removeprefix(".")
 
-    def clear(self, norm: nn.Module) -> str:
-        """Free all installer of a norm: what is left there is returned, in words."""
-        holders = self._sites.holders[norm]
+    def remove(self, norm: nn.Module) -> str:
+        """Take a norm out of the model, and return, in words, what is left in its place."""
+        holders = self._locations.holders[norm]
         if len(holders) == 1:
             ((parent, name),) = holders
             if is_attached(parent, name):
@@ -57,12 +61,16 @@ class Installer:
         return shown(empty)
 
     def move(self, norm: nn.Module, place: Place) -> str:
-        """Give a norm, which keeps its hooks and mode, another seat; its path there is returned."""
-        host, ((parent, name),) = find(self._model, place.host), self._sites.holders[norm]
-        if place.in_sequence and self._sites.holders[host][0][0] is parent and not is_attached(parent, name):
-            neighbour = self._sites.holders[host][0][1]
+        """Move a norm, which keeps its hooks and mode, to another place, and return its path there."""
+        host, ((parent, name),) = find(self._model, place.host), self._locations.holders[norm]
+        if (
+            place.in_sequence
+            and self._locations.holders[host][0][0] is parent
+            and not is_attached(parent, name)
+        ):
+            neighbour = self._locations.holders[host][0][1]
             self._children_of(parent).place(name, norm, neighbour, after=place.side == "after")
-            return self._sites.paths[norm][0]
+            return self._locations.paths[norm][0]
         if is_attached(parent, name):
             self.edits.append(DetachEdit(parent, name))
         elif _is_inserted(parent, name):
@@ -70,7 +78,7 @@ class Installer:
         else:
             self.edits.append(SlotEdit(((parent, name),), norm, nn.Identity().train(norm.training)))
         if place.side == "replaces":
-            self.edits.append(SlotEdit(self._sites.holders[host], host, norm))
+            self.edits.append(SlotEdit(self._locations.holders[host], host, norm))
             return place.host
         return self.put(place, norm)
 
@@ -91,5 +99,5 @@ class Installer:
 
 
 def _is_inserted(parent: nn.Module, name: str) -> bool:
-    """Whether a child has a name as norms get that are put into a Sequential; none of its code can ask for it."""
+    """Whether a child of a Sequential has the name of an inserted norm, for which no code of the Sequential asks."""
     return is_sequential(parent) and re.fullmatch(r".+_norm\d*", name) is not None

@@ -1,4 +1,4 @@
-"""Where in a model a norm can be put, so that it is applied to one result and to nothing else."""
+"""The places in a model where a norm can stand, so that it is applied to one result and to nothing else."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Places:
                 break
             source, event = event, consumers[0]
         if not event.sources or event.sources[0] is not source or event.sources.count(source) > 1:
-            return Refusal(event.path, f"{named(event)} takes more than the one result")
+            return Refusal(event.path, f"{label(event)} takes more than the one result")
         return self._hosted(event, "before", source, why)
 
     def replacing(self, event: Event, why: str) -> Place | None:
@@ -109,11 +109,11 @@ class Places:
     def _holds_none(self, event: Event) -> str | None:
         """Why no norm can be put on an event, if so."""
         if event.module is None:
-            return f"{named(event)} cannot hold a norm; make it a module"
+            return f"{label(event)} cannot hold a norm; make it a module"
         if not self._is_called_once(event.module):
-            return f"{named(event)} is called more than once, and a norm on it would be in all places"
+            return f"{label(event)} is called more than once, and a norm on it would be in all places"
         if isinstance(event.module, torch.jit.ScriptModule):
-            return f"{named(event)} is a scripted module, which takes no hooks"
+            return f"{label(event)} is a scripted module, which takes no hooks"
         return None
 
     def signal(self, event: Event) -> tuple[Signal, str] | Refusal:
@@ -145,19 +145,19 @@ class Places:
         return Signal(shape[-1 if last else 1], spatial, last), layer.path
 
     def _source(self, event: Event) -> Event | None:
-        """The layer whose channels, at least whose layout, an event puts out; itself if it is one."""
+        """The layer from which an event's result has its channels, or at least its layout; perhaps itself."""
         if event.role == "producer" or is_recurrent(event):
             return event
         if not event.sources:
             return None
         if event.role in ("passing", "activation", "norm", "add") or self._keeps_layout(event):
-            found = (self._source(source) for source in event.sources)
-            return next((source for source in found if source is not None), None)
+            layers = (self._source(source) for source in event.sources)
+            return next((layer for layer in layers if layer is not None), None)
         producer = self.graph.producer(event)
         return producer if producer is not None and is_linear(producer) else None
 
     def _keeps_layout(self, event: Event) -> bool:
-        """Whether channels are where they were: products, and, where shapes are known, concatenation and reshapes."""
+        """Whether an event leaves channels in their dimension, as products do, and some reshapes."""
         if event.name == "mul":
             return True
         shapes = event.shape, event.sources[0].shape
@@ -179,7 +179,7 @@ class Places:
         return event.path if self._is_called_once(module) else None
 
     def goes_on(self, event: Event) -> bool:
-        """Whether an event's result goes to several consumers, or out of the network."""
+        """Whether an event's result is taken by several consumers, or returned by the network."""
         return len(self.graph.consumers(event)) > 1 or self.graph.is_output(event)
 
     def _is_called_once(self, module: nn.Module) -> bool:
@@ -208,30 +208,30 @@ class Places:
 
 
 def weighted(graph: Graph) -> frozenset[Event]:
-    """The events after which layers with weights come, norms aside: what is not the network's output."""
-    found: set[Event] = set()
+    """The hidden events: those whose results reach a later layer with weights (norms not counted)."""
+    hidden: set[Event] = set()
     for event in reversed(graph.events):
-        if any(later in found or _has_weights(later) for later in graph.consumers(event)):
-            found.add(event)
-    return frozenset(found)
+        if any(later in hidden or _has_weights(later) for later in graph.consumers(event)):
+            hidden.add(event)
+    return frozenset(hidden)
 
 
 def gates(graph: Graph) -> frozenset[Event]:
-    """The activations whose results only multiply others, and what is computed for these alone."""
-    found: set[Event] = set()
+    """The activations whose results only multiply other results, and the events that are computed for these alone."""
+    gating: set[Event] = set()
     for event in reversed(graph.events):
         later = graph.consumers(event)
         multiplies = event.role == "activation" and bool(later) and all(map(_multiplies, later))
-        leads = event.role in ("producer", "activation", "passing") and len(later) == 1 and later[0] in found
+        leads = event.role in ("producer", "activation", "passing") and len(later) == 1 and later[0] in gating
         if multiplies or leads:
-            found.add(event)
-    return frozenset(found)
+            gating.add(event)
+    return frozenset(gating)
 
 
-def named(event: Event) -> str:
-    """How a person finds an event in the code.
+def label(event: Event) -> str:
+    """An event in words by which a person finds it in the code.
 
-    >>> named(Event(0, "function", "block", "relu"))
+    >>> label(Event(0, "function", "block", "relu"))
     'the function relu in the forward of block'
     """
     if event.kind == "module":

@@ -10,7 +10,7 @@ from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.residual import above, below, identity_skips
 from normsmith.anatomy.select import Only, selected
-from normsmith.surgery.placement.places import Place, Places, gates, is_recurrent, named, weighted
+from normsmith.surgery.placement.places import Place, Places, gates, is_recurrent, label, weighted
 
 _R = TypeVar("_R", bound=Remark)
 
@@ -91,7 +91,7 @@ class Search:
             return
         top = above(source)
         if top.role == "norm":
-            yield Refusal(event.path, f"{named(top)} is before it already; strip the norms first")
+            yield Refusal(event.path, f"{label(top)} is before it already; strip the norms first")
         elif top.role == "add" and not self._goes_on(source, top):
             yield from self._at_branches(event, top)
         else:
@@ -102,12 +102,12 @@ class Search:
         tops = [above(source) for source in add.sources]
         norm = next((top for top in tops if top.role == "norm"), None)
         if norm is not None:
-            reason = f"{named(norm)} is before it already, in a branch of the addition; strip the norms first"
+            reason = f"{label(norm)} is before it already, in a branch of the addition; strip the norms first"
             yield Refusal(event.path, reason)
             return
         ends = [s for s, top in zip(add.sources, tops, strict=True) if top.role == "producer"]
         for end in ends:
-            why = f"{named(above(end))} ends a branch of a residual block: x + norm(f(x))"
+            why = f"{label(above(end))} ends a branch of a residual block: x + norm(f(x))"
             yield self.between(end, add, why)
         if not ends:
             yield self.between(event.sources[0], event, "after an addition: norm(x + f(x))")
@@ -116,7 +116,7 @@ class Search:
         """The places for norms of an activation's output, or why there are none."""
         norm = next((e for e in below(self.at.graph, event) if e.role == "norm"), None)
         if norm is not None:
-            yield Refusal(event.path, f"{named(norm)} is after it already; strip the norms first")
+            yield Refusal(event.path, f"{label(norm)} is after it already; strip the norms first")
             return
         skips = identity_skips(self.at.graph, event)
         consumers = [e for e in self.at.graph.consumers(event) if not skips & {e, *self._passed_on(e)}]
@@ -149,7 +149,7 @@ class Search:
         if alone:
             after = self.at.after(source, why)
         else:
-            reason = f"what {named(source)} puts out goes to others too, which a norm must not change"
+            reason = f"what {label(source)} puts out goes to others too, which a norm must not change"
             after = Refusal(source.path, reason)
         if event.role != "activation":
             return after
@@ -188,10 +188,10 @@ def _note(notes: list[_R], event: Event, remark: _R) -> None:
 
 def _feeds(at: Places, event: Event) -> str:
     producer = at.graph.producer(event)
-    return f"{named(producer)} feeds {named(event)}" if producer is not None else f"before {named(event)}"
+    return f"{label(producer)} feeds {label(event)}" if producer is not None else f"before {label(event)}"
 
 
 def _after(at: Places, event: Event) -> str:
     producer = at.graph.producer(event)
-    fed = f", which {named(producer)} feeds" if producer is not None else ""
-    return f"after {named(event)}{fed}"
+    fed = f", which {label(producer)} feeds" if producer is not None else ""
+    return f"after {label(event)}{fed}"

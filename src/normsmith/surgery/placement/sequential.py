@@ -1,4 +1,4 @@
-"""Children of an `nn.Sequential` that come, go and move; all others keep name and order."""
+"""The edits of an `nn.Sequential`: children are added, moved and removed, and all others keep name and order."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from normsmith.surgery.plans.edits import Edit
 
 
 class Rearrangement(Edit):
-    """Children that come, go and move; all others keep name and order.
+    """Add, move and remove children of a module; all others keep name and order.
 
-    `place` and `remove` say what is to be done, in order; it is done at once, however many there are.
+    `place` and `remove` note steps, in order. `do` takes all of them at once, in linear time.
     """
 
     def __init__(self, parent: nn.Module) -> None:
         self.parent = parent
         self._steps: list[_Step] = []
-        self._stands: dict[str, nn.Module | None] = {}
-        """What must be there for the steps; None: nothing of this name."""
+        self._required: dict[str, nn.Module | None] = {}
+        """The children, by name, that must be there for the steps; None: no child of this name."""
         self._before: dict[str, nn.Module | None] = {}
 
     def place(self, name: str, child: nn.Module, neighbour: str, *, after: bool) -> None:
         """Put a child right before or after another; one that is there already under that name moves."""
         for seen in (name, neighbour):
-            self._stands.setdefault(seen, self.parent._modules.get(seen))
+            self._required.setdefault(seen, self.parent._modules.get(seen))
         self._steps.append(_Step(name, child, neighbour, after))
 
     def remove(self, name: str) -> None:
         """Take a child out; the names of the others stay."""
-        self._stands.setdefault(name, self.parent._modules[name])
+        self._required.setdefault(name, self.parent._modules[name])
         self._steps.append(_Step(name, None))
 
     def is_possible(self) -> bool:
-        return self._holds(self._stands)
+        return self._holds(self._required)
 
     def is_undoable(self) -> bool:
         return self._holds({step.name: step.child for step in self._steps})
@@ -50,9 +50,9 @@ class Rearrangement(Edit):
             raise
 
     def undo(self) -> None:
-        found, touched = self.parent._modules, {step.name for step in self._steps}
-        old = {name: child for name, child in self._before.items() if name in touched or name in found}
-        kept = {name: child for name, child in found.items() if name not in touched}
+        present, touched = self.parent._modules, {step.name for step in self._steps}
+        old = {name: child for name, child in self._before.items() if name in touched or name in present}
+        kept = {name: child for name, child in present.items() if name not in touched}
         _become(self.parent, {**old, **kept})
 
     def touches(self) -> Iterable[nn.Module]:
@@ -62,37 +62,37 @@ class Rearrangement(Edit):
         return all(self.parent._modules.get(name) is child for name, child in children.items())
 
     def _after(self) -> dict[str, nn.Module | None]:
-        """The children, linked to those after them while they move."""
+        """The children after all steps: a linked list while they move."""
         children: dict[str, nn.Module | None] = dict(self.parent._modules)
         names: list[str | None] = [None, *children, None]
-        after = dict(pairwise(names))
-        ahead = {later: name for name, later in after.items()}
+        following = dict(pairwise(names))
+        preceding = {later: name for name, later in following.items()}
 
         def link(name: str | None, later: str | None) -> None:
-            after[name], ahead[later] = later, name
+            following[name], preceding[later] = later, name
 
         for step in self._steps:
             if step.name in children:
-                link(ahead.pop(step.name), after.pop(step.name))
+                link(preceding.pop(step.name), following.pop(step.name))
                 del children[step.name]
             if step.child is not None:
-                first = step.neighbour if step.after else ahead[step.neighbour]
-                last = after[first]
+                first = step.neighbour if step.after else preceding[step.neighbour]
+                last = following[first]
                 link(first, step.name)
                 link(step.name, last)
                 children[step.name] = step.child
-        found: dict[str, nn.Module | None] = {}
-        name = after[None]
+        ordered: dict[str, nn.Module | None] = {}
+        name = following[None]
         while name is not None:
-            found[name] = children[name]
-            name = after[name]
-        return found
+            ordered[name] = children[name]
+            name = following[name]
+        return ordered
 
 
 class _Step(NamedTuple):
     name: str
     child: nn.Module | None
-    """None: it goes."""
+    """None: the child of this name is removed."""
     neighbour: str = ""
     after: bool = False
 
@@ -126,8 +126,8 @@ class SlotEdit(Edit):
             parent._modules[name] = child
 
 
-def put_back(found: dict[Any, Any], before: Mapping[Any, Any], key: Any) -> None:
-    """The entry that went, at its place among those that are there still.
+def put_back(entries: dict[Any, Any], before: Mapping[Any, Any], key: Any) -> None:
+    """Put a removed entry back to where it was `before` among those that are still there.
 
     >>> entries = {"b": 2, "new": 4}
     >>> put_back(entries, {"a": 1, "b": 2, "gone": 3}, "a")
@@ -136,11 +136,11 @@ def put_back(found: dict[Any, Any], before: Mapping[Any, Any], key: Any) -> None
     """
     if key not in before:
         return
-    entries = {**found, key: before[key]}
-    order = [name for name in before if name in entries]
-    rest = [name for name in entries if name not in before]
-    found.clear()
-    found.update({name: entries[name] for name in (*order, *rest)})
+    restored = {**entries, key: before[key]}
+    order = [name for name in before if name in restored]
+    rest = [name for name in restored if name not in before]
+    entries.clear()
+    entries.update({name: restored[name] for name in (*order, *rest)})
 
 
 def _become(parent: nn.Module, children: Mapping[str, nn.Module | None]) -> None:

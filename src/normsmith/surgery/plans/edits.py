@@ -56,14 +56,15 @@ class Edit:
 
 @dataclass(frozen=True, eq=False)
 class ModuleEdit(Edit):
-    """Put a module in another's place, at all its locations, so that a shared module stays shared.
+    """Put a module in another's place in all its holders, so that a shared module stays shared.
 
     The new one takes over the old one's mode and hooks (handles that users hold go on working) and the tensors
     that both hold when the edit is planned; `undo` gives them back as they are then, so training in between is
     kept.
     """
 
-    locations: tuple[tuple[nn.Module, str], ...]
+    holders: tuple[tuple[nn.Module, str], ...]
+    """Every module that holds the old one as a child, with the child's name."""
     old: nn.Module
     new: nn.Module
     carries: tuple[str, ...] = field(init=False)
@@ -92,23 +93,23 @@ class ModuleEdit(Edit):
         return {self.old: self.new}
 
     def touches(self) -> Iterable[nn.Module]:
-        return (parent for parent, _ in self.locations)
+        return (parent for parent, _ in self.holders)
 
     def _stands(self, module: nn.Module) -> bool:
-        return all(parent._modules.get(name) is module for parent, name in self.locations)
+        return all(parent._modules.get(name) is module for parent, name in self.holders)
 
-    def _hand_over(self, giver: nn.Module, consumer: nn.Module) -> None:
-        consumer.training = giver.training
+    def _hand_over(self, current: nn.Module, successor: nn.Module) -> None:
+        successor.training = current.training
         for name in self.carries:
             for group in ("_parameters", "_buffers"):
-                if name in vars(consumer)[group]:
-                    vars(consumer)[group][name] = _tensors(giver)[name]
+                if name in vars(successor)[group]:
+                    vars(successor)[group][name] = _tensors(current)[name]
         for name in _HOOKS:
-            if name in vars(giver):
-                vars(consumer)[name] = vars(giver)[name]
-        _rebind_hooks(giver, consumer)
-        for parent, name in self.locations:
-            parent._modules[name] = consumer
+            if name in vars(current):
+                vars(successor)[name] = vars(current)[name]
+        _rebind_hooks(current, successor)
+        for parent, name in self.holders:
+            parent._modules[name] = successor
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,8 +170,8 @@ class BufferEdit(Edit):
         return _same_bits(self.module._buffers.get(self.name), self.old)
 
     def is_undoable(self) -> bool:
-        found = self.module._buffers.get(self.name)
-        return found is not None and found.shape == self.old.shape
+        buffer = self.module._buffers.get(self.name)
+        return buffer is not None and buffer.shape == self.old.shape
 
     def do(self) -> None:
         with torch.no_grad():
@@ -185,9 +186,9 @@ class BufferEdit(Edit):
 
     @property
     def _buffer(self) -> Tensor:
-        found = self.module._buffers[self.name]
-        assert found is not None  # as planned, and as `is_possible` and `is_undoable` have found
-        return found
+        buffer = self.module._buffers[self.name]
+        assert buffer is not None  # as planned, and as `is_possible` and `is_undoable` have seen
+        return buffer
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,9 +240,9 @@ class Alike(Edit):
 
 
 class Unchanged(Edit):
-    """Changes nothing: what other edits have computed new tensors from must still hold the same values.
+    """Changes nothing, and is possible only while a module's tensors hold the values that other edits computed from.
 
-    `names`: which of a module's tensors; all floating ones by default.
+    `names`: which of its tensors; by default all of floating point.
     """
 
     def __init__(self, module: nn.Module, names: Iterable[str] | None = None) -> None:
@@ -281,7 +282,7 @@ def do_all(edits: Iterable[Edit]) -> None:
 
 @contextmanager
 def done(edits: Sequence[Edit]) -> Iterator[None]:
-    """Edits done in here and undone after, whatever happens."""
+    """A block within which edits are done; they are undone when it ends, whatever happens."""
     do_all(edits)
     try:
         yield
@@ -300,43 +301,42 @@ def _tensors(module: nn.Module) -> dict[str, Tensor | None]:
 
 
 def _kinds(parameters: Iterable[nn.Parameter]) -> frozenset[tuple[torch.dtype, torch.device]]:
-    """Where parameters are and of what: what new tensors beside them have to be, too."""
+    """The dtypes and devices of parameters, which new tensors beside them must have too."""
     return frozenset((p.dtype, p.device) for p in parameters)
 
 
-def _same(found: Any, expected: Any) -> bool:
-    return found is expected or (type(found) is type(expected) and bool(found == expected))
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and bool(one == other))
 
 
-def _same_bits(found: Tensor | None, expected: Tensor | None) -> bool:
-    if found is None or expected is None:
-        return found is expected
-    if (found.dtype, found.device, found.shape) != (expected.dtype, expected.device, expected.shape):
+def _same_bits(one: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two tensors hold the same values, NaN at the same places, with one dtype, device and shape."""
+    if one is None or other is None:
+        return one is other
+    if (one.dtype, one.device, one.shape) != (other.dtype, other.device, other.shape):
         return False
-    if found.is_meta:
+    if one.is_meta:
         return True
-    return torch.equal(found.isnan(), expected.isnan()) and torch.equal(
-        found.nan_to_num(), expected.nan_to_num()
-    )
+    return torch.equal(one.isnan(), other.isnan()) and torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
-def _rebind_hooks(giver: nn.Module, consumer: nn.Module) -> None:
+def _rebind_hooks(current: nn.Module, successor: nn.Module) -> None:
     """Hooks that torch has bound to the module itself are bound to its successor."""
     for name in _HOOKS:
-        hooks = vars(consumer).get(name)
+        hooks = vars(successor).get(name)
         if not isinstance(hooks, dict):
             continue
         for key, hook in hooks.items():
             inner = getattr(hook, "hook", None)
             if getattr(hook, "with_module", False):
-                hook.module = weakref.ref(consumer)
-            elif inner is not None and _is_method_of(inner, giver):
-                hook.hook = getattr(consumer, inner.__name__)
-            elif _is_method_of(hook, giver) and hasattr(consumer, hook.__name__):
-                hooks[key] = getattr(consumer, hook.__name__)
+                hook.module = weakref.ref(successor)
+            elif inner is not None and _is_method_of(inner, current):
+                hook.hook = getattr(successor, inner.__name__)
+            elif _is_method_of(hook, current) and hasattr(successor, hook.__name__):
+                hooks[key] = getattr(successor, hook.__name__)
     for name in ("_initialize_hook", "_load_hook"):  # of lazy modules: handles into the hooks above
-        if name in vars(giver):
-            vars(consumer)[name] = vars(giver)[name]
+        if name in vars(current):
+            vars(successor)[name] = vars(current)[name]
 
 
 def _is_method_of(hook: Any, module: nn.Module) -> bool:

@@ -16,11 +16,16 @@ from normsmith.errors import SurgeryError
 class Following:
     """Optimizers that follow a model through a change and back.
 
-    Made before the change. `update` after it: parameters that went leave their group, their state with them;
-    new ones join the group of the parameter whose place they take (the same name in the same module, or in the
-    one that replaces it), else of their nearest neighbour in the model, a vector that of a bias beside a
-    weight; all others keep place and state. `successors` (old → new) take over the state of those they succeed.
-    `restore` brings groups and states back, those of parameters that stayed as training has left them.
+    It is made before the change. After the change `update` brings the optimizers in line with the model:
+
+    - Parameters that are gone leave their group, and their state goes with them.
+    - A new parameter joins the group of the one that it replaces (the same name in the same module, or in the
+      module's replacement), or else of its nearest neighbour in the model; a vector rather that of a bias than of a
+      weight.
+    - A successor (`successors`, old → new) takes over the state of the parameter it succeeds.
+    - All others keep their place and their state.
+
+    `restore` undoes that. What training has changed since in parameters that stayed, and in their state, stays.
     """
 
     def __init__(self, optimizers: Iterable[Optimizer], model: nn.Module) -> None:
@@ -29,7 +34,7 @@ class Following:
         self._of_module = defaultdict[str, list[nn.Parameter]](list)
         for name, parameter in self._before.items():
             self._of_module[name.rpartition(".")[0]].append(parameter)
-        self._books = [_Book(optimizer) for optimizer in optimizers]
+        self._optimizers = [_Groups(optimizer) for optimizer in optimizers]
 
     def update(
         self,
@@ -37,15 +42,19 @@ class Following:
         successors: Mapping[nn.Parameter, nn.Parameter],
         replaced: Mapping[nn.Module, nn.Module],
     ) -> None:
-        """Follow the model to what it is now. Raises SurgeryError where an optimizer cannot."""
-        if not self._books:
+        """Bring the optimizers in line with the model as it is now.
+
+        Raises:
+            SurgeryError: an optimizer cannot follow.
+        """
+        if not self._optimizers:
             return
         after, owners = _named(model), _owners(model)
         held, kept = set(map(id, self._before.values())), set(map(id, after.values()))
         gone = {id(p) for p in self._before.values() if id(p) not in kept}
         new = {name: p for name, p in after.items() if id(p) not in held}
-        for book in self._books if gone or new else ():
-            book.check()
+        for groups in self._optimizers if gone or new else ():
+            groups.check()
         names = list(after)
         positions = {name: position for position, name in enumerate(names)}
         for name, parameter in new.items():
@@ -54,25 +63,25 @@ class Following:
             takes_its_place = owner is not None and replaced.get(owner, owner) is owners[name]
             self._join(parameter, (self._before[name], *near) if takes_its_place else near)
         names_of = _by_parameter(self._before), _by_parameter(after)
-        for book in self._books:
-            book.leave(gone, successors)
-            book.rename(*names_of)
+        for groups in self._optimizers:
+            groups.leave(gone, successors)
+            groups.rename(*names_of)
 
     def is_restorable(self) -> bool:
         """Whether each optimizer still has the groups it was left with."""
-        return all(book.is_as_left() for book in self._books)
+        return all(groups.is_as_left() for groups in self._optimizers)
 
     def restore(self) -> None:
         """Undo `update`."""
-        for book in self._books:
-            book.restore()
+        for groups in self._optimizers:
+            groups.restore()
 
     def _near(
         self, parameter: nn.Parameter, after: Mapping[str, nn.Parameter], names: Iterable[str]
     ) -> Iterator[nn.Parameter]:
-        """Neighbours; before each those of its module that are vectors, or matrices, as the parameter is.
+        """The parameters near a new one, nearest first: of each module those of the same kind (vector or matrix) first.
 
-        Groups often part weights, which decay, from biases, one of which may be what goes now.
+        Weights, which decay, and biases are often in different groups.
         """
         for name in names:
             yield from (
@@ -83,16 +92,16 @@ class Following:
             yield after[name]
 
     def _join(self, parameter: nn.Parameter, near: Iterable[nn.Parameter]) -> None:
-        if any(id(parameter) in book.group_of for book in self._books):
+        if any(id(parameter) in groups.group_of for groups in self._optimizers):
             return  # it has several names
         for other in near:
-            for book in self._books:
-                if id(other) in book.group_of:
-                    book.insert(parameter, other)
+            for groups in self._optimizers:
+                if id(other) in groups.group_of:
+                    groups.insert(parameter, other)
                     return
 
 
-class _Book:
+class _Groups:
     """The groups and states of one optimizer, before and after."""
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -102,7 +111,7 @@ class _Book:
         self._names = [list(group.get("param_names", ())) for group in optimizer.param_groups]
         self._left: list[list[nn.Parameter]] = self._groups
         self._dropped: dict[Tensor, Any] = {}
-        self._heirs: Mapping[nn.Parameter, nn.Parameter] = {}
+        self._successors: Mapping[nn.Parameter, nn.Parameter] = {}
 
     def check(self) -> None:
         if isinstance(self.optimizer, LBFGS):
@@ -122,8 +131,8 @@ class _Book:
         for group in self.optimizer.param_groups:
             group["params"][:] = [p for p in group["params"] if id(p) not in gone]
         self._dropped = {p: state.pop(p) for p in list(state) if id(p) in gone}
-        self._heirs = {old: new for old, new in successors.items() if old in self._dropped}
-        for old, new in self._heirs.items():
+        self._successors = {old: new for old, new in successors.items() if old in self._dropped}
+        for old, new in self._successors.items():
             state[new] = self._dropped[old]
         self._left = [list(group["params"]) for group in self.optimizer.param_groups]
 
@@ -140,12 +149,12 @@ class _Book:
                 group["param_names"] = [stay.get(id(p)) or after[id(p)] for p in group["params"]]
 
     def is_as_left(self) -> bool:
-        found = [group["params"] for group in self.optimizer.param_groups]
-        return [list(map(id, group)) for group in found] == [list(map(id, group)) for group in self._left]
+        groups = [group["params"] for group in self.optimizer.param_groups]
+        return [list(map(id, group)) for group in groups] == [list(map(id, group)) for group in self._left]
 
     def restore(self) -> None:
         state = self.optimizer.state
-        for old, new in self._heirs.items():
+        for old, new in self._successors.items():
             self._dropped[old] = state.get(new, self._dropped[old])
         held = {id(p) for group in self._groups for p in group}
         for p in (p for group in self._left for p in group if id(p) not in held):
@@ -156,7 +165,7 @@ class _Book:
             if names:
                 group["param_names"] = list(names)
         state.update(self._dropped)
-        self._left, self._dropped, self._heirs = self._groups, {}, {}
+        self._left, self._dropped, self._successors = self._groups, {}, {}
 
 
 def _is_vector(parameter: nn.Parameter) -> bool:

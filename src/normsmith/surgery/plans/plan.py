@@ -20,7 +20,7 @@ from normsmith.surgery.plans.edits import Edit, do_all, done, undo_all
 from normsmith.surgery.plans.operation import Operation
 from normsmith.surgery.plans.optimizers import Following
 from normsmith.surgery.plans.verify import Expectation, Verification, verify
-from normsmith.surgery.plans.wrappers import averaged, books, check_books
+from normsmith.surgery.plans.wrappers import averaged, check_wrapped, wrapped_tensors
 
 _T = TypeVar("_T")
 
@@ -241,11 +241,11 @@ class Plan:
         return all(edit.is_possible() and there.issuperset(edit.touches()) for edit in self.edits)
 
     def _do(self, edits: list[Edit], following: Following, emas: Sequence[nn.Module]) -> None:
-        wrapped = [books(model) for model in (self.model, *emas)]
+        wrapped = [wrapped_tensors(model) for model in (self.model, *emas)]
         do_all(edits)
         try:
             for before in wrapped:
-                check_books(before)
+                check_wrapped(before)
             successors = {old: new for edit in self.edits for old, new in edit.successors().items()}
             following.update(self._result(), successors, self._replaces())
         except BaseException:
@@ -270,16 +270,16 @@ class Plan:
 
     @contextmanager
     def _changed(self) -> Iterator[nn.Module]:
-        wrapped = books(self.model)
+        wrapped = wrapped_tensors(self.model)
         with done(self.edits):
-            check_books(wrapped)
+            check_wrapped(wrapped)
             yield self._result()
 
     def _new_modules(self) -> Iterator[tuple[str, nn.Module]]:
         before = set(self.model.modules())
         with self._changed() as changed:
-            found = list(changed.named_modules())
-        return ((path, module) for path, module in found if module not in before)
+            after = list(changed.named_modules())
+        return ((path, module) for path, module in after if module not in before)
 
     def __str__(self) -> str:
         counts = count(len(self.changes), "change"), count(len(self.refusals), "refusal")
@@ -334,15 +334,15 @@ def _twin(model: nn.Module) -> nn.Module:
 
 
 def _check_same(changes: Sequence[Change], plan: Plan) -> None:
-    """Raise SurgeryError unless a plan has these changes, less those that its model has no need of."""
-    found, changed = plan.changes, {change.path for change in plan.changes}
+    """Raise SurgeryError unless a plan makes these changes, apart from those that its model has already."""
+    got, changed = plan.changes, {change.path for change in plan.changes}
     settled = {remark.path for remark in plan.kept} - changed
     expected = tuple(change for change in changes if change.path not in settled)
-    if expected == found:
+    if expected == got:
         return
     first = next(
-        (pair for pair in zip(expected, found, strict=False) if pair[0] != pair[1]),
-        (f"{len(expected)} changes", f"{len(found)} changes"),
+        (pair for pair in zip(expected, got, strict=False) if pair[0] != pair[1]),
+        (f"{len(expected)} changes", f"{len(got)} changes"),
     )
     raise SurgeryError(
         f"expected the plan's changes on {type(plan.model).__name__} too, got others: {first[0]} there is {first[1]} "

@@ -53,24 +53,25 @@ def compare(
 ) -> float:
     """The largest relative difference. Raises SurgeryError unless it is what is expected."""
     if [t.shape for t in before] != [t.shape for t in after]:
-        shapes = [[tuple(t.shape) for t in found] for found in (before, after)]
+        shapes = [[tuple(tensor.shape) for tensor in outputs_] for outputs_ in (before, after)]
         raise SurgeryError(f"in {when}: expected outputs of shapes {shapes[0]}, got {shapes[1]}")
     if not before:
         raise SurgeryError(
             f"in {when}: expected tensors of floating point as output, got none; give forward="
         )
-    found = max(_difference(one, other) for one, other in zip(before, after, strict=True))
+    difference = max(_difference(one, other) for one, other in zip(before, after, strict=True))
     allowed = _TOLERANCE.get(_coarsest(before), _COARSE) if tolerance is None else tolerance
-    if expected == "same" and not found <= allowed:
+    if expected == "same" and not difference <= allowed:
         raise SurgeryError(
-            f"in {when}: expected the outputs as before, to {allowed:g} of the largest; got a difference of {found:.3g}"
+            f"in {when}: expected the outputs as before, to {allowed:g} of the largest; got a difference of "
+            f"{difference:.3g}"
         )
-    if expected == "differs" and found == 0:
+    if expected == "differs" and difference == 0:
         raise SurgeryError(
             f"in {when}: expected other outputs than before, got the same to the last bit; does the batch reach the "
             "changed modules?"
         )
-    return found
+    return difference
 
 
 def verify(
@@ -89,11 +90,12 @@ def verify(
     with changed as other, preserved(other), _Noting(new) as reached:
         after = [_run(other, batch, forward, mode, "after") for mode in modes]
     wanted = [expects.evaluation, expects.training]
-    found = [compare(*row, tolerance) for row in zip(before, after, wanted[: len(modes)], modes, strict=True)]
+    rows = zip(before, after, wanted[: len(modes)], modes, strict=True)
+    differences = [compare(*row, tolerance) for row in rows]
     return Verification(
         expects,
-        found[0],
-        found[1] if len(found) > 1 else None,
+        differences[0],
+        differences[1] if len(differences) > 1 else None,
         tuple(path for module, path in new.items() if module not in reached),
     )
 

@@ -1,4 +1,4 @@
-"""Wrappers that keep books of a model's tensors: they must not find others than they took note of."""
+"""Wrappers that hold on to a model's tensors: a plan must leave `DistributedDataParallel` those it was made with."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from torch.optim.swa_utils import AveragedModel
 from normsmith.errors import SurgeryError
 
 _SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
-Books = Mapping[nn.Module, frozenset[int]]
+Wrapped = Mapping[nn.Module, frozenset[int]]
+"""For each `DistributedDataParallel` the ids of the parameters and buffers that it synchronises."""
 
 
-def books(model: nn.Module) -> Books:
-    """The tensors that each `DistributedDataParallel` in a model has to do with.
+def wrapped_tensors(model: nn.Module) -> Wrapped:
+    """The tensors of each `DistributedDataParallel` in a model.
 
-    Raises SurgeryError for a sharded model, whose parameters are pieces of the real ones.
+    Raises:
+        SurgeryError: the model is sharded: its parameters are pieces of the real ones.
     """
-    found: dict[nn.Module, frozenset[int]] = {}
+    wrapped: dict[nn.Module, frozenset[int]] = {}
     for path, module in model.named_modules():
         if any(kind.__name__ in _SHARDED for kind in type(module).__mro__):
             raise SurgeryError(
                 f"{path or '(model)'}: expected a whole model, got a sharded one; change it before FSDP"
             )
         if isinstance(module, DistributedDataParallel):
-            found[module] = frozenset(id(tensor) for tensor in (*module.parameters(), *module.buffers()))
-    return found
+            wrapped[module] = frozenset(id(tensor) for tensor in (*module.parameters(), *module.buffers()))
+    return wrapped
 
 
-def check_books(before: Books) -> None:
-    """Raise SurgeryError where a wrapper would reduce or broadcast tensors that are no longer the model's."""
+def check_wrapped(before: Wrapped) -> None:
+    """Raise SurgeryError where a wrapper would go on to synchronise tensors that are no longer the model's."""
     for wrapper, tensors in before.items():
         if tensors != frozenset(id(tensor) for tensor in (*wrapper.parameters(), *wrapper.buffers())):
             raise SurgeryError(
@@ -41,7 +43,7 @@ def check_books(before: Books) -> None:
 
 
 def averaged(ema: nn.Module, model: nn.Module) -> nn.Module:
-    """The copy of a model that an EMA holds: in torch's `AveragedModel`, in `.module` of others, or itself."""
+    """The averaged copy of a model: what `AveragedModel` or another holder has as `.module`, or the EMA itself."""
     inner = getattr(ema, "module", None)
     if isinstance(ema, AveragedModel) or (type(ema) is not type(model) and isinstance(inner, nn.Module)):
         assert isinstance(inner, nn.Module)

@@ -169,33 +169,33 @@ def _made(norm: BatchNorm, kind: Any, settings: dict[str, Any]) -> Any:
 
 
 def _parameter(norm: BatchNorm, name: str) -> nn.Parameter | None:
-    found = norm.tensors[name]
-    if found is None or isinstance(found, nn.Parameter):
-        return found
-    return nn.Parameter(found.detach().clone())  # a frozen look-alike keeps its γ and β in buffers
+    tensor = norm.tensors[name]
+    if tensor is None or isinstance(tensor, nn.Parameter):
+        return tensor
+    return nn.Parameter(tensor.detach().clone())  # a frozen look-alike keeps its γ and β in buffers
 
 
 def _buffer(norm: BatchNorm, name: str, new: nn.Module) -> Tensor | None:
-    found = norm.tensors.get(name)
+    held = norm.tensors.get(name)
     mean = norm.tensors["running_mean"]
     if new._buffers[name] is None or mean is None:
         return None
     if is_uninitialised(norm):
-        return new._buffers[name] if found is None else found
+        return new._buffers[name] if held is None else held
     if name == "num_batches_tracked":
-        return torch.zeros((), dtype=torch.long, device=mean.device) if found is None else found
+        return torch.zeros((), dtype=torch.long, device=mean.device) if held is None else held
     return _stored(norm, _statistic(norm, name, new), new)
 
 
 def _statistic(norm: BatchNorm, name: str, new: nn.Module) -> Tensor:
     """A running statistic; of the variance and the standard deviation one gives the other."""
-    found, var, std = (norm.tensors.get(key) for key in (name, "running_var", "running_std"))
+    held, var, std = (norm.tensors.get(key) for key in (name, "running_var", "running_std"))
     if name == "running_std" and std is None and var is not None:
         return (var.detach().float() + norm.eps).sqrt()
     if name == "running_var" and std is not None and "running_std" not in new._buffers:
         return (std.detach() ** 2 - norm.eps).clamp(min=0)  # with which it evaluates the same
-    assert found is not None
-    return found
+    assert held is not None
+    return held
 
 
 def _stored(norm: BatchNorm, statistic: Tensor, new: nn.Module) -> Tensor:

@@ -53,8 +53,8 @@ class Partners:
             its = calls[norm]
             return -1 if isinstance(its, Refusal) else its.end.index
 
-        found = {norm: self._one(norm, calls[norm]) for norm in sorted(calls, key=position)}
-        return {norm: found[norm] for norm in calls}
+        partners = {norm: self._one(norm, calls[norm]) for norm in sorted(calls, key=position)}
+        return {norm: partners[norm] for norm in calls}
 
     def _one(self, module: nn.Module, calls: _Calls | Refusal) -> Fold | Refusal:
         norm = foldable_norm(module, self._layout.locations)
@@ -92,11 +92,11 @@ class Partners:
 
     @cached_property
     def _functions(self) -> dict[str, tuple[Event, ...]]:
-        found: dict[str, tuple[Event, ...]] = {}
+        by_path: dict[str, tuple[Event, ...]] = {}
         for event in self._graph.events:
             if event.kind == "function":
-                found[event.path] = (*found.get(event.path, ()), event)
-        return found
+                by_path[event.path] = (*by_path.get(event.path, ()), event)
+        return by_path
 
     @cached_property
     def _parameters(self) -> dict[str, Event]:
@@ -255,8 +255,8 @@ def _dimensions(producer: nn.Module) -> int:
 
 
 def _is_reshape(event: Event) -> bool:
-    named = event.kind == "function" and event.name in _RESHAPES
-    return named or type(event.module) in (nn.Flatten, nn.Unflatten)
+    is_function = event.kind == "function" and event.name in _RESHAPES
+    return is_function or type(event.module) in (nn.Flatten, nn.Unflatten)
 
 
 def _keeps_last(event: Event) -> bool:
