@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
+from normsmith._torch import buffers_of, children_of, parameters_of
 from normsmith import layers
 from normsmith.anatomy.kinds import has_own_forward, is_prepared
 from normsmith.anatomy.preserve import preserved
@@ -80,7 +81,7 @@ def is_batch_norm(module: nn.Module) -> bool:
         return not type(module).__module__.startswith("normsmith.layers") or type(module) in _ours()
     if isinstance(module, (_InstanceNorm, torch.jit.ScriptModule)):
         return False
-    return isinstance(module, _NormBase) or {"running_mean", "running_var"} <= module._buffers.keys()
+    return isinstance(module, _NormBase) or {"running_mean", "running_var"} <= buffers_of(module).keys()
 
 
 def read(module: nn.Module) -> BatchNorm | Refusal:
@@ -117,7 +118,7 @@ def _obstacles(module: nn.Module) -> Iterator[str]:
     kind = type(module).__name__
     if "forward" in vars(module):
         yield f"its forward was replaced on this very {kind}"
-    if "parametrizations" in module._modules:
+    if "parametrizations" in children_of(module):
         yield f"{', '.join(module.parametrizations)} is parametrized; remove the parametrization first"  # type: ignore[arg-type]
     if is_prepared(module):
         yield "it is prepared for quantisation; change it before preparing"
@@ -127,11 +128,11 @@ def _obstacles(module: nn.Module) -> Iterator[str]:
     owner = next(base for base in type(module).__mro__ if "train" in vars(base))
     if owner is not nn.Module:
         yield f"{owner.__name__} has a train() of its own"
-    children = module._modules.keys() - {"act", "drop", "aa"}
-    tensors = (module._parameters.keys() | module._buffers.keys()) - set(TENSORS)
+    children = children_of(module).keys() - {"act", "drop", "aa"}
+    tensors = (parameters_of(module).keys() | buffers_of(module).keys()) - set(TENSORS)
     if children or tensors:
         yield f"{kind} holds {', '.join(sorted(children | tensors))} beside what a batch norm has"
-    if isinstance(module, _NormBase) and "weight" not in module._parameters:
+    if isinstance(module, _NormBase) and "weight" not in parameters_of(module):
         yield "its weight is no parameter of its own; something computes it before each forward"
 
 
@@ -153,7 +154,7 @@ def _read_other(module: nn.Module) -> BatchNorm | Refusal:
     mean, var = tensors["running_mean"], tensors["running_var"]
     if mean is None or var is None:
         return Refusal("", f"{kind} has no running statistics to compare its forward with")
-    act = module._modules.get("act")
+    act = children_of(module).get("act")
     activation = None if act is None else _ACTIVATIONS.get(type(act), lambda _: None)(act)
     if act is not None and activation is None:
         return Refusal("", f"the activation of {kind}, {act}, is none of {', '.join(ACTIVATIONS)}")
@@ -208,7 +209,7 @@ def _formula(norm: BatchNorm, x: Tensor, batch: bool) -> Tensor:
 
 
 def _tensor(module: nn.Module, name: str) -> Tensor | None:
-    return module._parameters.get(name, module._buffers.get(name))
+    return parameters_of(module).get(name, buffers_of(module).get(name))
 
 
 def _dimensions(kind: type[nn.Module]) -> int | None:

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map
 
+from normsmith._torch import children_of
 from normsmith.errors import SurgeryError
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -72,7 +73,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, DistributedDataParallel):
             model = model.module
-        elif (compiled := model._modules.get("_orig_mod")) is not None:
+        elif (compiled := children_of(model).get("_orig_mod")) is not None:
             model = compiled
         else:
             return model

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from normsmith._torch import children_of
+
 Side = Literal["before", "after"]
 """Whether a norm is applied before a module, to its first argument, or after it, to its output."""
 
@@ -28,10 +30,10 @@ class Attached:
     def normed(self, module: nn.Module, x: Any) -> Any:
         """x normalised: a tensor, a packed sequence, or the first of a tuple, as recurrent layers return."""
         if isinstance(x, PackedSequence):
-            return x._replace(data=module._modules[self.name](x.data))  # type: ignore[misc]
+            return x._replace(data=children_of(module)[self.name](x.data))  # type: ignore[misc]
         if isinstance(x, tuple):
             return (self.normed(module, x[0]), *x[1:])
-        norm: Any = module._modules[self.name]
+        norm: Any = children_of(module)[self.name]
         if self.channels_last and not isinstance(norm, (nn.LayerNorm, nn.RMSNorm)):
             return norm(x.movedim(-1, 1)).movedim(1, -1)
         return norm(x)

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from normsmith._torch import children_of
+
 _DIMENSIONS: dict[type[nn.Module], int] = {
     nn.Linear: 1,
     nn.Conv1d: 1,
@@ -68,7 +70,7 @@ def is_producer(module: nn.Module) -> bool:
 
 def is_prepared(module: nn.Module) -> bool:
     """Whether quantisation has put its observers on a module."""
-    return "activation_post_process" in module._modules or vars(module).get("qconfig") is not None
+    return "activation_post_process" in children_of(module) or vars(module).get("qconfig") is not None
 
 
 def has_own_forward(norm: nn.Module) -> bool:

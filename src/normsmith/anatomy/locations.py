@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from normsmith._torch import children_of
 from normsmith.anatomy.kinds import is_prepared
 from normsmith.errors import InputError, SurgeryError
 
@@ -46,7 +47,7 @@ class Locations:
             if path:
                 self.paths[module] = (*self.paths.get(module, ()), path)
         for parent in self.paths:
-            for name, child in parent._modules.items():
+            for name, child in children_of(parent).items():
                 if child is not None:
                     self.holders[child] = (*self.holders.get(child, ()), (parent, name))
         self._plain = dict(_plainly_held(self))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from normsmith._torch import buffers_of, parameters_of
 from normsmith.anatomy.isolation import same_random_numbers
 
 
@@ -49,7 +50,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
     """The parameters and buffers of a module itself."""
-    for tensor in (*module._parameters.values(), *module._buffers.values()):
+    for tensor in (*parameters_of(module).values(), *buffers_of(module).values()):
         if tensor is not None:
             yield tensor
 

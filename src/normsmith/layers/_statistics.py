@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _LazyNormBase, _NormBase
 
+from normsmith._torch import buffers_of, parameters_of
 from normsmith._choices import check_choice
 from normsmith.errors import InputError, SurgeryError
 from normsmith.layers._recompute import Seen, is_recomputing, recall, remember, will_be_recomputed
@@ -110,8 +111,8 @@ class StatisticsBase(_NormBase):
         if self._pinned is not None:
             return self._pinned
         if self.training:
-            return Policy("batch", self.track_running_stats and self._buffers["running_mean"] is not None)
-        return Policy("batch" if self._buffers["running_mean"] is None else "running", False)
+            return Policy("batch", self.track_running_stats and buffers_of(self)["running_mean"] is not None)
+        return Policy("batch" if buffers_of(self)["running_mean"] is None else "running", False)
 
     def freeze(self, normalize_with: Literal["batch", "running"] = "running") -> StatisticsBase:
         """Pin the statistics: no update, whatever `.train()` is called on a parent, until `unfreeze()`.
@@ -187,7 +188,7 @@ class StatisticsBase(_NormBase):
     def _learned(self, name: str) -> Tensor | None:
         """γ or β; parametrized, pruned and replicated layers have attributes in the place of parameters."""
         try:
-            return self._parameters[name]
+            return parameters_of(self)[name]
         except KeyError:
             found: Tensor | None = getattr(self, name)
             return found
@@ -220,10 +221,10 @@ class StatisticsBase(_NormBase):
         """What evaluation does beyond torch's formula."""
         if self._pinned is not None and self._pinned.normalize_with == "batch":
             return "the statistics frozen to the batch's"
-        return "the running standard deviation" if "running_std" in self._buffers else None
+        return "the running standard deviation" if "running_std" in buffers_of(self) else None
 
     def _running(self) -> Running | None:
-        buffers = self._buffers
+        buffers = buffers_of(self)
         mean, var = buffers["running_mean"], buffers["running_var"]
         if mean is None or var is None:
             return None
@@ -351,13 +352,13 @@ class StatisticsBase(_NormBase):
         return twin
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StatisticsBase:
-        before = {name: self._buffers.get(name) for name in STATISTICS}
+        before = {name: buffers_of(self).get(name) for name in STATISTICS}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, old in before.items():
-            new = self._buffers.get(name)
+            new = buffers_of(self).get(name)
             if old is not None and new is not None and _is_below_float32(new):
                 # from the old values: their digits would be gone in half precision
-                self._buffers[name] = old.to(device=new.device, dtype=torch.float32)
+                buffers_of(self)[name] = old.to(device=new.device, dtype=torch.float32)
         return self
 
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
@@ -366,9 +367,9 @@ class StatisticsBase(_NormBase):
 
     def _at_least_float32(self) -> None:
         for name in STATISTICS:
-            buffer = self._buffers.get(name)
+            buffer = buffers_of(self).get(name)
             if buffer is not None and _is_below_float32(buffer) and not torch.nn.parameter.is_lazy(buffer):
-                self._buffers[name] = buffer.float()
+                buffers_of(self)[name] = buffer.float()
 
 
 class LazyBase(_LazyNormBase):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer
 
+from normsmith._torch import buffers_of
 from normsmith.errors import InputError
 from normsmith.layers._statistics import LazyBase, StatisticsBase
 from normsmith.layers.schedules import Schedule, bounds_at, scaled, schedule_named
@@ -101,7 +102,7 @@ class RenormBase(StatisticsBase):
     def reset_running_stats(self) -> None:
         """Set the running statistics and the counter back to their initial values."""
         super().reset_running_stats()
-        std = self._buffers.get("running_std")
+        std = buffers_of(self).get("running_std")
         if std is not None:
             std.fill_(1)
 
@@ -198,7 +199,7 @@ class _LazyRenorm(LazyBase):
 
     def initialize_parameters(self, input: Tensor, *_: Any, **__: Any) -> None:
         """Take the number of channels from the first input."""
-        std = self._buffers.get("running_std")
+        std = buffers_of(self).get("running_std")
         if isinstance(std, UninitializedBuffer):
             std.materialize(input.shape[1:2])
         super().initialize_parameters(input)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from normsmith._torch import buffers_of
 from normsmith.errors import InputError
 from normsmith.layers._recompute import Seen
 from normsmith.layers._statistics import Policy, StatisticsBase
@@ -152,7 +153,7 @@ class InputNorm(StatisticsBase):
     def reset_running_stats(self) -> None:
         """Forget the fit and all statistics: the layer learns online again."""
         super().reset_running_stats()
-        if "running_mean_low" in self._buffers:  # torch's constructor resets before ours has made it
+        if "running_mean_low" in buffers_of(self):  # torch's constructor resets before ours has made it
             self.running_mean_low.zero_()
             self._set_fitted(False)
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from normsmith._torch import buffers_of
 from normsmith.errors import InputError
 from normsmith.layers._statistics import StatisticsBase
 from normsmith.layers._where import where
@@ -127,7 +128,7 @@ class WhitenBase(StatisticsBase):
 
     def reset_running_stats(self) -> None:
         """Set the running statistics and the counter back to their initial values."""
-        matrices = self._buffers.get("running_whitening")  # not there yet in torch's constructor
+        matrices = buffers_of(self).get("running_whitening")  # not there yet in torch's constructor
         if self.running_mean is not None and matrices is not None and self.num_batches_tracked is not None:
             self.running_mean.zero_()
             matrices.zero_().diagonal(dim1=1, dim2=2).fill_(1)

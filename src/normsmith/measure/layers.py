@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
+from normsmith._torch import buffers_of, parameters_of
 from normsmith.anatomy.kinds import has_own_forward
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.preserve import preserved
@@ -39,7 +40,7 @@ class MeasuredLayer:
 
     def statistics(self) -> Statistics:
         """The layer's running statistics: its buffers themselves, not copies."""
-        buffers = self.layer._buffers
+        buffers = buffers_of(self.layer)
         mean, var = buffers["running_mean"], buffers["running_var"]
         assert mean is not None  # `measurable_layers` takes layers with running statistics alone
         assert var is not None
@@ -47,9 +48,9 @@ class MeasuredLayer:
 
     def normalise_by(self, statistics: Statistics) -> None:
         """Put other tensors in the place of the running statistics; those that were there are not written to."""
-        self.layer._buffers |= {"running_mean": statistics.mean, "running_var": statistics.var}
+        buffers_of(self.layer).update({"running_mean": statistics.mean, "running_var": statistics.var})
         if statistics.std is not None:
-            self.layer._buffers["running_std"] = statistics.std
+            buffers_of(self.layer)["running_std"] = statistics.std
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _keeps_statistics(module: nn.Module) -> bool:
     if isinstance(module, torch.jit.ScriptModule):
         return False
     return isinstance(module, (_BatchNorm, StatisticsBase)) or {"running_mean", "running_var"} <= set(
-        module._buffers
+        buffers_of(module)
     )
 
 
@@ -144,7 +145,7 @@ def why_kept(module: nn.Module, model: nn.Module) -> str | None:
         return "frozen by freeze()"
     if not isinstance(module, (_BatchNorm, StatisticsBase)):
         return f"{type(module).__name__} is no batch norm that updates its statistics"
-    if module._buffers.get("running_mean") is None:
+    if buffers_of(module).get("running_mean") is None:
         return "keeps no running statistics (track_running_stats=False)"
     if module.momentum == 0:
         return "frozen by momentum=0"
@@ -159,7 +160,7 @@ def why_not_now(module: nn.Module) -> str | None:
         return "whitening keeps matrices, not variances"
     if isinstance(module, StepNorm):
         return "keeps statistics for every time step, not for a population"
-    buffer = module._buffers["running_mean"]
+    buffer = buffers_of(module)["running_mean"]
     if buffer is not None and is_lazy(buffer):
         return "has no channels yet: run one batch through the model first"
     if buffer is not None and buffer.is_meta:
@@ -184,8 +185,8 @@ def _normalises_its_input(layer: Any) -> bool:
 
     It does if it makes no difference whether the running statistics normalise a probe or the probe comes normalised.
     """
-    own = layer._buffers["running_mean"]
-    weight = next((p for p in layer._parameters.values() if p is not None), own)
+    own = buffers_of(layer)["running_mean"]
+    weight = next((p for p in parameters_of(layer).values() if p is not None), own)
     features = int(layer.num_features)
     mean = torch.linspace(1, 2, features).to(own)
     for beyond in ((), (features + 1,), (features + 1, 3), (features + 1, 3, 2)):
@@ -194,8 +195,8 @@ def _normalises_its_input(layer: Any) -> bool:
         normalised = (x - mean.view(-1, *(1,) * len(beyond)).to(x)) / 2
         with preserved(layer), torch.no_grad():
             layer.eval()
-            if layer._parameters.get("weight") is not None:  # it may be zero, and let nothing through
-                layer._parameters["weight"] = nn.Parameter(torch.ones_like(weight), requires_grad=False)
+            if parameters_of(layer).get("weight") is not None:  # it may be zero, and let nothing through
+                parameters_of(layer)["weight"] = nn.Parameter(torch.ones_like(weight), requires_grad=False)
             try:
                 y = _output(layer, x, mean, 2.0)
                 expected = _output(layer, normalised, torch.zeros_like(mean), 1.0)
@@ -211,6 +212,6 @@ def _output(layer: Any, x: Tensor, mean: Tensor, deviation: float) -> Tensor:
     """What a layer makes of x by these running statistics, the deviation (with epsilon) the same in all channels."""
     measured = MeasuredLayer("", layer)
     var, std = torch.full_like(mean, deviation**2 - measured.epsilon), torch.full_like(mean, deviation)
-    measured.normalise_by(Statistics(mean, var, std if "running_std" in layer._buffers else None))
+    measured.normalise_by(Statistics(mean, var, std if "running_std" in buffers_of(layer) else None))
     y: Tensor = layer.forward(x)
     return y

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from normsmith._torch import buffers_of
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.isolation import eager_forwards, same_random_numbers
 from normsmith.anatomy.preserve import preserved
@@ -104,7 +105,7 @@ class Passes:
         with preserved(self.model), eager_forwards(), torch.no_grad():
             self.model.train(self.dropout)
             for module in self.model.modules():
-                if "running_mean" in module._buffers:
+                if "running_mean" in buffers_of(module):
                     module.training = False
             yield
 

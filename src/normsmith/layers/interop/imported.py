@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from normsmith._torch import buffers_of
 from normsmith.errors import InputError
 from normsmith.layers._where import where
 from normsmith.layers.batch_renorm import BatchRenorm1d, RenormBase
@@ -59,7 +60,7 @@ class ImportedRenorm:
                 f"import from {self.source}: expected a BatchRenorm layer of normsmith, got {type(layer).__name__}"
             )
         state = dict(self.state)
-        if "running_std" not in layer._buffers:
+        if "running_std" not in buffers_of(layer):
             state.pop("running_std", None)
         elif self.track == "var":
             state["running_std"] = (state["running_var"] + self.eps).sqrt()

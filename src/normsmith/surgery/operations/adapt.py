@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from normsmith._torch import buffers_of
 from normsmith._choices import check_choice
 from normsmith.anatomy.forward import Forward, call, check_runnable, unwrapped
 from normsmith.anatomy.isolation import eager_forwards
@@ -165,7 +166,7 @@ def _evaluating(layers: Sequence[MeasuredLayer]) -> Iterator[None]:
 def _restored(layers: Sequence[MeasuredLayer], held: Sequence[Statistics]) -> Iterator[None]:
     """The layers' buffers, counters and modes are those of before, whatever happens in the block."""
     modes = [layer.layer.training for layer in layers]
-    counters = [layer.layer._buffers.get("num_batches_tracked") for layer in layers]
+    counters = [buffers_of(layer.layer).get("num_batches_tracked") for layer in layers]
     counts = [None if counter is None else counter.clone() for counter in counters]
     try:
         yield

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from normsmith._torch import buffers_of
 from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm, read
 from normsmith.anatomy.kinds import channels, is_producer
 from normsmith.anatomy.locations import Locations
@@ -117,8 +118,8 @@ def _change(paths: tuple[str, ...], result: Converted) -> Change:
 
 def _edits(module: nn.Module, result: Converted, locations: Locations) -> Iterator[Edit]:
     yield ModuleEdit(locations.holders[module], module, result.new)
-    held = {id(buffer) for buffer in module._buffers.values()}
-    if any(buffer is not None and id(buffer) not in held for buffer in result.new._buffers.values()):
+    held = {id(buffer) for buffer in buffers_of(module).values()}
+    if any(buffer is not None and id(buffer) not in held for buffer in buffers_of(result.new).values()):
         yield Unchanged(module, _STATISTICS)  # some are stored in another form
     for parameter in result.stops:
         if parameter.requires_grad:
@@ -137,14 +138,14 @@ class _Dimensions:
     """For norms whose class does not say: the dimensions of the layer before them with as many channels."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = list(model.modules())
-        self._positions = {module: position for position, module in enumerate(self._modules)}
+        self._in_order = list(model.modules())
+        self._positions = {module: position for position, module in enumerate(self._in_order)}
 
     def of(self, norm: BatchNorm) -> tuple[int, str] | None:
         """The dimensions, and the layer they are from; None where the class knows, or none fits."""
         if norm.dimensions is not None:
             return None
-        for module in reversed(self._modules[: self._positions[norm.module]]):
+        for module in reversed(self._in_order[: self._positions[norm.module]]):
             if is_producer(module) and channels(module) == norm.features:
                 name = type(module).__name__
                 return (1 if isinstance(module, nn.Linear) else int(name[-2])), name

@@ -10,6 +10,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from normsmith._torch import buffers_of, children_of, parameters_of
 from normsmith._choices import check_choice
 from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm, is_uninitialised, read
 from normsmith.anatomy.describe import words
@@ -177,7 +178,7 @@ def _without_statistics(norm: BatchNorm) -> str | None:
 def _affine(chosen: Collection[nn.Module], locations: Locations) -> dict[nn.Module, _Step]:
     holders: dict[nn.Parameter, list[nn.Module]] = {}
     for module in locations.paths:
-        for parameter in module._parameters.values():
+        for parameter in parameters_of(module).values():
             if parameter is not None:
                 holders.setdefault(parameter, []).append(module)
     wrapped = {
@@ -189,7 +190,7 @@ def _affine(chosen: Collection[nn.Module], locations: Locations) -> dict[nn.Modu
     for module in chosen:
         training = [p for p in _weights(module) if p.requires_grad]
         other = next((h for p in training for h in holders[p] if h not in together), None)
-        if "parametrizations" in module._modules:
+        if "parametrizations" in children_of(module):
             steps[module] = _Step(refused="its weight is parametrized; remove the parametrization first")
         elif not training:
             steps[module] = _Step(kept="it has no γ or β that trains")
@@ -242,13 +243,13 @@ def _plan(title: str, model: nn.Module, locations: Locations, rows: Mapping[nn.M
 
 
 def _weights(module: nn.Module) -> list[nn.Parameter]:
-    parameters = (module._parameters.get(name) for name in ("weight", "bias"))
+    parameters = (parameters_of(module).get(name) for name in ("weight", "bias"))
     return [parameter for parameter in parameters if parameter is not None]
 
 
 def _untrained(module: nn.Module) -> str:
     """A warning where there is nothing worth freezing yet."""
-    mean, var = module._buffers["running_mean"], module._buffers["running_var"]
+    mean, var = buffers_of(module)["running_mean"], buffers_of(module)["running_var"]
     if mean is None or var is None or mean.is_meta or bool(mean.any()) or not bool((var == 1).all()):
         return ""
     return "; its running statistics are those it began with"

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from normsmith._torch import buffers_of, children_of, parameters_of
 from normsmith.anatomy.batch_norms import is_batch_norm
 from normsmith.anatomy.describe import shown
 from normsmith.anatomy.forward import Forward, call
@@ -159,8 +160,8 @@ def _is_foreign(module: nn.Module) -> bool:
         not is_norm(module)
         and "Norm" in kind.__name__
         and not kind.__module__.startswith(("torch.", "normsmith."))
-        and not module._modules
-        and bool(module._parameters or module._buffers)
+        and not children_of(module)
+        and bool(parameters_of(module) or buffers_of(module))
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from normsmith._torch import children_of
 from normsmith.anatomy.describe import shown
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.kinds import is_activation
@@ -101,7 +102,7 @@ def build(
     locations, changes, edits = Locations(model), list[Change](), list[ModuleEdit]()
     for path in paths:
         old, new = find(model, path), _SWAPS[activation]()
-        new._modules.update(old._modules)  # a norm that a hook calls
+        children_of(new).update(children_of(old))  # a norm that a hook calls
         changes.append(Change(path, shown(old), shown(new), "asked for", locations.paths[old][1:]))
         edits.append(ModuleEdit(locations.holders[old], old, new))
     return Plan(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from normsmith._torch import buffers_of
 from normsmith._choices import check_choice
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.remark import Refusal, Remark
@@ -185,7 +186,7 @@ def _started(layer: RenormBase, times: _Times) -> tuple[list[Edit], Change]:
         # `schedule` itself is a property that looks at total_steps: undone, it would not be what it was
         edits += [AttributeEdit(layer, "total_steps", total), AttributeEdit(layer, "_schedule", schedule)]
     why = f"{times.remaining} steps to come" if times.bounds != "keep" else "its schedule stays"
-    std = layer._buffers.get("running_std")
+    std = buffers_of(layer).get("running_std")
     if std is not None and layer.running_var is not None and bool((std == 1).all()):
         edits.append(BufferEdit(layer, "running_std", (layer.running_var + layer.epsilon).sqrt()))
         why += ", running_std from running_var"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from normsmith._torch import parameters_of
 from normsmith.anatomy.kinds import channels
 from normsmith.anatomy.locations import find
 from normsmith.anatomy.remark import Remark
@@ -25,7 +26,7 @@ class Biases:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._uses = Counter(
-            id(p) for module in model.modules() for p in module._parameters.values() if p is not None
+            id(p) for module in model.modules() for p in parameters_of(module).values() if p is not None
         )
         self.edits: list[Edit] = []
         self.kept: list[Remark] = []
@@ -33,7 +34,7 @@ class Biases:
     def remove(self, path: str, norm: nn.Module) -> Iterator[Change]:
         """Remove the bias of the layer at `path`, after which a norm comes; one that is not its own stays."""
         layer = find(self._model, path)
-        bias = layer._parameters.get("bias")
+        bias = parameters_of(layer).get("bias")
         if bias is None or self._uses[id(bias)] > 1:
             self.kept.append(
                 Remark(f"{path}.bias", "redundant, but parametrized or shared with another layer")

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from normsmith._torch import children_of
 from normsmith.anatomy.hooks import After, Before, Side, hooks
 from normsmith.anatomy.isolation import forget_compiled
 from normsmith.surgery.placement.sequential import put_back
@@ -28,10 +29,10 @@ class AttachEdit(Edit):
         return not hasattr(self.host, self.name)
 
     def is_undoable(self) -> bool:
-        return self.host._modules.get(self.name) is self.norm and self._hook in hooks(self.host).values()
+        return children_of(self.host).get(self.name) is self.norm and self._hook in hooks(self.host).values()
 
     def do(self) -> None:
-        self.host._modules[self.name] = self.norm
+        children_of(self.host)[self.name] = self.norm
         if isinstance(self._hook, Before):
             self._handle = self.host.register_forward_pre_hook(self._hook, with_kwargs=True)
         else:
@@ -42,7 +43,7 @@ class AttachEdit(Edit):
         if self._handle is not None:
             self._handle.remove()
         self._handle = None
-        self.host._modules.pop(self.name, None)
+        children_of(self.host).pop(self.name, None)
         forget_compiled()
 
     def touches(self) -> Iterable[nn.Module]:
@@ -54,24 +55,24 @@ class DetachEdit(Edit):
 
     def __init__(self, host: nn.Module, name: str) -> None:
         self.host, self.name = host, name
-        self.norm = host._modules[name]
-        self._children, self._groups = dict(host._modules), _Hooks(host)
+        self.norm = children_of(host)[name]
+        self._children, self._groups = dict(children_of(host)), _Hooks(host)
         self._key = next(key for key, hook in hooks(host).items() if hook.name == name)
 
     def is_possible(self) -> bool:
-        return self.host._modules.get(self.name) is self.norm and self._key in hooks(self.host)
+        return children_of(self.host).get(self.name) is self.norm and self._key in hooks(self.host)
 
     def is_undoable(self) -> bool:
         return not hasattr(self.host, self.name) and self._key not in hooks(self.host)
 
     def do(self) -> None:
-        self._children, self._groups = dict(self.host._modules), _Hooks(self.host)
-        del self.host._modules[self.name]
+        self._children, self._groups = dict(children_of(self.host)), _Hooks(self.host)
+        del children_of(self.host)[self.name]
         self._groups.drop(self._key)
         forget_compiled()
 
     def undo(self) -> None:
-        put_back(self.host._modules, self._children, self.name)
+        put_back(children_of(self.host), self._children, self.name)
         self._groups.restore(self._key)
         forget_compiled()
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from normsmith._torch import children_of
 from normsmith.anatomy.graph import Event, Graph, is_linear
 from normsmith.anatomy.kinds import Signal, channels, is_producer, is_sequential
 from normsmith.anatomy.locations import Locations
@@ -88,7 +89,7 @@ class Places:
     def replacing(self, event: Event, why: str) -> Place | None:
         """The place of an identity, if the event is one that can be replaced."""
         module = event.module
-        if type(module) is not nn.Identity or module._modules or not self._is_called_once(module):
+        if type(module) is not nn.Identity or children_of(module) or not self._is_called_once(module):
             return None
         if self.locations.plainly_held(module) or not self.locations.holders[module]:
             return None

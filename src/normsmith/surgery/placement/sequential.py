@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from normsmith._torch import children_of
 from normsmith.surgery.plans.edits import Edit
 
 
@@ -27,12 +28,12 @@ class Rearrangement(Edit):
     def place(self, name: str, child: nn.Module, neighbour: str, *, after: bool) -> None:
         """Put a child right before or after another; one that is there already under that name moves."""
         for seen in (name, neighbour):
-            self._required.setdefault(seen, self.parent._modules.get(seen))
+            self._required.setdefault(seen, children_of(self.parent).get(seen))
         self._steps.append(_Step(name, child, neighbour, after))
 
     def remove(self, name: str) -> None:
         """Take a child out; the names of the others stay."""
-        self._required.setdefault(name, self.parent._modules[name])
+        self._required.setdefault(name, children_of(self.parent)[name])
         self._steps.append(_Step(name, None))
 
     def is_possible(self) -> bool:
@@ -42,7 +43,7 @@ class Rearrangement(Edit):
         return self._holds({step.name: step.child for step in self._steps})
 
     def do(self) -> None:
-        self._before = dict(self.parent._modules)
+        self._before = dict(children_of(self.parent))
         try:
             _become(self.parent, self._after())
         except BaseException:  # an interrupt between the old children and the new ones
@@ -50,7 +51,7 @@ class Rearrangement(Edit):
             raise
 
     def undo(self) -> None:
-        present, touched = self.parent._modules, {step.name for step in self._steps}
+        present, touched = children_of(self.parent), {step.name for step in self._steps}
         old = {name: child for name, child in self._before.items() if name in touched or name in present}
         kept = {name: child for name, child in present.items() if name not in touched}
         _become(self.parent, {**old, **kept})
@@ -59,11 +60,11 @@ class Rearrangement(Edit):
         return (self.parent,)
 
     def _holds(self, children: Mapping[str, nn.Module | None]) -> bool:
-        return all(self.parent._modules.get(name) is child for name, child in children.items())
+        return all(children_of(self.parent).get(name) is child for name, child in children.items())
 
     def _after(self) -> dict[str, nn.Module | None]:
         """The children after all steps: a linked list while they move."""
-        children: dict[str, nn.Module | None] = dict(self.parent._modules)
+        children: dict[str, nn.Module | None] = dict(children_of(self.parent))
         names: list[str | None] = [None, *children, None]
         following = dict(pairwise(names))
         preceding = {later: name for name, later in following.items()}
@@ -119,11 +120,11 @@ class SlotEdit(Edit):
         return (parent for parent, _ in self.holders)
 
     def _holds(self, child: nn.Module) -> bool:
-        return all(parent._modules.get(name) is child for parent, name in self.holders)
+        return all(children_of(parent).get(name) is child for parent, name in self.holders)
 
     def _put(self, child: nn.Module) -> None:
         for parent, name in self.holders:
-            parent._modules[name] = child
+            children_of(parent)[name] = child
 
 
 def put_back(entries: dict[Any, Any], before: Mapping[Any, Any], key: Any) -> None:
@@ -144,5 +145,5 @@ def put_back(entries: dict[Any, Any], before: Mapping[Any, Any], key: Any) -> No
 
 
 def _become(parent: nn.Module, children: Mapping[str, nn.Module | None]) -> None:
-    parent._modules.clear()
-    parent._modules.update(children)
+    children_of(parent).clear()
+    children_of(parent).update(children)

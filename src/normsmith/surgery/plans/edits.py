@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from normsmith._torch import buffers_of, children_of, parameters_of
+
 _HOOKS = (
     "_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook", "_forward_hooks",
     "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
@@ -96,7 +98,7 @@ class ModuleEdit(Edit):
         return (parent for parent, _ in self.holders)
 
     def _stands(self, module: nn.Module) -> bool:
-        return all(parent._modules.get(name) is module for parent, name in self.holders)
+        return all(children_of(parent).get(name) is module for parent, name in self.holders)
 
     def _hand_over(self, current: nn.Module, successor: nn.Module) -> None:
         successor.training = current.training
@@ -109,7 +111,7 @@ class ModuleEdit(Edit):
                 vars(successor)[name] = vars(current)[name]
         _rebind_hooks(current, successor)
         for parent, name in self.holders:
-            parent._modules[name] = successor
+            children_of(parent)[name] = successor
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,10 +133,10 @@ class ParameterEdit(Edit):
 
     def is_possible(self) -> bool:
         fits = self.new is None or _kinds(self.module.parameters(recurse=False)) == self._kinds
-        return fits and self.module._parameters.get(self.name, _MISSING) is self.old
+        return fits and parameters_of(self.module).get(self.name, _MISSING) is self.old
 
     def is_undoable(self) -> bool:
-        return self.module._parameters.get(self.name, _MISSING) is self.new
+        return parameters_of(self.module).get(self.name, _MISSING) is self.new
 
     def do(self) -> None:
         self.module.register_parameter(self.name, self.new)
@@ -167,10 +169,10 @@ class BufferEdit(Edit):
         object.__setattr__(self, "old", self._buffer.detach().clone())
 
     def is_possible(self) -> bool:
-        return _same_bits(self.module._buffers.get(self.name), self.old)
+        return _same_bits(buffers_of(self.module).get(self.name), self.old)
 
     def is_undoable(self) -> bool:
-        buffer = self.module._buffers.get(self.name)
+        buffer = buffers_of(self.module).get(self.name)
         return buffer is not None and buffer.shape == self.old.shape
 
     def do(self) -> None:
@@ -186,7 +188,7 @@ class BufferEdit(Edit):
 
     @property
     def _buffer(self) -> Tensor:
-        buffer = self.module._buffers[self.name]
+        buffer = buffers_of(self.module)[self.name]
         assert buffer is not None  # as planned, and as `is_possible` and `is_undoable` have seen
         return buffer
 
@@ -297,7 +299,7 @@ def undo_all(edits: Iterable[Edit]) -> None:
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor | None]:
-    return {**module._parameters, **module._buffers}
+    return {**parameters_of(module), **buffers_of(module)}
 
 
 def _kinds(parameters: Iterable[nn.Parameter]) -> frozenset[tuple[torch.dtype, torch.device]]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import LBFGS, Optimizer
 
+from normsmith._torch import parameters_of
 from normsmith.errors import SurgeryError
 
 
@@ -186,7 +187,7 @@ def _owners(model: nn.Module) -> dict[str, nn.Module]:
     return {
         f"{path}.{name}" if path else name: module
         for path, module in model.named_modules(remove_duplicate=False)
-        for name, parameter in module._parameters.items()
+        for name, parameter in parameters_of(module).items()
         if parameter is not None
     }
 

@@ -115,13 +115,13 @@ class _Noting:
     """Which of some modules are called."""
 
     def __init__(self, modules: dict[nn.Module, str]) -> None:
-        self._modules = modules
+        self._noted = modules
         self.reached: set[nn.Module] = set()
 
     def __enter__(self) -> set[nn.Module]:
         self._handles = [
             module.register_forward_pre_hook(lambda called, _: self.reached.add(called))
-            for module in self._modules
+            for module in self._noted
         ]
         return self.reached
 

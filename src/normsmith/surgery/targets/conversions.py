@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normsmith._torch import buffers_of, parameters_of
 from normsmith import layers
 from normsmith.anatomy.batch_norms import BatchNorm, is_uninitialised
 from normsmith.anatomy.describe import words
@@ -128,7 +129,7 @@ def _grouped(norm: BatchNorm, to: str, options: dict[str, Any], _: _Guess) -> Co
     except ValueError as error:
         return Refusal("", str(error))
     for name in ("weight", "bias"):
-        new._parameters[name] = _parameter(norm, name)
+        parameters_of(new)[name] = _parameter(norm, name)
     _carry_attributes(norm, new)
     why = "asked for; γ and β stay, the running statistics go: it has none"
     return Converted(new, words(norm.module), words(new), why, "differs", "differs")
@@ -159,9 +160,9 @@ def _made(norm: BatchNorm, kind: Any, settings: dict[str, Any]) -> Any:
         arguments["bias"] = False
     new = kind(device="meta", **arguments) if norm.lazy else kind(norm.features, device="meta", **arguments)
     for name in ("weight", "bias"):
-        new._parameters[name] = _parameter(norm, name)
-    for name in list(new._buffers):
-        new._buffers[name] = _buffer(norm, name, new)
+        parameters_of(new)[name] = _parameter(norm, name)
+    for name in list(buffers_of(new)):
+        buffers_of(new)[name] = _buffer(norm, name, new)
     if norm.lazy:
         new.num_features = norm.features
     _carry_attributes(norm, new)
@@ -178,10 +179,10 @@ def _parameter(norm: BatchNorm, name: str) -> nn.Parameter | None:
 def _buffer(norm: BatchNorm, name: str, new: nn.Module) -> Tensor | None:
     held = norm.tensors.get(name)
     mean = norm.tensors["running_mean"]
-    if new._buffers[name] is None or mean is None:
+    if buffers_of(new)[name] is None or mean is None:
         return None
     if is_uninitialised(norm):
-        return new._buffers[name] if held is None else held
+        return buffers_of(new)[name] if held is None else held
     if name == "num_batches_tracked":
         return torch.zeros((), dtype=torch.long, device=mean.device) if held is None else held
     return _stored(norm, _statistic(norm, name, new), new)
@@ -192,7 +193,7 @@ def _statistic(norm: BatchNorm, name: str, new: nn.Module) -> Tensor:
     held, var, std = (norm.tensors.get(key) for key in (name, "running_var", "running_std"))
     if name == "running_std" and std is None and var is not None:
         return (var.detach().float() + norm.eps).sqrt()
-    if name == "running_var" and std is not None and "running_std" not in new._buffers:
+    if name == "running_var" and std is not None and "running_std" not in buffers_of(new):
         return (std.detach() ** 2 - norm.eps).clamp(min=0)  # with which it evaluates the same
     assert held is not None
     return held
@@ -231,7 +232,7 @@ def _described(norm: BatchNorm, new: Any, to: str, notes: list[str], *, frozen: 
         notes.append("it stays synchronised; process_group=None ends that")
     if (
         norm.tensors.get("num_batches_tracked") is None
-        and new._buffers.get("num_batches_tracked") is not None
+        and buffers_of(new).get("num_batches_tracked") is not None
     ):
         notes.append("num_batches_tracked is new in the state dict")
     stops = tuple(new.parameters(recurse=False)) if frozen else ()

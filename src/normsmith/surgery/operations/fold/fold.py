@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from normsmith._torch import children_of, parameters_of
 from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm
 from normsmith.anatomy.describe import words
 from normsmith.anatomy.forward import Forward, call
@@ -157,7 +158,7 @@ def build(
         changes += _changes(producer, rows, places, layout)
         edits += (Unchanged(module) for module in (producer, *places))
         for name, new in (("weight", weight), ("bias", bias)):
-            edits.append(ParameterEdit(producer, name, producer._parameters[name], new))
+            edits.append(ParameterEdit(producer, name, parameters_of(producer)[name], new))
         edits += (ModuleEdit(layout.locations.holders[norm], norm, new) for norm, new in places.items())
     return Plan(
         "fold batch norms",
@@ -238,7 +239,7 @@ def _stand_in(fold: Fold, norm: BatchNorm) -> nn.Module:
     """What comes in the norm's place: its activation, or nothing."""
     parts: dict[str, Any] = {} if fold.dimensions is None else {"norm": FoldedNorm(fold.dimensions)}
     if norm.activation is not None and norm.origin == "other":  # timm's, whose parts keep their paths
-        return nn.Sequential(OrderedDict(parts | norm.module._modules))
+        return nn.Sequential(OrderedDict(parts | children_of(norm.module)))
     if norm.activation is not None:
         parts["act"] = _ACTIVATIONS[norm.activation]()
     if len(parts) == 2:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
+from normsmith._torch import children_of, parameters_of
 from normsmith.anatomy.batch_norms import BatchNorm, is_uninitialised, read
 from normsmith.anatomy.kinds import channels, is_prepared, is_producer
 from normsmith.anatomy.locations import Locations
@@ -42,7 +43,7 @@ class Layout:
         self.locations = locations
         self.modules = {path: module for module, paths in locations.paths.items() for path in paths}
         self.holders = Counter(
-            id(p) for m in locations.paths for p in m._parameters.values() if p is not None
+            id(p) for m in locations.paths for p in parameters_of(m).values() if p is not None
         )
 
     def path(self, module: nn.Module) -> str:
@@ -108,12 +109,12 @@ def obstacle(fold: Fold, norm: BatchNorm, layout: Layout, between: Iterable[nn.M
 
 
 def _own_obstacles(producer: nn.Module, path: str, holders: Counter[int]) -> Iterator[str]:
-    parameters = [p for p in producer._parameters.values() if p is not None]
+    parameters = [p for p in parameters_of(producer).values() if p is not None]
     if "forward" in vars(producer):
         yield f"the forward of {path} was replaced"
-    if "parametrizations" in producer._modules:
+    if "parametrizations" in children_of(producer):
         yield f"{path} is parametrized; remove the parametrization first"
-    if not isinstance(producer._parameters.get("weight"), nn.Parameter):
+    if not isinstance(parameters_of(producer).get("weight"), nn.Parameter):
         yield f"the weight of {path} is computed before each forward (weight norm); remove that first"
     if is_prepared(producer):
         yield f"{path} is prepared for quantisation; fold before preparing"

@@ -10,6 +10,7 @@ from typing import Literal
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from normsmith._torch import buffers_of, children_of, parameters_of
 from normsmith.anatomy.batch_norms import BatchNorm
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.kinds import is_sequential
@@ -99,14 +100,14 @@ class Partners:
         return by_path
 
     @cached_property
-    def _parameters(self) -> dict[str, Event]:
+    def _used(self) -> dict[str, Event]:
         return {event.path: event for event in self._graph.events if event.kind == "parameter"}
 
     def _read(self, module: nn.Module) -> list[Event]:
         """Tensors of a module that functions use."""
-        names = [*module._parameters, *module._buffers]
+        names = [*parameters_of(module), *buffers_of(module)]
         paths = [f"{path}.{name}" for path in self._layout.locations.paths[module] for name in names]
-        return [self._parameters[path] for path in paths if path in self._parameters]
+        return [self._used[path] for path in paths if path in self._used]
 
     def _after(self, norm: BatchNorm, calls: _Calls) -> Fold | _Against:
         """Into the producer whose output is the norm's input and goes nowhere else."""
@@ -230,11 +231,11 @@ class Partners:
 
     def _uncalled_in(self, module: nn.Module, path: str) -> Iterator[str]:
         """Modules with tensors of their own that the forward did not come by."""
-        for name, child in module._modules.items():
+        for name, child in children_of(module).items():
             if child is None or self._graph.of(child):
                 continue
             inner = f"{path}.{name}" if path else name
-            tensors = (*child._parameters.values(), *child._buffers.values())
+            tensors = (*parameters_of(child).values(), *buffers_of(child).values())
             if child not in self._graph.calls and any(tensor is not None for tensor in tensors):
                 yield inner
             yield from self._uncalled_in(child, inner)
