@@ -15,8 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
-from normsmith._torch import buffers_of, children_of, parameters_of
 from normsmith import layers
+from normsmith._torch import buffers_of, children_of, parameters_of
 from normsmith.anatomy.kinds import has_own_forward, is_prepared
 from normsmith.anatomy.preserve import preserved
 from normsmith.anatomy.remark import Refusal

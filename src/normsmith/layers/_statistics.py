@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _LazyNormBase, _NormBase
 
-from normsmith._torch import buffers_of, parameters_of
 from normsmith._choices import check_choice
+from normsmith._torch import buffers_of, parameters_of
 from normsmith.errors import InputError, SurgeryError
 from normsmith.layers._recompute import Seen, is_recomputing, recall, remember, will_be_recomputed
 from normsmith.layers._symbolic import is_symbol, node

@@ -185,7 +185,7 @@ def _normalises_its_input(layer: Any) -> bool:
 
     It does if it makes no difference whether the running statistics normalise a probe or the probe comes normalised.
     """
-    own = buffers_of(layer)["running_mean"]
+    own: Tensor = layer.running_mean
     weight = next((p for p in parameters_of(layer).values() if p is not None), own)
     features = int(layer.num_features)
     mean = torch.linspace(1, 2, features).to(own)

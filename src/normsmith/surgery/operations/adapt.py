@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from normsmith._torch import buffers_of
 from normsmith._choices import check_choice
+from normsmith._torch import buffers_of
 from normsmith.anatomy.forward import Forward, call, check_runnable, unwrapped
 from normsmith.anatomy.isolation import eager_forwards
 from normsmith.anatomy.select import Only

@@ -10,8 +10,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from normsmith._torch import buffers_of, children_of, parameters_of
 from normsmith._choices import check_choice
+from normsmith._torch import buffers_of, children_of, parameters_of
 from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm, is_uninitialised, read
 from normsmith.anatomy.describe import words
 from normsmith.anatomy.locations import Locations

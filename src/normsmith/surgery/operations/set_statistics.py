@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from normsmith._torch import buffers_of
 from normsmith._text import interval
+from normsmith._torch import buffers_of
 from normsmith.errors import SurgeryError
 from normsmith.layers.batch_renorm import RenormBase
 from normsmith.measure.layers import MeasuredLayer, measurable_layers

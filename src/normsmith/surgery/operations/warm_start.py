@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normsmith._torch import buffers_of
 from normsmith._choices import check_choice
+from normsmith._torch import buffers_of
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only, selected

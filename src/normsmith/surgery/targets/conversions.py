@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normsmith._torch import buffers_of, parameters_of
 from normsmith import layers
+from normsmith._torch import buffers_of, parameters_of
 from normsmith.anatomy.batch_norms import BatchNorm, is_uninitialised
 from normsmith.anatomy.describe import words
 from normsmith.anatomy.remark import Refusal
