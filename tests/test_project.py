@@ -196,3 +196,21 @@ def test_contributing_names_what_exists() -> None:
     named = re.findall(r"`((?:src|tests|docs|scripts|\.ci)/[^`<> ]*|\w+\.(?:md|toml|txt))(?: [^`]*)?`", text)
     assert len(named) > 10
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_names_in_the_recipes_stand_in_the_files_beside_them() -> None:
+    """A row that names a file and an identifier such as `TARGETS` or `_Request.plan` is wrong once it is renamed."""
+    rows = [
+        line for line in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines() if "|" in line
+    ]
+    seen = 0
+    for row in rows:
+        code = re.findall(r"`([^`]+)`", row)
+        files = [ROOT / word for word in code if word.endswith(".py")]
+        text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+        for word in code:
+            if files and re.fullmatch(r"_?[A-Z]\w+(\.\w+)?", word):
+                seen += 1
+                for part in word.split("."):
+                    assert re.search(rf"\b{part}\b", text), f"{word} is not in {row}"
+    assert seen >= 4
