@@ -1,4 +1,4 @@
-"""Layers in a few words, for plans."""
+"""Layers described in one line, as plans show them."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normsmith.anatomy.kinds import channels, is_producer
 
 
-def shown(module: nn.Module) -> str:
-    """A batch or group norm in words, another module as it prints itself, where that is one line.
+def describe_module(module: nn.Module) -> str:
+    """Any module in one line: norms by their settings, others as they print themselves or by their class.
 
-    >>> shown(nn.BatchNorm1d(4)), shown(nn.ReLU()), shown(nn.Sequential(nn.ReLU()))
+    >>> describe_module(nn.BatchNorm1d(4)), describe_module(nn.ReLU()), describe_module(nn.Sequential(nn.ReLU()))
     ('nn.BatchNorm1d(4)', 'ReLU()', 'Sequential')
     """
     if isinstance(module, (_BatchNorm, nn.GroupNorm)):
-        return words(module)
+        return describe_layer(module)
     text = str(module)
     return type(module).__name__ if "\n" in text else text
 
 
-def words(layer: Any) -> str:
-    """A norm with the settings that tell it from the plain one; a linear layer or convolution with its channels.
+def describe_layer(layer: Any) -> str:
+    """A norm by its class, channels and unusual settings; a linear layer or convolution by its channels.
 
-    >>> words(nn.BatchNorm2d(8)), words(nn.Conv2d(3, 8, 5))
+    >>> describe_layer(nn.BatchNorm2d(8)), describe_layer(nn.Conv2d(3, 8, 5))
     ('nn.BatchNorm2d(8)', 'Conv2d(3, 8)')
     """
     kind = type(layer).__name__

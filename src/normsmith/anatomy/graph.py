@@ -1,4 +1,4 @@
-"""What a forward does: calls of modules and functions, and which takes what from which."""
+"""What a forward does, as a graph: calls of modules and functions, and whose results each of them takes."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Role = Literal["producer", "norm", "activation", "add", "passing", "other"]
 
 @dataclass(frozen=True, eq=False)
 class Event:
-    """One call in a forward.
+    """One call in a forward, or a tensor that calls take.
 
-    - `kind`: "module" (of a layer that is looked at from outside), "function", "input", or "parameter" (one that
-      a function uses).
-    - `path`: of the module, of the module whose forward calls the function, or of the parameter.
+    - `kind`: "module" (the call of a layer, whose own calls are not looked at), "function", "input" of the model, or
+      "parameter" (a tensor of the model that a function uses).
+    - `path`: that of the module or the parameter; for a function that of the module whose forward calls it.
     - `name`: the module's class; the function's name without the underscores of its variants ("add", "relu").
-    - `sources`: the events whose results it takes, in the order of its arguments.
-    - `shape`: of its (first) result, where a real forward was followed.
+    - `sources`: the events whose results the call takes, in the order of its arguments.
+    - `shape`: that of its (first) result, where a real forward was followed.
     """
 
     index: int
@@ -65,10 +65,10 @@ class Event:
 
 @dataclass(frozen=True, eq=False)
 class Residual:
-    """An addition of two results that come from one: x + f(x), or g(x) + f(x) with a projection g.
+    """A residual block: an addition of two results that come from one, x + f(x) or, with a projection g, g(x) + f(x).
 
-    `skip` and `branch` are the calls on either way from `start` to `add`, in order; `skip` is the shorter one,
-    empty for x itself.
+    `start` is the event whose result is x, `add` the addition. `skip` and `branch` are the calls between them, in
+    order; `skip` has fewer calls, none if x itself is added.
     """
 
     start: Event
@@ -81,8 +81,9 @@ class Residual:
 class Graph:
     """The events of one forward in the order of the calls.
 
-    `calls` counts how often each module of the model is called, containers too; a module that is missing there
-    was not reached. `followed`: by "symbols" (torch.fx; whatever the input) or a "forward" of one batch.
+    - `outputs`: the events whose results the model returns.
+    - `calls`: how often each module of the model is called, containers too; one that is missing is not called.
+    - `followed`: by "symbols" (torch.fx, whatever the input) or by a "forward" of one batch.
     """
 
     events: tuple[Event, ...]
@@ -99,17 +100,19 @@ class Graph:
         return tuple(event for event in self.events if event.role == role)
 
     def consumers(self, event: Event) -> tuple[Event, ...]:
-        """The calls that take its result, in order."""
+        """The calls that take an event's result, in order."""
         return self._consumers.get(event, ())
 
     def is_output(self, event: Event) -> bool:
-        """Whether its result is returned, by itself or among others."""
+        """Whether the model returns an event's result, by itself or among others."""
         return event in self.outputs
 
     def producer(self, event: Event) -> Event | None:
-        """The linear layer or convolution whose channels the event takes, through what keeps them.
+        """The linear layer or convolution whose output channels are the channels of an event's input.
 
-        After a linear layer, whose channels come last, through reshapes of the other dimensions too.
+        Calls between them may be norms, activations and others that keep the channels, such as pooling. The channels
+        of a linear layer come last, so reshapes of the other dimensions may follow it too. None where there is no
+        such layer.
         """
         reshaped = False
         while event.sources and (len(event.sources) == 1 or _keeps_last(event)):
@@ -123,58 +126,58 @@ class Graph:
 
     @cached_property
     def residuals(self) -> tuple[Residual, ...]:
-        """Every addition of two ways from one event."""
-        return tuple(found for add in self.having("add") if (found := self._residual(add)) is not None)
+        """The residual blocks, in the order of their additions."""
+        return tuple(block for add in self.having("add") if (block := self._residual(add)) is not None)
 
     def _residual(self, add: Event) -> Residual | None:
         if len(add.sources) != 2 or add.sources[0] is add.sources[1]:
             return None
         one, other = add.sources
-        common = self._upto(one) & self._upto(other)
+        common = self._with_ancestors(one) & self._with_ancestors(other)
         if not common:
             return None
         start = self.events[common.bit_length() - 1]
         ways = sorted((self._between(start, one), self._between(start, other)), key=len)
         return Residual(start, ways[0], ways[1], add)
 
-    def _upto(self, event: Event) -> int:
-        return self._above[event.index] | 1 << event.index
+    def _with_ancestors(self, event: Event) -> int:
+        return self._ancestors[event.index] | 1 << event.index
 
     def _between(self, start: Event, end: Event) -> tuple[Event, ...]:
-        """Calls on the ways from `start`, left out, to `end`."""
-        on_the_way = self._upto(end)
+        """The calls on all ways from `start`, which is left out, to `end`."""
+        on_the_way = self._with_ancestors(end)
         return tuple(
             event
             for event in self.events[start.index + 1 : end.index + 1]
-            if on_the_way >> event.index & 1 and self._above[event.index] >> start.index & 1
+            if on_the_way >> event.index & 1 and self._ancestors[event.index] >> start.index & 1
         )
 
     @cached_property
-    def _above(self) -> list[int]:
-        """For each event the set of events that it comes from, as bits."""
-        above: list[int] = []
+    def _ancestors(self) -> list[int]:
+        """For each event the set of events that its result was computed from, as the bits of a number."""
+        ancestors: list[int] = []
         for event in self.events:
             bits = 0
             for source in event.sources:
-                bits |= above[source.index] | 1 << source.index
-            above.append(bits)
-        return above
+                bits |= ancestors[source.index] | 1 << source.index
+            ancestors.append(bits)
+        return ancestors
 
     @cached_property
     def _by_module(self) -> dict[nn.Module, tuple[Event, ...]]:
-        found = defaultdict[nn.Module, list[Event]](list)
+        calls = defaultdict[nn.Module, list[Event]](list)
         for event in self.events:
             if event.module is not None:
-                found[event.module].append(event)
-        return {module: tuple(events) for module, events in found.items()}
+                calls[event.module].append(event)
+        return {module: tuple(events) for module, events in calls.items()}
 
     @cached_property
     def _consumers(self) -> dict[Event, tuple[Event, ...]]:
-        found = defaultdict[Event, list[Event]](list)
+        consumers = defaultdict[Event, list[Event]](list)
         for event in self.events:
             for source in dict.fromkeys(event.sources):
-                found[source].append(event)
-        return {event: tuple(consumers) for event, consumers in found.items()}
+                consumers[source].append(event)
+        return {source: tuple(events) for source, events in consumers.items()}
 
 
 def _role_of_module(module: nn.Module) -> Role:
@@ -188,12 +191,12 @@ def _role_of_module(module: nn.Module) -> Role:
 
 
 def _keeps_last(event: Event) -> bool:
-    """Whether it reshapes other dimensions than the last."""
+    """Whether an event is a reshape of the other dimensions that keeps the last one."""
     shapes = (event.shape, event.sources[0].shape) if event.sources else (None, None)
     known = all(shape is not None and len(shape) > 1 for shape in shapes)
     return known and event.name in _RESHAPES and shapes[0][-1] == shapes[1][-1]  # type: ignore[index]
 
 
 def is_linear(event: Event) -> bool:
-    """Whether it is the call of a linear layer, whose channels come last."""
+    """Whether an event is the call of a linear layer, whose channels come last."""
     return isinstance(event.module, nn.Linear) or event.name == "linear"

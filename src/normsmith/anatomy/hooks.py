@@ -1,4 +1,4 @@
-"""Norms that hooks apply before or after anybody's layer, recognised wherever they are."""
+"""Norms that hooks apply before or after anybody's layer: the hooks, and how they are recognised on a module."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Attached:
     name: str
     channels_last: bool
 
-    def normed(self, module: nn.Module, x: Any) -> Any:
-        """x normalised: a tensor, a packed sequence, or the first of a tuple, as recurrent layers return."""
+    def normalised(self, module: nn.Module, x: Any) -> Any:
+        """A tensor or packed sequence normalised by the child; of a tuple (as of recurrent layers) the first part."""
         if isinstance(x, PackedSequence):
             return x._replace(data=children_of(module)[self.name](x.data))  # type: ignore[misc]
         if isinstance(x, tuple):
-            return (self.normed(module, x[0]), *x[1:])
+            return (self.normalised(module, x[0]), *x[1:])
         norm: Any = children_of(module)[self.name]
         if self.channels_last and not isinstance(norm, (nn.LayerNorm, nn.RMSNorm)):
             return norm(x.movedim(-1, 1)).movedim(1, -1)
@@ -40,45 +40,45 @@ class Attached:
 
 
 class After(Attached):
-    """Applies the child to the module's output."""
+    """A forward hook that applies the child to the module's output."""
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """As a forward hook."""
-        return self.normed(module, output)
+        """The output normalised; the arguments are those of forward hooks."""
+        return self.normalised(module, output)
 
 
 class Before(Attached):
-    """Applies the child to the module's first argument."""
+    """A forward pre-hook that applies the child to the module's first argument."""
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        """As a forward pre-hook with keywords."""
+        """The arguments with the first tensor normalised; called as a pre-hook with keywords."""
         if args:
-            return (self.normed(module, args[0]), *args[1:]), kwargs
+            return (self.normalised(module, args[0]), *args[1:]), kwargs
         first = next(name for name, value in kwargs.items() if isinstance(value, Tensor))
-        return args, {**kwargs, first: self.normed(module, kwargs[first])}
+        return args, {**kwargs, first: self.normalised(module, kwargs[first])}
 
 
-def hooks(module: nn.Module) -> dict[int, Attached]:
-    """The hooks by which norms are attached to a module.
+def attached_norms(module: nn.Module) -> dict[int, Attached]:
+    """The hooks by which norms are attached to a module, by the number that torch gave each hook.
 
     >>> layer = nn.Linear(2, 2)
     >>> layer.norm = nn.LayerNorm(2)
     >>> _ = layer.register_forward_hook(After("norm", channels_last=True))
-    >>> [hook.name for hook in hooks(layer).values()]
+    >>> [hook.name for hook in attached_norms(layer).values()]
     ['norm']
     """
     held: tuple[tuple[int, Any], ...] = (*module._forward_pre_hooks.items(), *module._forward_hooks.items())
     return {key: hook for key, hook in held if isinstance(hook, Attached)}
 
 
-def called(module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """What `forward(*args, **kwargs)` gives with the norms that are attached to a module."""
-    around = hooks(module).values()
-    for hook in around:
+def call_with_attached_norms(module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Call `forward(*args, **kwargs)` with the norms that are attached to a module, where no hooks run."""
+    attached = attached_norms(module).values()
+    for hook in attached:
         if isinstance(hook, Before):
             args, kwargs = hook(module, args, kwargs)
     output = forward(*args, **kwargs)
-    for hook in around:
+    for hook in attached:
         if isinstance(hook, After):
             output = hook(module, args, output)
     return output
@@ -86,4 +86,4 @@ def called(module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: An
 
 def is_attached(parent: nn.Module, name: str) -> bool:
     """Whether a child of a module is a norm that a hook applies."""
-    return any(hook.name == name for hook in hooks(parent).values())
+    return any(hook.name == name for hook in attached_norms(parent).values())

@@ -1,4 +1,4 @@
-"""What kind of layer a module is: producer, norm, activation, or one that passes channels on."""
+"""What kind of layer a module or function is: producer, norm, activation, or one that passes channels on."""
 
 from __future__ import annotations
 
@@ -11,19 +11,10 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from normsmith._torch import children_of
 
-_DIMENSIONS: dict[type[nn.Module], int] = {
-    nn.Linear: 1,
-    nn.Conv1d: 1,
-    nn.Conv2d: 2,
-    nn.Conv3d: 3,
-    nn.ConvTranspose1d: 1,
-    nn.ConvTranspose2d: 2,
-    nn.ConvTranspose3d: 3,
-}
-
-
-PRODUCERS = tuple(_DIMENSIONS)
-"""Layers that produce channels: linear layers and convolutions."""
+PRODUCERS = (
+    nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
+"""Linear layers and convolutions: the layers whose outputs have channels of their own."""
 ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
     nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.LogSigmoid,
@@ -36,7 +27,7 @@ PASSING = (
     nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d,
     nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
 )  # fmt: skip
-"""Layers that keep the number of channels."""
+"""Layers that leave every channel what it is."""
 
 ACTIVATION_FUNCTIONS = {kind.__name__.lower() for kind in ACTIVATIONS} | {
     "leaky_relu", "hard_sigmoid", "log_sigmoid", "rrelu", "hard_swish", "quick_gelu",
@@ -69,25 +60,25 @@ def is_producer(module: nn.Module) -> bool:
 
 
 def is_prepared(module: nn.Module) -> bool:
-    """Whether quantisation has put its observers on a module."""
+    """Whether a module is prepared for quantisation, by observers or a configuration on it."""
     return "activation_post_process" in children_of(module) or vars(module).get("qconfig") is not None
 
 
 def has_own_forward(norm: nn.Module) -> bool:
-    """Whether a norm's class, torch's and normsmith's aside, computes something of its own."""
+    """Whether a norm's forward was written by somebody else than torch and normsmith."""
     owner = next(kind for kind in type(norm).__mro__ if "forward" in vars(kind))
     return not owner.__module__.startswith(("torch.nn.", "normsmith.layers"))
 
 
 def _is_known(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """An instance of one of `kinds`, or of a subclass that does not override what it computes."""
+    """Whether a module is an instance of one of `kinds`, or of a subclass that does not override the forward."""
     return isinstance(module, kinds) and any(
         isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds
     )
 
 
 def plain_name(name: str) -> str:
-    """The name of a function, in place or reflected or not.
+    """A function's name without what marks its variants: in place, reflected, private.
 
     >>> plain_name("relu_"), plain_name("__radd__"), plain_name("iadd"), plain_name("_adaptive_avg_pool2d")
     ('relu', 'add', 'add', 'adaptive_avg_pool2d')
@@ -119,7 +110,7 @@ def is_opaque(module: nn.Module) -> bool:
 
 
 def channels(producer: nn.Module) -> int:
-    """How many channels a linear layer or convolution puts out.
+    """How many channels the output of a linear layer or convolution has.
 
     >>> channels(nn.Conv2d(3, 16, 3))
     16
@@ -130,9 +121,10 @@ def channels(producer: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class Signal:
-    """What flows at a place: the channels, the number of dimensions beside batch and channels, and the layout.
+    """The tensors at a place of a model: the number of channels, and the layout.
 
-    (N, C) and (N, C, …), or, with `channels_last`, (N, …, C).
+    `spatial` is the number of dimensions beside batch and channels. The shape is (N, C, …), or (N, …, C) with
+    `channels_last`.
     """
 
     features: int

@@ -1,4 +1,4 @@
-"""Where each module of a model sits: all its paths, and all the places that hold it."""
+"""Where the modules of a model are: all paths of each, and who else holds it, as parents that share a norm do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from normsmith.errors import InputError, SurgeryError
 
 
 def check_changeable(model: nn.Module) -> None:
-    """Raise InputError for what is no model, and SurgeryError for one that is no Python any more."""
+    """Raise InputError for what is no model, and SurgeryError for a scripted one, whose code is no Python any more."""
     if not isinstance(model, nn.Module):
         raise InputError(
             f"model: expected an nn.Module, got {model if isinstance(model, type) else type(model)}"
@@ -27,11 +27,16 @@ def check_changeable(model: nn.Module) -> None:
 
 _SIMPLE = {bool, int, float, str, type(None)}
 _DEEPEST = 5
-"""Of containers within each other; one that holds itself has no end."""
+"""How many containers within each other are looked into; a container that holds itself has no end."""
 
 
 class Locations:
-    """One walk through a model. A module that several parents hold, or one parent by several names, is shared.
+    """The paths of every module of a model, and the modules that hold it.
+
+    - `paths`: from each module to all its paths, the model itself at "".
+    - `holders`: from each module to every (parent, name) by which it is registered.
+
+    A module is shared if it has more than one holder: several parents, or one parent by several names.
 
     >>> norm = nn.BatchNorm1d(2)
     >>> locations = Locations(nn.Sequential(norm, nn.ReLU(), norm))
@@ -50,17 +55,23 @@ class Locations:
             for name, child in children_of(parent).items():
                 if child is not None:
                     self.holders[child] = (*self.holders.get(child, ()), (parent, name))
-        self._plain = dict(_plainly_held(self))
+        self._attributes = dict(_plain_attributes(self))
 
-    def plainly_held(self, module: nn.Module) -> str | None:
-        """The attribute outside torch's own book-keeping that also holds a module, such as a plain list."""
-        return self._plain.get(module)
+    def plain_attribute(self, module: nn.Module) -> str | None:
+        """The path of an attribute that holds a module beside torch's registration, such as a plain list; else None.
 
-    def held_by(self, module: nn.Module, doing: str) -> str | None:
-        """What would go on using a module that is replaced, and so is against it; `doing`, as "folding"."""
-        listed = self.plainly_held(module)
-        if listed is not None:
-            return f"{listed} holds it as a plain Python attribute, which would go on using the old one"
+        torch does not replace a module there when it is replaced where it is registered.
+        """
+        return self._attributes.get(module)
+
+    def why_not_replaceable(self, module: nn.Module, doing: str) -> str | None:
+        """The reason why a module cannot be replaced: something would go on using the old one. None if there is none.
+
+        `doing` is what is to be done to the module, for the sentence: "folding", "converting".
+        """
+        attribute = self.plain_attribute(module)
+        if attribute is not None:
+            return f"{attribute} holds it as a plain Python attribute, which would go on using the old one"
         for holder, _ in self.holders[module]:
             kind = type(holder)
             if kind.__name__ == "OptimizedModule":
@@ -74,18 +85,19 @@ class Locations:
         return None
 
 
-def _plainly_held(locations: Locations) -> Iterator[tuple[nn.Module, str]]:
+def _plain_attributes(locations: Locations) -> Iterator[tuple[nn.Module, str]]:
+    """Modules of the model that are held by plain attributes of modules, each with the attribute's path."""
     for parent, (path, *_) in locations.paths.items():
         for name, value in vars(parent).items():
             if name == "_modules" or type(value) in _SIMPLE:
                 continue
-            for held in _inside(value):
-                if held in locations.paths:
-                    yield held, f"{path}.{name}" if path else name
+            for module in _modules_in(value):
+                if module in locations.paths:
+                    yield module, f"{path}.{name}" if path else name
 
 
-def _inside(value: Any, depth: int = 0) -> Iterator[nn.Module]:
-    """Modules in an attribute's value: itself, or in containers of containers."""
+def _modules_in(value: Any, depth: int = 0) -> Iterator[nn.Module]:
+    """The modules in an attribute's value: the value itself, or those in containers of containers."""
     if isinstance(value, dict):  # first: most attributes of a module are, and most of these are empty
         value = value.values()
     elif isinstance(value, nn.Module):
@@ -96,11 +108,11 @@ def _inside(value: Any, depth: int = 0) -> Iterator[nn.Module]:
     if depth < _DEEPEST:
         for inner in value:
             if type(inner) not in _SIMPLE:
-                yield from _inside(inner, depth + 1)
+                yield from _modules_in(inner, depth + 1)
 
 
 def find(model: nn.Module, path: str) -> nn.Module:
-    """The module at a path. Raises SurgeryError for a model that has none there."""
+    """The module at a path of a model; SurgeryError where there is none."""
     try:
         return model.get_submodule(path)
     except AttributeError as error:

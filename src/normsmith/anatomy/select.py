@@ -1,4 +1,4 @@
-"""Which modules an operation is for: by name, by a function, or by how deep they lie."""
+"""Selecting the modules that an operation is for: by path, by a function, or as the first or last so many."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Only = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
 def selected(
     paths: Mapping[nn.Module, tuple[str, ...]], only: Only, first: int | None, last: int | None
 ) -> list[nn.Module]:
-    """Modules of which a path fits `only`, and of these the `first` or the `last` so many.
+    """The modules that have a path that fits `only`; with `first=n` or `last=n` only so many of these.
 
     Raises:
         InputError: `first` and `last` together, or less than 1.
@@ -30,10 +30,10 @@ def selected(
     for name, count in (("first", first), ("last", last)):
         if count is not None and count < 1:
             raise InputError(f"{name}: expected a number of layers from 1 on, got {count}")
-    found = [module for module, names in paths.items() if any(_fits(name, module, only) for name in names)]
+    fitting = [module for module, names in paths.items() if any(_fits(name, module, only) for name in names)]
     if first is not None:
-        return found[:first]
-    return found if last is None else found[-last:]
+        return fitting[:first]
+    return fitting if last is None else fitting[-last:]
 
 
 def _fits(path: str, module: nn.Module, only: Only) -> bool:

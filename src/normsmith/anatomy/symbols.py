@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from normsmith.anatomy.events import EventLog
 from normsmith.anatomy.graph import Event, Graph
-from normsmith.anatomy.hooks import called
+from normsmith.anatomy.hooks import call_with_attached_norms
 from normsmith.anatomy.isolation import garbage_collector_paused
 from normsmith.anatomy.kinds import is_opaque, plain_name
 from normsmith.anatomy.preserve import preserved
@@ -31,7 +31,7 @@ class _Tracer(fx.Tracer):
         if not is_opaque(m):
             return super().call_module(m, forward, args, kwargs)
         inner = super().call_module  # a leaf becomes a node and is not called; what is attached to it is
-        return called(m, lambda *a, **k: inner(m, forward, a, k), args, kwargs)
+        return call_with_attached_norms(m, lambda *a, **k: inner(m, forward, a, k), args, kwargs)
 
     def __init__(self) -> None:
         super().__init__()

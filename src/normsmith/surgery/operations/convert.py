@@ -105,7 +105,7 @@ def _one(
 ) -> Converted | Refusal:
     """What one norm becomes, or the reason why it cannot."""
     path = locations.paths[module][0]
-    if (bound := locations.held_by(module, "converting")) is not None:
+    if (bound := locations.why_not_replaceable(module, "converting")) is not None:
         return Refusal(path, bound)
     norm = read(module)
     result = norm if isinstance(norm, Refusal) else converted(norm, to, options, dimensions.of(norm))

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from normsmith._choices import check_choice
 from normsmith._torch import buffers_of, children_of, parameters_of
 from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm, is_uninitialised, read
-from normsmith.anatomy.describe import words
+from normsmith.anatomy.describe import describe_layer
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only, selected
@@ -226,7 +226,7 @@ def _plan(title: str, model: nn.Module, locations: Locations, rows: Mapping[nn.M
         for module, step in rows.items():
             if not (step.refused or step.kept):
                 path, *also = locations.paths[module]
-                before = words(module)
+                before = describe_layer(module)
                 yield Change(path, before, step.after or f"{before}, γ and β fixed", step.why, tuple(also))
 
     first = {module: locations.paths[module][0] for module in rows}

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normsmith.anatomy.describe import shown
+from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.locations import Locations, find
 from normsmith.anatomy.remark import Refusal, Remark
@@ -151,7 +151,7 @@ def build(
         made.add(new)
         alike.append(Alike(layer, new))
         path = installer.put(place, new)
-        changes.append(Change(place.host, shown(host), _after(place, host, new, path), place.why))
+        changes.append(Change(place.host, describe_module(host), _after(place, host, new, path), place.why))
         if place.bias is not None and isinstance(new, _BatchNorm):
             changes += biases.remove(place.bias, new)
     name = norm if isinstance(norm, str) else getattr(norm, "__name__", type(norm).__name__)
@@ -169,6 +169,10 @@ def build(
 def _after(place: Place, host: nn.Module, norm: nn.Module, path: str) -> str:
     """What stands at a place once the norm is there, in words."""
     if place.side == "replaces":
-        return shown(norm)
-    order = [shown(norm), shown(host)] if place.side == "before" else [shown(host), shown(norm)]
+        return describe_module(norm)
+    order = (
+        [describe_module(norm), describe_module(host)]
+        if place.side == "before"
+        else [describe_module(host), describe_module(norm)]
+    )
     return f"{', '.join(order)}; the norm is {path}"

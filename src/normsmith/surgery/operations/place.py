@@ -9,14 +9,14 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normsmith.anatomy.describe import shown
+from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.graph import Event
-from normsmith.anatomy.hooks import hooks
+from normsmith.anatomy.hooks import attached_norms
 from normsmith.anatomy.kinds import has_own_forward, is_norm, is_producer
 from normsmith.anatomy.locations import Locations, find
 from normsmith.anatomy.remark import Refusal, Remark
-from normsmith.anatomy.residual import above, below, closed_by, form
+from normsmith.anatomy.residual import closed_by, effective_consumers, effective_source, residual_form
 from normsmith.anatomy.select import Only, selected
 from normsmith.anatomy.trace import trace
 from normsmith.errors import InputError
@@ -106,7 +106,7 @@ def build(
     for row in moves:
         place, path, norm = Place.of(row["place"]), row["norm"], find(model, row["norm"])
         new = installer.move(norm, place)
-        kind = shown(norm)
+        kind = describe_module(norm)
         changes.append(Change(path, kind, f"{kind} {_beside(place)}, as {new}", place.why))
         if new != path:
             renamed[path] = new
@@ -173,7 +173,7 @@ class _Moves:
             return f"{kind} has a forward of its own and may do more than normalise"
         if len(locations.holders[norm]) != 1:
             return "it is under several names, or is the model itself"
-        if (held := locations.held_by(norm, "moving")) is not None:
+        if (held := locations.why_not_replaceable(norm, "moving")) is not None:
             return held
         calls = len(self.at.graph.of(norm))
         if calls != 1 or self.at.graph.calls.get(norm) != 1:
@@ -187,7 +187,7 @@ class _Moves:
     def _activation(self, event: Event) -> Event | Remark:
         """The activation that the norm called at `event` is to cross, or why it stays or cannot move."""
         graph, path = self.at.graph, event.path
-        consumers, source = list(below(graph, event)), above(event.sources[0])
+        consumers, source = list(effective_consumers(graph, event)), effective_source(event.sources[0])
         after, before = [t for t in consumers if t.role == "activation"], source.role == "activation"
         # a norm between two activations is that of the one after it
         wanted, other = (
@@ -200,7 +200,7 @@ class _Moves:
         adds = [consumer for consumer in consumers if consumer.role == "add"]
         if self.where == "after" and adds:
             block = closed_by(graph, adds)
-            shape = f" of a residual block, {form(graph, block)}" if block is not None else ""
+            shape = f" of a residual block, {residual_form(graph, block)}" if block is not None else ""
             return Refusal(path, f"it would have to cross the addition at the end{shape}")
         beside = consumers if self.where == "after" else [source]
         names = ", ".join(dict.fromkeys(label(e) for e in beside)) or "nothing"
@@ -221,7 +221,7 @@ class _Moves:
     def _as_of(self, norm: nn.Module, place: Place) -> Place:
         """The place, with channels where this norm has them."""
         ((parent, name),) = self.at.locations.holders[norm]
-        last = any(hook.name == name and hook.channels_last for hook in hooks(parent).values())
+        last = any(hook.name == name and hook.channels_last for hook in attached_norms(parent).values())
         return replace(place, signal=replace(place.signal, channels_last=last))
 
     def _needs_bias(self, event: Event) -> str | None:
@@ -241,8 +241,8 @@ class _Moves:
 def _of_host(place: Place, host: nn.Module, norm: str) -> Iterator[Change]:
     """What becomes of the module that gets the norm, or that the norm replaces."""
     if not place.in_sequence:
-        new = norm if place.side == "replaces" else f"{shown(host)}, which calls the norm"
-        yield Change(place.host, shown(host), new, "the norm's new place")
+        new = norm if place.side == "replaces" else f"{describe_module(host)}, which calls the norm"
+        yield Change(place.host, describe_module(host), new, "the norm's new place")
 
 
 def _beside(place: Place) -> str:

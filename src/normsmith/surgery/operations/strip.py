@@ -11,7 +11,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from normsmith._torch import buffers_of, children_of, parameters_of
 from normsmith.anatomy.batch_norms import is_batch_norm
-from normsmith.anatomy.describe import shown
+from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.kinds import has_own_forward, is_norm, is_producer
@@ -116,7 +116,7 @@ def build(
         norm = find(model, path)
         empty = installer.remove(norm)
         first, *also = locations.paths[norm]
-        changes.append(Change(first, shown(norm), empty, "asked for", tuple(also)))
+        changes.append(Change(first, describe_module(norm), empty, "asked for", tuple(also)))
     for row in biases:
         changes += restored.restore(row["layer"], row["norm"])
     return Plan(
@@ -167,7 +167,7 @@ def _is_foreign(module: nn.Module) -> bool:
 
 def _refusal(locations: Locations, norm: nn.Module) -> Refusal | None:
     """Why a norm cannot be taken out, if so."""
-    path, reason = locations.paths[norm][0], locations.held_by(norm, "stripping")
+    path, reason = locations.paths[norm][0], locations.why_not_replaceable(norm, "stripping")
     if isinstance(norm, LazyModuleMixin):
         reason = "it has no channels yet (lazy); run the model once"
     elif _is_foreign(norm) or has_own_forward(norm):

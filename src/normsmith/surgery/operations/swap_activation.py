@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from normsmith._torch import children_of
-from normsmith.anatomy.describe import shown
+from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.kinds import is_activation
 from normsmith.anatomy.locations import Locations, find
@@ -103,7 +103,7 @@ def build(
     for path in paths:
         old, new = find(model, path), _SWAPS[activation]()
         children_of(new).update(children_of(old))  # a norm that a hook calls
-        changes.append(Change(path, shown(old), shown(new), "asked for", locations.paths[old][1:]))
+        changes.append(Change(path, describe_module(old), describe_module(new), "asked for", locations.paths[old][1:]))
         edits.append(ModuleEdit(locations.holders[old], old, new))
     return Plan(
         f"{activation} as activation",
@@ -121,4 +121,4 @@ def _obstacle(activation: nn.Module, is_hidden: set[bool], locations: Locations)
         return "this forward does not come by it"
     if False in is_hidden:
         return "it is the network's output, or a gate, at another call"
-    return locations.held_by(activation, "swapping")
+    return locations.why_not_replaceable(activation, "swapping")

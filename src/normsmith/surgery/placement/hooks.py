@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from normsmith._torch import children_of
-from normsmith.anatomy.hooks import After, Before, Side, hooks
+from normsmith.anatomy.hooks import After, Before, Side, attached_norms
 from normsmith.anatomy.isolation import forget_compiled
 from normsmith.surgery.placement.sequential import put_back
 from normsmith.surgery.plans.edits import Edit
@@ -29,7 +29,7 @@ class AttachEdit(Edit):
         return not hasattr(self.host, self.name)
 
     def is_undoable(self) -> bool:
-        return children_of(self.host).get(self.name) is self.norm and self._hook in hooks(self.host).values()
+        return children_of(self.host).get(self.name) is self.norm and self._hook in attached_norms(self.host).values()
 
     def do(self) -> None:
         children_of(self.host)[self.name] = self.norm
@@ -57,13 +57,13 @@ class DetachEdit(Edit):
         self.host, self.name = host, name
         self.norm = children_of(host)[name]
         self._children, self._groups = dict(children_of(host)), _Hooks(host)
-        self._key = next(key for key, hook in hooks(host).items() if hook.name == name)
+        self._key = next(key for key, hook in attached_norms(host).items() if hook.name == name)
 
     def is_possible(self) -> bool:
-        return children_of(self.host).get(self.name) is self.norm and self._key in hooks(self.host)
+        return children_of(self.host).get(self.name) is self.norm and self._key in attached_norms(self.host)
 
     def is_undoable(self) -> bool:
-        return not hasattr(self.host, self.name) and self._key not in hooks(self.host)
+        return not hasattr(self.host, self.name) and self._key not in attached_norms(self.host)
 
     def do(self) -> None:
         self._children, self._groups = dict(children_of(self.host)), _Hooks(self.host)

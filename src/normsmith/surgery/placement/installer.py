@@ -6,7 +6,7 @@ import re
 
 from torch import nn
 
-from normsmith.anatomy.describe import shown
+from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.hooks import is_attached
 from normsmith.anatomy.kinds import is_sequential
 from normsmith.anatomy.locations import Locations, find
@@ -58,7 +58,7 @@ class Installer:
                 return "nothing"
         empty = nn.Identity()
         self.edits.append(ModuleEdit(holders, norm, empty))
-        return shown(empty)
+        return describe_module(empty)
 
     def move(self, norm: nn.Module, place: Place) -> str:
         """Move a norm, which keeps its hooks and mode, to another place, and return its path there."""

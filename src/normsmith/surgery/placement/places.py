@@ -91,7 +91,7 @@ class Places:
         module = event.module
         if type(module) is not nn.Identity or children_of(module) or not self._is_called_once(module):
             return None
-        if self.locations.plainly_held(module) or not self.locations.holders[module]:
+        if self.locations.plain_attribute(module) or not self.locations.holders[module]:
             return None
         place = self._hosted(event, "replaces", event.sources[0], why)
         return place if isinstance(place, Place) and not place.signal.channels_last else None

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.remark import Refusal, Remark
-from normsmith.anatomy.residual import above, below, identity_skips
+from normsmith.anatomy.residual import effective_consumers, effective_source, identity_skips
 from normsmith.anatomy.select import Only, selected
 from normsmith.surgery.placement.places import Place, Places, gates, is_recurrent, label, weighted
 
@@ -89,7 +89,7 @@ class Search:
                 "it, or where='after' to normalise what it puts out",
             )
             return
-        top = above(source)
+        top = effective_source(source)
         if top.role == "norm":
             yield Refusal(event.path, f"{label(top)} is before it already; strip the norms first")
         elif top.role == "add" and not self._goes_on(source, top):
@@ -99,7 +99,7 @@ class Search:
 
     def _at_branches(self, event: Event, add: Event) -> Iterator[Place | Refusal]:
         """The places at the ends of the branches that an addition closes: x + norm(f(x))."""
-        tops = [above(source) for source in add.sources]
+        tops = [effective_source(source) for source in add.sources]
         norm = next((top for top in tops if top.role == "norm"), None)
         if norm is not None:
             reason = f"{label(norm)} is before it already, in a branch of the addition; strip the norms first"
@@ -107,14 +107,14 @@ class Search:
             return
         ends = [s for s, top in zip(add.sources, tops, strict=True) if top.role == "producer"]
         for end in ends:
-            why = f"{label(above(end))} ends a branch of a residual block: x + norm(f(x))"
+            why = f"{label(effective_source(end))} ends a branch of a residual block: x + norm(f(x))"
             yield self.between(end, add, why)
         if not ends:
             yield self.between(event.sources[0], event, "after an addition: norm(x + f(x))")
 
     def after(self, event: Event) -> Iterator[Place | Refusal]:
         """The places for norms of an activation's output, or why there are none."""
-        norm = next((e for e in below(self.at.graph, event) if e.role == "norm"), None)
+        norm = next((e for e in effective_consumers(self.at.graph, event) if e.role == "norm"), None)
         if norm is not None:
             yield Refusal(event.path, f"{label(norm)} is after it already; strip the norms first")
             return
@@ -137,7 +137,7 @@ class Search:
         return identity or self.at.after(event, why)
 
     def _passed_on(self, event: Event) -> Iterable[Event]:
-        return below(self.at.graph, event) if event.role == "passing" else ()
+        return effective_consumers(self.at.graph, event) if event.role == "passing" else ()
 
     def between(self, source: Event, event: Event, why: str) -> Place | Refusal:
         """A place between two events: an identity's, among the children of a Sequential, or on one of the two."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from normsmith import layers
 from normsmith._torch import buffers_of, parameters_of
 from normsmith.anatomy.batch_norms import BatchNorm, is_uninitialised
-from normsmith.anatomy.describe import words
+from normsmith.anatomy.describe import describe_layer
 from normsmith.anatomy.remark import Refusal
 from normsmith.errors import InputError, NormsmithError
 from normsmith.layers._statistics import Policy
@@ -93,7 +93,7 @@ def _schedule(norm: BatchNorm, options: dict[str, Any]) -> dict[str, Any]:
 
 def _torchs(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) -> Converted | Refusal:
     if norm.origin == "torch":
-        return Converted(norm.module, words(norm.module), "", "", "same", "same", changes=False)
+        return Converted(norm.module, describe_layer(norm.module), "", "", "same", "same", changes=False)
     for name, used in {
         "activation": norm.activation is not None,
         "ghost_batch_size": norm.settings.get("ghost_batch_size") is not None,
@@ -132,7 +132,7 @@ def _grouped(norm: BatchNorm, to: str, options: dict[str, Any], _: _Guess) -> Co
         parameters_of(new)[name] = _parameter(norm, name)
     _carry_attributes(norm, new)
     why = "asked for; γ and β stay, the running statistics go: it has none"
-    return Converted(new, words(norm.module), words(new), why, "differs", "differs")
+    return Converted(new, describe_layer(norm.module), describe_layer(new), why, "differs", "differs")
 
 
 TARGETS: dict[str, Callable[[BatchNorm, str, dict[str, Any], _Guess], Converted | Refusal]] = {
@@ -215,7 +215,7 @@ def _carry_attributes(norm: BatchNorm, new: nn.Module) -> None:
 
 def _described(norm: BatchNorm, new: Any, to: str, notes: list[str], *, frozen: bool) -> Converted:
     old = norm.module
-    before, after = words(old), words(new)
+    before, after = describe_layer(old), describe_layer(new)
     if (
         type(old) is type(new)
         and norm.frozen == frozen

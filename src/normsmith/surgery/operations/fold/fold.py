@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from normsmith._torch import children_of, parameters_of
 from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm
-from normsmith.anatomy.describe import words
+from normsmith.anatomy.describe import describe_layer
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.remark import Refusal
@@ -227,12 +227,12 @@ def _changes(
     for norm, new in places.items():
         path, *also = layout.locations.paths[norm]
         after = " ".join(repr(new).split())
-        yield Change(path, words(norm), after, f"{layout.path(producer)} does its work", tuple(also))
+        yield Change(path, describe_layer(norm), after, f"{layout.path(producer)} does its work", tuple(also))
     path, *also = layout.locations.paths[producer]
     names = ", ".join(f"{layout.path(fold.norm)} came {fold.side} it" for fold, _ in rows)
     new_bias = "; its bias is new" if producer.bias is None else ""
-    after = f"{words(producer)} with other weights"
-    yield Change(path, words(producer), after, f"as if {names}{new_bias}", tuple(also))
+    after = f"{describe_layer(producer)} with other weights"
+    yield Change(path, describe_layer(producer), after, f"as if {names}{new_bias}", tuple(also))
 
 
 def _stand_in(fold: Fold, norm: BatchNorm) -> nn.Module:

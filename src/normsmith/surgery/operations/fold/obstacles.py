@@ -69,7 +69,7 @@ class Layout:
 
 def foldable_norm(module: nn.Module, locations: Locations) -> BatchNorm | Refusal:
     """A norm's parts, or what about the norm itself is against folding it."""
-    path, bound = locations.paths[module][0], locations.held_by(module, "folding")
+    path, bound = locations.paths[module][0], locations.why_not_replaceable(module, "folding")
     if bound is not None:
         return Refusal(path, bound)
     norm = read(module)
