@@ -103,7 +103,9 @@ def build(
     for path in paths:
         old, new = find(model, path), _SWAPS[activation]()
         children_of(new).update(children_of(old))  # a norm that a hook calls
-        changes.append(Change(path, describe_module(old), describe_module(new), "asked for", locations.paths[old][1:]))
+        changes.append(
+            Change(path, describe_module(old), describe_module(new), "asked for", locations.paths[old][1:])
+        )
         edits.append(ModuleEdit(locations.holders[old], old, new))
     return Plan(
         f"{activation} as activation",

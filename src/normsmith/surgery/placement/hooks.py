@@ -29,7 +29,10 @@ class AttachEdit(Edit):
         return not hasattr(self.host, self.name)
 
     def is_undoable(self) -> bool:
-        return children_of(self.host).get(self.name) is self.norm and self._hook in attached_norms(self.host).values()
+        return (
+            children_of(self.host).get(self.name) is self.norm
+            and self._hook in attached_norms(self.host).values()
+        )
 
     def do(self) -> None:
         children_of(self.host)[self.name] = self.norm
