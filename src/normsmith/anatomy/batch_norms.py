@@ -16,6 +16,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
 from normsmith import layers
+from normsmith._text import error_text
 from normsmith._torch import buffers_of, children_of, parameters_of
 from normsmith.anatomy.kinds import has_own_forward, is_prepared
 from normsmith.anatomy.preserve import preserved
@@ -191,7 +192,7 @@ def _probed(norm: BatchNorm) -> str | None:
             try:
                 found = norm.module.train(training)(x)
             except Exception as error:  # noqa: BLE001  somebody's forward
-                return f"the forward of {kind} failed on a probe: {type(error).__name__}: {error}"
+                return f"the forward of {kind} failed on a probe: {error_text(error)}"
             expected = _formula(norm, x, batch)
         if found.shape != x.shape or not torch.allclose(
             found.float(), expected.float(), rtol=1e-2, atol=1e-2

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from normsmith._text import error_text
 from normsmith.anatomy.events import EventLog
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.hooks import call_with_attached_norms
@@ -49,7 +50,7 @@ def followed_by_symbols(model: nn.Module) -> Graph:
         try:
             traced = tracer.trace(model)
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = error_text(error)
             raise SurgeryError(
                 f"the forward of {type(model).__name__} cannot be followed without data ({reason}); give a batch"
             ) from error

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from normsmith._text import error_text
 from normsmith.anatomy.forward import Forward, call, check_runnable
 from normsmith.anatomy.graph import Graph
 from normsmith.anatomy.locations import check_changeable
@@ -57,6 +58,6 @@ def trace(model: nn.Module, batch: Any = None, *, forward: Forward = call) -> Gr
             output = forward(model, batch)
         except Exception as error:
             raise SurgeryError(
-                f"a forward in evaluation failed on this batch: {type(error).__name__}: {error}"
+                f"a forward in evaluation failed on this batch: {error_text(error)}"
             ) from error
         return recorder.graph(output)

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from normsmith._text import error_text
 from normsmith.errors import InputError, SyncError
 from normsmith.measure.meter import merged_on_cpu
 from normsmith.ops import Moments
@@ -62,7 +63,7 @@ def merged_across_ranks(work: Callable[[], PassResult], group: dist.ProcessGroup
     try:
         mine: PassResult | str = work()
     except Exception as error:
-        _gathered(f"{type(error).__name__}: {error}", group)
+        _gathered(error_text(error), group)
         raise
     every = _gathered(mine, group)
     for rank, result in enumerate(every):

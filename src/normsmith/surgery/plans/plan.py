@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from normsmith._text import count
+from normsmith._text import count, error_text
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.errors import InputError, SurgeryError
@@ -329,7 +329,7 @@ def _twin(model: nn.Module) -> nn.Module:
         return deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
     except Exception as error:
         raise SurgeryError(
-            f"copy=True: {type(model).__name__} cannot be copied: {type(error).__name__}: {error}"
+            f"copy=True: {type(model).__name__} cannot be copied: {error_text(error)}"
         ) from error
 
 

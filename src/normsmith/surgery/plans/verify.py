@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from normsmith._text import error_text
 from normsmith.anatomy.forward import Forward, check_runnable, outputs
 from normsmith.anatomy.preserve import preserved
 from normsmith.errors import SurgeryError
@@ -107,7 +108,7 @@ def _run(model: nn.Module, batch: Any, forward: Forward, mode: str, when: str) -
             return outputs(model, batch, forward, training=mode == "training")
         except Exception as error:
             raise SurgeryError(
-                f"a forward in {mode}, {when} the change, failed on this batch: {type(error).__name__}: {error}"
+                f"a forward in {mode}, {when} the change, failed on this batch: {error_text(error)}"
             ) from error
 
 
