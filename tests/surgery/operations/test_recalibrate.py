@@ -1,8 +1,7 @@
-"""Recalibration against the statistics of the whole data set, and the model it leaves after."""
+"""Recalibration against the statistics of the whole data set, in one pass and exactly."""
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -10,55 +9,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.contracts.surgery import ALL, SurgeryContract
-from tests.ranks import run_ranks
+from tests.surgery.measured import Branches, assert_population, class_sorted, population, three_norms
 from tests.surgery.networks import Network
-from tests.surgery.states import state_of
 from torch import nn
 
-from normsmith.errors import InputError, SurgeryError
+from normsmith.errors import InputError
 from normsmith.layers import (
     BatchNorm1d,
     BatchNormAct1d,
     BatchNormLSTM,
     BatchRenorm1d,
     BatchRenorm2d,
-    Whiten1d,
     use_mask,
 )
-from normsmith.surgery import LayerStatistics, Plan, Recalibration, recalibrate, set_statistics
-
-
-def population(x):
-    """Mean and unbiased variance of all values of each channel, in float64."""
-    rows = x.double().movedim(1, -1).flatten(0, -2)
-    return rows.mean(0), rows.var(0)
-
-
-def assert_population(layer, x, rtol=3e-6, atol=0.0):
-    mean, var = population(x)
-    scale = var.sqrt().max().item()
-    torch.testing.assert_close(layer.running_mean.double(), mean, rtol=rtol, atol=atol + 1e-6 * scale)
-    torch.testing.assert_close(layer.running_var.double(), var, rtol=rtol, atol=0.0)
-
-
-def class_sorted():
-    """Seven classes of distant means, in batches of 2 of one class, and a tail of 2 far from all."""
-    draw = torch.Generator().manual_seed(3)
-    x = torch.cat([torch.randn(16, 8, generator=draw) * 0.3 + number for number in range(-3, 4)])
-    return [*x.split(2), torch.full((2, 8), 9.0)]
-
-
-def three_norms():
-    return nn.Sequential(
-        nn.BatchNorm1d(8),
-        nn.Linear(8, 16),
-        nn.BatchNorm1d(16),
-        nn.ReLU(),
-        nn.Dropout(0.5),
-        nn.Linear(16, 16),
-        BatchNorm1d(16),
-        nn.Linear(16, 2),
-    )
+from normsmith.surgery import LayerStatistics, Plan, Recalibration, recalibrate
 
 
 def assert_each_on_final_statistics(network, x):
@@ -172,18 +136,6 @@ def test_exact_from_statistics_so_wrong_that_forwards_overflow():
         layer.running_mean.fill_(1e30)
     recalibrate(network, batches, mode="exact").apply()
     assert_each_on_final_statistics(network, torch.cat(batches))
-
-
-class Branches(nn.Module):
-    """Four norms in parallel, one after them: two norms deep."""
-
-    def __init__(self):
-        super().__init__()
-        self.ways = nn.ModuleList(nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4)) for _ in range(4))
-        self.end = nn.BatchNorm1d(4)
-
-    def forward(self, x):
-        return self.end(sum(way(x).relu() for way in self.ways))
 
 
 def test_layers_that_do_not_feed_each_other_share_passes():
@@ -370,249 +322,6 @@ def test_what_is_measured_goes_to_another_process():
     assert_population(there[0], x)
 
 
-# Who is left alone, and who is refused.
-
-
-def frozen_by_mode():
-    network = three_norms().train()
-    network[2].eval()
-    return network, "2"
-
-
-def frozen_by_momentum():
-    network = three_norms()
-    network[2].momentum = 0.0
-    return network, "2"
-
-
-def frozen_by_freeze():
-    network = three_norms()
-    network[6].freeze()
-    return network, "6"
-
-
-def without_statistics():
-    network = three_norms()
-    network[2] = nn.BatchNorm1d(16, track_running_stats=False)
-    return network, "2"
-
-
-def instance_norm():
-    network = three_norms()
-    network[2] = nn.Sequential(
-        nn.Unflatten(1, (16, 1)), nn.InstanceNorm1d(16, track_running_stats=True), nn.Flatten()
-    )
-    network.eval()
-    return network, "2.1"
-
-
-@pytest.mark.parametrize(
-    "make", [frozen_by_mode, frozen_by_momentum, frozen_by_freeze, without_statistics, instance_norm]
-)
-def test_layers_that_are_not_to_change_are_left_alone_with_the_reason(make):
-    network, path = make()
-    before = {key: value.clone() for key, value in network.state_dict().items() if key.startswith(path)}
-    result = recalibrate(network, class_sorted(), mode="exact")
-    assert [remark.path for remark in result.kept] == [path]
-    assert path not in [layer.path for layer in result.layers]
-    result.apply()
-    assert all(torch.equal(network.state_dict()[key], value) for key, value in before.items())
-
-
-class ChannelsLast(nn.BatchNorm1d):
-    def forward(self, x):
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
-
-
-class Doubling(nn.BatchNorm1d):
-    def forward(self, x):
-        return super().forward(2 * x)
-
-
-class Rectified(nn.BatchNorm1d):
-    def forward(self, x):
-        return super().forward(x.float()).relu().to(x.dtype)
-
-
-class RectifiedDeviation(BatchRenorm1d):
-    def forward(self, x):
-        return super().forward(x).relu()
-
-
-@pytest.mark.parametrize("layer", [Rectified(4), RectifiedDeviation(4, track="std", schedule="keras")])
-def test_layers_whose_own_forward_normalises_their_input_are_measured(layer):
-    nn.init.zeros_(layer.weight)
-    data = torch.randn(40, 4) + 3
-    before = state_of(layer)
-    found = recalibrate(layer, data.split(8))
-    assert state_of(layer) == before
-    torch.testing.assert_close(found.layers[0].after["running_mean"], data.double().mean(0))
-
-
-def test_statistics_given_as_numbers_go_to_any_batch_norm():
-    layer = ChannelsLast(2)
-    set_statistics(layer, {"": {"running_mean": [1.0, 2.0]}}).apply()
-    assert layer.running_mean.tolist() == [1.0, 2.0]
-
-
-@pytest.mark.parametrize(
-    ("layer", "reason"),
-    [
-        (lambda: Whiten1d(8), "matrices"),
-        (nn.LazyBatchNorm1d, "no channels yet"),
-        (lambda: nn.BatchNorm1d(8, device="meta"), "meta"),
-        (lambda: ChannelsLast(8), "ChannelsLast has a forward of its own, which does not normalise"),
-        (lambda: Doubling(8), "Doubling has a forward of its own, which does not normalise"),
-    ],
-    ids=["whitening", "lazy", "meta", "channels last", "of something else"],
-)
-def test_layers_that_cannot_be_measured_are_refused_until_they_are_left_out(layer, reason):
-    network = nn.Sequential(layer())
-    with pytest.raises(SurgeryError, match=reason):
-        recalibrate(network, class_sorted())
-
-
-def test_only_some_layers():
-    network = three_norms()
-    result = recalibrate(network, class_sorted(), only="[02]")
-    assert [layer.path for layer in result.layers] == ["0", "2"]
-
-
-def test_a_model_without_batch_norm():
-    with pytest.raises(SurgeryError, match="expected batch norm layers"):
-        recalibrate(nn.Linear(2, 2), [torch.ones(2, 2)])
-
-
-def test_a_layer_that_no_batch_reaches_is_kept():
-    network = Branches()
-    network.spare = nn.BatchNorm1d(4)
-    result = recalibrate(network, class_sorted())
-    assert [(remark.path, "reached" in remark.reason) for remark in result.kept] == [("spare", True)]
-    result.apply()
-    assert network.spare.running_var.tolist() == [1.0] * 4
-
-
-def test_values_that_are_not_finite():
-    batches = class_sorted()
-    batches[3] = batches[3].index_fill(1, torch.tensor([5]), float("nan"))
-    with pytest.raises(SurgeryError, match=r"NaN or infinite ones into 0, in 1 of 8"):
-        recalibrate(three_norms(), batches)
-
-
-# What must be as before.
-
-
-class Counting(nn.Module):
-    """Draws random numbers, keeps a buffer and an attribute that every forward changes."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(()))
-        self.net, self.last = three_norms(), 0
-
-    def forward(self, x):
-        self.calls += 1
-        self.last += 1
-        return self.net(x + 0 * torch.randn(()))
-
-
-@pytest.mark.parametrize("mode", ["fast", "exact"])
-def test_measuring_changes_nothing(mode):
-    network = Counting().train()
-    network.net[1].eval()
-    before = state_of(network)
-    recalibrate(network, class_sorted(), mode=mode, dropout=True, loss=lambda output, _: output.mean())
-    assert state_of(network) == before
-
-
-class Short:
-    """A loader that breaks after some batches."""
-
-    def __init__(self, error):
-        self.error = error
-
-    def __iter__(self):
-        yield from class_sorted()[:3]
-        raise self.error
-
-
-@pytest.mark.parametrize("error", [RuntimeError("short"), KeyboardInterrupt()], ids=["error", "interrupt"])
-@pytest.mark.parametrize("mode", ["fast", "exact"])
-def test_an_exception_leaves_the_model_as_it_was(mode, error):
-    network = Counting().train()
-    before = state_of(network)
-    with pytest.raises(type(error)):
-        recalibrate(network, Short(error), mode=mode)
-    assert state_of(network) == before
-
-
-def test_an_exception_in_a_later_pass_leaves_the_model_as_it_was():
-    network, calls = three_norms().train(), []
-
-    def forward(model, batch):
-        calls.append(1)
-        if len(calls) == 150:
-            raise RuntimeError("late")
-        return model(batch)
-
-    before = state_of(network)
-    with pytest.raises(RuntimeError, match="late"):
-        recalibrate(network, class_sorted(), mode="exact", forward=forward)
-    assert state_of(network) == before
-
-
-def test_every_pass_draws_the_same_random_numbers():
-    network = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1), nn.BatchNorm1d(1))
-    result = recalibrate(
-        network,
-        [torch.zeros(50, 1)] * 3,
-        mode="exact",
-        forward=lambda model, batch: model(batch + torch.randn_like(batch)),
-    )
-    assert result.gap <= 1e-6
-
-
-def test_an_iterator_serves_one_pass():
-    batches = class_sorted()
-    layer = nn.BatchNorm1d(8)
-    recalibrate(layer, iter(batches)).apply()
-    assert_population(layer, torch.cat(batches))
-    for options in ({"mode": "exact"}, {"gap": "all"}, {"loss": lambda output, _: output.mean()}):
-        with pytest.raises(InputError, match="iterator"):
-            recalibrate(layer, iter(batches), **options)
-
-
-def test_a_data_loader_draws_the_same_order_at_every_pass():
-    x = torch.randn(20, 3)
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=3, shuffle=True)
-    before, seen = torch.get_rng_state(), []
-
-    def forward(model, batch):
-        seen.append(batch[0][0, 0].item())
-        return model(batch[0])
-
-    layer = nn.BatchNorm1d(3)
-    recalibrate(layer, loader, gap="all", forward=forward).apply()
-    assert torch.equal(torch.get_rng_state(), before)
-    assert seen[:7] == seen[7:]
-    assert_population(layer, x)
-
-
-def test_no_output_waits_for_the_next_batch():
-    outputs = []
-
-    def forward(model, batch):
-        assert all(output() is None for output in outputs), "the last batch's output is still there"
-        output = model(batch)
-        outputs.append(weakref.ref(output))
-        return output
-
-    recalibrate(
-        three_norms(), list(torch.randn(3, 4, 8)), forward=forward, loss=lambda output, _: output.mean()
-    )
-    assert len(outputs) == 9
-
-
 def test_no_batches():
     with pytest.raises(InputError, match="at least one batch"):
         recalibrate(nn.BatchNorm1d(1), [])
@@ -624,39 +333,6 @@ def test_unknown_words(unchecked):
             recalibrate(nn.BatchNorm1d(2), [torch.ones(2, 2)], **options)
 
 
-def test_setting_statistics_by_hand():
-    network = nn.Sequential(nn.BatchNorm1d(2))
-    plan = set_statistics(network, {"0": {"running_mean": [1.0, 2.0], "running_var": [3.0, 4.0]}})
-    plan.verify(torch.randn(4, 2))
-    plan.apply()
-    assert (network[0].running_mean.tolist(), network[0].running_var.tolist()) == ([1.0, 2.0], [3.0, 4.0])
-    plan.revert()
-    assert network[0].running_mean.tolist() == [0.0, 0.0]
-
-
-@pytest.mark.parametrize(
-    ("statistics", "message"),
-    [
-        ({"1": {"running_mean": [1.0, 2.0]}}, "expected paths"),
-        ({"0": {"running_mean": [1.0]}}, "2 channels"),
-        ({"0": {"running_var": [1.0, -1.0]}}, "at least 0"),
-        ({"0": {"running_mean": [1.0, float("nan")]}}, "finite"),
-        ({"0": {"weight": [1.0, 1.0]}}, "running_mean, running_var or running_std"),
-    ],
-)
-def test_statistics_that_do_not_fit(statistics, message):
-    with pytest.raises(SurgeryError, match=message):
-        set_statistics(nn.Sequential(nn.BatchNorm1d(2)), statistics)
-
-
-@pytest.mark.parametrize("values", ["ab", 3.0, [[1.0, 2.0]], [1.0, None]])
-def test_statistics_that_are_no_numbers(values, unchecked):
-    with pytest.raises(
-        SurgeryError, match=r"0: expected (numbers as running_mean|running_mean of 2 channels)"
-    ):
-        set_statistics(nn.Sequential(nn.BatchNorm1d(2)), {"0": {"running_mean": values}})
-
-
 @pytest.mark.compiles
 def test_a_compiled_model_is_measured_as_it_was_written():
     network = three_norms()
@@ -666,68 +342,3 @@ def test_a_compiled_model_is_measured_as_it_was_written():
     assert {layer.path for layer in result.layers} == {"_orig_mod.0", "_orig_mod.2", "_orig_mod.6"}
     result.apply()
     assert_each_on_final_statistics(network, torch.cat(batches))
-
-
-# Ranks.
-
-
-def uneven(rank):
-    """All of the batches but three on rank 0, these on rank 1, nothing on rank 2."""
-    batches = class_sorted()
-    return [batches[:-3], batches[-3:], []][rank]
-
-
-def seeded_norms():
-    torch.manual_seed(7)
-    return three_norms()
-
-
-def statistics_of(network):
-    return [(network[at].running_mean, network[at].running_var) for at in (0, 2, 6)]
-
-
-def on_ranks(rank, size):
-    """What each way of measuring gives on this rank, and how it fails when another rank does."""
-    found = {}
-    for name, mode, wrapped in (
-        ("exact", "exact", False),
-        ("fast", "fast", False),
-        ("wrapped", "exact", True),
-    ):
-        network = seeded_norms()
-        model = nn.parallel.DistributedDataParallel(network) if wrapped else network
-        result = recalibrate(
-            model,
-            uneven(rank),
-            mode=mode,
-            group=None if wrapped else "world",
-            loss=lambda output, _: output.mean(),
-        )
-        result.apply()
-        found[name] = statistics_of(network), result.gap, result.loss_after
-    network = three_norms()
-    before = state_of(network)
-    try:
-        recalibrate(network, Short(RuntimeError("disk")) if rank == 1 else class_sorted(), group="world")
-    except Exception as error:  # noqa: BLE001 — what it is, is the result
-        found["failed"] = type(error).__name__, str(error), state_of(network) == before
-    return found
-
-
-def test_ranks_with_uneven_loaders():
-    ranks = run_ranks(on_ranks, 3)
-    for name, mode in (("exact", "exact"), ("fast", "fast"), ("wrapped", "exact")):
-        network = seeded_norms()
-        alone = recalibrate(network, class_sorted(), mode=mode, loss=lambda output, _: output.mean())
-        alone.apply()
-        for rank in ranks:
-            found, gap, loss = rank[name]
-            torch.testing.assert_close(found, statistics_of(network), rtol=1e-5, atol=1e-6)
-            assert found[0][0].equal(ranks[0][name][0][0][0])
-            assert gap == ranks[0][name][1]
-            assert gap == pytest.approx(alone.gap, rel=1e-3, abs=1e-6)
-            assert loss == pytest.approx(alone.loss_after, rel=1e-4)
-    failed = [rank["failed"] for rank in ranks]
-    assert [kind for kind, _, _ in failed] == ["SyncError", "RuntimeError", "SyncError"]
-    assert "rank 1 had RuntimeError: disk" in failed[0][1]
-    assert all(as_before for _, _, as_before in failed)

@@ -4,8 +4,7 @@ import pytest
 import torch
 from tests.contracts.surgery import ALL, SurgeryContract
 from tests.surgery.networks import images
-from tests.surgery.operations.test_insert import Gated
-from tests.surgery.small import mlp
+from tests.surgery.small import Gated, mlp
 from torch import nn
 from torch.nn import functional as F
 
