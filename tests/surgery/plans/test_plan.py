@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import threading
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from normsmith import layers, surgery
 from normsmith.anatomy import Refusal
-from normsmith.anatomy.isolation import garbage_collector_paused
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Change, Expectation, Plan, Remark, convert, fold, insert, strip, swap_activation
 from normsmith.surgery.plans.edits import ParameterEdit
@@ -37,27 +35,6 @@ def test_planning_leaves_the_garbage_collector_as_it_was(collects):
         assert gc.isenabled() == collects
     finally:
         gc.enable() if before else gc.disable()
-
-
-def test_plans_made_in_several_threads_leave_the_garbage_collector_on():
-    inside, outside = threading.Barrier(2, timeout=30), threading.Barrier(2, timeout=30)
-
-    def first():
-        with garbage_collector_paused():
-            inside.wait()
-        outside.wait()
-
-    def last():
-        with garbage_collector_paused():
-            inside.wait()
-            outside.wait()
-
-    threads = [threading.Thread(target=target) for target in (first, last)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert gc.isenabled()
 
 
 def test_planning_changes_nothing():
