@@ -1,7 +1,7 @@
 """Names for the shapes of tensors, checked under test and free elsewhere.
 
-jaxtyping is a development dependency: the test setup imports it before normsmith. When nobody has, every name
-below is plain `torch.Tensor`.
+jaxtyping is a development dependency: the test setup imports it before normsmith. Where it has not been imported, every
+name below is plain `torch.Tensor`.
 """
 
 import sys

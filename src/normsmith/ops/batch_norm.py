@@ -54,7 +54,7 @@ def batch_norm(
     With `normalize_with="batch"` (training) μ and σ² are the mean and the biased variance over all valid elements
     of a channel, and, if `update_running`, the running statistics move towards them (the variance by its unbiased
     estimate). With `"running"` (inference) μ and σ² are the running statistics and nothing is updated.
-    Differentiable, twice too, in x, weight, bias and residual.
+    It can be differentiated twice, in x, weight, bias and residual.
 
     Args:
         x: shape (batch, channels, *space), float16, bfloat16, float32 or float64; the output has its dtype.
@@ -76,7 +76,7 @@ def batch_norm(
         activation: "relu", "leaky_relu", "silu", "gelu", "hardswish", "sigmoid", "tanh" or None.
         residual: shape of x, added before the activation.
         on_small_batch: a single value per channel, known by the shape: "error" raises, "running" normalises with
-            the running statistics, as is always done where only run time tells (masks, weights).
+            the running statistics, as is always done where it is known only at run time (masks, weights).
         on_nonfinite: "skip" keeps statistics that are not finite out of the running ones, "propagate" does not.
         sync: with "batch", ranks that share their statistics; with ghost batches, only the running ones.
         collected: a list that takes the batch's moments in place of an update of the running statistics.
@@ -95,14 +95,9 @@ def batch_norm(
     Source: Ioffe and Szegedy (2015), arXiv:1502.03167; renorm: Ioffe (2017), arXiv:1702.03275.
     """
     check_batch(
-        x,
-        residual,
-        weight=weight,
-        bias=bias,
-        running_mean=running_mean,
-        running_var=running_var,
-        running_std=running_std,
-    )
+        x, residual, weight=weight, bias=bias,
+        running_mean=running_mean, running_var=running_var, running_std=running_std,
+    )  # fmt: skip
     running = None
     if running_mean is not None and running_var is not None:
         running = Running(running_mean, running_var, running_std, num_batches_tracked)
@@ -111,24 +106,11 @@ def batch_norm(
     if on_nonfinite not in ("skip", "propagate"):
         check_choice("on_nonfinite", on_nonfinite, ("skip", "propagate"))
     call = make_call(
-        x,
-        normalize_with=normalize_with,
-        eps=eps,
-        renorm=renorm,
-        mask=mask,
-        sample_weight=sample_weight,
-        ghost_batch_size=ghost_batch_size,
-        activation=activation,
-        on_small_batch=on_small_batch,
-        sync=sync,
-    )
-    if (
-        not call.by_batch
-        and torch.compiler.is_exporting()
-        and _is_plain_inference(call, residual, running_std)
-    ):
+        x, normalize_with=normalize_with, eps=eps, renorm=renorm, mask=mask, sample_weight=sample_weight,
+        ghost_batch_size=ghost_batch_size, activation=activation, on_small_batch=on_small_batch, sync=sync,
+    )  # fmt: skip
+    if not call.by_batch and torch.compiler.is_exporting() and _is_plain(call, residual, running_std):
         return _exported(x, running_mean, running_var, weight, bias, eps)
-
     backend = choose(x, call)
     wanted = call.by_batch and update_running and running is not None
     update = None
@@ -141,20 +123,15 @@ def batch_norm(
     if moments is not None and collected is not None:
         collected.append(moments.detach())
     elif moments is not None and wanted:
+        ranks = sync if ghost_batch_size is not None else None
         assert running is not None  # wanted
         with torch.no_grad():
-            commit(
-                running,
-                moments,
-                momentum=momentum,
-                eps=eps,
-                on_nonfinite=on_nonfinite,
-                sync=sync if ghost_batch_size is not None else None,
-            )
+            commit(running, moments, momentum=momentum, eps=eps, on_nonfinite=on_nonfinite, sync=ranks)
     return y
 
 
-def _is_plain_inference(call: Call, residual: Tensor | None, running_std: Tensor | None) -> bool:
+def _is_plain(call: Call, residual: Tensor | None, running_std: Tensor | None) -> bool:
+    """Whether a call is inference as every exporter knows it."""
     return call == Call(by_batch=False, eps=call.eps) and residual is None and running_std is None
 
 
@@ -197,16 +174,16 @@ class _ClosedForm(torch.autograd.Function):
             call = call._replace(valid=call.valid.clone())
         y, kept, moments = backend.forward(x, weight, bias, residual, running, call, update)
         ctx.save_for_backward(x, weight, bias, residual)
-        ctx.way = call, backend, kept
+        ctx.run = call, backend, kept
         return y, moments
 
     @staticmethod
     def backward(ctx: Any, *incoming: Any) -> tuple[Tensor | None, ...]:
         inputs, wants = ctx.saved_tensors, ctx.needs_input_grad
-        call, backend, kept = ctx.way
+        call, backend, kept = ctx.run
         if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(incoming[0]):
-            found = _differentiable_gradients(incoming[0], inputs, wants, kept.resolved, call)
-            return *found, None, None, None, None
+            gradients = _differentiable_gradients(incoming[0], inputs, wants, kept.resolved, call)
+            return *gradients, None, None, None, None
         x, weight, bias, residual = inputs
         dx, dresidual, affine = backend.backward(incoming[0], x, residual, kept, call, wants[0] or wants[3])
         return (
@@ -222,7 +199,7 @@ class _ClosedForm(torch.autograd.Function):
 
 
 def _as_wanted(gradient: Tensor | None, to: Tensor | None, wanted: bool) -> Tensor | None:
-    """A gradient in the dtype of its tensor; None where nobody asked."""
+    """The gradient in the dtype of its tensor, or None where it is not wanted."""
     if not wanted:
         return None
     if gradient is None or to is None or gradient.dtype == to.dtype:
@@ -236,7 +213,7 @@ _closed_form: Callable[..., _Result] = _ClosedForm.apply
 def _differentiable_gradients(
     g: Tensor, inputs: tuple[Any, ...], wants: tuple[bool, ...], resolved: Resolved, call: Call
 ) -> list[Tensor | None]:
-    """The gradients as functions of g and of the inputs: autograd through the path, with r and d as they were."""
+    """The gradients as functions of g and of the inputs: autograd through the reference, with r and d as they were."""
     with torch.enable_grad():
         # new nodes: an input that depends on another one must not be differentiated through it
         aliases = [tensor if tensor is None else tensor.view_as(tensor) for tensor in inputs]
@@ -246,8 +223,8 @@ def _differentiable_gradients(
         wanted = [
             alias for alias, needed in zip(aliases, wants, strict=False) if needed and alias is not None
         ]
-        found = iter(torch.autograd.grad(y, wanted, g, create_graph=True, materialize_grads=True))
-    return [next(found) if needed else None for needed in wants[:4]]
+        gradients = iter(torch.autograd.grad(y, wanted, g, create_graph=True, materialize_grads=True))
+    return [next(gradients) if needed else None for needed in wants[:4]]
 
 
 def _exported(

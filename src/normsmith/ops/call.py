@@ -15,7 +15,7 @@ from normsmith.ops.sync import Sync
 
 
 class Call(NamedTuple):
-    """How to normalise: all but the tensors that may need gradients and the running statistics.
+    """How to normalise: every argument but the running statistics and the tensors that may need gradients.
 
     `valid` (bool) and `weights` (mask × sample weight) have the shape (batch, 1, *space), broadcastable. `sync`
     merges statistics over ranks; ranks with ghost batches normalise alone.
@@ -32,9 +32,9 @@ class Call(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What backward needs beside the inputs; tiny, and never a running buffer.
+    """What a backward needs beside the inputs: small tensors, and never a running buffer.
 
-    `scale` and `shift` are as the backend that made them wants them; None: it needs none.
+    `scale` and `shift` are read only by the backend that made them; None where it needs none.
     """
 
     resolved: Resolved
@@ -44,14 +44,14 @@ class Kept(NamedTuple):
 
 
 class Update(NamedTuple):
-    """How running statistics move towards a batch: `commit`, for backends that do it on their way."""
+    """How running statistics move towards a batch, for backends that do within their forward what `commit` does."""
 
     momentum: float
     skip_nonfinite: bool
 
 
 class Keeps(Protocol):
-    """What a backend's forward leaves for its backward: its own business, but for what normalised."""
+    """What a backend's forward leaves for its backward; other code reads only `resolved` of it."""
 
     @property
     def resolved(self) -> Resolved:
@@ -59,7 +59,10 @@ class Keeps(Protocol):
 
 
 class Forward(NamedTuple):
-    """The output, what is kept for backward, and the batch's moments, where they normalised and were not committed."""
+    """The output, what is kept for the backward, and the batch's moments.
+
+    There are no moments where running statistics normalised, or where the backend has updated them itself.
+    """
 
     y: Batch
     kept: Keeps

@@ -1,4 +1,4 @@
-"""What operators of compiled graphs share: when they cannot serve, and how they pass groups and layouts."""
+"""What the operators of compiled graphs share: which calls they cannot serve, how they pass groups and layouts."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def unfit(x: Tensor, call: Call, dtypes: tuple[torch.dtype, ...]) -> str | None:
 
 
 def chunks(x: Tensor, call: Call) -> tuple[int, int]:
-    """Ghost batches as an operator takes them: rows of a group, and how many groups."""
+    """Ghost batches as two numbers, as an operator takes them: the rows of a group, and how many groups there are."""
     return (x.shape[0], 1) if call.groups is None else (call.groups.size, call.groups.number)
 
 
 def groups_of(x: Tensor, size: int, number: int) -> Groups | None:
-    """Ghost batches as they were: the inverse of `chunks`."""
+    """Ghost batches from the two numbers of `chunks`."""
     if number == 1:
         return None
     last = x.shape[0] - size * (number - 1)
@@ -42,7 +42,7 @@ def groups_of(x: Tensor, size: int, number: int) -> Groups | None:
 
 
 def laid_out_like(y: Tensor, x: Tensor) -> Tensor:
-    """With the strides that the compiler was told: those of `empty_like`."""
+    """The tensor with the strides that the compiler was told of, which are those of `empty_like(x)`."""
     if y.stride() == x.stride():
         return y
     wanted = torch.empty_like(x, dtype=y.dtype)

@@ -20,7 +20,7 @@ from normsmith.ops.resolve import Gradients, Running
 
 @runtime_checkable
 class Backend(Protocol):
-    """What a row of the table offers. `Reference` composes forward and backward from four halves to override."""
+    """What a row of the table offers. `Reference` is made of four functions, which a new row may override."""
 
     @property
     def name(self) -> str:
@@ -31,7 +31,7 @@ class Backend(Protocol):
         """Whether autograd should run through `forward`; otherwise `backward` is its closed form."""
 
     def supports(self, x: Tensor, call: Call) -> str | None:
-        """None if it can serve the call, otherwise the reason why not."""
+        """None if the backend can serve the call, otherwise the reason why it cannot."""
 
     def forward(
         self,
@@ -43,9 +43,10 @@ class Backend(Protocol):
         call: Call,
         update: Update | None = None,
     ) -> Forward:
-        """Normalise a batch of any floating dtype; `running` is only read, unless the backend takes the `update`.
+        """Normalise a batch of any floating dtype.
 
-        It then returns no moments, and the caller commits none.
+        Running statistics are only read, unless the backend carries out the `update` itself. It then returns no
+        moments, and the caller updates nothing.
         """
 
     def backward(

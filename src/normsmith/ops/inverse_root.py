@@ -24,8 +24,8 @@ def inverse_root(covariance: Tensor, method: str = "zca", iterations: int = 5) -
     finite = covariance.isfinite().all(-1).all(-1)[:, None, None]
     identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
     usable = torch.where(finite, covariance, identity)
-    found = newton(usable, iterations) if method == "newton" else zca(usable)
-    return torch.where(finite, found, torch.nan)
+    root = newton(usable, iterations) if method == "newton" else zca(usable)
+    return torch.where(finite, root, torch.nan)
 
 
 METHODS = ("zca", "newton")
@@ -34,8 +34,9 @@ METHODS = ("zca", "newton")
 def zca(covariance: Tensor) -> Tensor:
     """Σ^(−1/2) = U·Λ^(−1/2)·Uᵀ by eigendecomposition.
 
-    The gradient solves S·X + X·S = G with S = Σ^(1/2), by sums of eigenvalues, where the gradient of an
-    eigendecomposition divides by their differences: equal ones do no harm. Differentiable any number of times.
+    The gradient solves S·X + X·S = G with S = Σ^(1/2). That divides by sums of eigenvalues, where the gradient of an
+    eigendecomposition divides by their differences, so that equal ones do no harm. It can be differentiated any
+    number of times.
 
     >>> zca(torch.tensor([[[4.0, 0.0], [0.0, 4.0]]])).diagonal(dim1=1, dim2=2)
     tensor([[0.5000, 0.5000]])
@@ -45,11 +46,11 @@ def zca(covariance: Tensor) -> Tensor:
 
 
 def newton(covariance: Tensor, iterations: int = 5) -> Tensor:
-    """Σ^(−1/2) by Newton's iterations: more of them, closer to it; smallest eigenvalues last.
+    """Σ^(−1/2), approached by Newton's iterations; the smallest eigenvalues need the most of them.
 
         Σ_N = Σ/tr(Σ)    P ← 1.5·P − 0.5·P³·Σ_N    W = P/√tr(Σ)
 
-    Written so that Y = P·Σ_N goes along (P³·Σ_N = P·Y·P): the iterations above are driven apart by rounding.
+    The iterations are computed with Y = P·Σ_N beside P (P³·Σ_N = P·Y·P): as they stand above, rounding errors grow.
 
     >>> newton(torch.tensor([[[4.0, 0.0], [0.0, 4.0]]])).diagonal(dim1=1, dim2=2).round(decimals=3)
     tensor([[0.5000, 0.5000]])
@@ -89,8 +90,8 @@ class _InverseRoot(torch.autograd.Function):
         covariance, inverse, roots, vectors = ctx.saved_tensors
         g = (incoming[0] + incoming[0].mT) / 2
         root = covariance @ inverse  # S, as a function of Σ: for gradients of gradients
-        found: Tensor = _Lyapunov.apply(root, g, roots, vectors)  # type: ignore[no-untyped-call]
-        gradient: Tensor = -(inverse @ found @ inverse)
+        solution: Tensor = _Lyapunov.apply(root, g, roots, vectors)  # type: ignore[no-untyped-call]
+        gradient: Tensor = -(inverse @ solution @ inverse)
         return gradient
 
 
@@ -111,7 +112,7 @@ class _Lyapunov(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *incoming: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        root, roots, vectors, found = ctx.saved_tensors
+        root, roots, vectors, solution = ctx.saved_tensors
         g = (incoming[0] + incoming[0].mT) / 2
         back: Tensor = _Lyapunov.apply(root, g, roots, vectors)  # type: ignore[no-untyped-call]
-        return -(back @ found + found @ back), back, None, None
+        return -(back @ solution + solution @ back), back, None, None

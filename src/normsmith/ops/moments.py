@@ -12,7 +12,7 @@ from normsmith.ops._shapes import Batch, Elements, PerGroup, PerSample, Spread
 
 
 class Groups(NamedTuple):
-    """How the rows of a batch fall into ghost batches: `whole` of `size` rows, then one of `last` rows, if any."""
+    """How the rows of a batch are cut into ghost batches: `whole` of `size` rows, then one of `last` rows, if any."""
 
     size: int
     whole: int
@@ -25,7 +25,9 @@ class Groups(NamedTuple):
 
 
 def ghost_groups(rows: int, values_per_row: int, size: int | None) -> Groups | None:
-    """Chunks of `size` rows; a remainder of a single value joins its neighbour. None: the batch is one group.
+    """Cut a batch into ghost batches of `size` rows; None where the whole batch is one group.
+
+    A remainder of a single value, which has no variance, joins the group before it.
 
     >>> ghost_groups(10, 1, 4), ghost_groups(9, 1, 4), ghost_groups(9, 25, 4), ghost_groups(3, 1, 4)
     (Groups(size=4, whole=2, last=2), Groups(size=4, whole=1, last=5), Groups(size=4, whole=2, last=1), None)
@@ -57,7 +59,7 @@ def spread(values: PerGroup, like: Batch, groups: Groups | None) -> Spread:
 
 
 def total(x: Batch, groups: Groups | None) -> PerGroup:
-    """Sum over the rows and the positions of each group, in the dtype of `x` (torch's sum is a cascade)."""
+    """Sum over the rows and the positions of each group, in the dtype of `x` (torch sums pairwise)."""
     if x.ndim == 2:
         return gather(x, groups)
     if groups is None:
@@ -69,7 +71,7 @@ class Moments(NamedTuple):
     """Weighted count W = Σw, mean and M2 = Σw(x − mean)² of each group and channel, and Σw².
 
     `mean`, `m2` and `low` have the shape (groups, channels); `low` is what rounding took from the mean, so that
-    mean + low has twice its digits. `count` and `squares` are plain numbers where the shape of the batch
+    mean + low has twice as many digits. `count` and `squares` are plain numbers where the shape of the batch
     decides them, otherwise tensors of shape (groups, 1), known only at run time.
     """
 
@@ -125,17 +127,17 @@ def moments(x: Batch, weights: Elements | None = None, groups: Groups | None = N
 
         W = Σw    mean = Σwx / W    M2 = Σw(x − mean)²
 
-    The sums run in the dtype of `x` around a first estimate of the mean, and what the estimate lacks is kept
-    beside it: a float32 channel of mean 1e4 and standard deviation 1 comes out to seven digits of both.
+    The sums are computed in the dtype of `x`, around a first estimate of the mean. What that estimate lacks is kept
+    in `low`: of a float32 channel with mean 1e4 and standard deviation 1, both are right to seven digits.
 
     Args:
         x: shape (batch, channels, *space).
         weights: shape (batch, 1, *space), broadcastable: mask × sample weight. Values of weight 0 must be finite.
-        groups: measure these groups of rows apart.
+        groups: measure each of these groups of rows by itself.
 
     >>> torch.set_printoptions(precision=4)
-    >>> found = moments(torch.tensor([[1.0], [2.0], [3.0], [6.0]]))
-    >>> found.count, found.mean.item(), found.m2.item()
+    >>> measured = moments(torch.tensor([[1.0], [2.0], [3.0], [6.0]]))
+    >>> measured.count, measured.mean.item(), measured.m2.item()
     (4.0, 3.0, 14.0)
     """
     count, squares = counts(x, weights, groups)

@@ -1,7 +1,7 @@
 """The reference backend: plain torch, any device, float32 and float64. The oracle of every other backend.
 
-Four halves touch whole batches: `moments` and `apply`, and for the gradient `reduce` and `gradient`. Between them
-ranks may talk and `resolve` decides.
+Four functions touch whole batches: `moments` and `apply` make the forward, `reduce` and `gradient` the backward.
+Between the two of a pair, ranks exchange their sums, and `resolve` or `gradients` decides on small tensors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from normsmith.ops.resolve import (
 
 
 class Operands(NamedTuple):
-    """A batch and what is done to it: y = act((x − mean)·scale + shift + residual), 0 where not valid.
+    """A batch and what is applied to it: y = act((x − mean)·scale + shift + residual), 0 where not valid.
 
     `x` and `residual` have the shape (batch, channels, *space) and hold finite values where not valid;
     `mean`, `scale` and `shift` are (groups, channels); `valid` (bool) and `weights` (how much an element counts in the
@@ -104,7 +104,7 @@ class Reference:
     gradient = staticmethod(gradient)
 
     def supports(self, x: Tensor, call: Call) -> str | None:
-        """None: any call on any device."""
+        """Always None: this row serves every call on every device."""
         return None
 
     def forward(
@@ -117,30 +117,30 @@ class Reference:
         call: Call,
         update: Update | None = None,
     ) -> Forward:
-        """The one path: moments → merge across ranks → resolve → apply. Differentiable as it stands."""
+        """Run moments → merge across ranks → resolve → apply; autograd can differentiate it as it stands."""
         dtype = x.dtype
         x, residual = prepared(x, residual, call.valid)
-        found = self.moments(x, call.weights, call.groups) if call.by_batch else None
-        if found is not None and call.sync is not None:
-            found = call.sync.merge(found)
-        resolved = resolve(found, running, call.eps, call.renorm)
+        measured = self.moments(x, call.weights, call.groups) if call.by_batch else None
+        if measured is not None and call.sync is not None:
+            measured = call.sync.merge(measured)
+        resolved = resolve(measured, running, call.eps, call.renorm)
         scale, shift = coefficients(resolved, weight, bias)
-        kept = Kept(resolved, scale, shift, found.count if found is not None else 1.0)
+        kept = Kept(resolved, scale, shift, measured.count if measured is not None else 1.0)
         y = self.apply(_operands(x, residual, kept, call))
-        return Forward(y if y.dtype == dtype else y.to(dtype), kept, found)
+        return Forward(y if y.dtype == dtype else y.to(dtype), kept, measured)
 
     def backward(
         self, g: Batch, x: Batch, residual: Batch | None, kept: Kept, call: Call, wants_x: bool
     ) -> tuple[Batch | None, Batch | None, Gradients]:
-        """The way back: reduce → merge across ranks → gradient; the gradients of x, of the residual, and of γ and β."""
+        """Run reduce → sum across ranks → gradient; returns the gradients of x, of the residual, and of γ and β."""
         x, residual = prepared(x, residual, call.valid)
         g = g.to(x.dtype)
         operands = _operands(x, residual, kept, call)
         exchange = call.sync.sum if call.sync is not None and wants_x else None
-        found = gradients(kept.resolved, operands.scale, kept.count, *self.reduce(g, operands), exchange)
+        affine = gradients(kept.resolved, operands.scale, kept.count, *self.reduce(g, operands), exchange)
         if not wants_x:
-            return None, None, found
-        return *self.gradient(g, operands, found.offset, found.slope), found
+            return None, None, affine
+        return *self.gradient(g, operands, affine.offset, affine.slope), affine
 
     def repeat(
         self,
@@ -151,12 +151,12 @@ class Reference:
         resolved: Resolved,
         call: Call,
     ) -> Batch:
-        """Run the path again with the decisions of an earlier run: a differentiable forward for double backward."""
+        """Run the forward again with the decisions of an earlier one, so that gradients can be differentiated."""
         batch, added = prepared(x, residual, call.valid)
         if resolved.by_batch is not False:
-            found = self.moments(batch, call.weights, call.groups)
-            found = found if call.sync is None else call.sync.merge(found)
-            resolved = resolve_again(found, call.eps, resolved)
+            measured = self.moments(batch, call.weights, call.groups)
+            measured = measured if call.sync is None else call.sync.merge(measured)
+            resolved = resolve_again(measured, call.eps, resolved)
         kept = Kept(resolved, *coefficients(resolved, weight, bias), 1.0)
         return self.apply(_operands(batch, added, kept, call)).to(x.dtype)
 

@@ -1,7 +1,8 @@
-"""Every decision about statistics: from moments and running statistics to what normalises, and what is kept.
+"""Every decision about statistics: which ones normalise a batch, and how the running ones are updated.
 
-All tensors here are tiny, of shape (groups, channels). Small counts, non-finite values, renorm's r and d are
-settled here and nowhere else, without the host ever waiting for the device.
+All tensors here are small, of shape (groups, channels). What to do about small counts, about values that are not
+finite, and about r and d of renorm is decided here and nowhere else, and the host never waits for the device. The
+settling phases of the CPU and GPU kernels repeat these decisions.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ class Resolved(NamedTuple):
     """What normalises each group and channel: y = γ·((x − mean)·inv_std·r + d) + β.
 
     `by_batch` says whether mean and inv_std are the batch's own (and so depend on x): for all groups, for none,
-    or, where only run time tells, for the groups that are True in a tensor of shape (groups, 1). `r` and `d` are
-    constants of the backward pass; None stands for 1 and 0. `low` is the rest of a mean that one number cannot
-    hold; None stands for 0.
+    or, where that is known only at run time, for the groups that are True in a tensor of shape (groups, 1). `r` and
+    `d` are constants of the backward pass; None stands for 1 and 0. `low` is what rounding took from the mean; None
+    stands for 0.
     """
 
     mean: PerGroup
@@ -58,7 +59,7 @@ class Resolved(NamedTuple):
 def resolve(
     moments: Moments | None, running: Running | None, eps: float, renorm: Renorm | None = None
 ) -> Resolved:
-    """Decide what normalises.
+    """Decide which statistics normalise each group and channel.
 
     Without moments: the running statistics. With moments: the batch's own, corrected by renorm if asked; groups
     that have too few values (known only at run time) fall back to the running statistics, or to mean 0 and
@@ -145,13 +146,13 @@ def _within(value: Tensor, bound: Tensor | float, least: float, opposite: Callab
 
 
 def _population(running: Running, eps: float, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
-    # copies, always: a running buffer must never be saved for backward, it changes under its feet
+    # always copies: a running buffer that is saved for backward would change before it is read
     mean = snapshot(running.mean).unsqueeze(0)
     if running.std is not None:
         inv_std = snapshot(running.std).reciprocal().unsqueeze(0)
     else:
         inv_std = (snapshot(running.var) + eps).rsqrt().unsqueeze(0)
-    # in the moments' dtype: whatever ranks hold and whoever serves them, they exchange one
+    # in the moments' dtype: all ranks must exchange one dtype, whatever their buffers and backends
     return (mean, inv_std) if dtype is None else (mean.to(dtype), inv_std.to(dtype))
 
 
@@ -203,7 +204,7 @@ def gradients(
     """From the sums Σg (`plain`) and Σg·(x − mean) (`moment`) of each group to the gradients.
 
     `exchange` sums a tensor over ranks that share the statistics. Only the sums in dx cross ranks: dγ and dβ are
-    averaged with the other gradients, by whoever averages them.
+    averaged later, with the gradients of all other parameters.
 
     dβ = Σg    dγ = r·Σg·x̂ + d·Σg    dx = (γr/σ)·(g − (w/W)·(Σg + x̂·Σg·x̂))
     """
@@ -242,9 +243,8 @@ def commit(
 
     `momentum=None` stands for m = 1/(updates so far + 1), the cumulative average. Groups with too few values
     are left out. With `on_nonfinite="skip"` a channel whose statistics are not finite (or do not fit the buffer)
-    keeps its old values; `"propagate"` takes them in, as torch does. With `sync` the groups are
-    those of all ranks. The counter counts training batches, or,
-    with `momentum=None`, those that were taken in.
+    keeps its old values; `"propagate"` updates by them, as torch does. With `sync` the groups are
+    those of all ranks. The counter counts training batches, or, with `momentum=None`, those that changed a channel.
 
     >>> from normsmith.ops import moments
     >>> running = Running(torch.zeros(1), torch.ones(1))

@@ -1,4 +1,4 @@
-"""Ranks that share one batch: what they exchange, on any backend of torch.distributed."""
+"""Ranks that share one batch: how their statistics are merged, on any backend of torch.distributed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Sync:
     Every rank must reach every exchange, with a batch of any size: an empty one counts for nothing.
 
     Args:
-        group: the process group; best one that nothing else uses (see `own_group`).
-        name: says who is exchanging, in errors.
+        group: the process group; preferably one that is used for nothing else (see `own_group`).
+        name: gives the name of the layer for errors.
     """
 
     def __init__(self, group: dist.ProcessGroup, name: Callable[[], str] = lambda: "batch norm") -> None:
@@ -30,10 +30,10 @@ class Sync:
         self.rank = dist.get_rank(group)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over all ranks; differentiable, compiles.
+        """The sum over all ranks. It can be differentiated and compiled.
 
         Raises:
-            SyncError: a rank did not arrive in time, or left.
+            SyncError: a rank did not arrive in time, or has ended.
         """
         if torch.compiler.is_compiling() or (torch.is_grad_enabled() and tensor.requires_grad):
             from torch.distributed import _functional_collectives as functional
@@ -61,13 +61,13 @@ class Sync:
                 for row in (moments.count, moments.mean, m2, moments.squares, moments.low)
             ]
         )
-        # each rank fills a row of zeros: a sum is the one exchange that every backend has
+        # each rank fills its row of a table of zeros: a sum is the one exchange that every backend has
         every = self.sum(torch.nn.functional.pad(mine, (0, 0, self.rank, self.ranks - self.rank - 1)))
         count, mean, m2, squares, low = every.unbind()
         return merge(Moments(count[:, :1], mean, m2, squares[:, :1], low))
 
     def average(self, values: list[PerGroup], enough: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The mean over the groups of all ranks that have enough values, and whether there is one."""
+        """The mean over those groups of all ranks that have enough values, and whether there is any such group."""
         rows = [torch.where(enough, value, 0.0).sum(0) for value in values]
         number = enough.to(values[0].dtype).sum(0).expand_as(rows[0])
         *sums, number = self.sum(torch.stack([*rows, number])).unbind()
@@ -77,9 +77,10 @@ class Sync:
 def own_group(parent: dist.ProcessGroup, name: Callable[[], str]) -> dist.ProcessGroup:
     """A group of the same ranks that only one layer uses, created collectively; on NCCL the parent itself.
 
-    On a gloo group that others use too, a rank that does not arrive is not noticed: its next exchange, e.g. one
-    of gradients, is summed with our statistics. In a group of its own the layer times out instead. NCCL orders
-    its exchanges by stream, a communicator costs memory, and a missing rank is its watchdog's business.
+    In a gloo group that is used for other exchanges too, a rank that does not arrive goes unnoticed: its next
+    exchange, for example one of gradients, is summed with our statistics. In a group of its own the layer raises
+    after a timeout. NCCL orders its exchanges by stream, its communicators cost memory, and its watchdog looks for
+    missing ranks.
 
     Raises:
         SyncError: a rank did not arrive in time.

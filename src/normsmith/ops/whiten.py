@@ -78,7 +78,7 @@ def whiten(
 
     With `normalize_with="batch"` (training) μ and Σ are the mean and biased covariance over all valid elements, and, if
     `update_running`, the running mean and the running matrix move towards μ and W. With `"running"` (inference) they
-    take their place and nothing is updated. Differentiable, twice too; repeated eigenvalues do no harm.
+    take their place and nothing is updated. It can be differentiated twice; repeated eigenvalues do no harm.
 
     Args:
         x: shape (batch, channels, *space), floating point; computed in float32 at least, the output has its dtype.
@@ -91,7 +91,7 @@ def whiten(
         normalize_with, update_running, momentum, num_batches_tracked, mask, on_nonfinite: as in `batch_norm`.
         eps: added to the diagonal of Σ.
         on_small_batch: no more values than channels in a group, so that Σ has no full rank, known by the shape:
-            "error" raises, "running" goes by the running statistics, as is always done where only a mask tells.
+            "error" raises, "running" whitens by the running statistics, as is always done where only a mask decides it.
         collected: a list that takes the batch's moments in place of an update of the running statistics.
 
     Raises:
@@ -131,17 +131,17 @@ def whiten(
         )
         rows = batch.transpose(0, 1).reshape(groups, size, values)
         counted = None if valid is None else valid.expand(-1, 1, *x.shape[2:]).reshape(1, 1, values)
-        found = comoments(rows, counted) if by_batch else None
-        mean, low, matrix = _resolve(found, running, rows, method, iterations, eps)
+        batch_moments = comoments(rows, counted) if by_batch else None
+        mean, low, matrix = _resolve(batch_moments, running, rows, method, iterations, eps)
         y = matrix @ ((rows - mean.unsqueeze(2)) - low.unsqueeze(2))
         y = y.reshape(x.shape[1], x.shape[0], *x.shape[2:]).transpose(0, 1)
         y = _affine(y, weight, bias)
     if valid is not None:
         y = torch.where(valid, y, 0.0)
-    if found is not None and collected is not None:
-        collected.append(found.detach())
-    elif found is not None and running is not None and update_running:
-        commit_whitening(running, found, matrix, momentum=momentum, on_nonfinite=on_nonfinite)
+    if batch_moments is not None and collected is not None:
+        collected.append(batch_moments.detach())
+    elif batch_moments is not None and running is not None and update_running:
+        commit_whitening(running, batch_moments, matrix, momentum=momentum, on_nonfinite=on_nonfinite)
     return _laid_out_like(y.to(x.dtype), x)
 
 
@@ -178,7 +178,7 @@ def merge_comoments(parts: list[Comoments]) -> Comoments:
 @torch.no_grad()
 def commit_whitening(
     running: RunningWhitening,
-    found: Comoments,
+    moments: Comoments,
     matrix: Tensor,
     *,
     momentum: float | None = 0.1,
@@ -192,13 +192,13 @@ def commit_whitening(
     finite keeps its old ones. `momentum=None` and the counter are those of `commit`.
 
     >>> running = RunningWhitening(torch.zeros(1), torch.ones(1, 1, 1))
-    >>> found = comoments(torch.tensor([[[1.0, 5.0]]]))
-    >>> commit_whitening(running, found, inverse_root(found.covariance(eps=0.0)), momentum=0.5)
+    >>> moments = comoments(torch.tensor([[[1.0, 5.0]]]))
+    >>> commit_whitening(running, moments, inverse_root(moments.covariance(eps=0.0)), momentum=0.5)
     >>> running.mean, running.matrix.flatten()
     (tensor([1.5000]), tensor([0.7500]))
     """
-    mean = found.mean + found.low
-    usable = torch.as_tensor(found.enough, device=mean.device).expand(len(mean))
+    mean = moments.mean + moments.low
+    usable = torch.as_tensor(moments.enough, device=mean.device).expand(len(mean))
     if on_nonfinite == "skip":
         usable = usable & mean.isfinite().all(1) & matrix.isfinite().all(-1).all(-1)
     factor: Tensor | float
@@ -217,17 +217,21 @@ def commit_whitening(
 
 
 def _resolve(
-    found: Comoments | None,
+    moments: Comoments | None,
     running: RunningWhitening | None,
     rows: Tensor,
     method: str,
     iterations: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What whitens: mean and its low part (groups, size), and the matrix (groups, size, size)."""
-    if found is not None:
-        mean, low, matrix = found.mean, found.low, inverse_root(found.covariance(eps), method, iterations)
-        if not isinstance(found.enough, Tensor):
+    """Decide what whitens: the mean and its low part, both (groups, size), and the matrix, (groups, size, size)."""
+    if moments is not None:
+        mean, low, matrix = (
+            moments.mean,
+            moments.low,
+            inverse_root(moments.covariance(eps), method, iterations),
+        )
+        if not isinstance(moments.enough, Tensor):
             return mean, low, matrix
     groups, size, _ = rows.shape
     if running is None:
@@ -236,12 +240,12 @@ def _resolve(
         identity = torch.eye(size, dtype=rows.dtype, device=rows.device)
         old_matrix = (identity * (1 + eps) ** -0.5).expand(groups, size, size)
     else:
-        # copies: a running buffer must never be saved for backward, it changes under its feet
+        # copies: a running buffer that is saved for backward would change before it is read
         old_mean = snapshot(running.mean.detach()).to(rows.dtype).view(groups, size)
         old_matrix = snapshot(running.matrix.detach()).to(rows.dtype)
-    if found is None:
+    if moments is None:
         return old_mean, torch.zeros_like(old_mean), old_matrix
-    enough = found.enough
+    enough = moments.enough
     assert isinstance(enough, Tensor)
     return (
         torch.where(enough, mean, old_mean),

@@ -16,7 +16,7 @@ from normsmith.ops.gpu import launch
 def test_partners_on_another_device_are_refused():
     x, away = torch.randn(4, 3), torch.empty(3, device="meta")
     with pytest.raises(InputError, match=r"device, cpu, got one on meta; .*\.to\(x\.device\)"):
-        launch.beside(x, None, x[0], away)
+        launch.check_device(x, None, x[0], away)
     batch = launch.geometry(x, None, None)
     with pytest.raises(InputError, match=r"residual: .* got meta"):
         batch.like(away.expand(4, 3))

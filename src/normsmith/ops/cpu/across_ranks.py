@@ -1,6 +1,7 @@
-"""What stands between the phases of a kernel where statistics cross ranks: the exchange, and decisions in torch.
+"""Statistics of kernels, merged across ranks: an exchange between the phases MEASURE and APPLY, and decisions in torch.
 
-Kernels measure and apply as they do alone; `resolve`, `coefficients` and `gradients` take the place of `settle.py`.
+Kernels measure and apply as they do on one rank. `resolve`, `coefficients` and `gradients` take the place of their
+phase SETTLE.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ def settle_across(
     """From the parts of this rank's batch to the moments of all ranks, and to the statistics that normalise."""
     assert call.sync is not None  # asked for
     rows = packed.statistics
-    found = packed.across = call.sync.merge(_moments(parts, *counted, rows.dtype))
-    resolved = resolve(found, running, call.eps, call.renorm)
+    merged = packed.across = call.sync.merge(_moments(parts, *counted, rows.dtype))
+    resolved = resolve(merged, running, call.eps, call.renorm)
     scale, shift = coefficients(resolved, weight, bias)
-    none = torch.zeros_like(found.mean)
+    none = torch.zeros_like(merged.mean)
     every = {
         slot.MEAN: resolved.mean,
         slot.LOW: none if resolved.low is None else resolved.low,
         slot.INV_STD: resolved.inv_std,
-        slot.M2: found.m2,
+        slot.M2: merged.m2,
         slot.SCALE: scale,
         slot.SHIFT: shift,
         slot.R: none + 1 if resolved.r is None else resolved.r,
         slot.D: none if resolved.d is None else resolved.d,
-        slot.SHARE: none,  # `gradients` reckons by the count
+        slot.SHARE: none,  # `gradients` divides by the count itself
     }
     torch.stack([every[row] for row in range(slot.STATISTICS_ROWS)], out=rows)
     packed.enough = resolved.by_batch
@@ -57,12 +58,12 @@ def settle_gradient_across(
     assert packed.across is not None  # as the forward was
     plain, moment, _ = parts.sum(0).to(terms.dtype).unbind(-1)
     scale, count = packed.statistics[slot.SCALE], packed.across.count
-    found = gradients(packed.resolved, scale, count, plain, moment, exchange)
-    affine.weight.copy_(found.weight)
-    affine.bias.copy_(found.bias)
-    assert found.offset is not None  # enough values or not, that is known at run time only
-    assert found.slope is not None
-    terms[slot.TERM_OFFSET], terms[slot.TERM_SLOPE] = found.offset, found.slope
+    result = gradients(packed.resolved, scale, count, plain, moment, exchange)
+    affine.weight.copy_(result.weight)
+    affine.bias.copy_(result.bias)
+    assert result.offset is not None  # enough values or not, that is known at run time only
+    assert result.slope is not None
+    terms[slot.TERM_OFFSET], terms[slot.TERM_SLOPE] = result.offset, result.slope
 
 
 def _moments(parts: Tensor, count: Tensor | float, squares: Tensor | float, work: torch.dtype) -> Moments:

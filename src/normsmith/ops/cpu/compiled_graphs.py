@@ -5,8 +5,8 @@ the reference's many operations, and `batch_norm_backward_v1` for the gradient. 
 running statistics move by `commit`, in the graph. Activations other than ReLU stay outside, for the compiler to fuse.
 An exported program gets no such operator, which would tie it to this package.
 
-Torch keeps compiled graphs on disk by the names of their operators: whoever changes a schema, or what backward is
-given, changes both names.
+Torch keeps compiled graphs on disk by the names of their operators: a change of a schema, or of what backward is
+given, must change both names.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ def traced(
         y = call.activation.forward(y)
         y = y if call.valid is None else torch.where(call.valid, y, 0.0)
     count, squares = counts(x, call.weights, call.groups)
-    found = Moments(count, statistics[slot.MEAN], statistics[slot.M2], squares, statistics[slot.LOW])
-    resolved = Resolved(found.mean, found.low, statistics[slot.INV_STD], None, None, True)
-    return Forward(y, Kept(resolved, None, None, count), found)
+    moments = Moments(count, statistics[slot.MEAN], statistics[slot.M2], squares, statistics[slot.LOW])
+    resolved = Resolved(moments.mean, moments.low, statistics[slot.INV_STD], None, None, True)
+    return Forward(y, Kept(resolved, None, None, count), moments)
 
 
 def _scalar(bound: Tensor | float, x: Tensor) -> Tensor:
@@ -179,13 +179,13 @@ def _differentiate(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Any, ...]:
     dx, dweight, dbias, dresidual = torch.ops.normsmith.batch_norm_backward_v1(
         g, *ctx.saved_tensors, *ctx.call, wants[0], wants[3]
     )
-    found = [
+    gradients = [
         gradient.to(dtype) if wanted else None
         for gradient, dtype, wanted in zip(
             (dx, dweight, dbias, dresidual), ctx.dtypes, wants[:4], strict=True
         )
     ]
-    return (*found, *[None] * 10)
+    return (*gradients, *[None] * 10)
 
 
 def _define(name: str, schema: str, function: Any, fake: Any) -> None:

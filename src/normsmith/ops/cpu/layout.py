@@ -11,11 +11,14 @@ from torch import Tensor
 from normsmith.ops.cpu.kernels.arguments import LANES, RUN
 
 PLANES_FROM = 256
-"""Positions from which a channel is worked on by planes; fewer lie side by side as columns."""
+"""Positions from which a batch is worked on by planes; with fewer, the channels of a sample are columns of one row."""
 
 
 class Layout(NamedTuple):
-    """A batch as a kernel sees it: `samples` × `rows` rows of `channels` × `positions` columns, or planes."""
+    """A batch as a kernel sees it: `samples` × `rows` rows of `channels` × `positions` columns, or planes.
+
+    Columns are worked on by `strips` of `strip` columns; `fold` short rows are taken as one line.
+    """
 
     name: str
     samples: int

@@ -27,7 +27,7 @@ _forked = False
 
 
 def _after_fork() -> None:
-    # a pool that was used before the fork does not exist here, and libgomp would wait for it
+    # threads from before the fork do not exist in the child, and libgomp would wait for them
     global _forked  # noqa: PLW0603 — a fact about the process
     _forked = True
 

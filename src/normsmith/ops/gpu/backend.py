@@ -18,7 +18,7 @@ from normsmith.ops.compiling import unfit
 from normsmith.ops.resolve import Gradients, Running
 
 if TYPE_CHECKING:
-    from normsmith.ops.gpu.launch import Left
+    from normsmith.ops.gpu.launch import Saved
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -41,7 +41,7 @@ def _interpreted() -> bool:
 
 @lru_cache
 def _unfit(device: torch.device) -> str | None:
-    """Why a device cannot run the kernels."""
+    """Why a device cannot run the kernels, None if it can."""
     if find_spec("triton") is None:
         return "needs Triton, which is not installed"
     if device.type == "cpu" and _interpreted():
@@ -52,13 +52,13 @@ def _unfit(device: torch.device) -> str | None:
         return "not tried on ROCm"
     if not torch.cuda.is_available():
         return "torch sees no GPU here"
-    return _idle(device)
+    return _cannot_launch(device)
 
 
-def _idle(device: torch.device) -> str | None:
-    """Why nothing can be launched on an NVIDIA GPU.
+def _cannot_launch(device: torch.device) -> str | None:
+    """Why nothing can be launched on this NVIDIA GPU, None if kernels can be.
 
-    Triton builds its link to the driver with a C compiler and Python's headers, which small machine images do without.
+    Triton builds its link to the driver with a C compiler and Python's headers, which small machine images lack.
     """
     capability = torch.cuda.get_device_capability(device)
     if capability < (8, 0):
@@ -68,13 +68,13 @@ def _idle(device: torch.device) -> str | None:
     try:
         _launches()
         driver.active.get_current_target()
-    except Exception as error:  # noqa: BLE001 — whatever it is, others serve
+    except Exception as error:  # noqa: BLE001 — whatever it is, another backend serves
         return f"Triton does not start here ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
     return None
 
 
 def _unfit_compiled(device: torch.device) -> str | None:
-    """Why a device cannot run the kernels in a compiled graph; where it can, their operators are then known."""
+    """Why a device cannot run the kernels in a compiled graph; where it can, their operators are defined on return."""
     reason = _unfit(device)
     if reason is None:
         from normsmith.ops.gpu import compiled_graphs  # noqa: F401
@@ -86,7 +86,7 @@ _unfit_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _unreadable(x: Tensor) -> str | None:
-    """Why the memory of a tensor cannot be read as it lies."""
+    """Why a kernel cannot read the memory of a tensor directly, None if it can."""
     if x.dtype not in _DTYPES:
         return f"computes in float32, got {x.dtype}"
     if (type(x) is not Tensor and type(x) is not Parameter) or x.is_neg() or x.layout is not torch.strided:
@@ -109,13 +109,13 @@ class Triton:
         return _unfit(x.device) or _unreadable(x) or self._refusal(x, call)
 
     def _refusal(self, x: Tensor, call: Call) -> str | None:
-        """What the kernels do not know, where the device would run them."""
+        """Why the kernels cannot serve a call that the device could run, None if they can."""
         if _launches()[0].name_of(call.activation) is None:
             return "does not know the activation"
         values, least = x.numel() // max(x.shape[1], 1), 2 if call.by_batch else 1
         if values < least:
             return f"needs {least} values per channel, got {values}"
-        if x.numel() // max(x.shape[0], 1) > 2**31 - 2**10:  # a tile may end behind the last of them
+        if x.numel() // max(x.shape[0], 1) > 2**31 - 2**10:  # a tile may reach past the last of them
             return "indexes the values of a sample with 32 bits"
         return None
 
@@ -129,26 +129,26 @@ class Triton:
         call: Call,
         update: Update | None = None,
     ) -> Forward:
-        """Everything fused where no other rank has a say; otherwise moments, what ranks agree on, and output."""
+        """Run fused kernels; across ranks, some for the moments of this rank, and one for the output."""
         if torch.compiler.is_compiling():
             from normsmith.ops.gpu import compiled_graphs  # needs Triton
 
             return compiled_graphs.traced(x, weight, bias, residual, running, call)
         launch, forward, _ = _launches()
-        launch.beside(x, weight, bias, *(() if running is None else running[:3]))
+        launch.check_device(x, weight, bias, *(() if running is None else running[:3]))
         with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
             batch = launch.geometry(x, launch.weighed(x, call.valid, call.weights), call.groups)
             residual = None if residual is None else batch.like(residual)
             if not call.by_batch:
-                found = forward.infer(batch, weight, bias, residual, running, call)
+                result = forward.infer(batch, weight, bias, residual, running, call)
             elif call.sync is not None:
-                found = forward.agree(batch, weight, bias, residual, running, call)
+                result = forward.normalize_across(batch, weight, bias, residual, running, call)
             else:
-                found = forward.normalize(batch, weight, bias, residual, running, call, update)
-        return found if batch.x is x else found._replace(y=torch.empty_like(x).copy_(found.y))  # type: ignore[no-any-return]
+                result = forward.normalize(batch, weight, bias, residual, running, call, update)
+        return result if batch.x is x else result._replace(y=torch.empty_like(x).copy_(result.y))  # type: ignore[no-any-return]
 
     def backward(
-        self, g: Batch, x: Batch, residual: Batch | None, kept: Left, call: Call, wants_x: bool
+        self, g: Batch, x: Batch, residual: Batch | None, kept: Saved, call: Call, wants_x: bool
     ) -> tuple[Batch | None, Batch | None, Gradients]:
         """The gradients of x, of the residual, and of γ and β."""
         launch, _, backward = _launches()
@@ -158,7 +158,7 @@ class Triton:
             if residual is not None and kept.bits is None:
                 residual = batch.like(residual)
             act = launch.name_of(call.activation)
-            found = backward.differentiate(
+            gradients = backward.differentiate(
                 batch.like(g), batch, residual, kept, act, wants_x, added, call.sync
             )
-        return found  # type: ignore[no-any-return]
+        return gradients  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The way back: what its kernels need, allocated, and their launches in order."""
+"""The backward: allocates what its kernels need, and launches them in order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from normsmith.ops.gpu import backward_kernels as kernels
 from normsmith.ops.gpu import launch
-from normsmith.ops.gpu.launch import Geometry, Left
+from normsmith.ops.gpu.launch import Geometry, Saved
 from normsmith.ops.resolve import Gradients, gradients
 from normsmith.ops.sync import Sync
 
@@ -18,27 +18,27 @@ def differentiate(
     g: Tensor,
     batch: Geometry,
     residual: Tensor | None,
-    kept: Left,
+    kept: Saved,
     act: str,
     wants_x: bool,
     added: torch.dtype | None,
     sync: Sync | None,
 ) -> tuple[Tensor | None, Tensor | None, Gradients]:
-    """The way back: the gradients of x, of the residual (None where `added`, its dtype, is), and of γ and β."""
+    """The gradients of x, of the residual, and of γ and β. `added` is the dtype of the residual, None without one."""
     plain = act == "none" and batch.weights is None  # the residual's gradient is then g itself
     dz = None
     if added is not None and wants_x and not plain:
         dz = torch.empty_like(batch.x, dtype=added)
     residual = residual if act != "none" and kept.bits is None else None
     if batch.plan.once and sync is None:
-        dx, found = _back_at_once(g, batch, residual, kept, act, wants_x, dz)
+        dx, affine = _differentiate_at_once(g, batch, residual, kept, act, wants_x, dz)
     else:
-        dx, found = _back_in_parts(g, batch, residual, kept, act, wants_x, dz, sync)
-    return dx, g if dz is None else dz, found
+        dx, affine = _differentiate_in_parts(g, batch, residual, kept, act, wants_x, dz, sync)
+    return dx, g if dz is None else dz, affine
 
 
 class _Statistics(NamedTuple):
-    """What the settling of gradients reads: whose statistics normalised, and how much they count."""
+    """What the settling of gradients reads: which statistics normalised, and over how many values."""
 
     by_batch: bool
     which: Tensor | None
@@ -47,7 +47,7 @@ class _Statistics(NamedTuple):
     decided: tuple[Tensor | None, ...]
 
 
-def _statistics(kept: Left) -> _Statistics:
+def _statistics(kept: Saved) -> _Statistics:
     resolved = kept.resolved
     which = resolved.by_batch if isinstance(resolved.by_batch, Tensor) else None
     count, counts = (1.0, kept.count) if isinstance(kept.count, Tensor) else (float(kept.count), None)
@@ -55,16 +55,16 @@ def _statistics(kept: Left) -> _Statistics:
     return _Statistics(resolved.by_batch is not False, which, count, counts, decided)
 
 
-def _back_at_once(
+def _differentiate_at_once(
     g: Tensor,
     batch: Geometry,
     residual: Tensor | None,
-    kept: Left,
+    kept: Saved,
     act: str,
     wants_x: bool,
     dz: Tensor | None,
 ) -> tuple[Tensor | None, Gradients]:
-    """One launch."""
+    """Run the backward in one launch."""
     cut, by = batch.plan, _statistics(kept)
     mean, scale, shift = launch.dense(kept.resolved.mean, kept.scale, kept.shift)
     grads = torch.empty((4, *batch.shape), dtype=torch.float32, device=batch.x.device)
@@ -79,39 +79,39 @@ def _back_at_once(
     return dx, _gradients(grads, by.by_batch)
 
 
-def _back_in_parts(
+def _differentiate_in_parts(
     g: Tensor,
     batch: Geometry,
     residual: Tensor | None,
-    kept: Left,
+    kept: Saved,
     act: str,
     wants_x: bool,
     dz: Tensor | None,
     sync: Sync | None,
 ) -> tuple[Tensor | None, Gradients]:
-    """Three launches, or four of which ranks may talk between the first and the last."""
+    """Run the backward in three launches; ranks exchange their sums before the last of them."""
     by, given = _statistics(kept), launch.dense(kept.resolved.mean, kept.scale, kept.shift)
     # without bits, the residual's gradient is written by the first sweep: all that the last one needs of g and z
     simple = kept.bits is None and act in ("none", "relu")
     early = dz if dz is not None and dz.dtype == g.dtype and simple else None
-    sums = _summed(g, batch, residual, kept.bits, given, act, early)
+    sums = _sum_parts(g, batch, residual, kept.bits, given, act, early)
     grads = torch.empty((4, *batch.shape), dtype=torch.float32, device=batch.x.device)
     if sync is None:
         decided = (*by.decided, given[1])
         _settle_sums(
             batch, sums, decided, by.number, by.counts, by.which, grads, decide=True, by_batch=by.by_batch
         )
-        found = _gradients(grads, by.by_batch)
+        affine = _gradients(grads, by.by_batch)
     else:
         _settle_sums(batch, sums, (None,) * 5, 1.0, None, None, grads, decide=False, by_batch=False)
         exchange = sync.sum if wants_x else None
-        found = gradients(kept.resolved, kept.scale, kept.count, grads[0], grads[1], exchange)
+        affine = gradients(kept.resolved, kept.scale, kept.count, grads[0], grads[1], exchange)
     if not wants_x:
-        return None, found
-    through = (found.offset, found.slope)
+        return None, affine
+    through = (affine.offset, affine.slope)
     if early is not None:
-        return gradient(early, batch, None, None, given, through, "none", None), found
-    return gradient(g, batch, residual, kept.bits, given, through, act, dz), found
+        return gradient(early, batch, None, None, given, through, "none", None), affine
+    return gradient(g, batch, residual, kept.bits, given, through, act, dz), affine
 
 
 def _gradients(grads: Tensor, by_batch: bool) -> Gradients:
@@ -124,13 +124,13 @@ def _gradients(grads: Tensor, by_batch: bool) -> Gradients:
 
 
 class Sums(NamedTuple):
-    """The workspace of the first backward sweep."""
+    """The workspace of the first backward sweep: sums of parts, and how many of them stand in a row."""
 
     parts: Tensor
     width: int
 
 
-def _summed(
+def _sum_parts(
     g: Tensor,
     batch: Geometry,
     residual: Tensor | None,
@@ -181,7 +181,7 @@ def gradient(
     act: str,
     dz: Tensor | None,
 ) -> Tensor:
-    """dx, and the residual's gradient into `dz` if there is one."""
+    """Compute dx; the residual's gradient goes into `dz`, if there is one."""
     cut, (programs, *counts) = batch.plan, launch.elementwise(batch)
     dx = torch.empty_like(batch.x)
     launch.start(

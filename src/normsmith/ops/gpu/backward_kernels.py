@@ -102,7 +102,7 @@ def reduce_parts(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, PLANES: tl.constexpr, ACT: tl.constexpr,
     POLICY: tl.constexpr,
 ):  # fmt: skip
-    """Σg and Σg·(x − mean) of every part, (2, groups, splits, width); the residual's gradient on the way, if asked."""
+    """Σg and Σg·(x − mean) of every part, (2, groups, splits, width); and the residual's gradient, if asked for."""
     block, split, group = part_program(blocks, splits)
     columns, positions, first, end, left, right, chunks, at = share_of(
         block, group, size, rows, columns, positions, groups, COLUMNS, UNIT, PLANES

@@ -5,9 +5,9 @@ Where `torch.compile` traces the training forward, it records `normsmith::triton
 the compiler plans their memory and calls them without Python. The running statistics move by `commit`, in the graph.
 
 Where sizes are symbols, launches cannot be planned: there the graph calls the same code as an opaque operator, which
-decides when it runs; so it does where Triton interprets. Torch keeps compiled graphs on disk by the names of their
-operators and the sources of the kernels that it finds in `_KERNELS`: whoever changes a schema, or what backward is
-given, changes all names.
+decides when it runs; the same happens where Triton interprets. Torch keeps compiled graphs on disk by the names of
+their operators and the sources of the kernels that it finds in `_KERNELS`: a change of a schema, or of what backward
+is given, must change all names.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from normsmith.ops.gpu.forward_kernels import apply, forward_at_once, measure_pa
 from normsmith.ops.moments import Moments, counts
 from normsmith.ops.resolve import Renorm, Resolved, Running
 
-_TRIED = torch.__version__ >= "2.13"
-"""Earlier compilers were not tried on the launches themselves; they call the opaque operator."""
+_LAUNCHES_TRIED = torch.__version__ >= "2.13"
+"""Earlier compilers have not been tried on the launches themselves, and get the opaque operator."""
 
 
 def traced(
@@ -58,8 +58,8 @@ def traced(
         count, squares = counts(x, None, call.groups)
     else:
         count, squares = weighed.unbind()
-    found = Moments(count, rows[8], rows[5], squares, rows[9])
-    return Forward(y, Kept(Resolved(rows[0], rows[1], rows[2], None, None, True), None, None, count), found)
+    moments = Moments(count, rows[8], rows[5], squares, rows[9])
+    return Forward(y, Kept(Resolved(rows[0], rows[1], rows[2], None, None, True), None, None, count), moments)
 
 
 def _bound(bound: Tensor | float, x: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def _forward_fake(
 
 
 def _octets(x: Tensor, residual: Tensor | None, act: str) -> int:
-    """Bytes of bits, written or not: whether octets fit is not known of symbols."""
+    """Bytes for the bits of ReLU, needed or not: of symbolic sizes it is not known whether octets fit."""
     return 0 if residual is None or act != "relu" else (x.numel() + 7) // 8
 
 
@@ -132,8 +132,8 @@ def _backward(
     batch = launch.geometry(x, weights, groups_of(x, size, number))
     residual = None if residual is None else batch.like(residual)
     out = Settled(kept, weighed, enough) if weights is not None else Settled(kept, None, None)
-    left = out.left(batch, renorm, bits if batch.octets and bits.numel() else None)
-    dx, dz, affine = backward.differentiate(batch.like(g), batch, residual, left, act, wants_x, added, None)
+    saved = out.saved(batch, renorm, bits if batch.octets and bits.numel() else None)
+    dx, dz, affine = backward.differentiate(batch.like(g), batch, residual, saved, act, wants_x, added, None)
     dx = x.new_empty(0) if dx is None else laid_out_like(dx, x)
     dz = x.new_empty(0) if added is None or dz is None else laid_out_like(dz, x)
     return dx, torch.stack([affine.weight, affine.bias]), dz
@@ -154,7 +154,7 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
     if act == "none" or (
         act == "relu" and _concrete(x) and launch.geometry(x, None, groups_of(x, size, number)).octets
     ):
-        residual = None  # bits stand for it, or nothing asks for it
+        residual = None  # the bits say what is needed of it, or nothing is
     ctx.save_for_backward(x, residual, kept, weighed, enough, bits, weights)
     ctx.call = bounds is not None, act, size, number
     ctx.plain = act == "none" and weights is None  # the residual's gradient is then the output's
@@ -166,18 +166,23 @@ def _differentiate(ctx: Any, g: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
     dx, affine, dz = torch.ops.normsmith.triton_batch_norm_backward_v1(
         g, *ctx.saved_tensors, *ctx.call, wants[0] or added is not None, added
     )
-    found = [
+    gradients = [
         gradient.to(dtype) if wanted else None
         for gradient, dtype, wanted in zip(
             (dx, *affine.unbind(), g if ctx.plain else dz), ctx.dtypes, wants[:4], strict=True
         )
     ]
-    return (*found, *[None] * 9)
+    return (*gradients, *[None] * 9)
 
 
-def _seen(x: Tensor) -> bool:
+def _shows_launches(x: Tensor) -> bool:
     """Whether launches may stand in the graph: it is being recorded, its sizes are known, Triton compiles."""
-    return _TRIED and isinstance(x, FunctionalTensor) and _concrete(x) and isinstance(apply, JITFunction)
+    return (
+        _LAUNCHES_TRIED
+        and isinstance(x, FunctionalTensor)
+        and _concrete(x)
+        and isinstance(apply, JITFunction)
+    )
 
 
 def _concrete(x: Tensor) -> bool:
@@ -185,7 +190,7 @@ def _concrete(x: Tensor) -> bool:
 
 
 def _define(name: str, function: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    """A `triton_op`, and its opaque twin for where it is blind."""
+    """Define a `triton_op`, and an opaque operator that does the same where launches cannot stand in the graph."""
     torch.library.define(f"{name}_opaque", torch.library.infer_schema(function, mutates_args=()))
 
     @torch.library.impl(f"{name}_opaque", ("CPU", "CUDA"))
@@ -198,7 +203,7 @@ def _define(name: str, function: Callable[..., Any], fake: Callable[..., Any]) -
 
     @wraps(function)
     def either(*given: Any) -> Any:
-        return (function if _seen(given[0]) else opaque)(*given)
+        return (function if _shows_launches(given[0]) else opaque)(*given)
 
     operator: Any = triton_op(name, either, mutates_args=())
     operator.register_fake(fake)

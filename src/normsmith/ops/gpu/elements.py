@@ -1,4 +1,4 @@
-"""What happens to an element: activations and their gradients, the output, the gradients."""
+"""What is computed for each element: activations and their gradients, the output, the gradients."""
 # mypy: ignore-errors
 # The bodies are Triton's language, not Python's: their types exist on the device only.
 
@@ -91,7 +91,7 @@ def write_output(
 
 @triton.jit
 def write_passed(bits, before, valid, row, column, end, right, columns, COLUMNS: tl.constexpr):
-    """Where ReLU let an element pass: all that its gradient needs of the residual. NaN passes, as in torch."""
+    """Write where ReLU let an element pass: all that the gradient needs of the residual. NaN passes, as in torch."""
     if bits is not None:
         write_bits(bits, valid & ~(before <= 0), row, column, end, right, columns, COLUMNS)
 

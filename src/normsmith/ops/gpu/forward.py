@@ -1,4 +1,4 @@
-"""The forward: what its kernels need, allocated, and their launches in order."""
+"""The forward: allocates what its kernels need, and launches them in order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from normsmith.ops.call import Call, Forward, Update
 from normsmith.ops.gpu import forward_kernels as kernels
 from normsmith.ops.gpu import launch
-from normsmith.ops.gpu.launch import Geometry, Left
+from normsmith.ops.gpu.launch import Geometry, Saved
 from normsmith.ops.moments import Moments
 from normsmith.ops.resolve import Renorm, Resolved, Running, coefficients, resolve
 
@@ -24,15 +24,15 @@ def normalize(
     call: Call,
     update: Update | None,
 ) -> Forward:
-    """Training in one launch or three: moments, decisions, running statistics, output."""
-    if running is None or batch.plan.groups > 1 or not _movable(running):
+    """Train in one launch or in three: moments, decisions, running statistics, output."""
+    if running is None or batch.plan.groups > 1 or not _is_plain(running):
         update = None
     y, out, bits = trained(batch, weight, bias, residual, running, call, update)
     if update is not None and running is not None:
-        # as torch's own in-place operations do: who has saved a buffer for backward gets an error
+        # as torch's own in-place operations do: a graph that saved a buffer for its backward raises an error
         torch._C._increment_version([buffer for buffer in running if buffer is not None])
-    left = out.left(batch, call.renorm is not None, bits)
-    return Forward(y, left, out.moments(batch) if update is None else None)
+    saved = out.saved(batch, call.renorm is not None, bits)
+    return Forward(y, saved, out.moments(batch) if update is None else None)
 
 
 def trained(
@@ -44,7 +44,7 @@ def trained(
     call: Call,
     update: Update | None,
 ) -> tuple[Tensor, Settled, Tensor | None]:
-    """What the launches write: the output, what was settled, and where ReLU let an element pass."""
+    """Launch, and return what was written: the output, what was settled, and where ReLU let an element pass."""
     cut, out = batch.plan, _room(batch, True)
     act = launch.name_of(call.activation)
     y, bits = torch.empty_like(batch.x), batch.bits(residual, act)
@@ -72,14 +72,14 @@ def trained(
             HELD=cut.held, ACT=act, **constants,
         )  # fmt: skip
     else:
-        _measured(batch, affine, decisions, call.eps, factor, constants)
+        _measure(batch, affine, decisions, call.eps, factor, constants)
         given = tuple(out.kept.select(0, row) for row in (0, 3, 4))
-        _applied(batch, residual, y, bits, (None,) * 5, given, None, call)
+        _apply(batch, residual, y, bits, (None,) * 5, given, None, call)
     return y, out, bits
 
 
-def _movable(running: Running) -> bool:
-    """Whether the kernels may move these buffers: float32, as they are summed in, and the counter beside them."""
+def _is_plain(running: Running) -> bool:
+    """Whether the kernels can update these buffers: float32 without gaps, and a counter on the same device."""
     mean, var, std, batches = running
     buffers = (mean, var) if std is None else (mean, var, std)
     if batches is not None and (batches.dtype != torch.int64 or batches.device != mean.device):
@@ -87,7 +87,7 @@ def _movable(running: Running) -> bool:
     return all(buffer.dtype == torch.float32 and buffer.is_contiguous() for buffer in buffers)
 
 
-def agree(
+def normalize_across(
     batch: Geometry,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -95,16 +95,16 @@ def agree(
     running: Running | None,
     call: Call,
 ) -> Forward:
-    """Training across ranks: moments, theirs merged with ours, decisions on small tensors, output."""
+    """Train across ranks: moments, merged with those of the other ranks, decisions on small tensors, output."""
     assert call.sync is not None
     out = _room(batch, False)
-    _measured(batch, (None,) * 5, (None, *_bounds(None, batch.x.device), *out), 0.0, 0.0, None)
-    found = call.sync.merge(out.moments(batch))
-    resolved = resolve(found, running, call.eps, call.renorm)
+    _measure(batch, (None,) * 5, (None, *_bounds(None, batch.x.device), *out), 0.0, 0.0, None)
+    merged = call.sync.merge(out.moments(batch))
+    resolved = resolve(merged, running, call.eps, call.renorm)
     scale, shift = coefficients(resolved, weight, bias)
     y, bits = torch.empty_like(batch.x), batch.bits(residual, launch.name_of(call.activation))
-    _applied(batch, residual, y, bits, (None,) * 5, launch.dense(resolved.mean, scale, shift), None, call)
-    return Forward(y, Left(resolved, scale, shift, found.count, batch.weights, bits), found)
+    _apply(batch, residual, y, bits, (None,) * 5, launch.dense(resolved.mean, scale, shift), None, call)
+    return Forward(y, Saved(resolved, scale, shift, merged.count, batch.weights, bits), merged)
 
 
 def infer(
@@ -119,14 +119,14 @@ def infer(
     kept = torch.empty((4, *batch.shape), dtype=torch.float32, device=batch.x.device)
     y = torch.empty_like(batch.x)
     population = (launch.flat(weight), launch.flat(bias), *map(launch.flat, running[:3]))
-    _applied(batch, residual, y, None, population, (None,) * 3, kept, call)
+    _apply(batch, residual, y, None, population, (None,) * 3, kept, call)
     mean, inv_std, scale, shift = kept.unbind()
     return Forward(
-        y, Left(Resolved(mean, None, inv_std, None, None, False), scale, shift, 1.0, batch.weights), None
+        y, Saved(Resolved(mean, None, inv_std, None, None, False), scale, shift, 1.0, batch.weights), None
     )
 
 
-def _measured(
+def _measure(
     batch: Geometry,
     affine: tuple[Tensor | None, ...],
     decisions: tuple[Any, ...],
@@ -134,7 +134,7 @@ def _measured(
     factor: float,
     constants: dict[str, Any] | None,
 ) -> None:
-    """The first two launches: moments of parts, merged, and settled if there are constants to settle by."""
+    """The first two launches: moments of parts, which are merged, and settled if there are `constants` to settle by."""
     cut = batch.plan
     width = batch.matrix.channels if cut.planes else batch.matrix.columns
     parts = torch.empty((5, cut.groups, cut.splits, width), dtype=torch.float32, device=batch.x.device)
@@ -152,7 +152,7 @@ def _measured(
     )  # fmt: skip
 
 
-def _applied(
+def _apply(
     batch: Geometry,
     residual: Tensor | None,
     y: Tensor,
@@ -192,7 +192,7 @@ class Settled(NamedTuple):
     enough: Tensor | None
 
     def moments(self, batch: Geometry) -> Moments:
-        """The batch's own, whatever normalised."""
+        """The batch's own moments, even where running statistics normalised it."""
         mean, low, m2 = (self.kept.select(0, row) for row in (8, 9, 5))
         if self.counts is not None:
             count, squares = self.counts.unbind()
@@ -203,9 +203,9 @@ class Settled(NamedTuple):
         number = float(batch.plan.size * batch.matrix.columns // batch.matrix.channels)
         return Moments(number, mean, m2, number, low)
 
-    def left(self, batch: Geometry, renorm: bool, bits: Tensor | None) -> Left:
-        """What backward needs of it."""
-        found, by_batch = self.moments(batch), self.enough
+    def saved(self, batch: Geometry, renorm: bool, bits: Tensor | None) -> Saved:
+        """What the backward needs of it."""
+        moments, by_batch = self.moments(batch), self.enough
         mean, low, inv_std, scale, shift, _, r, d, *_ = self.kept.unbind()
         resolved = Resolved(
             mean,
@@ -213,9 +213,9 @@ class Settled(NamedTuple):
             inv_std,
             r if renorm else None,
             d if renorm else None,
-            found.enough if by_batch is None else by_batch,
+            moments.enough if by_batch is None else by_batch,
         )
-        return Left(resolved, scale, shift, found.count, batch.weights, bits)
+        return Saved(resolved, scale, shift, moments.count, batch.weights, bits)
 
 
 def _counts(batch: Geometry) -> Tensor:

@@ -20,8 +20,8 @@ PARTS, CHANNELS = (16, 128), 8
 """How many parts, of how many channels, a merging program reads at once."""
 
 
-class Left(NamedTuple):
-    """What a forward leaves for its backward: what normalised, its coefficients, W, and mask and weights as one.
+class Saved(NamedTuple):
+    """What a forward leaves for its backward: what normalised, its coefficients, W, and mask and weights as one tensor.
 
     `bits` says where ReLU let an element pass, if a residual was added: backward then needs no residual.
     """
@@ -109,19 +109,19 @@ def geometry(x: Tensor, weights: Tensor | None, groups: Groups | None) -> Geomet
 
 @lru_cache
 def processors(device: torch.device) -> int:
-    """How many multiprocessors share the work."""
+    """How many multiprocessors the device has."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 def start(kernel: Any, programs: tuple[int, ...], *arguments: Any, warps: int = 4, **constants: Any) -> None:
-    """Launch on the current stream of the tensors' device; where a graph is being recorded, as a node of it."""
+    """Launch on the current stream of the tensors' device; while a graph is recorded, the launch is a node of it."""
     if isinstance(arguments[0], FunctionalTensor):
         kernel = wrap_triton(kernel)
     kernel[programs](*arguments, num_warps=warps, **constants)
 
 
 def name_of(activation: Activation | None) -> str | None:
-    """What the kernels call an activation; None: they do not know it."""
+    """The name of an activation in the kernels, or None where they do not know it."""
     if activation is None:
         return "none"
     for name, known in ACTIVATIONS.items():
@@ -130,8 +130,8 @@ def name_of(activation: Activation | None) -> str | None:
     return None
 
 
-def beside(x: Tensor, *vectors: Tensor | None) -> None:
-    """Check that vectors lie where the batch does.
+def check_device(x: Tensor, *vectors: Tensor | None) -> None:
+    """Check that vectors are on the device of the batch.
 
     Raises:
         InputError: one lies on another device, whose addresses mean nothing here.
@@ -145,14 +145,17 @@ def beside(x: Tensor, *vectors: Tensor | None) -> None:
 
 
 def flat(vector: Tensor | None) -> Tensor | None:
+    """The vector without gaps in memory, copied if need be."""
     return vector if vector is None or vector.is_contiguous() else vector.contiguous()
 
 
 def dense(*values: Tensor | None) -> tuple[Tensor | None, ...]:
+    """`flat` of each value."""
     return tuple(map(flat, values))
 
 
 def policy(plan: Plan) -> str:
+    """How the cache treats what the first sweep reads: kept for the second, where the whole batch fits."""
     return "evict_last" if plan.resident else ""
 
 
@@ -162,11 +165,13 @@ def entries(batch: Geometry, width: int) -> tuple[int, int, int]:
 
 
 def parts_at_once(batch: Geometry, width: int) -> int:
+    """How many parts a merging program reads at once."""
     number = batch.plan.splits * (width // batch.matrix.channels)
     return PARTS[0] if number <= PARTS[0] else PARTS[1]
 
 
 def merging_programs(batch: Geometry) -> tuple[int]:
+    """How many programs merge the parts, each of some channels of one group."""
     return (-(-batch.matrix.channels // CHANNELS) * batch.plan.groups,)
 
 
@@ -182,4 +187,5 @@ def elementwise(batch: Geometry) -> tuple[int, int, int, int]:
 
 
 def unit(batch: Geometry) -> int:
+    """By how many elements, at most eight, every row of the batch is aligned."""
     return next(unit for unit in (8, 4, 2, 1) if batch.matrix.columns % unit == 0)

@@ -1,4 +1,4 @@
-"""How a batch is cut into programs: a few configurations chosen by shape, so that nothing is tuned at first call."""
+"""How a batch is cut into programs: one of a few configurations, chosen by shape, so that no first call is tuned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from normsmith.ops.moments import Groups
 
 HELD = 2**13
-"""Elements that one program may hold in registers between its two sweeps: 16 a thread, for which it has 128."""
+"""Elements that one program may hold in registers between its two sweeps: 16 for each thread, which has 128."""
 
 SMALL = 2**16
 """Bytes of a program's share up to which one launch beats three."""

@@ -1,4 +1,4 @@
-"""From sums to decisions, per channel, on the device: the kernels' share of `moments` and `resolve`."""
+"""From sums to decisions, per channel, on the device: what `moments` and `resolve` do, inside kernels."""
 # mypy: ignore-errors
 # The bodies are Triton's language, not Python's: their types exist on the device only.
 
@@ -11,7 +11,7 @@ from normsmith.ops.gpu.elements import clip
 from normsmith.ops.gpu.tiles import load_tile, long, nonzero, over_rows, single, summed, tile_at, values_at
 
 LARGEST = tl.constexpr(3.4028234663852886e38)
-"""Of float32."""
+"""The largest number of float32."""
 
 
 @triton.jit
@@ -25,13 +25,13 @@ def merge_lanes(n, mean, low, m2, AXIS: tl.constexpr):
     apart -= tl.expand_dims(rest, AXIS)
     m2 = tl.sum(m2 + n * apart * apart, AXIS)
     mean = base + rest
-    left = mean - base  # what rounding took from base + rest, whichever is larger
-    return total, mean, (base - (mean - left)) + (rest - left), m2
+    added = mean - base  # of base + rest, rounding took what is missing here, whichever of the two is larger
+    return total, mean, (base - (mean - added)) + (rest - added), m2
 
 
 @triton.jit
 def join(n, mean, low, m2, n_, mean_, low_, m2_):
-    """Chan's formula for two."""
+    """Merge two sets of moments by Chan's formula."""
     total = n + n_
     share = n_ / nonzero(total)
     base = tl.where(n > 0, mean, mean_)
@@ -137,6 +137,7 @@ def coefficients_of(mean, low, inv_std, r, d, gamma, beta, at, inside):
 
 @triton.jit
 def move_running(buffer, at, inside, value, usable, momentum):
+    """Move a running buffer towards a value, by momentum, where the value is usable."""
     old = tl.load(buffer + at, mask=inside, other=0.0)
     tl.store(buffer + at, tl.where(usable, old + momentum * (value - old), old), mask=inside)
 
@@ -147,7 +148,7 @@ def settle_forward(
     r_max, d_max, r_max_at, d_max_at, kept, counts, enough_at, channels, groups, eps, momentum,
     WEIGHTED: tl.constexpr, RENORM: tl.constexpr, UPDATE: tl.constexpr, SKIP: tl.constexpr,
 ):  # fmt: skip
-    """Decide what normalises, as `resolve` does; write it down; move the running statistics, as `commit` does."""
+    """Decide what normalises, as `resolve` does, write it down, and update the running statistics, as `commit` does."""
     eps, momentum = single(eps), single(momentum)
     variance = m2 / nonzero(n)
     inv_std = tl.rsqrt(variance + eps)
@@ -164,7 +165,7 @@ def settle_forward(
         tl.store(counts + group + 0 * at, n, mask=head)
         tl.store(counts + groups + group + 0 * at, squares, mask=head)
         tl.store(enough_at + group + 0 * at, enough, mask=head)
-    found, unbiased = mean + low, m2 / nonzero(n - squares / nonzero(n))
+    both, unbiased = mean + low, m2 / nonzero(n - squares / nonzero(n))
     if RENORM:
         running, deviation = population_of(at, inside, running_mean, running_var, running_std, eps)
         if r_max_at is not None:
@@ -184,7 +185,7 @@ def settle_forward(
         if RENORM or WEIGHTED:
             tl.debug_barrier()  # every warp has read the running statistics before one of them moves them
         usable = enough & (unbiased <= LARGEST) if SKIP else enough
-        move_running(running_mean, at, inside, found, usable, momentum)
+        move_running(running_mean, at, inside, both, usable, momentum)
         move_running(running_var, at, inside, unbiased, usable, momentum)
         if running_std is not None:
             move_running(running_std, at, inside, tl.sqrt(variance + eps), usable, momentum)
@@ -207,7 +208,7 @@ def settle_backward(
     plain, moment, at, inside, group, low, inv_std, r, d, scale, count, counts, by_batch, grads, channels, groups,
     BY_BATCH: tl.constexpr,
 ):  # fmt: skip
-    """dγ, dβ, and the offset and slope of dx, as `gradients` finds them from Σg and Σg·(x − mean)."""
+    """dγ, dβ, and the offset and slope of dx, as `gradients` computes them from Σg and Σg·(x − mean)."""
     deviation = values_at(at, inside, group, channels, inv_std)
     rest = values_at(at, inside, group, channels, low)
     moment -= rest * plain

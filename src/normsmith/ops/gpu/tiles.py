@@ -1,4 +1,4 @@
-"""Triton kernels of batch norm: every memory layout as one matrix, every path as moments, settle, apply and back.
+"""What all Triton kernels of batch norm share: every memory layout is one matrix, which programs read by tiles.
 
 A batch is a matrix of `rows` × `columns` with columns contiguous; column k belongs to channel k // positions:
 
@@ -21,13 +21,13 @@ import triton.language as tl
 
 @triton.jit
 def long(number):
-    """In 64 bits, a number that the compiler knows too: Inductor makes constants of sizes that are 1."""
+    """A number in 64 bits, also one that is a constant: Inductor makes constants of sizes that are 1."""
     return tl.cast(number, tl.int64)
 
 
 @triton.jit
 def single(number):
-    """In float32, as Triton passes numbers; Inductor passes them in float64."""
+    """A number in float32: Triton passes numbers so, but Inductor passes them in float64."""
     return tl.cast(number, tl.float32)
 
 
@@ -40,7 +40,7 @@ def group_rows(group, size, rows, groups):
 
 @triton.jit
 def aligned(number, UNIT: tl.constexpr):
-    """The same number, which is a multiple of UNIT: said so that the compiler uses wide loads."""
+    """The same number, which is a multiple of UNIT, written so that the compiler sees that and uses wide loads."""
     return number // UNIT * UNIT
 
 
@@ -142,6 +142,7 @@ def read_bits(bits, row, column, end, right, columns, ROWS: tl.constexpr, COLUMN
 
 @triton.jit
 def nonzero(count):
+    """The count, or 1 where it is 0, to divide by."""
     return tl.where(count > 0, count, 1.0)
 
 
@@ -157,10 +158,10 @@ def summed(tile, PLANES: tl.constexpr):
 @triton.jit
 def values_at(at, inside, group, channels, values):
     """A (groups, channels) tensor at the channels of a program; None stands for 0."""
-    found = (at * 0).to(tl.float32)
+    result = (at * 0).to(tl.float32)
     if values is not None:
-        found = tl.load(values + group.to(tl.int64) * channels + at, mask=inside, other=0.0).to(tl.float32)
-    return found
+        result = tl.load(values + group.to(tl.int64) * channels + at, mask=inside, other=0.0).to(tl.float32)
+    return result
 
 
 @triton.jit

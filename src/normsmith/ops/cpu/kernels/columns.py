@@ -1,10 +1,9 @@
-"""Batches as a matrix whose columns are channels, or few positions of one: (batch, channels), channels last in
-memory, and planes of few positions.
+"""Batches as a matrix whose columns are channels, or the few positions of channels.
 
-Columns are worked on side by side, up to `RUN` of them, over many lines. Short rows are taken `fold` at a time, as
-one line. Either a thread takes a strip of columns, measures it, decides, and reads it again while it is in its
-cache; or the parts of all columns are some of the rows, and the phases run one after the other. What is read again
-is read backwards: the cache holds the end.
+That is (batch, channels), channels last in memory, and planes of few positions. Columns are worked on side by side,
+up to `RUN` of them, over many lines. Short rows are taken `fold` at a time, as one line. Either a thread takes a strip
+of columns, measures it, decides, and reads it again while it is in its cache; or each thread takes some of the rows of
+all columns, and the phases run one after the other. What is read again is read backwards: the cache holds the end.
 """
 
 from __future__ import annotations
@@ -35,14 +34,17 @@ from normsmith.ops.cpu.kernels.vectors import ROWS, TABLE
 CHUNK = 512
 """Lines whose sums are added up in the dtype of the work."""
 FEW = 8
-"""Rows whose mean the first sums go around."""
+"""Rows whose mean is subtracted before the first sums."""
 _stack_of_codes = stack(ROWS * TABLE * 8)
 
 
 @part
 def _lines_of(a, strip, group, number):
-    """Of one part of a ghost batch, cut where lines end: the group's first row, the part's, its full lines, and the
-    rows left of a last one; and of a strip the first column, and how many there are in a full line."""
+    """Where one part of a ghost batch lies, which is cut where lines end, and where a strip lies.
+
+    First row of the group, first row of the part, its full lines, and the rows of a last line that is not full; first
+    column of the strip, and its columns in a full line.
+    """
     per_sample, fold, parts = a[slot.ROWS], a[slot.FOLD], a[slot.PARTS]
     first, last = group * a[slot.GROUP_SIZE] * per_sample, a[slot.SAMPLES] * per_sample
     if group + 1 < a[slot.GROUPS]:
@@ -195,7 +197,7 @@ def _measure(a, strip, group, number, tables, codes, extras, like, work):
     """Count, mean and M2 of one part of a strip."""
     positions, length = a[slot.POSITIONS], a[slot.CHANNELS] * a[slot.POSITIONS]
     _, first, full, rest, column, columns = _lines_of(a, strip, group, number)
-    channels, found = min(columns, length) // positions, _part_of(a, group, number, column)
+    channels, partial = min(columns, length) // positions, _part_of(a, group, number, column)
     seed, masked = first * length + column, False
     # sums lose few digits around what is near the mean
     rows_about, positions_about = (
@@ -208,14 +210,14 @@ def _measure(a, strip, group, number, tables, codes, extras, like, work):
             i = _first_counted(a, first, first + full * a[slot.FOLD] + rest, work)
             seed += i // positions * length + i % positions
     for i in range(3 * channels):
-        store(found, i, 0.0, float64)
+        store(partial, i, 0.0, float64)
     shifts, last = tables + AROUND * TABLE * size_of(work), COUNT if masked else SECOND
     lines = full + (1 if rest > 0 else 0)
     for begin in range(0, lines, CHUNK):
         end, n = min(begin + CHUNK, lines), columns if full > begin else rest * length
         for channel in range(channels):
-            around = work(load(found, 3 * channel + 1, float64))
-            if load(found, 3 * channel, float64) == 0:
+            around = work(load(partial, 3 * channel + 1, float64))
+            if load(partial, 3 * channel, float64) == 0:
                 around = _about(a, seed + channel * positions, rows_about, positions_about, like, work)
             fill(shifts + channel * positions * size_of(work), positions, around, work)
         for k in range(length, n, length):
@@ -231,7 +233,7 @@ def _measure(a, strip, group, number, tables, codes, extras, like, work):
             if masked:
                 count = float64(load(tables, COUNT * TABLE + channel, work))
             merge_sums(
-                found + 24 * channel,
+                partial + 24 * channel,
                 count,
                 float64(load(shifts, channel * positions, work)),
                 float64(load(tables, FIRST * TABLE + channel, work)),
@@ -241,6 +243,7 @@ def _measure(a, strip, group, number, tables, codes, extras, like, work):
 
 @part
 def _tabulate_statistics(a, group, column, n, tables, work):
+    """Lay out what normalises, one number per column."""
     for table in range(3):
         row = (slot.MEAN, slot.SCALE, slot.SHIFT)[table]
         _tabulate(a, a[slot.STATISTICS], row, group, column, n, tables, table, work)
@@ -260,9 +263,9 @@ def _reduce(a, strip, group, number, tables, codes, extras, like, work):
     """The two sums of the gradient over one part of a strip."""
     positions, length = a[slot.POSITIONS], a[slot.CHANNELS] * a[slot.POSITIONS]
     _, _, full, rest, column, columns = _lines_of(a, strip, group, number)
-    channels, found = min(columns, length) // positions, _part_of(a, group, number, column)
+    channels, partial = min(columns, length) // positions, _part_of(a, group, number, column)
     for i in range(3 * channels):
-        store(found, i, 0.0, float64)
+        store(partial, i, 0.0, float64)
     _tabulate_statistics(a, group, column, columns, tables, work)
     lines = full + (1 if rest > 0 else 0)
     for begin in range(0, lines, CHUNK):
@@ -276,7 +279,7 @@ def _reduce(a, strip, group, number, tables, codes, extras, like, work):
             _collect(a, n, table, tables, work)
             for channel in range(channels):
                 at, value = 3 * channel + table - PLAIN, load(tables, table * TABLE + channel, work)
-                store(found, at, load(found, at, float64) + value, float64)
+                store(partial, at, load(partial, at, float64) + value, float64)
 
 
 @part
@@ -291,7 +294,7 @@ def _differentiate(a, strip, group, number, tables, codes, extras, like, work):
 
 
 def _kernel(measure: Any, decide: Any, apply: Any) -> Any:
-    """Sums, decisions, and the batch again, as the phases ask."""
+    """A kernel that runs the phases it is asked for: sums, decisions, and the batch again."""
 
     @inlined
     def run(a, f, extras, like, work):

@@ -38,7 +38,7 @@ _LOCK = threading.Lock()
 
 
 def _body(run_of_kernel: Any, name: str, extras: Any, like: Any, work: Any) -> Callable[[Any], None]:
-    """A kernel's C function. `run` is a global of it: numba's cache compares what it closes over."""
+    """The Python function that becomes a kernel. `run` is a global of it: numba's cache compares closures."""
 
     def kernel(address):  # type: ignore[no-untyped-def]
         run(carray(address, SLOTS, int64), carray(address, SLOTS, float64), extras, like, work)  # type: ignore[name-defined]  # noqa: F821
@@ -81,11 +81,11 @@ _KEEP: list[Any] = []
 
 def _compile(body: Callable[[Any], None]) -> Any:
     options = {"fastmath": FAST, "error_model": "numpy", "nopython": True}
-    for mend in (_nothing, _forget):
+    for prepare in (_nothing, _forget):
         try:
-            mend(body)
+            prepare(body)
             return cfunc(_SIGNATURE, cache=True, **options)(body)
-        except Exception:  # noqa: BLE001 — no directory, a full disk, a damaged file: never in the way
+        except Exception:  # noqa: BLE001 — no directory, a full disk, a damaged file: a kernel needs none of them
             continue
     return cfunc(_SIGNATURE, **options)(body)
 
@@ -95,7 +95,7 @@ def _nothing(body: Callable[[Any], None]) -> None:
 
 
 def _forget(body: Callable[[Any], None]) -> None:
-    """Empty the index of a kernel's files: one that is damaged would be in the way of every process."""
+    """Empty the index of a kernel's files: a damaged one would stop every process."""
     FunctionCache(body).flush()
 
 

@@ -1,4 +1,4 @@
-"""The operations of batch norm on the elements of a row: what is summed up, and what is written.
+"""The operations of batch norm on the elements of a row: what is summed, and what is written.
 
 The numbers of a column stand in tables, side by side at one address. A code says of each element how much it
 counts, or, below 0, that it is padding. Kernels without `extras` know no residual, no codes and no kept bits.
@@ -14,9 +14,9 @@ from normsmith.ops.cpu.kernels.lanes import stack
 from normsmith.ops.cpu.kernels.vectors import TABLE, Step, Vectors, operation
 
 MEAN, SCALE, SHIFT, OFFSET, SLOPE, PLAIN, MOMENT = range(7)
-"""Tables: what normalises and differentiates, and the sums of the gradient."""
+"""Numbers of the tables of what normalises and differentiates, and of the sums of the gradient."""
 AROUND, FIRST, SECOND, COUNT = range(4)
-"""Tables of a batch's sums: what is taken off first, Σ, Σ of squares, and Σ of weights."""
+"""Numbers of the tables of a batch's sums: what is subtracted first, Σ, Σ of squares, and Σ of weights."""
 stack_of_tables = stack(7 * TABLE * 8)
 
 Lanes = Sequence[Any]
@@ -85,7 +85,7 @@ def _differentiate(v: Vectors, coefficients: Lanes, sums: Lanes) -> Lanes:
 
 
 def _fetching(batches: Sequence[int], step: Step) -> Step:
-    """A step that asks for what will be read soon."""
+    """The step, with requests to the cache for what will be read soon."""
 
     def fetching(v: Vectors, coefficients: Lanes, sums: Lanes) -> Lanes:
         for batch in batches:
@@ -98,7 +98,7 @@ def _fetching(batches: Sequence[int], step: Step) -> Step:
 def operations(by_column: bool) -> dict[str, tuple[Any, Any]]:
     """Each operation for four rows and for one.
 
-    `by_column`: tables hold a number per column, else 16 numbers that serve, or add up, all columns.
+    `by_column`: tables hold a number per column; otherwise 16 numbers, which are used, or summed, by all columns.
     """
     normalising = (MEAN, SCALE, SHIFT)
     # planes are summed up from where the channel before has put them

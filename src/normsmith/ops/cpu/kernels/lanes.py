@@ -1,4 +1,4 @@
-"""What numba lacks: raw memory, stack buffers, half precision, 16 numbers at a time.
+"""What kernels need and numba lacks: raw memory, buffers on the stack, half precision, 16 numbers at a time.
 
 Addresses are integers. `like` is a numpy scalar type that stands for a tensor's dtype: float32, float64 and int64
 are themselves, uint16 is bfloat16 and int16 is float16. `work` is the type of numbers to work with: float64 for
@@ -25,9 +25,9 @@ FAST = {"reassoc", "contract", "nsz", "arcp"}
 _OPTIONS = {"fastmath": FAST, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _compiled = njit(**_OPTIONS)
 inlined = njit(**_OPTIONS, inline="always")
-"""Compiles a function that is all of a kernel: it becomes its body, and is not compiled by itself too."""
+"""Compiles a function into the kernel that calls it, and not by itself too."""
 NAMES: list[str] = []
-"""Of all parts."""
+"""The names of all parts, which must differ: see `part`."""
 
 
 def part(function: Any, which: str = "") -> Any:
@@ -69,7 +69,7 @@ def lanes(kind: Any) -> Any:
 
 
 def constant(kind: Any, number: float) -> Any:
-    """A number, 16 times."""
+    """A constant vector that holds a number 16 times."""
     return ir.Constant(lanes(kind), [number] * LANES)
 
 
@@ -109,7 +109,7 @@ def target_features() -> frozenset[str]:
 
 
 def _rounds_to_bfloat() -> bool:
-    """Whether one instruction rounds; elsewhere LLVM would call a function that nobody has.
+    """Whether one instruction rounds; elsewhere LLVM would call a function that is not there.
 
     That instruction takes numbers below 1.2e-38 for 0.
     """
@@ -121,7 +121,7 @@ def _itself(kind: Any) -> Any:
 
 
 def pointer(builder: Any, address: Any, kind: Any) -> Any:
-    """Where a value of that type lies."""
+    """An address as a pointer to a value of that type."""
     return builder.inttoptr(address, kind.as_pointer())
 
 
@@ -211,25 +211,25 @@ def stack(size: int) -> Any:
 def over_lanes(
     builder: Any, stop: Any, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]]
 ) -> list[Any]:
-    """Code of a loop over k = 0, 16, … below `stop`; `carried` are values that stay in registers."""
+    """Generate a loop over k = 0, 16, … below `stop`; `carried` are values that stay in registers."""
     before = builder.block
     inside, after = builder.append_basic_block("lanes"), builder.append_basic_block("after")
     builder.cbranch(builder.icmp_signed(">", stop, _I64(0)), inside, after)
     builder.position_at_end(inside)
     k = builder.phi(_I64)
     k.add_incoming(_I64(0), before)
-    now = [builder.phi(value.type) for value in carried]
-    found = body(k, now)
+    current = [builder.phi(value.type) for value in carried]
+    results = body(k, current)
     following = builder.add(k, _I64(LANES))
     k.add_incoming(following, builder.block)
-    for phi, first, value in zip(now, carried, found, strict=True):
+    for phi, first, value in zip(current, carried, results, strict=True):
         phi.add_incoming(first, before)
         phi.add_incoming(value, builder.block)
     last = builder.block
     builder.cbranch(builder.icmp_signed("<", following, stop), inside, after)
     builder.position_at_end(after)
     end = [builder.phi(value.type) for value in carried]
-    for phi, first, value in zip(end, carried, found, strict=True):
+    for phi, first, value in zip(end, carried, results, strict=True):
         phi.add_incoming(first, before)
         phi.add_incoming(value, last)
     return end
@@ -237,7 +237,7 @@ def over_lanes(
 
 @intrinsic
 def fill(typing: Any, address: Any, n: Any, value: Any, work: Any) -> Any:
-    """Write a number n times, and up to 15 times more."""
+    """Write a number n times, rounded up to a multiple of 16."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         address, n, value = arguments[:3]
@@ -287,7 +287,7 @@ def total(typing: Any, address: Any, work: Any) -> Any:
 
 
 def splat(builder: Any, value: Any) -> Any:
-    """A value, 16 times."""
+    """A vector that holds a value 16 times."""
     none = ir.Constant(lanes(value.type), ir.Undefined)
     first = builder.insert_element(none, value, _I32(0))
     return builder.shuffle_vector(first, none, constant(_I32, 0))

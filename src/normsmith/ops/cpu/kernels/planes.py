@@ -3,7 +3,7 @@
 A thread takes whole channels: it reads the planes of one, decides, and reads them again while they are still in
 its cache. Where there are fewer channels than threads, the parts of a channel are some of the samples, and the
 phases run one after the other. The planes of four samples are worked on as four rows, which memory brings faster
-than one after the other; what is left over, as its quarters.
+than one after the other. A plane that is left over is worked on as four rows, its quarters.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ def _over_planes(name: str, operation: tuple[Any, Any]) -> Any:
             )  # fmt: skip
             done = head + whole * ROWS // planes
             for r in range(planes):
-                skip, left = 0, head
-                for _ in range(2):  # what is before and behind
+                skip, remaining = 0, head
+                for _ in range(2):  # what comes before and after the whole vectors
                     on_one(
-                        a[slot.SELF], at + r * between + skip * size, 0, left,
+                        a[slot.SELF], at + r * between + skip * size, 0, remaining,
                         code + r * codes + skip * wide if code != 0 else 0, 0,
                         bits + r * bytes_ + skip // 8 if bits != 0 else 0, 0, ahead, tables, extras, like, work,
                     )  # fmt: skip
-                    skip, left = done, n - done
+                    skip, remaining = done, n - done
 
     return part(over, name)
 
@@ -92,17 +92,19 @@ _sum_planes, _normalise_planes, _sum_gradient_planes, _differentiate_planes = (
 
 @part
 def _set(tables, table, value, work):
+    """Set the 16 numbers of a table to a value."""
     fill(tables + table * TABLE * size_of(work), LANES, value, work)
 
 
 @part
 def _total(tables, table, work):
+    """The sum of the 16 numbers of a table."""
     return float64(total(tables + table * TABLE * size_of(work), work))
 
 
 @inlined
 def _together(positions):
-    """How many samples are summed up before their sums are added to the others."""
+    """How many samples are summed in the dtype of the work, before their sums are added to the others."""
     return max(ROWS, MANY // positions // ROWS * ROWS)
 
 
@@ -120,9 +122,9 @@ def _first_counted(a, start, stop, work):
 def _measure(a, channel, group, number, tables, extras, like, work):
     """Count, mean and M2 of one part of a channel."""
     positions = a[slot.POSITIONS]
-    found = a[slot.PARTIAL] + 24 * ((number * a[slot.GROUPS] + group) * a[slot.CHANNELS] + channel)
+    partial = a[slot.PARTIAL] + 24 * ((number * a[slot.GROUPS] + group) * a[slot.CHANNELS] + channel)
     for i in range(3):
-        store(found, i, 0.0, float64)
+        store(partial, i, 0.0, float64)
     start, stop = samples_of(a, group, number)
     seed, masked = (start, 0), False
     if extras is not None:
@@ -148,14 +150,14 @@ def _measure(a, channel, group, number, tables, extras, like, work):
             _sum_planes(a, channel, sample, samples, begin, n, 0, tables, extras, like, work)
             count = _total(tables, COUNT, work) if masked else float64(samples * n)
             first, second = _total(tables, FIRST, work), _total(tables, SECOND, work)
-            merge_sums(found, count, float64(around), first, second)
-            if load(found, 0, float64) > 0:
-                around = work(load(found, 1, float64))
+            merge_sums(partial, count, float64(around), first, second)
+            if load(partial, 0, float64) > 0:
+                around = work(load(partial, 1, float64))
 
 
 @part
 def _set_statistics(a, channel, group, tables, work):
-    """What normalises a channel."""
+    """Lay out what normalises a channel."""
     at, stride = group * a[slot.CHANNELS] + channel, a[slot.GROUPS] * a[slot.CHANNELS]
     _set(tables, MEAN, load(a[slot.STATISTICS], slot.MEAN * stride + at, work), work)
     _set(tables, SCALE, load(a[slot.STATISTICS], slot.SCALE * stride + at, work), work)
@@ -189,9 +191,9 @@ def _reduce(a, channel, group, number, tables, extras, like, work):
             _sum_gradient_planes(a, channel, sample, samples, begin, n, 0, tables, extras, like, work)
             plain += _total(tables, PLAIN, work)
             moment += _total(tables, MOMENT, work)
-    found = a[slot.PARTIAL] + 24 * ((number * a[slot.GROUPS] + group) * a[slot.CHANNELS] + channel)
-    store(found, 0, plain, float64)
-    store(found, 1, moment, float64)
+    partial = a[slot.PARTIAL] + 24 * ((number * a[slot.GROUPS] + group) * a[slot.CHANNELS] + channel)
+    store(partial, 0, plain, float64)
+    store(partial, 1, moment, float64)
 
 
 @part
@@ -208,7 +210,7 @@ def _differentiate(a, channel, group, number, tables, extras, like, work):
 
 
 def _kernel(measure: Any, decide: Any, apply: Any) -> Any:
-    """Sums, decisions, and the batch again, as the phases ask."""
+    """A kernel that runs the phases it is asked for: sums, decisions, and the batch again."""
 
     @inlined
     def run(a, f, extras, like, work):

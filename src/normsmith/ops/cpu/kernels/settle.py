@@ -1,6 +1,6 @@
 """The decisions of `normsmith.ops.resolve`, inlined into kernels: one channel at a time, in float64.
 
-`resolve`, `commit` and `gradients` there say what is right; the backend contract compares the two.
+`resolve`, `commit` and `gradients` there are the definition; the contract that tests all backends compares the two.
 
 Statistics are rows of shape (groups, channels), in the dtype of the work. Partial sums of shape
 (parts, groups, channels, 3) are count, mean and M2 in the forward pass, Σg and Σg·(x − mean) in the backward pass.
@@ -33,7 +33,7 @@ def merge(into, count, mean, m2):
 
 @part
 def merge_sums(into, count, shift, first, second):
-    """Add a part that is known by its sums around a shift."""
+    """Merge a part of which Σ(x − shift) and Σ(x − shift)² are known."""
     if count > 0:
         away = first / count
         m2 = second - away * first
@@ -67,7 +67,7 @@ def settle_channel(a, f, channel, work):
                 merge(whole, load(other, 0, float64), load(other, 1, float64), load(other, 2, float64))
             count, m2 = load(whole, 0, float64), load(whole, 2, float64)
             squares, enough = count, count >= 2
-            if a[slot.SQUARES] != 0:  # inf where the caller found the weights to be too few
+            if a[slot.SQUARES] != 0:  # inf where the weights leave too few values
                 squares = load(a[slot.SQUARES], group, float64)
                 enough = count > 0 and squares < math.inf
             if enough:
@@ -124,9 +124,9 @@ def settle_gradient(a, f, channel, work):
         at = group * channels + channel
         plain, moment = 0.0, 0.0
         for number in range(a[slot.PARTS]):
-            found = a[slot.PARTIAL] + 24 * (number * stride + at)
-            plain += load(found, 0, float64)
-            moment += load(found, 1, float64)
+            sums = a[slot.PARTIAL] + 24 * (number * stride + at)
+            plain += load(sums, 0, float64)
+            moment += load(sums, 1, float64)
         low = float64(load(statistics, slot.LOW * stride + at, work))
         inv_std = float64(load(statistics, slot.INV_STD * stride + at, work))
         scale = float64(load(statistics, slot.SCALE * stride + at, work))

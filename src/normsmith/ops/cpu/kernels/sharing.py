@@ -1,4 +1,4 @@
-"""Who does what in a kernel: threads, and the samples of ghost batches."""
+"""How work is shared out in a kernel: items among threads, and samples of ghost batches among parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from normsmith.ops.cpu.kernels.lanes import call_for_number, part
 
 @part
 def share_of(a, items):
-    """First and last + 1 of the items that are this thread's, of the threads that are there, not those asked for."""
+    """First and last + 1 of the items of this thread.
+
+    They are shared among the threads that have started, which may be fewer than were asked for.
+    """
     thread, threads = a[slot.THREAD], a[slot.THREADS]
     if a[slot.GET_THREAD] != 0:
         thread, threads = call_for_number(a[slot.GET_THREAD]), call_for_number(a[slot.GET_THREADS])

@@ -2,7 +2,7 @@
 
 An operation is a step: what is done to 16 elements of a row, written once, by means of `Vectors`. It becomes two
 loops: over four whole rows at once, which share the coefficients of their columns, and over one row whose end is
-masked. Vectors are explicit, so that nothing is left to a compiler's guess, and little to its optimiser: a user's
+masked. Vectors are written out, so that the compiler need not find them, and its optimiser has little to do: a user's
 first step waits for both.
 """
 
@@ -35,8 +35,8 @@ from normsmith.ops.cpu.kernels.lanes import (
 ROWS = 4
 """Rows that are worked on at once."""
 TABLE = slot.RUN + 5 * LANES
-"""Distance of tables: room for what vectors write beyond the end, and not a power of two, whose multiples would
-share the cache's sets."""
+"""Numbers from the start of one table to the next: there is room for what vectors write beyond the end, and it is no
+power of two, whose multiples would share the cache's sets."""
 
 _FLAGS = tuple(sorted(FAST))
 _I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
@@ -96,11 +96,11 @@ def _by_column(v: Vectors, step: Step, coefficients: Sequence[int], sums: Sequen
     def body(k: Any, carried: list[Any]) -> list[Any]:
         v.go_to(k)
         own = v.read_tables(coefficients, k)
-        found: Sequence[Any] = v.read_tables(sums, k)
+        added: Sequence[Any] = v.read_tables(sums, k)
         for row in range(v.rows):
-            found = step(v.at_row(row), own, found)
+            added = step(v.at_row(row), own, added)
             v.flush()
-        v.write_tables(sums, k, found)
+        v.write_tables(sums, k, added)
         return []
 
     over_lanes(v.builder, v.n, [], body)
@@ -109,19 +109,19 @@ def _by_column(v: Vectors, step: Step, coefficients: Sequence[int], sums: Sequen
 def _for_all(v: Vectors, step: Step, coefficients: Sequence[int], sums: Sequence[int]) -> None:
     """All columns share coefficients and sums; those of each row stay in registers.
 
-    All rows are read before one is written: a read behind a write to an address that ends in the same 12 bits waits
-    for it, and planes are often a multiple of 4096 bytes apart.
+    All rows are read before one is written: a read waits for an earlier write to an address that ends in the same
+    12 bits, and planes are often a multiple of 4096 bytes apart.
     """
     zero, number = _I64(0), len(sums)
     shared = v.read_tables(coefficients, zero)
 
     def body(k: Any, carried: list[Any]) -> list[Any]:
         v.go_to(k)
-        found: list[Any] = []
+        added: list[Any] = []
         for row in range(v.rows):
-            found += step(v.at_row(row), shared, carried[row * number : (row + 1) * number])
+            added += step(v.at_row(row), shared, carried[row * number : (row + 1) * number])
         v.flush()
-        return found
+        return added
 
     first = [*v.read_tables(sums, zero), *[v.zero] * (number * (v.rows - 1))]
     last = over_lanes(v.builder, v.n, first, body)
@@ -162,18 +162,20 @@ class Vectors:
 
     def read_if_there(self, batch: int) -> Any:
         """Elements of a batch that may be absent, then 0."""
-        base = self._or_instead(batch, self._slot(batch), self._batch(batch), constant(MEMORY[self._like], 0))
+        base = self._or_constant(
+            batch, self._slot(batch), self._batch(batch), constant(MEMORY[self._like], 0)
+        )
         return self._read(self._like, self._place(base, self._stride, self._size, self.has(batch)), self.zero)
 
     def codes(self) -> Any:
-        """How much each element counts, below 0 where it is padding: 1 if nobody says, 0 beyond the end."""
+        """How much each element counts, below 0 where it is padding; 1 where there are no codes, 0 beyond the end."""
         there = self._once("codes", lambda: self._is_not_zero(self._code))
-        base = self._or_instead("codes", self._code, self._code, self._one)
+        base = self._or_constant("codes", self._code, self._code, self._one)
         return self._read(self._work, self._place(base, self._code_stride, self._wide, there), self.zero)
 
     def bits(self) -> Any:
         """A bit per element; anything where none are kept."""
-        base = self._or_instead("bits", self._bits, self._bits, constant(_I16, 0))
+        base = self._or_constant("bits", self._bits, self._bits, constant(_I16, 0))
         at = self._place_of_bits(base, self._has_bits())
         return self.builder.bitcast(self.builder.load(pointer(self.builder, at, _I16)), lanes(_I1))
 
@@ -186,14 +188,14 @@ class Vectors:
         self._later.append((self._write_if_there, self.row, batch, values))
 
     def flush(self) -> None:
-        """Write what was left for later."""
+        """Write the elements that `write` and `write_if_there` have put off."""
         for write, row, batch, values in self._later:
             self.row = row
             write(batch, values)
         self._later.clear()
 
     def _write(self, batch: int, values: Any) -> None:
-        """Past the caches where that pays and addresses allow it."""
+        """Write elements now, past the caches where that pays and addresses allow it."""
         builder, base = self.builder, self._batch(batch)
         stored = as_stored(builder, values, self._like)
         to = pointer(builder, self._place(base, self._stride, self._size), stored.type)
@@ -226,7 +228,7 @@ class Vectors:
             self.builder.store(self.builder.bitcast(bits, _I16), to)
 
     def fetch(self, batch: int) -> None:
-        """Ask for elements of a batch that will be read soon, `ahead` of these."""
+        """Ask the cache for elements of a batch that will be read soon, `ahead` of these."""
         builder = self.builder
         at = builder.add(self._place(self._batch(batch), self._stride, self._size), self._ahead)
         function = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, _I32, _I32, _I32])
@@ -291,8 +293,8 @@ class Vectors:
         """The elements from the k-th on; of one row, those that are among its n."""
         self.k = k
         if self.rows == 1:
-            left = splat(self.builder, self.builder.trunc(self.builder.sub(self.n, k), _I32))
-            self.mask = self.builder.icmp_signed("<", ir.Constant(lanes(_I32), list(range(LANES))), left)
+            remaining = splat(self.builder, self.builder.trunc(self.builder.sub(self.n, k), _I32))
+            self.mask = self.builder.icmp_signed("<", ir.Constant(lanes(_I32), list(range(LANES))), remaining)
 
     def at_row(self, row: int) -> Vectors:
         """The elements of one of the rows."""
@@ -330,19 +332,18 @@ class Vectors:
         value = self._slot(number)
         return self._once(("batch", number), lambda: self.builder.add(value, self._at))
 
-    def _or_instead(self, name: object, value: Any, address: Any, instead: Any) -> Any:
-        """An address, or, where `value` is 0, that of 16 elements of the stack."""
-
-        if ("instead", name) not in self._known:
+    def _or_constant(self, name: object, value: Any, address: Any, number: Any) -> Any:
+        """An address, or, where `value` is 0, that of a constant vector on the stack."""
+        if ("constant", name) not in self._known:
             there = alloca(self.builder, LANES * 8)
 
             def make() -> Any:
                 at = self.builder.ptrtoint(there, _I64)
-                self.builder.store(instead, pointer(self.builder, at, instead.type))
+                self.builder.store(number, pointer(self.builder, at, number.type))
                 return self.builder.select(self._is_not_zero(value), address, at)
 
-            self._once(("instead", name), make)
-        return self._known["instead", name]
+            self._once(("constant", name), make)
+        return self._known["constant", name]
 
     def _place(self, base: Any, stride: Any, size: int, there: Any = None) -> Any:
         """The address of these elements; `base` where the batch is not there."""
