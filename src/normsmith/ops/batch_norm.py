@@ -102,7 +102,7 @@ def batch_norm(
     if running_mean is not None and running_var is not None:
         running = Running(running_mean, running_var, running_std, num_batches_tracked)
     elif normalize_with == "running" or renorm is not None:
-        raise InputError("batch norm: expected running_mean and running_var to go by, got None")
+        raise InputError("batch norm: expected running_mean and running_var to normalise by, got None")
     if on_nonfinite not in ("skip", "propagate"):
         check_choice("on_nonfinite", on_nonfinite, ("skip", "propagate"))
     call = make_call(
@@ -136,6 +136,7 @@ def _is_plain(call: Call, residual: Tensor | None, running_std: Tensor | None) -
 
 
 def _needs_gradient(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+    """Whether autograd will ask for a gradient of any of these tensors."""
     return torch.is_grad_enabled() and (
         x.requires_grad
         or (weight is not None and weight.requires_grad)

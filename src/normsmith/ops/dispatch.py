@@ -108,6 +108,11 @@ def explain(x: Tensor, **options: Any) -> str:
 
 
 def _forced(name: str, x: Tensor, call: Call) -> Backend:
+    """The backend of that name.
+
+    Raises:
+        BackendError: there is none, or it cannot serve the call.
+    """
     for backend in BACKENDS:
         if backend.name == name:
             reason = backend.supports(x, call)

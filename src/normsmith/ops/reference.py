@@ -162,6 +162,7 @@ class Reference:
 
 
 def _operands(x: Tensor, residual: Tensor | None, kept: Kept, call: Call) -> Operands:
+    """Put a batch and the statistics that normalise it together."""
     assert kept.scale is not None  # forward has made both
     assert kept.shift is not None
     return Operands(

@@ -127,6 +127,7 @@ def correction(moments: Moments, running: Running, eps: float, renorm: Renorm) -
 def _correction(
     moments: Moments, inv_std: Tensor, running_mean: Tensor, running_inv_std: Tensor, renorm: Renorm
 ) -> tuple[Tensor, Tensor]:
+    """`correction`, where both deviations are known."""
     r = running_inv_std / inv_std.detach()
     d = ((moments.mean.detach() - running_mean) + moments.low.detach()) * running_inv_std
     r_max, d_max = renorm
@@ -138,6 +139,7 @@ def _inverse(bound: Any) -> Any:
 
 
 def _within(value: Tensor, bound: Tensor | float, least: float, opposite: Callable[[Any], Any]) -> Tensor:
+    """Clip a value by a bound, itself at least `least`, and by the bound's opposite."""
     if isinstance(bound, Tensor):
         bound = bound.to(value.dtype).clamp(min=least)
         return value.clamp(opposite(bound), bound)
@@ -146,6 +148,7 @@ def _within(value: Tensor, bound: Tensor | float, least: float, opposite: Callab
 
 
 def _population(running: Running, eps: float, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    """Mean and inverse standard deviation of the running statistics, of shape (1, channels)."""
     # always copies: a running buffer that is saved for backward would change before it is read
     mean = snapshot(running.mean).unsqueeze(0)
     if running.std is not None:
@@ -289,6 +292,7 @@ def _average(values: PerGroup, enough: Tensor | bool) -> PerChannel:
 
 
 def _move(buffer: Tensor, value: Tensor, factor: Tensor | float, usable: Tensor | None) -> None:
+    """Move a buffer towards a value, where the value is usable."""
     if value.dtype != buffer.dtype:
         value = value.to(buffer.dtype)
     if usable is not None:

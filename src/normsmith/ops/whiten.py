@@ -113,7 +113,7 @@ def whiten(
     if method not in METHODS:
         raise InputError(f"method: expected one of {', '.join(map(repr, METHODS))}; got {method!r}")
     if not by_batch and running is None:
-        raise InputError("whitening: expected running_mean and running_whitening to go by, got None")
+        raise InputError("whitening: expected running_mean and running_whitening to whiten by, got None")
     valid = valid_elements(mask, x)
     size, values = x.shape[1] // groups, x.shape[0] * x.shape[2:].numel()
     if by_batch and values <= size:
@@ -257,6 +257,7 @@ def _resolve(
 def _check(
     x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, running: RunningWhitening | None
 ) -> None:
+    """Refuse inputs, groups and vectors whose shapes do not fit together."""
     if not x.is_floating_point():
         raise InputError(
             f"whitening: expected a floating-point input, got {x.dtype}; convert it, e.g. with .float()"
@@ -289,6 +290,7 @@ def _check(
 
 
 def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """γ·y + β."""
     shape = (-1,) + (1,) * (y.ndim - 2)
     if weight is not None:
         y = y * weight.to(y.dtype).view(shape)
@@ -300,6 +302,7 @@ def _full_precision(device: str) -> AbstractContextManager[object]:
 
 
 def _laid_out_like(y: Tensor, x: Tensor) -> Tensor:
+    """The output in the memory format of the input."""
     for layout in (torch.contiguous_format, torch.channels_last, torch.channels_last_3d):
         fits = layout == torch.contiguous_format or x.ndim == (4 if layout == torch.channels_last else 5)
         if fits and x.is_contiguous(memory_format=layout):

@@ -59,7 +59,7 @@ class Numba:
 def _unfit_otherwise(x: Tensor, call: Call) -> str | None:
     """Why a call that is not eager cannot be served; None where it becomes an operator of a compiled graph."""
     if not torch.compiler.is_compiling():
-        return "runs where nobody wants to see every operation"
+        return "cannot serve tracers and transforms, which must see every operation"
     return unfit(x, call) or _settled_unavailable(x.dtype == torch.float16)
 
 
@@ -74,6 +74,7 @@ def _unreadable(x: Tensor) -> str | None:
 
 @cache
 def _unavailable(half: bool) -> str | None:
+    """Why the kernels cannot be compiled here, None if they can; `half` asks for float16."""
     try:
         from normsmith.ops.cpu.kernels.compile import converts_half
     except ImportError as error:
@@ -92,6 +93,7 @@ _settled_unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined
 
 @cache
 def _warn(error: str) -> None:
+    """Say once that numba is missing."""
     warnings.warn(
         f"normsmith: expected numba for the CPU kernels, got: {error}; slower paths serve, pip install numba",
         stacklevel=2,

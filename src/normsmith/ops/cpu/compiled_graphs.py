@@ -106,6 +106,7 @@ def _forward(
     size: int,
     number: int,
 ) -> tuple[Tensor, Tensor]:
+    """The operator's forward: the eager one on plain tensors and numbers."""
     running = None
     if running_mean is not None and running_var is not None:
         running = Running(running_mean, running_var, running_std)
@@ -117,6 +118,7 @@ def _forward(
 
 
 def _forward_fake(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    """Shapes and dtypes of what `_forward` returns."""
     number = arguments[-1]
     return torch.empty_like(x), x.new_empty(
         (slot.STATISTICS_ROWS, number, x.shape[1]), dtype=computing_dtype(x)
@@ -136,6 +138,7 @@ def _backward(
     wants_x: bool,
     wants_residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The operator's backward. `y` is the output where ReLU follows a residual, None otherwise."""
     call = Call(
         valid=valid, weights=weights, groups=groups_of(x, size, number), activation=RELU if relu else None
     )
@@ -155,6 +158,7 @@ def _backward(
 def _backward_fake(
     g: Tensor, x: Tensor, y: Tensor | None, statistics: Tensor, *arguments: Any
 ) -> tuple[Tensor, ...]:
+    """Shapes and dtypes of what `_backward` returns."""
     *_, wants_x, wants_residual = arguments
     like, channels = torch.empty_like(x), x.shape[1]
     return (
@@ -166,6 +170,7 @@ def _backward_fake(
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Keep what the backward operator needs."""
     x, weight, bias, residual, _, _, _, valid, weights, _, _, relu, size, number = inputs
     y, statistics = output
     ctx.mark_non_differentiable(statistics)
@@ -175,6 +180,7 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) 
 
 
 def _differentiate(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Any, ...]:
+    """The gradients of the forward operator, by the backward operator."""
     wants = ctx.needs_input_grad
     dx, dweight, dbias, dresidual = torch.ops.normsmith.batch_norm_backward_v1(
         g, *ctx.saved_tensors, *ctx.call, wants[0], wants[3]
@@ -189,6 +195,7 @@ def _differentiate(ctx: Any, g: Tensor, _: Tensor | None) -> tuple[Any, ...]:
 
 
 def _define(name: str, schema: str, function: Any, fake: Any) -> None:
+    """Define an operator by its schema, its function on the CPU, and its shapes."""
     # not `custom_op`, whose wrapper costs as much as a small kernel
     torch.library.define(name, schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(name, "CPU", function)

@@ -44,6 +44,7 @@ def layout_of(x: Tensor) -> Layout | None:
 
 @lru_cache(maxsize=512)
 def _layout(shape: tuple[int, ...], strides: tuple[int, ...]) -> Layout | None:
+    """`layout_of`, by shape and strides."""
     samples, channels, *space = shape
     positions = prod(space)
     if _is_dense(shape, strides, range(len(shape))):
@@ -71,6 +72,7 @@ def _is_dense(shape: tuple[int, ...], strides: tuple[int, ...], order: range | l
 
 
 def _rows(samples: int, channels: int, rows: int) -> Layout:
+    """The layout of rows of channels, of which several make a line where they are short."""
     fold = _aligned(RUN // channels, channels)
     if fold == 1:
         return Layout("columns", samples, channels, rows, 1, min(RUN, channels), -(-channels // RUN))

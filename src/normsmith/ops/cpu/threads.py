@@ -87,6 +87,7 @@ def launch(kernel: int, run: Any, block: int, threads: int) -> None:
 
 
 def _on_own_threads(run: Any, block: int, threads: int) -> None:
+    """Run a kernel on a pool of Python threads, each with its number in a copy of the block."""
     content = ctypes.string_at(block, _SLOT * slot.SLOTS)
     copies = [ctypes.create_string_buffer(content, len(content)) for _ in range(threads)]
     for number, copy in enumerate(copies):

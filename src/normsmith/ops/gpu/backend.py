@@ -105,7 +105,7 @@ class Triton:
         if torch.compiler.is_compiling():
             return _unfit_compiled(x.device) or unfit(x, call, _DTYPES) or self._refusal(x, call)
         if not eager() or torch._C._len_torch_dispatch_stack():
-            return "runs where nobody wants to see every operation"
+            return "cannot serve tracers and transforms, which must see every operation"
         return _unfit(x.device) or _unreadable(x) or self._refusal(x, call)
 
     def _refusal(self, x: Tensor, call: Call) -> str | None:

@@ -48,6 +48,7 @@ class _Statistics(NamedTuple):
 
 
 def _statistics(kept: Saved) -> _Statistics:
+    """Read what a forward has saved into the form that the settling kernels take."""
     resolved = kept.resolved
     which = resolved.by_batch if isinstance(resolved.by_batch, Tensor) else None
     count, counts = (1.0, kept.count) if isinstance(kept.count, Tensor) else (float(kept.count), None)
@@ -115,6 +116,7 @@ def _differentiate_in_parts(
 
 
 def _gradients(grads: Tensor, by_batch: bool) -> Gradients:
+    """dγ and dβ summed over groups, and the terms of dx if the batch's statistics normalised."""
     dweight, dbias, offset, slope = grads.unbind()
     if len(dweight) == 1:
         dweight, dbias = dweight.squeeze(0), dbias.squeeze(0)
@@ -139,6 +141,7 @@ def _sum_parts(
     act: str,
     dz: Tensor | None,
 ) -> Sums:
+    """The first launch: Σg and Σg·(x − mean) of each part, and the residual's gradient into `dz` if there is one."""
     cut = batch.plan
     width = batch.matrix.channels if cut.planes else batch.matrix.columns
     parts = torch.empty((2, cut.groups, cut.splits, width), dtype=torch.float32, device=batch.x.device)
@@ -164,6 +167,7 @@ def _settle_sums(
     decide: bool,
     by_batch: bool,
 ) -> None:
+    """The second launch: sums of parts become those of channels, and with `decide` the gradients."""
     launch.start(
         kernels.settle_sums, launch.merging_programs(batch),
         sums.parts, *decided, count, counts, which, grads, *launch.entries(batch, sums.width), *reversed(batch.shape),

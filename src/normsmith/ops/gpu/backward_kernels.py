@@ -33,6 +33,7 @@ def backward_at_once(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, PLANES: tl.constexpr, HELD: tl.constexpr,
     ACT: tl.constexpr, BY_BATCH: tl.constexpr,
 ):  # fmt: skip
+    """dx, the residual's gradient, dγ and dβ of one block of channels and one group."""
     block, group = block_and_group(blocks)
     columns, positions, first, end, left, right, chunks, at = share_of(
         block, group, size, rows, columns, positions, groups, COLUMNS, UNIT, PLANES

@@ -83,6 +83,7 @@ def _forward(
     size: int,
     number: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The operator's forward, on plain tensors and numbers."""
     running = None
     if running_mean is not None and running_var is not None:
         running = Running(running_mean, running_var, running_std)
@@ -101,6 +102,7 @@ def _forward_fake(
     x: Tensor, weight: Any, bias: Any, residual: Any, mean: Any, var: Any, std: Any, weights: Any, bounds: Any,
     eps: float, act: str, size: int, number: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
+    """Shapes and dtypes of what `_forward` returns."""
     kept = x.new_empty((10, number, x.shape[1]), dtype=torch.float32)
     weighed = x.new_empty((0,) if weights is None else (2, number, 1), dtype=torch.float32)
     enough = x.new_empty((0,) if weights is None else (number, 1), dtype=torch.bool)
@@ -129,6 +131,7 @@ def _backward(
     wants_x: bool,
     added: torch.dtype | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The operator's backward, on plain tensors and numbers."""
     batch = launch.geometry(x, weights, groups_of(x, size, number))
     residual = None if residual is None else batch.like(residual)
     out = Settled(kept, weighed, enough) if weights is not None else Settled(kept, None, None)
@@ -140,6 +143,7 @@ def _backward(
 
 
 def _backward_fake(g: Tensor, x: Tensor, residual: Any, kept: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    """Shapes and dtypes of what `_backward` returns."""
     *_, wants_x, added = arguments
     dx = torch.empty_like(x) if wants_x else x.new_empty(0)
     dz = x.new_empty(0) if added is None else torch.empty_like(x, dtype=added)
@@ -147,6 +151,7 @@ def _backward_fake(g: Tensor, x: Tensor, residual: Any, kept: Tensor, *arguments
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Keep what the backward operator needs."""
     x, weight, bias, residual, _, _, _, weights, bounds, _, act, size, number = inputs
     _, kept, weighed, enough, bits = output
     ctx.mark_non_differentiable(kept, weighed, enough, bits)
@@ -161,6 +166,7 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 
 def _differentiate(ctx: Any, g: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
+    """The gradients of the forward operator, by the backward operator."""
     wants = ctx.needs_input_grad
     added = ctx.dtypes[3] if wants[3] and not ctx.plain else None
     dx, affine, dz = torch.ops.normsmith.triton_batch_norm_backward_v1(

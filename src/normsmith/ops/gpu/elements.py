@@ -23,6 +23,7 @@ def _sigmoid(v):
 
 @triton.jit
 def _tanh(v):
+    """The hyperbolic tangent; near 0 by its series, where the quotient loses digits."""
     small = tl.exp(-2.0 * tl.abs(v))
     large = (1.0 - small) / (1.0 + small)
     square = v * v
@@ -33,6 +34,7 @@ def _tanh(v):
 
 @triton.jit
 def activate(v, ACT: tl.constexpr):
+    """The activation of that name; the value itself where there is none."""
     if ACT == "relu":
         v = tl.where(v < 0, 0.0, v)
     elif ACT == "leaky_relu":

@@ -162,6 +162,7 @@ def _apply(
     kept: Tensor | None,
     call: Call,
 ) -> None:
+    """The last launch: the output, by given coefficients or by the running statistics (`population`)."""
     cut, (programs, *counts) = batch.plan, launch.elementwise(batch)
     launch.start(
         kernels.apply, (programs,),
@@ -228,6 +229,7 @@ def _counts(batch: Geometry) -> Tensor:
 
 
 def _room(batch: Geometry, decide: bool) -> Settled:
+    """Memory for what the settling kernels write; with `decide` also for which groups have enough values."""
     device, (groups, channels) = batch.x.device, batch.shape
     kept = torch.empty((10, groups, channels), dtype=torch.float32, device=device)
     if batch.weights is None:

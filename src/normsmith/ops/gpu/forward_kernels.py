@@ -41,6 +41,7 @@ def forward_at_once(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, PLANES: tl.constexpr, HELD: tl.constexpr,
     ACT: tl.constexpr, RENORM: tl.constexpr, UPDATE: tl.constexpr, SKIP: tl.constexpr,
 ):  # fmt: skip
+    """Moments, decisions, running statistics and output of one block of channels and one group."""
     block, group = block_and_group(blocks)
     columns, positions, first, end, left, right, chunks, at = share_of(
         block, group, size, rows, columns, positions, groups, COLUMNS, UNIT, PLANES

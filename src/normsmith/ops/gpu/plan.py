@@ -165,6 +165,7 @@ def _wide(columns: int, rows: int, warps: int, itemsize: int, planes: bool) -> T
 def _splits(
     batch: Matrix, planes: bool, tile: Tile, tallest: int, itemsize: int, groups: int, processors: int
 ) -> int:
+    """Into how many parts the rows of a group are cut, so that all processors have work."""
     width = batch.positions if planes else tile.columns
     blocks = batch.channels if planes else _ceil(batch.columns, tile.columns)
     tiles = _ceil(tallest, tile.rows) * _ceil(width, tile.columns)

@@ -80,6 +80,7 @@ _KEEP: list[Any] = []
 
 
 def _compile(body: Callable[[Any], None]) -> Any:
+    """Compile through the cache on disk; where that fails, after emptying its index, and at last without it."""
     options = {"fastmath": FAST, "error_model": "numpy", "nopython": True}
     for prepare in (_nothing, _forget):
         try:
@@ -101,6 +102,7 @@ def _forget(body: Callable[[Any], None]) -> None:
 
 @cache
 def _digest() -> str:
+    """What the names of kernels end in: a digest of the sources in this folder and of the processor's features."""
     digest = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
