@@ -13,6 +13,7 @@ from normsmith import surgery
 from normsmith.errors import SurgeryError
 from normsmith.surgery import Plan, convert
 from normsmith.surgery.plans.edits import ParameterEdit
+from normsmith.surgery.plans.optimizers import Following
 
 
 def names_in(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[list[str]]:
@@ -165,3 +166,136 @@ def test_names_of_parameters_that_move_follow():
     plan.apply(optimizer=optimizer, partial=True)
     assert plan.renamed
     assert optimizer.param_groups[0]["param_names"] == names_in(optimizer, model)[0]
+
+
+# Following by itself: the model is changed by hand.
+
+
+def apart(model: nn.Module, path: str) -> torch.optim.Optimizer:
+    """An optimizer whose second group has the parameters under a path, the first one all others."""
+    named = list(model.named_parameters())
+    inside = [p for name, p in named if name.startswith(path)]
+    others = [p for name, p in named if not name.startswith(path)]
+    return torch.optim.SGD([{"params": others}, {"params": inside}], lr=0.1, momentum=0.9)
+
+
+def test_a_new_parameter_joins_the_group_of_the_one_whose_name_it_has():
+    model = plain()
+    optimizer = apart(model, "2.bias")
+    following = Following([optimizer], model)
+    model[2].bias = nn.Parameter(torch.ones(8))
+    following.update(model, {}, {})
+    assert names_in(optimizer, model) == [
+        ["0.weight", "0.bias", "2.weight", "4.weight", "4.bias"],
+        ["2.bias"],
+    ]
+
+
+@pytest.mark.parametrize("is_replacement", [True, False])
+def test_a_replacement_of_another_shape_stays_in_the_group(is_replacement):
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, bias=False), nn.Linear(4, 2))
+    optimizer = apart(model, "1")
+    following = Following([optimizer], model)
+    old, model[1] = model[1], nn.Linear(4, 4, bias=False)
+    following.update(model, {}, {old: model[1]} if is_replacement else {})
+    assert ["1.weight" in group for group in names_in(optimizer, model)] == [
+        not is_replacement,
+        is_replacement,
+    ]
+
+
+def test_a_new_parameter_of_several_names_joins_once():
+    model = plain()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    following = Following([optimizer], model)
+    model[0].bias = model[2].bias = nn.Parameter(torch.ones(8))
+    following.update(model, {}, {})
+    (held,) = [group["params"] for group in optimizer.param_groups]
+    assert sum(p is model[0].bias for p in held) == 1
+
+
+def test_a_new_parameter_without_neighbours_in_an_optimizer_joins_none():
+    model, other = plain(), nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([other], lr=0.1)
+    following = Following([optimizer], model)
+    model[0].bias = nn.Parameter(torch.ones(8))
+    following.update(model, {}, {})
+    assert optimizer.param_groups[0]["params"] == [other]
+
+
+def test_a_frozen_part_of_the_model_does_not_keep_new_parameters_out():
+    model = plain()
+    optimizer = torch.optim.SGD(model[4].parameters(), lr=0.1)
+    following = Following([optimizer], model)
+    model.append(nn.LayerNorm(2))
+    following.update(model, {}, {})
+    assert names_in(optimizer, model) == [["4.weight", "4.bias", "5.weight", "5.bias"]]
+
+
+def test_only_a_state_that_is_there_is_handed_over():
+    model = plain()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    following = Following([optimizer], model)
+    old = model[0].weight
+    model[0].weight = nn.Parameter(torch.ones(8, 4))
+    following.update(model, {old: model[0].weight}, {})
+    assert len(optimizer.state) == 0  # no step was taken yet
+
+
+def test_a_model_that_stays_as_it_is_goes_with_any_optimizer():
+    model = plain()
+    optimizers = [torch.optim.LBFGS(model.parameters()), apart(model, "4")]
+    before = [groups(optimizer) for optimizer in optimizers]
+    following = Following(optimizers, model)
+    following.update(model, {}, {})
+    assert [groups(optimizer) for optimizer in optimizers] == before
+    assert following.is_restorable()
+
+
+def test_no_optimizer_is_nothing_to_follow():
+    model = plain()
+    following = Following([], model)
+    model[0].bias = None
+    following.update(model, {}, {})
+    assert following.is_restorable()
+    following.restore()
+
+
+def test_a_step_in_between_can_be_restored_and_other_groups_cannot():
+    model = plain()
+    optimizer = apart(model, "4")
+    following = Following([optimizer], model)
+    model[0].bias = None
+    following.update(model, {}, {})
+    step(model, BATCH, optimizer)
+    assert following.is_restorable()
+    moved = optimizer.param_groups[0]["params"].pop()
+    assert not following.is_restorable()
+    optimizer.param_groups[1]["params"].append(moved)
+    assert not following.is_restorable()
+
+
+def test_restoring_drops_the_state_of_what_was_new():
+    model = plain()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    following = Following([optimizer], model)
+    model.insert(1, nn.LayerNorm(8))
+    new = list(model[1].parameters())
+    following.update(model, {}, {})
+    step(model, BATCH, optimizer)
+    assert all(p in optimizer.state for p in new)
+    following.restore()
+    assert not any(p in optimizer.state for p in new)
+    assert all(p in optimizer.state for p in optimizer.param_groups[0]["params"])
+    assert len(optimizer.param_groups[0]["params"]) == 6
+
+
+def test_names_follow_a_parameter_that_gets_another_path():
+    model = plain()
+    optimizer = torch.optim.SGD(model.named_parameters(), lr=0.1)
+    following = Following([optimizer], model)
+    model.insert(1, nn.LayerNorm(8))
+    following.update(model, {}, {})
+    (group,) = optimizer.param_groups
+    assert group["param_names"] == names_in(optimizer, model)[0]
+    assert {"1.weight", "3.weight", "5.bias"} <= set(group["param_names"])
