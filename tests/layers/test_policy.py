@@ -138,10 +138,10 @@ def test_masks_reach_nested_norms_and_go_again():
         y = net(x)
         with use_mask(net, None):
             assert (net(x)[4:] != 0).any()
-        assert net[2]._context_mask is mask
+        assert net[2].context_mask is mask
     assert (y[4:] == 0).all()
     torch.testing.assert_close(y[:4], twin(x[:4]))
-    assert net[2]._context_mask is None
+    assert net[2].context_mask is None
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ from torch.nn.modules.batchnorm import _BatchNorm, _LazyNormBase, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
-from normsmith import layers
 from normsmith._text import error_text
 from normsmith._torch import buffers_of, children_of, parameters_of
 from normsmith.anatomy.kinds import has_own_forward, is_prepared
 from normsmith.anatomy.preserve import preserved
 from normsmith.anatomy.remark import Refusal
-from normsmith.layers._statistics import StatisticsBase
 from normsmith.layers.batch_renorm import RenormBase
+from normsmith.layers.ours import is_ours
+from normsmith.layers.statistics import StatisticsBase
 from normsmith.ops import ACTIVATIONS
 
 TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked", "running_std")
@@ -79,7 +79,7 @@ class BatchNorm:
 def is_batch_norm(module: nn.Module) -> bool:
     """Whether conversion has to do with a module; normsmith's layers of other kinds are none."""
     if isinstance(module, StatisticsBase):
-        return not type(module).__module__.startswith("normsmith.layers") or type(module) in _ours()
+        return module.is_batch_norm or not type(module).is_ours
     if isinstance(module, (_InstanceNorm, torch.jit.ScriptModule)):
         return False
     return isinstance(module, _NormBase) or {"running_mean", "running_var"} <= buffers_of(module).keys()
@@ -105,7 +105,7 @@ def read(module: nn.Module) -> BatchNorm | Refusal:
         norm.momentum,
         {name: _tensor(module, name) for name in TENSORS},
         lazy=isinstance(module, _LazyNormBase),
-        frozen=ours and norm._pinned is not None,
+        frozen=ours and norm.pinned is not None,
         tracks=bool(norm.track_running_stats),
         activation=norm.activation if ours else None,
         settings=_settings(module),
@@ -123,7 +123,7 @@ def _obstacles(module: nn.Module) -> Iterator[str]:
         yield f"{', '.join(module.parametrizations)} is parametrized; remove the parametrization first"  # type: ignore[arg-type]
     if is_prepared(module):
         yield "it is prepared for quantisation; change it before preparing"
-    pinned = vars(module).get("_pinned")
+    pinned = vars(module).get("pinned")
     if pinned is not None and pinned.normalize_with == "batch":
         yield "it is frozen to the statistics of the batch; call unfreeze() first"
     owner = next(base for base in type(module).__mro__ if "train" in vars(base))
@@ -222,20 +222,9 @@ def _dimensions(kind: type[nn.Module]) -> int | None:
     return next((count for base, count in known.items() if issubclass(kind, base)), None)
 
 
-@cache
-def _ours() -> frozenset[type[nn.Module]]:
-    return frozenset(
-        kind
-        for name in layers.__all__
-        if re.fullmatch(r"(Lazy)?Batch(Norm|Renorm)(Act)?[123]d", name) and (kind := getattr(layers, name))
-    )
-
-
 def _base(kind: type[nn.Module]) -> Any:
     """The class of torch's or ours that a subclass without a forward of its own is of."""
-    return next(
-        base for base in kind.__mro__ if base.__module__.startswith(("torch.nn.", "normsmith.layers"))
-    )
+    return next(base for base in kind.__mro__ if base.__module__.startswith("torch.nn.") or is_ours(base))
 
 
 @cache

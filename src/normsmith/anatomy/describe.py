@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from normsmith.anatomy.kinds import channels, is_producer
+from normsmith.layers.statistics import StatisticsBase
 
 
 def describe_module(module: nn.Module) -> str:
@@ -42,7 +43,7 @@ def describe_layer(layer: Any) -> str:
         value = getattr(layer, name, None)
         if value is not None:
             parts.append(f"{name}={value!r}" if isinstance(value, (int, str)) else name)
-    if getattr(layer, "_pinned", None) is not None:
+    if isinstance(layer, StatisticsBase) and layer.pinned is not None:
         parts.append("frozen")
     library = "nn." if type(layer).__module__.startswith("torch.nn.") else ""
     return f"{library}{kind}({', '.join(parts)})"

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from normsmith._torch import children_of
+from normsmith.layers.ours import is_ours
 
 PRODUCERS = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
@@ -67,7 +68,7 @@ def is_prepared(module: nn.Module) -> bool:
 def has_own_forward(norm: nn.Module) -> bool:
     """Whether a norm's forward was written by somebody else than torch and normsmith."""
     owner = next(kind for kind in type(norm).__mro__ if "forward" in vars(kind))
-    return not owner.__module__.startswith(("torch.nn.", "normsmith.layers"))
+    return not (owner.__module__.startswith("torch.nn.") or is_ours(owner))
 
 
 def _is_known(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normsmith.layers._step_norm import Course, SequenceNorm, StepNorm
+from normsmith.layers._step_norm import SequenceNorm, StepNorm, StepwiseForward
+from normsmith.layers.ours import Ours
 
 
 @dataclass(frozen=True)
@@ -57,22 +58,22 @@ class NormSettings:
 
 
 @dataclass(frozen=True)
-class At:
-    """A step of the loop: applies a norm there, or nothing where there is none."""
+class NormAtStep:
+    """Applies norms at one time step; an input that has no norm (None) stays as it is."""
 
     step: int
     alive: Tensor | None
-    courses: dict[StepNorm, Course]
+    forwards: dict[StepNorm, StepwiseForward]
 
     def __call__(self, norm: StepNorm | None, x: Tensor) -> Tensor:
         if norm is None:
             return x
-        y: Tensor = norm(x.unsqueeze(0), self.courses[norm], self.step, self.alive)
+        y: Tensor = norm(x.unsqueeze(0), self.forwards[norm], self.step, self.alive)
         return y.squeeze(0)
 
 
-class CellBase(nn.Module):
-    """Weights, norms and the loop over time; a cell adds its gates and its recurrence.
+class CellBase(Ours, nn.Module):
+    """What LSTM and GRU cells share: weights, norms and the loop over time.
 
     `norm_ih` normalises W_x·x, `norm_hh` W_h·h (None where only inputs are normalised); `bias` is the one b.
     """
@@ -106,7 +107,7 @@ class CellBase(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw weights and bias as torch does for its recurrent networks; the norms start anew."""
+        """Draw weights and bias as torch does for its recurrent networks, and set the norms back."""
         bound = 1 / math.sqrt(self.hidden_size)
         for parameter in (self.weight_ih, self.weight_hh, self.bias):
             if parameter is not None:
@@ -128,18 +129,17 @@ class CellBase(nn.Module):
         Returns:
             The outputs, (time, batch, hidden_size), 0 where a sequence has ended, and each sequence's last states.
         """
-        courses = {
+        forwards = {
             norm: norm.start(len(x), x.shape[1], first_step)
             for norm in self.children()
             if isinstance(norm, StepNorm)
         }
-        inputs = self._inputs(F.linear(x, self.weight_ih), alive, courses)
+        inputs = self._inputs(F.linear(x, self.weight_ih), alive, forwards)
         outputs = []
         for step, product in enumerate(inputs.unbind()):
             running = None if alive is None else alive[step]
-            moved = self._step(
-                product, states, At(step, None if running is None else running.unsqueeze(0), courses)
-            )
+            norm_at = NormAtStep(step, None if running is None else running.unsqueeze(0), forwards)
+            moved = self._step(product, states, norm_at)
             if running is None:
                 states = moved
                 outputs.append(moved[0])
@@ -147,20 +147,23 @@ class CellBase(nn.Module):
                 held = running.unsqueeze(1)
                 states = tuple(torch.where(held, new, old) for new, old in zip(moved, states, strict=True))
                 outputs.append(torch.where(held, moved[0], 0.0))
-        for norm, course in courses.items():
-            norm.finish(course)
+        for norm, started in forwards.items():
+            norm.finish(started)
         return torch.stack(outputs), states
 
-    def _inputs(self, products: Tensor, alive: Tensor | None, courses: dict[StepNorm, Course]) -> Tensor:
-        """Everything that does not wait for the recurrence: BN(W_x·x) + b, of all steps at once."""
+    def _inputs(
+        self, products: Tensor, alive: Tensor | None, forwards: dict[StepNorm, StepwiseForward]
+    ) -> Tensor:
+        """BN(W_x·x) + b of all steps at once, as it does not depend on the recurrence."""
         inputs: Tensor
         if isinstance(self.norm_ih, StepNorm):
-            inputs = self.norm_ih(products, courses[self.norm_ih], 0, alive)
+            inputs = self.norm_ih(products, forwards[self.norm_ih], 0, alive)
         else:
             inputs = self.norm_ih(products, alive)
         return inputs if self.bias is None else inputs + self.bias
 
-    def _step(self, product: Tensor, states: tuple[Tensor, ...], at: At) -> tuple[Tensor, ...]:
+    def _step(self, product: Tensor, states: tuple[Tensor, ...], norm_at: NormAtStep) -> tuple[Tensor, ...]:
+        """The states after one step, from BN(W_x·x) + b of that step and the states before it."""
         raise NotImplementedError
 
 
@@ -184,12 +187,12 @@ class LSTMCell(CellBase):
             settings.per_step(hidden_size, device, dtype, beta=True) if settings.normalize == "all" else None
         )
 
-    def _step(self, product: Tensor, states: tuple[Tensor, ...], at: At) -> tuple[Tensor, ...]:
+    def _step(self, product: Tensor, states: tuple[Tensor, ...], norm_at: NormAtStep) -> tuple[Tensor, ...]:
         h, c = states
-        gates = product + at(self.norm_hh, F.linear(h, self.weight_hh))
+        gates = product + norm_at(self.norm_hh, F.linear(h, self.weight_hh))
         i, f, g, o = gates.chunk(4, dim=1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        return o.sigmoid() * at(self.norm_c, c).tanh(), c
+        return o.sigmoid() * norm_at(self.norm_c, c).tanh(), c
 
 
 class GRUCell(CellBase):
@@ -198,9 +201,9 @@ class GRUCell(CellBase):
     gates = 3
     states = 1
 
-    def _step(self, product: Tensor, states: tuple[Tensor, ...], at: At) -> tuple[Tensor, ...]:
+    def _step(self, product: Tensor, states: tuple[Tensor, ...], norm_at: NormAtStep) -> tuple[Tensor, ...]:
         (h,) = states
-        hidden = at(self.norm_hh, F.linear(h, self.weight_hh))
+        hidden = norm_at(self.norm_hh, F.linear(h, self.weight_hh))
         r, z, n = product.chunk(3, dim=1)
         hidden_r, hidden_z, hidden_n = hidden.chunk(3, dim=1)
         r, z = (r + hidden_r).sigmoid(), (z + hidden_z).sigmoid()

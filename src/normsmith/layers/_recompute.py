@@ -1,8 +1,8 @@
-"""Forwards that activation checkpointing runs again: recognised, and given what they saw the first time.
+"""Forwards that activation checkpointing runs again: recognised, and run as their originals were.
 
-`torch.utils.checkpoint` discards the activations of a segment and recomputes them during backward. By then the
-running statistics have moved, so a layer remembers, on the segment itself, what each of its forwards went by.
-A checkpoint within a checkpoint has no segment of its own during the first forward of the outer one's
+`torch.utils.checkpoint` discards the activations of a segment of a model and recomputes them during backward. By
+then the running statistics have moved, so a layer remembers, on the segment itself, the state of each of its
+forwards. A checkpoint within a checkpoint has no segment of its own during the first forward of the outer one's
 recomputation: there the present statistics are used; nothing is updated either way.
 
 Compiled forwards are out of reach, since no code of ours runs when one is recomputed. Measured on torch 2.13:
@@ -14,6 +14,7 @@ gradients are wrong. Checkpoint such a model in eager mode, or leave the renorm 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Literal, NamedTuple
 
@@ -23,9 +24,9 @@ from torch import Tensor, nn
 from normsmith.ops import Renorm, Running
 
 
-class Seen(NamedTuple):
-    """What a forward went by: pre-update statistics, renorm's bounds, the mask, which statistics normalised
-    and whether the running ones moved."""
+class ForwardState(NamedTuple):
+    """What a forward depends on beside its input: the running statistics before their update, the bounds of batch
+    renormalization, the mask, which statistics normalise, and whether the running ones are updated."""
 
     running: Running | None
     renorm: Renorm | None
@@ -33,8 +34,36 @@ class Seen(NamedTuple):
     normalize_with: Literal["batch", "running"]
     update_running: bool
 
+    def for_recomputation(self) -> ForwardState:
+        """The same state for a later forward: with copies of the running statistics, and without an update."""
+        running = self.running
+        if running is not None:
+            mean, var, std, _ = running
+            running = Running(
+                mean.detach().clone(), var.detach().clone(), None if std is None else std.detach().clone()
+            )
+        return self._replace(running=running, update_running=False)
 
-_ATTRIBUTE = "_normsmith_seen"
+
+_ATTRIBUTE = "_normsmith_states"
+
+
+def state_of_forward(layer: nn.Module, current: Callable[[], ForwardState]) -> ForwardState:
+    """The state of a layer's forward: the current one or, where the forward is recomputed, that of its original."""
+    if torch.compiler.is_compiling():
+        return current()
+    recomputed = is_recomputing()
+    if recomputed:
+        original = recall(layer)
+        if original is not None:
+            return original
+    state = current()
+    if recomputed:
+        state = state._replace(update_running=False)
+    segment = _running_segment()
+    if segment is not None:
+        remember(segment, layer, state.for_recomputation())
+    return state
 
 
 def is_recomputing() -> bool:
@@ -42,29 +71,22 @@ def is_recomputing() -> bool:
     return bool(torch._C._current_graph_task_id() != -1)
 
 
-def remember(layer: nn.Module, seen: Seen) -> None:
-    """Keep what this forward goes by on the checkpointed segment that it is part of; nothing where it is not."""
-    segment = _running_segment()
-    if segment is not None:
-        _record(segment).setdefault(id(layer), []).append(seen)
+def remember(segment: Any, layer: nn.Module, state: ForwardState) -> None:
+    """Keep the state of a forward on the checkpointed segment that it is part of."""
+    _record(segment).setdefault(id(layer), []).append(state)
 
 
-def will_be_recomputed() -> bool:
-    """Whether this forward is part of a checkpointed segment."""
-    return _running_segment() is not None
-
-
-def recall(layer: nn.Module) -> Seen | None:
-    """What the original of this recomputed forward went by: per layer, in the order of its calls."""
+def recall(layer: nn.Module) -> ForwardState | None:
+    """The state of the original of this recomputed forward: per layer, in the order of its calls."""
     segment = _recomputed_segment()
     if segment is None:
         return None
     record = _record(segment)
-    seen = record.get(id(layer), [])
+    states = record.get(id(layer), [])
     turn = (id(layer), torch._C._current_graph_task_id())
     number = record.get(turn, 0)
     record[turn] = number + 1
-    return seen[number] if number < len(seen) else None
+    return states[number] if number < len(states) else None
 
 
 def _record(segment: Any) -> dict[Any, Any]:

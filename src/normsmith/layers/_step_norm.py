@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,23 +10,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normsmith.errors import InputError
-from normsmith.layers._recompute import Seen, is_recomputing, recall, remember, will_be_recomputed
-from normsmith.layers._statistics import StatisticsBase
+from normsmith.layers._recompute import ForwardState, state_of_forward
 from normsmith.layers.batch_norm import BatchNorm1d
+from normsmith.layers.statistics import Normalised, StatisticsBase
 from normsmith.ops import Moments, Running, batch_norm, commit, concatenate, merge, snapshot
 
 
 @dataclass
-class Course:
-    """One forward through the steps: what normalises where the batch cannot, and the moments found so far."""
+class StepwiseForward:
+    """One forward of a `StepNorm` through the time steps, from `start` to `finish`."""
 
     mean: Tensor
-    """Running means of the steps of this forward, (steps, channels): a copy."""
+    """Copies of the running means of its steps, shape (steps, channels): they normalise where the batch cannot."""
     var: Tensor
-    by_batch: bool
-    update: bool
+    """Copies of the running variances, likewise."""
+    uses_batch: bool
+    """Whether the batch's own statistics normalise."""
+    updates: bool
+    """Whether `finish` updates the running statistics."""
     first: int
-    found: list[Moments] = field(default_factory=list)
+    """The number of its first step, which chooses the rows of the running statistics."""
+    moments: list[Moments] = field(default_factory=list)
+    """The batch's moments at the steps so far."""
 
 
 class StepNorm(StatisticsBase):
@@ -35,10 +39,12 @@ class StepNorm(StatisticsBase):
 
     Row t of `running_mean` and `running_var`, of shape (max_steps, channels), belongs to step t; the last row to
     all steps from there on, which together make one update of it per forward. `num_batches_tracked`, of shape
-    (max_steps,), counts the updates of each row. A step whose row has had none yet goes by the nearest earlier row
+    (max_steps,), counts the updates of each row. A step whose row has had none yet uses the nearest earlier row
     that has: sequences may be longer in evaluation than they ever were in training.
     """
 
+    is_batch_norm = False
+    unmeasurable = "keeps statistics for every time step, not for a population"
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
@@ -72,8 +78,8 @@ class StepNorm(StatisticsBase):
         self.num_batches_tracked = torch.zeros(max_steps, dtype=torch.long, device=device)
         _reset_affine(self, gamma, beta)
 
-    def start(self, steps: int, batch: int, first: int) -> Course:
-        """Begin a forward of so many steps.
+    def start(self, steps: int, batch: int, first: int) -> StepwiseForward:
+        """Begin a forward of so many steps, whose first has the number `first`.
 
         Raises:
             InputError: the batch is a single sequence, which has no statistics per step.
@@ -84,31 +90,31 @@ class StepNorm(StatisticsBase):
                 "statistics per step: expected more than one sequence in training, got a batch of one; use larger "
                 'batches (e.g. drop_last=True), normalize="input", or on_small_batch="running"'
             )
-        seen = went_by(self, lambda: Seen(self._rows(steps, first), None, None, *policy))
-        assert seen.running is not None  # went_by looks or recalls what was looked at
-        by_batch = seen.normalize_with == "batch" and batch > 1
-        return Course(
-            mean=seen.running.mean,
-            var=seen.running.var,
-            by_batch=by_batch,
-            update=by_batch and seen.update_running,
+        state = state_of_forward(self, lambda: ForwardState(self._rows(steps, first), None, None, *policy))
+        assert state.running is not None  # the line above gives it
+        uses_batch = state.normalize_with == "batch" and batch > 1
+        return StepwiseForward(
+            mean=state.running.mean,
+            var=state.running.var,
+            uses_batch=uses_batch,
+            updates=uses_batch and state.update_running,
             first=first,
         )
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, course: Course, step: int = 0, alive: Tensor | None = None
+        self, x: Tensor, this: StepwiseForward, step: int = 0, alive: Tensor | None = None
     ) -> Tensor:
         """Normalise some steps at once.
 
         Args:
             x: shape (steps, batch, channels).
-            course: this forward's, from `start`.
-            step: which of the course's steps is x's first.
+            this: the forward that `start` began.
+            step: which of the steps of that forward is the first of x.
             alive: bool, shape (steps, batch): which sequences are still running.
         """
         steps = slice(step, step + len(x))
-        mean, var = course.mean[steps], course.var[steps]
-        if not course.by_batch:
+        mean, var = this.mean[steps], this.var[steps]
+        if not this.uses_batch:
             return self._by_running(x, mean, var)
         # a step is a ghost batch; where x is a single step, the op knows what to fall back to
         single = len(x) == 1
@@ -121,26 +127,26 @@ class StepNorm(StatisticsBase):
             eps=self.epsilon,
             mask=None if alive is None else alive.flatten(),
             ghost_batch_size=x.shape[1],
-            collected=course.found,
+            collected=this.moments,
         ).view_as(x)
-        enough = course.found[-1].enough
+        enough = this.moments[-1].enough
         if not single and isinstance(enough, Tensor) and alive is not None:
             fallback = torch.where(alive.unsqueeze(2), self._by_running(x, mean, var), 0.0)
             y = torch.where(enough.unsqueeze(2), y, fallback)
         return y
 
-    def finish(self, course: Course) -> None:
-        """Update the running statistics by what the course has found."""
-        if not course.update:
+    def finish(self, this: StepwiseForward) -> None:
+        """End a forward: update the running statistics by the moments of all its steps."""
+        if not this.updates:
             return
-        moments = concatenate(course.found)
-        found = torch.stack([torch.as_tensor(value).expand_as(moments.mean) for value in moments])
+        moments = concatenate(this.moments)
+        stacked = torch.stack([torch.as_tensor(value).expand_as(moments.mean) for value in moments])
         # one row for each step from the very first; rows of count 0 are left alone
-        found = F.pad(found, (0, 0, course.first, 0))
+        stacked = F.pad(stacked, (0, 0, this.first, 0))
         if self._collected is not None:
-            self._collected.append(Moments(*found))
+            self._collected.append(Moments(*stacked))
         else:
-            self._commit(found)
+            self._commit(stacked)
 
     def commit_collected(self, collected: list[Moments]) -> None:
         """One update from the moments of several forwards: merged step by step."""
@@ -162,7 +168,7 @@ class StepNorm(StatisticsBase):
         return f"{super().extra_repr()}, max_steps={self.max_steps}, gamma={self.gamma}"
 
     def _rows(self, steps: int, first: int) -> Running:
-        """Copies of what is known of each step; an update must not change what a backward goes by."""
+        """Copies of the running statistics of each step: an update must not change the values that a backward reads."""
         mean, var = snapshot(self.running_mean), snapshot(self.running_var)
         tracked = snapshot(self.num_batches_tracked)
         own = torch.arange(self.max_steps, device=mean.device)
@@ -185,11 +191,11 @@ class StepNorm(StatisticsBase):
         return y.view(batch, steps, channels).transpose(0, 1)
 
     @torch.no_grad()
-    def _commit(self, found: Tensor) -> None:
+    def _commit(self, stacked: Tensor) -> None:
         """One update of every row from moments of all steps, stacked: shape (5, steps, channels)."""
         last = self.max_steps - 1
         # early steps have a row each: to the op, channels of their own; the late ones are ghost batches of one row
-        early, late = found[:, :last].flatten(1).unsqueeze(1), found[:, last:]
+        early, late = stacked[:, :last].flatten(1).unsqueeze(1), stacked[:, last:]
         for rows, part in ((slice(early.shape[2] // self.num_features), early), (slice(last, None), late)):
             if part.numel():
                 counter = self.num_batches_tracked[rows].repeat_interleave(self.num_features)
@@ -200,7 +206,7 @@ class StepNorm(StatisticsBase):
                     eps=self.epsilon,
                     on_nonfinite=self.on_nonfinite,
                 )
-        moments = Moments(*found)
+        moments = Moments(*stacked)
         taken = torch.as_tensor(moments.enough)
         if self.on_nonfinite == "skip":
             taken = taken & (moments.unbiased_variance <= torch.finfo(self.running_var.dtype).max)
@@ -212,17 +218,38 @@ class StepNorm(StatisticsBase):
 class SequenceNorm(BatchNorm1d):
     """Batch norm of input products over all valid steps of all sequences; no β."""
 
+    is_batch_norm = False
+
     def __init__(self, channels: int, *, gamma: float = 0.1, **options: Any) -> None:
         super().__init__(channels, **options)
         self.gamma = gamma
         _reset_affine(self, gamma, False)
 
-    def forward(self, x: Tensor, alive: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """Normalise all steps, (steps, batch, channels), of the sequences that are still running there."""
-        if alive is None and self._context_mask is not None:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Normalise all steps of all sequences.
+
+        Args:
+            x: shape (steps, batch, channels).
+            mask: bool, shape (steps, batch): which sequences are still running.
+        """
+        if mask is None and self.context_mask is not None:
             # packed sequences within a `use_mask`, which is not for them
-            alive = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        return super().forward(x.flatten(0, 1), None if alive is None else alive.flatten()).view_as(x)
+            mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        return super().forward(x.flatten(0, 1), None if mask is None else mask.flatten()).view_as(x)
+
+    def normalised(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        *,
+        default_mask: Tensor | None = None,
+    ) -> Normalised:
+        """What a forward with these arguments normalises: every step of every sequence is one of a batch.
+
+        Masks other than the argument are not for steps of sequences.
+        """
+        return Normalised(x.flatten(0, 1), None if mask is None else mask.flatten(), None)
 
     def reset_parameters(self) -> None:
         """Set the statistics back, and γ to its initial value."""
@@ -230,21 +257,8 @@ class SequenceNorm(BatchNorm1d):
         _reset_affine(self, getattr(self, "gamma", 1.0), self.bias is not None)
 
 
-def went_by(layer: nn.Module, look: Callable[[], Seen]) -> Seen:
-    """What a forward goes by: what there is to see, or, where it is recomputed, what its original saw."""
-    if torch.compiler.is_compiling():
-        return look()
-    again = is_recomputing()
-    seen = recall(layer) if again else None
-    if seen is None:
-        seen = look()
-        seen = seen._replace(update_running=seen.update_running and not again)
-        if will_be_recomputed():
-            remember(layer, seen._replace(update_running=False))
-    return seen
-
-
 def _reset_affine(norm: StatisticsBase, gamma: float, beta: bool) -> None:
+    """Give γ its initial value, and β zeros or no parameter at all."""
     nn.init.constant_(norm.weight, gamma)
     if beta:
         nn.init.zeros_(norm.bias)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from normsmith.layers._statistics import LazyBase, StatisticsBase
+from normsmith.layers.lazy import LazyBase
+from normsmith.layers.statistics import StatisticsBase
 
 
 class BatchNorm1d(StatisticsBase, nn.BatchNorm1d):

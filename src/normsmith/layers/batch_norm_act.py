@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from normsmith.errors import InputError
-from normsmith.layers._statistics import StatisticsBase
 from normsmith.layers.batch_renorm import RenormBase
+from normsmith.layers.statistics import StatisticsBase
 from normsmith.ops import ACTIVATIONS
 
 
@@ -25,10 +25,10 @@ class _WithActivation:
         """The norm's settings, then the activation."""
         return f"{super().extra_repr()}, activation={self.activation!r}"  # type: ignore[misc]
 
-    def _beyond_torch(self) -> str:
+    def _lost_by_converters(self) -> str:
         return "the activation"
 
-    def _missed_by_fusers(self) -> str:
+    def _lost_by_fusers(self) -> str:
         return "the activation"
 
 

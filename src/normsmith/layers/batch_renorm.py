@@ -10,8 +10,9 @@ from torch.nn.parameter import UninitializedBuffer
 
 from normsmith._torch import buffers_of
 from normsmith.errors import InputError
-from normsmith.layers._statistics import LazyBase, StatisticsBase
+from normsmith.layers.lazy import LazyBase
 from normsmith.layers.schedules import Schedule, bounds_at, scaled, schedule_named
+from normsmith.layers.statistics import StatisticsBase
 from normsmith.ops import Renorm, correction, moments, snapshot
 
 
@@ -63,7 +64,7 @@ class RenormBase(StatisticsBase):
         self._schedule, self.total_steps = scaled(total_steps), total_steps
 
     def bounds(self) -> Renorm:
-        """r_max and d_max as the next training forward will use them.
+        """The bounds r_max and d_max that the next training forward will use.
 
         Raises:
             InputError: neither `schedule` nor `total_steps` is known, or nothing is tracked.
@@ -87,16 +88,16 @@ class RenormBase(StatisticsBase):
         self._check_input_dim(x)
         bounds = self.bounds()
         with torch.no_grad():
-            found = moments(x if x.dtype == torch.float64 else x.float())
+            of_batch = moments(x if x.dtype == torch.float64 else x.float())
             running = self._running()
             assert running is not None  # bounds() has refused otherwise
-            r, d = correction(found, running, self.epsilon, bounds)
+            r, d = correction(of_batch, running, self.epsilon, bounds)
         return r[0], d[0]
 
     def _bounds(self) -> Renorm:
         return self.bounds()
 
-    def _beyond_torch(self) -> str:
+    def _lost_by_converters(self) -> str:
         return "the renormalization"
 
     def reset_running_stats(self) -> None:
@@ -107,7 +108,7 @@ class RenormBase(StatisticsBase):
             std.fill_(1)
 
     def extra_repr(self) -> str:
-        """As batch norm, then the schedule."""
+        """The settings of batch norm, then the schedule."""
         return f"{super().extra_repr()}, schedule={self._schedule!r}, track={self.track!r}"
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
@@ -138,8 +139,8 @@ class BatchRenorm1d(RenormBase, nn.BatchNorm1d):
     training and in evaluation: an extra key in the state dict (one without it loads, by its running_var). Torch's
     fusers know no such buffer and are refused: `eps`, which they read, is called `epsilon` then.
 
-    Not for `torch.compile` together with activation checkpointing: the recomputed forward would go by statistics
-    that have moved, and gradients would be wrong. Either alone is right.
+    Not for `torch.compile` together with activation checkpointing: the recomputed forward would normalise by
+    statistics that have moved, and gradients would be wrong. Either alone is right.
 
     Args:
         num_features, eps, momentum, affine, track_running_stats, device, dtype, bias: as in torch's batch norm.
@@ -183,6 +184,8 @@ class BatchRenorm3d(RenormBase, nn.BatchNorm3d):
 
 
 class _LazyRenorm(LazyBase):
+    """What a lazy batch renormalization layer adds to a lazy batch norm: its bounds, and `running_std`."""
+
     def __init__(
         self,
         *torch_arguments: Any,

@@ -1,4 +1,4 @@
-"""What lasts for a block of code: a mask for nested norms, one update for several micro-batches."""
+"""Context managers for the norms of a model: a mask for all of them, one update for several micro-batches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from normsmith.errors import InputError
-from normsmith.layers._statistics import StatisticsBase
+from normsmith.layers.statistics import StatisticsBase
 
 
 @contextmanager
@@ -16,7 +16,7 @@ def use_mask(model: nn.Module, mask: Tensor | None) -> Iterator[None]:
     """Give a mask to every norm of ours in a model, also where nobody passes one on, e.g. in `nn.Sequential`.
 
     The mask is bool or 0/1 integers, True or 1 = valid (the inverse of torch's `key_padding_mask`), and has the
-    shape of the norms' inputs without channels, broadcastable. A mask given to a layer's forward comes first.
+    shape of the norms' inputs without channels, broadcastable. A mask given to a layer's forward takes precedence.
 
     Raises:
         InputError: the model holds no norm of ours.
@@ -29,14 +29,14 @@ def use_mask(model: nn.Module, mask: Tensor | None) -> Iterator[None]:
     tensor([-1.,  1.,  0.])
     """
     layers = _norms_of(model, "use_mask")
-    before = [layer._context_mask for layer in layers]
+    before = [layer.context_mask for layer in layers]
     try:
         for layer in layers:
-            layer._context_mask = mask
+            layer.context_mask = mask
         yield
     finally:
         for layer, earlier in zip(layers, before, strict=True):
-            layer._context_mask = earlier
+            layer.context_mask = earlier
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def accumulate(model: nn.Module) -> Iterator[None]:
     (tensor([3.]), True, tensor(1))
     """
     layers = _norms_of(model, "accumulate")
-    if any(layer._collected is not None for layer in layers):
+    if any(layer.is_accumulating for layer in layers):
         raise InputError(
             "accumulate: expected a model that is not accumulating yet, got one within another block"
         )

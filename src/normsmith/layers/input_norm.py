@@ -10,10 +10,12 @@ from torch import Tensor
 
 from normsmith._torch import buffers_of
 from normsmith.errors import InputError
-from normsmith.layers._recompute import Seen
-from normsmith.layers._statistics import Policy, StatisticsBase
+from normsmith.layers._recompute import ForwardState
 from normsmith.layers._where import where
-from normsmith.layers._whole_set import Select, WholeSet, selected
+from normsmith.layers.batches import Select, tensor_of_batch
+from normsmith.layers.dataset import DatasetMoments
+from normsmith.layers.policy import Policy
+from normsmith.layers.statistics import Normalised, StatisticsBase
 from normsmith.layers.suggestion import Suggestion, suggestion
 from normsmith.ops.masks import valid_elements
 
@@ -59,6 +61,7 @@ class InputNorm(StatisticsBase):
     (2015), arXiv:1502.03167.
     """
 
+    is_batch_norm = False
     running_mean_low: Tensor
     fitted: Tensor
 
@@ -102,15 +105,15 @@ class InputNorm(StatisticsBase):
                 or a batch from which `select` cannot take a tensor. The layer is then as it was.
         """
         try:
-            found = self._measure(loader, select, mask)
+            moments = self._measure(loader, select, mask)
         except InputError as error:
             raise InputError(f"{where(self)}.fit: {error}") from None
         with torch.no_grad():
             mean = self._mean()
-            mean.copy_(found.mean)
-            self.running_mean_low.copy_(found.mean - mean.to(device="cpu", dtype=torch.float64))
-            self._var().copy_(found.variance)
-            self._batches().fill_(found.batches)
+            mean.copy_(moments.mean)
+            self.running_mean_low.copy_(moments.mean - mean.to(device="cpu", dtype=torch.float64))
+            self._var().copy_(moments.variance)
+            self._batches().fill_(moments.batches)
         self._set_fitted(True)
         return self
 
@@ -147,8 +150,20 @@ class InputNorm(StatisticsBase):
         """As in `BatchNorm1d` while learning; once fitted, the statistics of the fit in training too."""
         if self._is_fitted:
             return Policy("running", False)
-        found: Policy = StatisticsBase.policy.__get__(self)  # the compiler does not know super().policy
-        return found
+        policy: Policy = StatisticsBase.policy.__get__(self)  # the compiler does not know super().policy
+        return policy
+
+    def normalised(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        *,
+        default_mask: Tensor | None = None,
+    ) -> Normalised:
+        """What a forward with these arguments standardises, with the features in dimension 1."""
+        x = _floating(x).movedim(self._axis(x), 1)
+        return super().normalised(x, mask, sample_weight, default_mask=default_mask)
 
     def reset_running_stats(self) -> None:
         """Forget the fit and all statistics: the layer learns online again."""
@@ -168,32 +183,32 @@ class InputNorm(StatisticsBase):
             parts + [f"{name}={getattr(self, name)!r}" for name in options if getattr(self, name)]
         )
 
-    def _measure(self, loader: Iterable[Any] | Tensor, select: Select, mask: Select) -> WholeSet:
-        found = WholeSet(self.num_features)
+    def _measure(self, loader: Iterable[Any] | Tensor, select: Select, mask: Select) -> DatasetMoments:
+        moments = DatasetMoments(self.num_features)
         for number, batch in enumerate([loader] if isinstance(loader, Tensor) else loader):
             try:
-                x = selected(batch, select, "select")
-                valid = None if mask is None else selected(batch, mask, "mask")
-                found.add(x.movedim(self._axis(x), 1), valid)
+                x = tensor_of_batch(batch, select, "select")
+                valid = None if mask is None else tensor_of_batch(batch, mask, "mask")
+                moments.add(x.movedim(self._axis(x), 1), valid)
             except InputError as error:
                 raise InputError(f"batch {number}: {error}") from None
-        return found.checked()
+        return moments.checked()
 
     def _normalise(
-        self, x: Tensor, seen: Seen, sample_weight: Tensor | None, residual: Tensor | None
+        self, x: Tensor, state: ForwardState, sample_weight: Tensor | None, residual: Tensor | None
     ) -> Tensor:
-        if seen.normalize_with == "batch" or seen.running is None:
-            return super()._normalise(x, seen, sample_weight, residual)
+        if state.normalize_with == "batch" or state.running is None:
+            return super()._normalise(x, state, sample_weight, residual)
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         shape = (1, -1, *[1] * (x.ndim - 2))
-        mean, var = seen.running.mean.detach().to(dtype), seen.running.var.detach().to(dtype)
+        mean, var = state.running.mean.detach().to(dtype), state.running.var.detach().to(dtype)
         low = self.running_mean_low.to(dtype)
         # a fit marks constant features by a variance of 0; averages of batches only come near it
         rounding = 0.0 if self._is_fitted else torch.finfo(self._mean().dtype).eps * mean
         varies = var > rounding**2
         inv_std = torch.where(varies, var, 1.0).rsqrt()
         y = ((x.to(dtype) - mean.view(shape)) - low.view(shape)) * inv_std.view(shape)
-        valid = valid_elements(seen.mask, x)
+        valid = valid_elements(state.mask, x)
         return y if valid is None else torch.where(valid, y, 0.0)
 
     def _axis(self, x: Tensor) -> int:
@@ -228,7 +243,7 @@ class InputNorm(StatisticsBase):
         assert self.num_batches_tracked is not None
         return self.num_batches_tracked
 
-    def _beyond_torch(self) -> str:
+    def _lost_by_converters(self) -> str:
         return "the standardisation of raw inputs"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InputNorm:

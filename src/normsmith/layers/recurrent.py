@@ -12,14 +12,15 @@ from torch.nn.utils.rnn import PackedSequence
 
 from normsmith.errors import InputError
 from normsmith.layers._cells import CellBase, GRUCell, LSTMCell, NormSettings
-from normsmith.layers._recompute import Seen
+from normsmith.layers._recompute import ForwardState, state_of_forward
 from normsmith.layers._sequences import Sequences, reverse, sequences
-from normsmith.layers._statistics import Policy, StatisticsBase
-from normsmith.layers._step_norm import went_by
 from normsmith.layers._where import where
+from normsmith.layers.ours import Ours
+from normsmith.layers.policy import Policy
+from normsmith.layers.statistics import StatisticsBase
 
 
-class RecurrentBase(nn.Module):
+class RecurrentBase(Ours, nn.Module):
     """Layers and directions of batch-normalized cells; `BatchNormLSTM` documents it.
 
     The cells are submodules `l0`, `l0_reverse`, `l1`, …, each with `weight_ih`, `weight_hh`, `bias` and its norms.
@@ -60,7 +61,7 @@ class RecurrentBase(nn.Module):
         if proj_size:
             raise InputError(
                 f"proj_size: expected 0, got {proj_size!r}; where a projection is normalised is not defined by the "
-                "papers, put a Linear layer behind the network"
+                "papers, put a Linear layer after the network"
             )
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout = bias, batch_first, float(dropout)
@@ -98,7 +99,7 @@ class RecurrentBase(nn.Module):
             InputError: an argument does not fit. The running statistics are then as they were.
         """
         try:
-            batch = sequences(input, self._goes_by(input, mask), self.batch_first, self.input_size)
+            batch = sequences(input, self._mask_of_forward(input, mask), self.batch_first, self.input_size)
             if isinstance(first_step, bool) or not isinstance(first_step, int) or first_step < 0:
                 raise InputError(f"first_step: expected a whole number ≥ 0, got {first_step!r}")
             output, states = self._run(batch, self._initial(hx, batch), first_step)
@@ -131,7 +132,7 @@ class RecurrentBase(nn.Module):
             cell.reset_parameters()
 
     def flatten_parameters(self) -> None:
-        """Nothing: weights need not lie together, as cuDNN wants those of torch's networks to."""
+        """Do nothing: only cuDNN, which runs torch's networks, wants weights that lie together in memory."""
 
     def extra_repr(self) -> str:
         """Torch's settings, then ours, where they are not the default."""
@@ -152,12 +153,12 @@ class RecurrentBase(nn.Module):
     def _norms(self) -> list[StatisticsBase]:
         return [module for module in self.modules() if isinstance(module, StatisticsBase)]
 
-    def _goes_by(self, given: Tensor | PackedSequence, mask: Tensor | None) -> Tensor | None:
-        """The mask of this forward: given, or that of an open `use_mask`; the original's where it is recomputed."""
-        if isinstance(given, PackedSequence):
-            return mask  # it knows its lengths, whatever is open
-        context = self._norms()[0]._context_mask if mask is None else mask
-        return went_by(self, lambda: Seen(None, None, context, *self.policy)).mask
+    def _mask_of_forward(self, input: Tensor | PackedSequence, mask: Tensor | None) -> Tensor | None:
+        """The mask of this forward: the argument, or that of an open `use_mask`; recomputed, that of its original."""
+        if isinstance(input, PackedSequence):
+            return mask  # a packed sequence knows its lengths, whatever `use_mask` says
+        context = self._norms()[0].context_mask if mask is None else mask
+        return state_of_forward(self, lambda: ForwardState(None, None, context, *self.policy)).mask
 
     def _initial(self, hx: Any, batch: Sequences) -> tuple[Tensor, ...]:
         shape: tuple[int, ...] = (self.num_layers * self.directions, batch.x.shape[1], self.hidden_size)
@@ -209,9 +210,9 @@ class BatchNormLSTM(RecurrentBase):
     Arguments, call and return are those of `torch.nn.LSTM`, unpacked, packed or with a mask; gates are in its order.
     In training step t is normalised by the mean and biased variance of the sequences still running at t, and
     row t of the running statistics moves towards them; in evaluation row t normalises. Row `max_steps` − 1 serves
-    all later steps. A step that only one sequence reaches has no variance: it goes by its row, and updates nothing.
-    In the reverse direction step 0 is a sequence's last. All steps share γ and β; products have γ alone, as one b
-    shifts their sum. Statistics are accumulated and kept in float32 at least.
+    all later steps. A step that only one sequence reaches has no variance: its row normalises it and
+    is not updated. In the reverse direction step 0 is a sequence's last. All steps share γ and β; products have γ
+    alone, as one b shifts their sum. Statistics are accumulated and kept in float32 at least.
 
     Without `hx` W_h·h is 0 for all sequences at step 0: that step's variance is 0, and initial states that the
     batch shares have no effect in training. To continue sequences with `hx`, say so by `first_step`.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from normsmith._text import count
 from normsmith.errors import InputError, MissingExtraError
-from normsmith.layers._whole_set import Select, selected
+from normsmith.layers.batches import Select, tensor_of_batch
 
 Choice = Literal["standard", "robust", "power", "quantile"]
 
@@ -161,7 +161,11 @@ def _sample(data: Any, select: Select, dim: int, limit: int) -> np.ndarray[Any, 
     generator = torch.Generator().manual_seed(0)
     rows, keys = torch.empty(0), torch.empty(0, dtype=torch.float64)
     for batch in [torch.as_tensor(data)] if isinstance(data, (Tensor, np.ndarray)) else data:
-        x = torch.as_tensor(batch) if isinstance(batch, np.ndarray) else selected(batch, select, "select")
+        x = (
+            torch.as_tensor(batch)
+            if isinstance(batch, np.ndarray)
+            else tensor_of_batch(batch, select, "select")
+        )
         if x.ndim < 2 or not -x.ndim < dim < x.ndim or dim in (0, -x.ndim):
             raise InputError(
                 f"suggest: expected batches of shape (batch, ...) with features along dim={dim}, "
@@ -233,5 +237,5 @@ def _shape(x: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:
 def _power(x: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
     transformer = _sklearn("preprocessing").PowerTransformer()
     with np.errstate(all="ignore"):
-        found: np.ndarray[Any, np.dtype[np.float64]] = transformer.fit_transform(x[:, None])[:, 0]
-    return found if np.isfinite(found).all() else x
+        transformed: np.ndarray[Any, np.dtype[np.float64]] = transformer.fit_transform(x[:, None])[:, 0]
+    return transformed if np.isfinite(transformed).all() else x

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor
 
 from normsmith._torch import buffers_of
 from normsmith.errors import InputError
-from normsmith.layers._statistics import StatisticsBase
 from normsmith.layers._where import where
+from normsmith.layers.statistics import StatisticsBase
 from normsmith.ops import Running
 from normsmith.ops.inverse_root import METHODS, inverse_root
 from normsmith.ops.whiten import Comoments, RunningWhitening, commit_whitening, merge_comoments, whiten
@@ -20,9 +19,12 @@ from normsmith.ops.whiten import Comoments, RunningWhitening, commit_whitening, 
 class WhitenBase(StatisticsBase):
     """What whitening layers share with batch norm: policy, freezing, masks, accumulation. `Whiten1d` documents it.
 
-    In the place of `running_var` there is `running_whitening`.
+    They keep `running_whitening`, one matrix for each group, in the place of `running_var`.
     """
 
+    is_batch_norm = False
+    unmeasurable = "whitening keeps matrices, not variances"
+    statistics = ("running_mean", "running_whitening")
     running_whitening: Tensor | None
     _collected: Any
 
@@ -86,8 +88,8 @@ class WhitenBase(StatisticsBase):
         """
         try:
             self._check_input_dim(x)
-            seen = self._goes_by(mask)
-            running = seen.running
+            state = self._state_of_forward(mask)
+            running = state.running
             return whiten(
                 x,
                 None if running is None else running.mean,
@@ -97,15 +99,15 @@ class WhitenBase(StatisticsBase):
                 groups=self.groups,
                 method=self.method,
                 iterations=self.iterations,
-                normalize_with=seen.normalize_with,
-                update_running=seen.update_running,
+                normalize_with=state.normalize_with,
+                update_running=state.update_running,
                 momentum=self.momentum,
                 eps=self.epsilon,
                 num_batches_tracked=None if running is None else running.batches,
-                mask=seen.mask,
+                mask=state.mask,
                 on_small_batch=self.on_small_batch,
                 on_nonfinite=self.on_nonfinite,
-                collected=self._collected if seen.update_running else None,
+                collected=self._collected if state.update_running else None,
             )
         except InputError as error:
             raise InputError(f"{where(self)}: {error}") from None
@@ -115,12 +117,12 @@ class WhitenBase(StatisticsBase):
         running = self._running()
         if not collected or running is None:
             return
-        found: Comoments = merge_comoments(collected)
+        merged: Comoments = merge_comoments(collected)
         with torch.no_grad():
-            matrix = inverse_root(found.covariance(self.epsilon), self.method, self.iterations)
+            matrix = inverse_root(merged.covariance(self.epsilon), self.method, self.iterations)
         commit_whitening(
             RunningWhitening(running.mean, running.var.view(self.groups, *self._square), running.batches),
-            found,
+            merged,
             matrix,
             momentum=self.momentum,
             on_nonfinite=self.on_nonfinite,
@@ -146,23 +148,11 @@ class WhitenBase(StatisticsBase):
     def _running(self) -> Running | None:
         if self.running_mean is None or self.running_whitening is None:
             return None
-        # in the place of a variance, the matrices
+        # the matrices take the place of a variance
         return Running(self.running_mean, self.running_whitening, None, self.num_batches_tracked)
 
-    def _beyond_torch(self) -> str:
+    def _lost_by_converters(self) -> str:
         return "the whitening"
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StatisticsBase:
-        before = self.running_whitening
-        super()._apply(fn, recurse)
-        if before is not None and self.running_whitening is not None:
-            self.running_whitening = _at_least_float32(self.running_whitening, before)
-        return self
-
-    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
-        super()._load_from_state_dict(*arguments, **options)
-        if self.running_whitening is not None:
-            self.running_whitening = _at_least_float32(self.running_whitening, self.running_whitening)
 
 
 class Whiten1d(WhitenBase):
@@ -211,10 +201,3 @@ class Whiten2d(WhitenBase):
     """
 
     spatial = (2,)
-
-
-def _at_least_float32(buffer: Tensor, original: Tensor) -> Tensor:
-    if buffer.element_size() >= 4:
-        return buffer
-    # from the original values: their digits would be gone in half precision
-    return original.to(device=buffer.device, dtype=torch.float32)

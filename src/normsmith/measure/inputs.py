@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from normsmith.errors import InputError
-from normsmith.layers._statistics import StatisticsBase
-from normsmith.layers._step_norm import SequenceNorm
+from normsmith.layers.statistics import StatisticsBase
 from normsmith.measure.layers import MeasuredLayer
 from normsmith.measure.meter import Meter, batch_moments
 from normsmith.measure.statistics import BatchRule, batch_statistics
@@ -140,13 +139,9 @@ def _input_of(
         )
     mask, sample_weight = of_batch, None
     if isinstance(layer, StatisticsBase):
-        if isinstance(layer, SequenceNorm):  # steps first, channels last
-            alive = given.get("alive", given.get("mask"))
-            x, mask = x.flatten(0, 1), None if alive is None else alive.flatten()
-        else:
-            own = given.get("mask")
-            mask = own if own is not None else layer._context_mask if of_batch is None else of_batch
-            sample_weight = given.get("sample_weight")
+        x, mask, sample_weight = layer.normalised(
+            x, given.get("mask"), given.get("sample_weight"), default_mask=of_batch
+        )
     if x.ndim < 2:
         raise InputError(
             f"{measured.path or '(model)'}: expected an input of shape (batch, channels, ...), got {tuple(x.shape)}"

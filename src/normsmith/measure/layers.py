@@ -18,9 +18,7 @@ from normsmith.anatomy.preserve import preserved
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.errors import SurgeryError
-from normsmith.layers._statistics import StatisticsBase
-from normsmith.layers._step_norm import StepNorm
-from normsmith.layers.whitening import WhitenBase
+from normsmith.layers.statistics import StatisticsBase
 from normsmith.measure.statistics import Statistics
 
 
@@ -141,7 +139,7 @@ def _keeps_statistics(module: nn.Module) -> bool:
 
 def why_kept(module: nn.Module, model: nn.Module) -> str | None:
     """The reason why a layer should stay as it is, as far as the layer tells; None where there is none."""
-    if isinstance(module, StatisticsBase) and module._pinned is not None:
+    if isinstance(module, StatisticsBase) and module.pinned is not None:
         return "frozen by freeze()"
     if not isinstance(module, (_BatchNorm, StatisticsBase)):
         return f"{type(module).__name__} is no batch norm that updates its statistics"
@@ -156,16 +154,14 @@ def why_kept(module: nn.Module, model: nn.Module) -> str | None:
 
 def why_not_now(module: nn.Module) -> str | None:
     """The reason why a layer's statistics can neither be measured nor changed now; None where they can."""
-    if isinstance(module, WhitenBase):
-        return "whitening keeps matrices, not variances"
-    if isinstance(module, StepNorm):
-        return "keeps statistics for every time step, not for a population"
+    if isinstance(module, StatisticsBase) and module.unmeasurable is not None:
+        return module.unmeasurable
     buffer = buffers_of(module)["running_mean"]
     if buffer is not None and is_lazy(buffer):
         return "has no channels yet: run one batch through the model first"
     if buffer is not None and buffer.is_meta:
         return "is on the meta device, without numbers: load its weights first"
-    if isinstance(module, StatisticsBase) and module._collected is not None:
+    if isinstance(module, StatisticsBase) and module.is_accumulating:
         return "is inside an accumulate block: close it first"
     return None
 

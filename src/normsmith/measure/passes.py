@@ -17,8 +17,8 @@ from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.isolation import eager_forwards, same_random_numbers
 from normsmith.anatomy.preserve import preserved
 from normsmith.layers import use_mask
-from normsmith.layers._statistics import StatisticsBase
-from normsmith.layers._whole_set import Select, selected
+from normsmith.layers.batches import Select, tensor_of_batch
+from normsmith.layers.statistics import StatisticsBase
 from normsmith.measure.across_ranks import PassResult, merged_across_ranks
 from normsmith.measure.inputs import measured_inputs
 from normsmith.measure.layers import MeasuredLayer
@@ -155,7 +155,7 @@ class Passes:
         with same_random_numbers(self.model), measured_inputs(meters, rule, masked=masked) as current:
             for number, batch in enumerate(batches):
                 current.sampled = None if sample is None else sample.add(number, batch)
-                current.mask = None if self.mask is None else selected(batch, self.mask, "mask")
+                current.mask = None if self.mask is None else tensor_of_batch(batch, self.mask, "mask")
                 with self._mask_in_force(current.mask):
                     output = self.forward(self.model, batch)
                 rows = _rows(batch)

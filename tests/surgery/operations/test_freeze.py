@@ -87,7 +87,7 @@ def test_normsmiths_layers_stay_the_same_objects() -> None:
     assert plan.apply()[1] is layer
     assert layer.policy == ("running", False)
     assert plan.revert()[1] is layer
-    assert layer._pinned is None
+    assert layer.pinned is None
 
 
 @pytest.mark.parametrize(

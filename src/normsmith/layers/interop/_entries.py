@@ -92,17 +92,17 @@ class Entries:
     def _read(self, name: str) -> Tensor:
         value = self._state[name]
         if isinstance(value, Tensor):
-            found = value.detach().cpu().clone()
+            entry = value.detach().cpu().clone()
         else:
             array = np.asarray(value)
             if array.dtype.kind not in "biuf":  # bfloat16 of jax
                 array = array.astype(np.float32)
-            found = torch.from_numpy(np.array(array))
+            entry = torch.from_numpy(np.array(array))
         if self._member is not None:
-            if found.ndim == 0 or not -len(found) <= self._member < len(found):
+            if entry.ndim == 0 or not -len(entry) <= self._member < len(entry):
                 raise InputError(
                     f"import from {self.source}: expected {name} stacked along its first axis with a member "
-                    f"{self._member}, got shape {tuple(found.shape)}"
+                    f"{self._member}, got shape {tuple(entry.shape)}"
                 )
-            found = found[self._member]
-        return found if found.dtype == torch.float64 else found.float() if found.ndim else found
+            entry = entry[self._member]
+        return entry if entry.dtype == torch.float64 else entry.float() if entry.ndim else entry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from normsmith.layers._statistics import StatisticsBase
+from normsmith.layers.statistics import StatisticsBase
 
 
 def to_torch(model: nn.Module) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from normsmith.anatomy.forward import Forward, call, check_runnable, unwrapped
 from normsmith.anatomy.isolation import eager_forwards
 from normsmith.anatomy.select import Only
 from normsmith.errors import InputError
-from normsmith.layers._whole_set import Select
+from normsmith.layers.batches import Select
 from normsmith.measure.across_ranks import Group, group_of
 from normsmith.measure.inputs import measured_inputs
 from normsmith.measure.layers import MeasuredLayer, measurable_layers

@@ -18,7 +18,8 @@ from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.errors import SurgeryError
-from normsmith.layers._statistics import Policy, StatisticsBase
+from normsmith.layers.policy import Policy
+from normsmith.layers.statistics import StatisticsBase
 from normsmith.surgery.operations.convert import convert
 from normsmith.surgery.plans.edits import AttributeEdit, Edit, ModuleEdit, Unchanged
 from normsmith.surgery.plans.operation import operation
@@ -158,12 +159,12 @@ def _pinned(module: nn.Module) -> _Step | None:
     if against is not None:
         return _Step(refused=against)
     ours = isinstance(module, StatisticsBase)
-    if (ours and module._pinned == _PINNED) or (not ours and norm.frozen):
+    if (ours and module.pinned == _PINNED) or (not ours and norm.frozen):
         return _Step(kept="its statistics are frozen already")
     if not ours:
         return None
     why = "pinned to its running statistics" + _untrained(module)
-    edit = AttributeEdit(module, "_pinned", _PINNED)
+    edit = AttributeEdit(module, "pinned", _PINNED)
     return _Step(f"{type(module).__name__}({module.num_features}, frozen)", why, (edit,))
 
 

@@ -15,7 +15,7 @@ from normsmith.anatomy.forward import Forward, call, check_runnable, unwrapped
 from normsmith.anatomy.remark import Remark
 from normsmith.anatomy.select import Only
 from normsmith.errors import InputError, SurgeryError
-from normsmith.layers._whole_set import Select
+from normsmith.layers.batches import Select
 from normsmith.measure.across_ranks import Group, group_of
 from normsmith.measure.layers import MeasuredLayer, measurable_layers
 from normsmith.measure.meter import has_variance

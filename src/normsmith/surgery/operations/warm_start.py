@@ -15,9 +15,9 @@ from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.errors import InputError, SurgeryError
-from normsmith.layers._statistics import StatisticsBase
 from normsmith.layers.batch_renorm import RenormBase
 from normsmith.layers.schedules import Schedule, scaled
+from normsmith.layers.statistics import StatisticsBase
 from normsmith.measure.layers import why_kept, why_not_now
 from normsmith.surgery.plans.edits import AttributeEdit, BufferEdit, Edit
 from normsmith.surgery.plans.operation import operation
@@ -183,8 +183,8 @@ def _started(layer: RenormBase, times: _Times) -> tuple[list[Edit], Change]:
     if times.bounds != "keep":
         schedule = _schedule(step, times)
         total = step + times.remaining if times.bounds == "continue" else None
-        # `schedule` itself is a property that looks at total_steps: undone, it would not be what it was
-        edits += [AttributeEdit(layer, "total_steps", total), AttributeEdit(layer, "_schedule", schedule)]
+        # in this order: undone last, a schedule of None is derived anew from the total_steps that are back by then
+        edits += [AttributeEdit(layer, "schedule", schedule), AttributeEdit(layer, "total_steps", total)]
     why = f"{times.remaining} steps to come" if times.bounds != "keep" else "its schedule stays"
     std = buffers_of(layer).get("running_std")
     if std is not None and layer.running_var is not None and bool((std == 1).all()):

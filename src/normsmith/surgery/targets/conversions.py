@@ -15,7 +15,7 @@ from normsmith.anatomy.batch_norms import BatchNorm, is_uninitialised
 from normsmith.anatomy.describe import describe_layer
 from normsmith.anatomy.remark import Refusal
 from normsmith.errors import InputError, NormsmithError
-from normsmith.layers._statistics import Policy
+from normsmith.layers.policy import Policy
 from normsmith.surgery.plans.verify import Outcome
 from normsmith.surgery.targets.factory import group_count
 
@@ -76,7 +76,7 @@ def _ours(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) -> C
     name = f"{'Lazy' * norm.lazy}Batch{'Renorm' if renorm else 'Norm'}{act}{dimensions}d"
     new = _made(norm, getattr(layers, name), settings)
     if to == "frozen":
-        new._pinned = Policy("running", False)
+        new.pinned = Policy("running", False)
     return _described(norm, new, to, notes, frozen=to == "frozen")
 
 

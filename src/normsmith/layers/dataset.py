@@ -1,9 +1,6 @@
-"""Exact statistics of a whole data set, batch by batch, whatever the batches are made of."""
+"""Exact moments of a whole data set, batch by batch, however it is cut into batches."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,49 +10,9 @@ from normsmith.errors import InputError
 from normsmith.ops import Moments, concatenate, merge, moments
 from normsmith.ops.masks import valid_elements
 
-Select = str | int | Callable[[Any], Any] | None
-"""What of a batch is meant: a key, an index, a function of the batch; None for the batch itself or its first."""
 
-
-def selected(batch: Any, select: Select, name: str) -> Tensor:
-    """Take one tensor out of a batch.
-
-    >>> selected((torch.ones(2), torch.zeros(2)), None, "select")
-    tensor([1., 1.])
-    >>> selected({"x": torch.ones(2), "y": torch.zeros(2)}, "y", "select")
-    tensor([0., 0.])
-    """
-    found = batch
-    if callable(select):
-        found = select(batch)
-    elif select is not None:
-        try:
-            found = batch[select]
-        except (KeyError, IndexError, TypeError) as error:
-            raise InputError(
-                f"{name}: expected a batch with {select!r} in it, got {_described(batch)}; {name} takes a key, an "
-                "index or a function of the batch"
-            ) from error
-    elif isinstance(batch, (tuple, list)) and batch:
-        found = batch[0]
-    if not isinstance(found, Tensor):
-        raise InputError(
-            f"{name}: expected a tensor, got {_described(found)}; say what of a batch is meant, e.g. "
-            f'{name}="features", {name}=1 or {name}=lambda batch: batch.features'
-        )
-    return found
-
-
-def _described(batch: Any) -> str:
-    if isinstance(batch, Mapping):
-        return f"a {type(batch).__name__} with the keys {sorted(map(str, batch))}"
-    if isinstance(batch, (tuple, list)):
-        return f"a {type(batch).__name__} of {len(batch)}"
-    return f"a {type(batch).__name__}"
-
-
-class WholeSet:
-    """Count, mean and variance of every feature over all batches added, in float64; and which never vary."""
+class DatasetMoments:
+    """Mean and variance of every feature over all batches added, in float64; exactly 0 for one that never varies."""
 
     def __init__(self, features: int) -> None:
         self.batches = 0
@@ -64,7 +21,7 @@ class WholeSet:
         self._high = -self._low
 
     def add(self, x: Tensor, mask: Tensor | None = None) -> None:
-        """Take in a batch of shape (batch, features, *space).
+        """Add a batch of shape (batch, features, *space).
 
         Raises:
             InputError: it holds NaN or infinite values where valid, or complex ones, or the mask does not fit.
@@ -84,28 +41,32 @@ class WholeSet:
         others = [0, *range(2, x.ndim)]
         self._low = torch.minimum(self._low, low.amin(others))
         self._high = torch.maximum(self._high, high.amax(others))
-        found = moments(x) if valid is None else moments(x.where(valid, 0.0), valid.double())
-        self._moments = found if self._moments is None else merge(concatenate([self._moments, found]))
+        new = moments(x) if valid is None else moments(x.where(valid, 0.0), valid.double())
+        self._moments = new if self._moments is None else merge(concatenate([self._moments, new]))
         self.batches += 1
 
     @property
     def mean(self) -> Tensor:
         """The mean of every feature, shape (features,)."""
-        return (self._found.mean + self._found.low)[0]
+        return (self._known_moments.mean + self._known_moments.low)[0]
 
     @property
     def variance(self) -> Tensor:
         """The biased variance of every feature, shape (features,); exactly 0 where all values are the same."""
-        return torch.where(self._low == self._high, 0.0, self._found.variance[0])
+        return torch.where(self._low == self._high, 0.0, self._known_moments.variance[0])
 
-    def checked(self) -> WholeSet:
-        """Itself, if it has seen anything."""
+    def checked(self) -> DatasetMoments:
+        """Itself.
+
+        Raises:
+            InputError: no batch with values was added.
+        """
         if self._moments is None:
             raise InputError("expected at least one batch with values, got none; an iterator can be used up")
         return self
 
     @property
-    def _found(self) -> Moments:
+    def _known_moments(self) -> Moments:
         assert self._moments is not None
         return self._moments
 

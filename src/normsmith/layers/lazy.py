@@ -1,0 +1,41 @@
+"""What makes a layer lazy: it takes its number of channels from its first input."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.modules.batchnorm import _LazyNormBase
+
+from normsmith.errors import InputError
+
+
+class LazyBase(_LazyNormBase):
+    """What our lazy layers add to torch's: settings, and buffers of float32 at least once they exist."""
+
+    def __init__(
+        self,
+        *torch_arguments: Any,
+        ghost_batch_size: int | None = None,
+        process_group: dist.ProcessGroup | Literal["world"] | None = None,
+        on_small_batch: Literal["error", "running"] = "error",
+        on_nonfinite: Literal["skip", "propagate"] = "skip",
+        **torch_options: Any,
+    ) -> None:
+        super().__init__(*torch_arguments, **torch_options)
+        self._configure(ghost_batch_size, process_group, on_small_batch, on_nonfinite)  # type: ignore[operator]
+
+    def initialize_parameters(self, input: Tensor, *_: Any, **__: Any) -> None:
+        """Take the number of channels from the first input."""
+        if input.ndim < 2:
+            raise InputError(
+                f"{type(self).__name__}: expected an input of shape (batch, channels, ...), "
+                f"got {tuple(input.shape)}"
+            )
+        super().initialize_parameters(input)
+        if self.num_features == 0:
+            # nothing was left to initialise: a checkpoint came first, or the layer holds no tensors
+            held = next((tensor for tensor in (self.running_mean, self.weight) if tensor is not None), None)
+            self.num_features = input.shape[1] if held is None else len(held)
+        self._at_least_float32()  # type: ignore[operator]
