@@ -100,14 +100,14 @@ def is_opaque(module: nn.Module) -> bool:
 
     Layers of torch and of normsmith are, and so are quantised and scripted modules; composites are not.
     """
-    kind = type(module).__module__
+    origin = type(module).__module__
     if isinstance(module, (nn.MultiheadAttention, torch.jit.ScriptModule)):
         return True
     if is_activation(module) or is_norm(module) or is_producer(module):
         return True
-    if kind.startswith(("normsmith.layers.", "torch.ao.")):
+    if is_ours(type(module)) or origin.startswith("torch.ao."):
         return True
-    return kind.startswith("torch.nn.") and not any(True for _ in module.children())
+    return origin.startswith("torch.nn.") and not any(True for _ in module.children())
 
 
 def channels(producer: nn.Module) -> int:
