@@ -16,20 +16,69 @@ OF_THEIR_OWN = {"BatchNormGRU", "BatchNormLSTM", "InputNorm", "Whiten1d", "White
 SPACES = {"1d": (), "2d": (4, 3), "3d": (2, 3, 2)}
 
 
-def _contract(name: str) -> type:
-    layer = getattr(index, name)
-    body = {"layer": layer, "space": SPACES[name[-2:]]}
-    if "Renorm" in name:
-        body["options"] = {"schedule": "keras"}
-    if "Act" in name:
-        body["options"] = {**body.get("options", {}), "activation": "silu"}
-    return type(f"Test{name}", (LayerContract,), body)
+class TestBatchNorm1d(LayerContract):
+    layer = index.BatchNorm1d
 
 
-CHANNELWISE = [
-    name for name in index.__all__ if name[-2:] in SPACES and not name.startswith(("Lazy", "Whiten"))
-]
-globals().update({f"Test{name}": _contract(name) for name in CHANNELWISE})
+class TestBatchNorm2d(LayerContract):
+    layer = index.BatchNorm2d
+    space = (4, 3)
+
+
+class TestBatchNorm3d(LayerContract):
+    layer = index.BatchNorm3d
+    space = (2, 3, 2)
+
+
+class TestBatchNormAct1d(LayerContract):
+    layer = index.BatchNormAct1d
+    options: ClassVar = {"activation": "silu"}
+
+
+class TestBatchNormAct2d(LayerContract):
+    layer = index.BatchNormAct2d
+    space = (4, 3)
+    options: ClassVar = {"activation": "silu"}
+
+
+class TestBatchNormAct3d(LayerContract):
+    layer = index.BatchNormAct3d
+    space = (2, 3, 2)
+    options: ClassVar = {"activation": "silu"}
+
+
+class TestBatchRenorm1d(LayerContract):
+    layer = index.BatchRenorm1d
+    options: ClassVar = {"schedule": "keras"}
+
+
+class TestBatchRenorm2d(LayerContract):
+    layer = index.BatchRenorm2d
+    space = (4, 3)
+    options: ClassVar = {"schedule": "keras"}
+
+
+class TestBatchRenorm3d(LayerContract):
+    layer = index.BatchRenorm3d
+    space = (2, 3, 2)
+    options: ClassVar = {"schedule": "keras"}
+
+
+class TestBatchRenormAct1d(LayerContract):
+    layer = index.BatchRenormAct1d
+    options: ClassVar = {"schedule": "keras", "activation": "silu"}
+
+
+class TestBatchRenormAct2d(LayerContract):
+    layer = index.BatchRenormAct2d
+    space = (4, 3)
+    options: ClassVar = {"schedule": "keras", "activation": "silu"}
+
+
+class TestBatchRenormAct3d(LayerContract):
+    layer = index.BatchRenormAct3d
+    space = (2, 3, 2)
+    options: ClassVar = {"schedule": "keras", "activation": "silu"}
 
 
 class TestSequences(LayerContract):
@@ -66,7 +115,8 @@ def test_every_layer_has_a_contract():
     layers = {name for name in index.__all__ if isinstance(getattr(index, name), type)}
     modules = {name for name in layers if issubclass(getattr(index, name), nn.Module)}
     lazy = {name for name in modules if name.startswith("Lazy")}
-    assert modules - lazy - OF_THEIR_OWN == set(CHANNELWISE)
+    tested = {kind.layer.__name__ for kind in LayerContract.__subclasses__() if kind.__module__ == __name__}
+    assert modules - lazy - OF_THEIR_OWN == tested
 
 
 @pytest.mark.parametrize("name", [name for name in index.__all__ if name.startswith("Lazy")])

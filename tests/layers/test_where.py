@@ -1,0 +1,22 @@
+"""The path of a module in the user's model, for error messages."""
+
+from torch import nn
+
+from normsmith.layers._where import where
+
+
+def test_a_module_alone_is_its_class():
+    assert where(nn.ReLU()) == "ReLU"
+
+
+def test_a_nested_module_has_the_path_from_the_outermost_module():
+    inner = nn.BatchNorm1d(3)
+    net = nn.Sequential(nn.ModuleDict({"block": nn.Sequential(nn.ReLU(), inner)}))
+    assert where(inner) == "Sequential.0.block.1"
+    assert where(net) == "Sequential"
+
+
+def test_a_module_that_holds_itself_ends():
+    loop = nn.Sequential(nn.ReLU())
+    loop[0].add_module("back", loop)
+    assert where(loop[0]).startswith(("ReLU.", "Sequential."))
