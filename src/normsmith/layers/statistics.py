@@ -184,11 +184,9 @@ class StatisticsBase(HasPolicy, Float32Statistics, RefusesConverters, Ours, _Nor
 
     def _learned(self, name: str) -> Tensor | None:
         """γ or β, which in parametrized, pruned and replicated layers is an attribute and no parameter."""
-        try:
-            return parameters_of(self)[name]
-        except KeyError:
-            attribute: Tensor | None = getattr(self, name)
-            return attribute
+        parameters = parameters_of(self)
+        vector: Tensor | None = parameters[name] if name in parameters else getattr(self, name)
+        return vector
 
     def _lost_by_fusers(self) -> str | None:
         if self.pinned is not None and self.pinned.normalize_with == "batch":

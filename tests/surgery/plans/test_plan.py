@@ -128,7 +128,7 @@ def test_a_copy_with_other_values_that_does_not_train_follows(what):
     plan = surgery.freeze(model, what)
     plan.apply(ema=average)
     assert type(average[1]) is type(model[1])
-    assert getattr(average[1], "_pinned", None) == getattr(model[1], "_pinned", None)
+    assert getattr(average[1], "pinned", None) == getattr(model[1], "pinned", None)
     plan.revert()
     assert type(average[1]) is nn.BatchNorm1d
 
