@@ -44,6 +44,9 @@ def command_page() -> str:
     """The reference of the command line, as Typer knows it."""
     group = typer.main.get_command(command)
     text = get_docs_for_click(obj=group, ctx=typer.Context(group), name="normsmith")
+    for name, verb in group.commands.items():  # type: ignore[attr-defined]
+        cut_off, sentence = verb.get_short_help_str(), (verb.help or "").partition("\n")[0]
+        text = text.replace(f"`{name}`: {cut_off}", f"`{name}`: {sentence}")
     return re.sub(r"^# .*", "# Command line", text, count=1)
 
 

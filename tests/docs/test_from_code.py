@@ -51,4 +51,8 @@ def test_pages_say_what_the_code_says() -> None:
         page = from_code.question_page(question)
         assert page.startswith(f"# {question.title}\n")
         assert all(text in page for text in (question.claim, question.source, question.method))
-    assert "--seeds" in from_code.command_page()
+    page = from_code.command_page()
+    assert "--seeds" in page
+    assert "..." not in page.partition("**Commands**")[2].partition("## ")[0], (
+        "a command's sentence is cut off"
+    )
