@@ -60,6 +60,19 @@ def add_norms(model: nn.Module) -> Plan:
 BATCH = torch.randn(16, 4, generator=torch.Generator().manual_seed(3))
 
 
+class Net(nn.Module):
+    """Some parts, and a forward that a test writes out."""
+
+    def __init__(self, body, **parts):
+        super().__init__()
+        self.body = body
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x):
+        return self.body(self, x)
+
+
 class Convolutional(nn.Module):
     """The usual first network: activations and pooling are functions."""
 

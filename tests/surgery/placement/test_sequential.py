@@ -7,7 +7,7 @@ import random
 import pytest
 from torch import nn
 
-from normsmith.surgery.placement.sequential import Rearrangement
+from normsmith.surgery.placement.sequential import Rearrangement, SlotEdit, put_back
 
 
 def sequence(number: int) -> nn.Sequential:
@@ -88,3 +88,32 @@ def test_an_interrupt_between_the_old_children_and_the_new_ones():
     with pytest.raises(KeyboardInterrupt):
         plan.do()
     assert list(model._modules.items()) == before
+
+
+def test_another_child_takes_the_places_of_one_and_each_keeps_mode_and_hooks():
+    model = sequence(2)
+    model.again = model[1]
+    old, new = model[1], nn.Identity().eval()
+    old.register_forward_hook(lambda *_: None)
+    edit = SlotEdit(((model, "1"), (model, "again")), old, new)
+    assert (edit.is_possible(), edit.is_undoable()) == (True, False)
+    edit.do()
+    assert model[1] is model.again is new
+    assert (new.training, len(new._forward_hooks), len(old._forward_hooks)) == (False, 0, 1)
+    assert (edit.is_possible(), edit.is_undoable(), list(edit.touches())) == (False, True, [model, model])
+    edit.undo()
+    assert model[1] is model.again is old
+
+
+def test_a_place_that_was_filled_since_is_not_given_back():
+    model = sequence(1)
+    edit = SlotEdit(((model, "0"),), model[0], nn.Identity())
+    edit.do()
+    model[0] = nn.Tanh()
+    assert not edit.is_undoable()
+
+
+def test_what_was_not_there_before_is_not_put_back():
+    entries = {"a": 1}
+    put_back(entries, {"a": 0}, "b")
+    assert entries == {"a": 1}
