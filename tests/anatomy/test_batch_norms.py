@@ -124,7 +124,7 @@ def test_attributes_that_users_put_on_a_norm():
 
 @pytest.mark.parametrize(
     ("act", "activation"),
-    [(nn.ReLU(), "relu"), (nn.Identity(), None), (nn.SiLU(), "silu"), (nn.GELU(), "gelu"), 
+    [(nn.ReLU(), "relu"), (nn.Identity(), None), (nn.SiLU(), "silu"), (nn.GELU(), "gelu"),
      (nn.LeakyReLU(), "leaky_relu")],
     ids=str,
 )  # fmt: skip
