@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
 import re
+import statistics
 import subprocess
 import tomllib
 from pathlib import Path
@@ -214,3 +216,42 @@ def test_names_in_the_recipes_stand_in_the_files_beside_them() -> None:
                 for part in word.split("."):
                     assert re.search(rf"\b{part}\b", text), f"{word} is not in {row}"
     assert seen >= 4
+
+
+# Rooms small enough to know.
+
+
+def sources() -> list[Path]:
+    return sorted((ROOT / "src" / "normsmith").rglob("*.py"))
+
+
+def is_kernel(path: Path) -> bool:
+    """Whether a file holds kernels, which may be longer."""
+    return path.parent.name == "kernels" or path.stem.endswith("_kernels")
+
+
+def test_files_fit_a_reading() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in sources()}
+    assert statistics.median(lengths.values()) <= 130
+    assert [str(path) for path, length in lengths.items() if length > 400 and not is_kernel(path)] == []
+
+
+def length_without_docstring(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function from `def` on."""
+    assert function.end_lineno is not None
+    length = function.end_lineno - function.lineno + 1
+    first = function.body[0]
+    if ast.get_docstring(function) is not None and first.end_lineno is not None:
+        length -= first.end_lineno - first.lineno + 1
+    return length
+
+
+def test_functions_fit_a_screen() -> None:
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in sources()
+        if not is_kernel(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and length_without_docstring(node) > 60
+    ]
+    assert long == []

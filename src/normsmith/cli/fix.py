@@ -18,6 +18,8 @@ from normsmith import surgery
 from normsmith.errors import InputError
 from normsmith.surgery import Plan
 from normsmith.surgery.checkpoints import PICKLED, check_target, load_into, save, save_text
+from normsmith.surgery.targets.conversions import TARGETS
+from normsmith.surgery.targets.factory import NAMES
 from normsmith.tasks import Task, build, check, evaluation_batches, example, forward_of, load, seeded
 
 
@@ -38,7 +40,7 @@ _Convert = Annotated[
     str | None,
     typer.Option(
         metavar="KIND",
-        help="Make batch norms another kind: batch, renorm, sync, ghost, frozen, torch, group or layer.",
+        help=f"Make batch norms another kind: {', '.join(TARGETS)}.",
     ),
 ]
 _Insert = Annotated[Side | None, typer.Option(help="Put norms before or after the activations.")]
@@ -49,9 +51,7 @@ _Recalibrate = Annotated[
     bool, typer.Option("--recalibrate", help="Measure running statistics on the training set.")
 ]
 _Plan = Annotated[Path | None, typer.Option(metavar="FILE", help="Repeat a plan that was saved.")]
-_Norm = Annotated[
-    str | None, typer.Option(help="For --insert: batch, renorm, layer or group.", show_default="batch")
-]
+_Norm = Annotated[str | None, typer.Option(help=f"For --insert: {', '.join(NAMES)}.", show_default="batch")]
 _Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A setting of the new layers (again for more)."),
