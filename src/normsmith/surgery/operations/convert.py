@@ -9,9 +9,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from normsmith._torch import buffers_of
-from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm, read
+from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm
 from normsmith.anatomy.kinds import channels, is_producer
 from normsmith.anatomy.locations import Locations
+from normsmith.anatomy.read_batch_norm import read_batch_norm
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.errors import InputError, SurgeryError
@@ -107,7 +108,7 @@ def _one(
     path = locations.paths[module][0]
     if (bound := locations.why_not_replaceable(module, "converting")) is not None:
         return Refusal(path, bound)
-    norm = read(module)
+    norm = read_batch_norm(module)
     result = norm if isinstance(norm, Refusal) else converted(norm, to, options, dimensions.of(norm))
     return result.at(path) if isinstance(result, Refusal) else result
 

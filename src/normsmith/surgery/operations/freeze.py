@@ -12,9 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from normsmith._choices import check_choice
 from normsmith._torch import buffers_of, children_of, parameters_of
-from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm, is_uninitialised, read
+from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm
 from normsmith.anatomy.describe import describe_layer
 from normsmith.anatomy.locations import Locations
+from normsmith.anatomy.read_batch_norm import read_batch_norm
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.errors import SurgeryError
@@ -152,7 +153,7 @@ def _statistics(
 
 def _pinned(module: nn.Module) -> _Step | None:
     """What is to do where it is settled without a conversion."""
-    norm = read(module)
+    norm = read_batch_norm(module)
     if isinstance(norm, Refusal):
         return _Step(refused=norm.reason)
     against = _without_statistics(norm)
@@ -169,7 +170,7 @@ def _pinned(module: nn.Module) -> _Step | None:
 
 
 def _without_statistics(norm: BatchNorm) -> str | None:
-    if norm.lazy or is_uninitialised(norm):
+    if norm.lazy or norm.is_uninitialised:
         return "it has no statistics yet (lazy); run the model once"
     if norm.tensors["running_mean"] is None or norm.tensors["running_var"] is None:
         return "it has no running statistics (track_running_stats=False) to freeze to"

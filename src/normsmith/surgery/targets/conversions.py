@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from normsmith import layers
 from normsmith._torch import buffers_of, parameters_of
-from normsmith.anatomy.batch_norms import BatchNorm, is_uninitialised
+from normsmith.anatomy.batch_norms import BatchNorm
 from normsmith.anatomy.describe import describe_layer
 from normsmith.anatomy.remark import Refusal
 from normsmith.errors import InputError, NormsmithError
@@ -119,7 +119,7 @@ def _torchs(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) ->
 
 
 def _grouped(norm: BatchNorm, to: str, options: dict[str, Any], _: _Guess) -> Converted | Refusal:
-    if is_uninitialised(norm):
+    if norm.is_uninitialised:
         return Refusal("", "it does not know its number of channels yet (lazy); run the model once")
     if norm.activation is not None:
         return Refusal("", f"it is fused with its activation, {norm.activation}, which {to} norm has not")
@@ -181,7 +181,7 @@ def _buffer(norm: BatchNorm, name: str, new: nn.Module) -> Tensor | None:
     mean = norm.tensors["running_mean"]
     if buffers_of(new)[name] is None or mean is None:
         return None
-    if is_uninitialised(norm):
+    if norm.is_uninitialised:
         return buffers_of(new)[name] if held is None else held
     if name == "num_batches_tracked":
         return torch.zeros((), dtype=torch.long, device=mean.device) if held is None else held

@@ -12,9 +12,10 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
 from normsmith._torch import children_of, parameters_of
-from normsmith.anatomy.batch_norms import BatchNorm, is_uninitialised, read
+from normsmith.anatomy.batch_norms import BatchNorm
 from normsmith.anatomy.kinds import channels, is_prepared, is_producer
 from normsmith.anatomy.locations import Locations
+from normsmith.anatomy.read_batch_norm import read_batch_norm
 from normsmith.anatomy.remark import Refusal
 from normsmith.surgery.operations.fold.weights import affine_of
 
@@ -72,10 +73,10 @@ def foldable_norm(module: nn.Module, locations: Locations) -> BatchNorm | Refusa
     path, bound = locations.paths[module][0], locations.why_not_replaceable(module, "folding")
     if bound is not None:
         return Refusal(path, bound)
-    norm = read(module)
+    norm = read_batch_norm(module)
     if isinstance(norm, Refusal):
         return norm.at(path)
-    if norm.lazy or is_uninitialised(norm):
+    if norm.lazy or norm.is_uninitialised:
         return Refusal(path, "it has no values yet (lazy); run the model once")
     if norm.tensors["running_mean"] is None or norm.tensors["running_var"] is None:
         return Refusal(path, "it normalises by the batch in evaluation too: it has no running statistics")
