@@ -31,13 +31,12 @@ class Recorder(TorchFunctionMode):
         self._model = model
         self._log = EventLog()
         self._calls: Counter[nn.Module] = Counter()
-        self._known: dict[
-            int, tuple[Event, Tensor]
-        ] = {}  # the tensor is kept, so that its id is not used again
+        # by id, with the tensor itself, so that its id is not used again
+        self._known: dict[int, tuple[Event, Tensor]] = {}
         self._own = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
         self._paths = {module: path for path, module in model.named_modules()}
         self._open: list[str] = []
-        self._inside_leaf = 0
+        self._inside_opaque = 0
         self._inside_function = False
         self._pending: list[tuple[tuple[Event, ...], dict[int, int]]] = []
 
@@ -48,9 +47,8 @@ class Recorder(TorchFunctionMode):
         with ExitStack() as stack:
             for module in _hookable(self._model):
                 before = module.register_forward_pre_hook(self._enter, with_kwargs=True)
-                after = module.register_forward_hook(
-                    self._leave, prepend=True
-                )  # what hooks add is seen apart
+                # before the hooks that are there: what they do to the output is recorded apart
+                after = module.register_forward_hook(self._leave, prepend=True)
                 stack.callback(before.remove)
                 stack.callback(after.remove)
             torch.backends.mha.set_fastpath_enabled(False)  # it calls none of a transformer layer's modules
@@ -63,12 +61,9 @@ class Recorder(TorchFunctionMode):
 
     def take_inputs(self, batch: Any) -> None:
         """Make an event of every tensor in the batch."""
-        named = (
-            batch.items()
-            if isinstance(batch, Mapping)
-            else ((f"input {i}", t) for i, t in enumerate(flat(batch)))
-        )
-        for name, value in named:
+        is_named = isinstance(batch, Mapping)
+        inputs = batch.items() if is_named else ((f"input {i}", t) for i, t in enumerate(flat(batch)))
+        for name, value in inputs:
             for tensor in flat(value):
                 self._remember(tensor, self._log.add("input", "", name, shape=tuple(tensor.shape)))
 
@@ -79,9 +74,13 @@ class Recorder(TorchFunctionMode):
         )
         return Graph(tuple(self._log.events), tuple(outputs), dict(self._calls), "forward")
 
+    def is_computed(self, arguments: Any) -> bool:
+        """Whether some tensor among the arguments is an input or the result of a call."""
+        return any(id(t) in self._known and id(t) not in self._own for t in flat(arguments))
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._inside_leaf or self._inside_function:
+        if self._inside_opaque or self._inside_function:
             return func(*args, **kwargs)
         self._inside_function = True
         try:
@@ -90,6 +89,7 @@ class Recorder(TorchFunctionMode):
             self._inside_function = False
 
     def _function(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Call a function, and make an event of the call if it computes something."""
         versions = _versions((args, kwargs))
         result = _apart(func(*args, **kwargs), versions)
         tensors = list(flat(result)) or _written((args, kwargs), versions)
@@ -102,29 +102,27 @@ class Recorder(TorchFunctionMode):
                 self._remember(tensor, event)
         return result
 
-    def is_computed(self, arguments: Any) -> bool:
-        """Whether some tensor is the input's or the result of a call."""
-        return any(id(t) in self._known and id(t) not in self._own for t in flat(arguments))
-
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """A pre-hook: count the call, and note what an opaque module takes."""
         self._open.append(self._paths[module])
         if is_opaque(module):
-            outer = not self._inside_leaf
+            outer = not self._inside_opaque
             self._pending.append(
                 (self._sources((args, kwargs)), _versions((args, kwargs))) if outer else ((), {})
             )
-            self._inside_leaf += 1
-        if self._inside_leaf <= 1:
+            self._inside_opaque += 1
+        if self._inside_opaque <= 1:
             self._calls[module] += 1
 
     def _leave(self, module: nn.Module, _: Any, output: Any) -> Any:
+        """A forward hook: make an event of the call of an opaque module that is in no other."""
         path = self._open.pop()
         if not is_opaque(module):
             return output
         sources, versions = self._pending.pop()
         output = _apart(output, versions)  # still inside: this is no call of the model's
-        self._inside_leaf -= 1
-        if self._inside_leaf:
+        self._inside_opaque -= 1
+        if self._inside_opaque:
             return output
         tensors = list(flat(output))
         shape = tuple(tensors[0].shape) if tensors else None
@@ -134,9 +132,11 @@ class Recorder(TorchFunctionMode):
         return output
 
     def _sources(self, arguments: Any) -> tuple[Event, ...]:
+        """The events whose results are among the arguments, in their order."""
         return tuple(event for tensor in flat(arguments) if (event := self._event(tensor)) is not None)
 
     def _event(self, tensor: Tensor) -> Event | None:
+        """The event whose result a tensor is; a tensor of the model becomes one the first time that it is taken."""
         if id(tensor) in self._known:
             return self._known[id(tensor)][0]
         if id(tensor) in self._own:
@@ -157,9 +157,8 @@ class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._recorder = recorder
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self._recorder.is_computed(
-            (args, kwargs)
-        ):  # wrappers keep their copies of weights and buffers equal
+        if not self._recorder.is_computed((args, kwargs)):
+            # wrappers that keep their copies of weights and buffers equal call such kernels
             with torch._C.DisableTorchFunction():  # or the recorder would record it after all
                 return func(*args, **(kwargs or {}))
         return self._recorder.__torch_function__(func, types, args, kwargs)
