@@ -8,11 +8,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 
-from normsmith._torch import buffers_of, parameters_of
+from normsmith._torch import NormBase, TorchBatchNorm, TorchInstanceNorm, buffers_of, parameters_of
 from normsmith.layers.ours import is_ours
 from normsmith.layers.statistics import StatisticsBase
 
@@ -70,9 +68,9 @@ def is_batch_norm(module: nn.Module) -> bool:
     """Whether a module is a batch norm, by its class or its buffers; instance norms and whitening are none."""
     if isinstance(module, StatisticsBase):
         return module.is_batch_norm or not type(module).is_ours
-    if isinstance(module, (_InstanceNorm, torch.jit.ScriptModule)):
+    if isinstance(module, (TorchInstanceNorm, torch.jit.ScriptModule)):
         return False
-    return isinstance(module, _NormBase) or {"running_mean", "running_var"} <= buffers_of(module).keys()
+    return isinstance(module, NormBase) or {"running_mean", "running_var"} <= buffers_of(module).keys()
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor | None]:
@@ -89,6 +87,6 @@ def _base(kind: type[nn.Module]) -> Any:
 @cache
 def _usual_attributes(kind: Any, lazy: bool) -> frozenset[str] | None:
     """The attributes that every new layer of a class has; None for abstract classes."""
-    if kind is _BatchNorm or kind is _NormBase:
+    if kind is TorchBatchNorm or kind is NormBase:
         return None
     return frozenset(vars(kind(device="meta") if lazy else kind(1, device="meta")))

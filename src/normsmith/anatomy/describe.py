@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from normsmith._torch import TorchBatchNorm
 from normsmith.anatomy.kinds import channels, is_producer
 from normsmith.layers.statistics import StatisticsBase
 
@@ -17,7 +17,7 @@ def describe_module(module: nn.Module) -> str:
     >>> describe_module(nn.BatchNorm1d(4)), describe_module(nn.ReLU()), describe_module(nn.Sequential(nn.ReLU()))
     ('nn.BatchNorm1d(4)', 'ReLU()', 'Sequential')
     """
-    if isinstance(module, (_BatchNorm, nn.GroupNorm)):
+    if isinstance(module, (TorchBatchNorm, nn.GroupNorm)):
         return describe_layer(module)
     text = str(module)
     return type(module).__name__ if "\n" in text else text

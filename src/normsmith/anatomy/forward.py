@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_map
 
-from normsmith._torch import children_of
+from normsmith._torch import compiled_module, map_leaves
 from normsmith.errors import SurgeryError
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -45,7 +44,7 @@ def _moved(value: Any, first: Tensor | None) -> Any:
         # one that is there already is not called: a trace would record it
         return leaf.to(device) if isinstance(leaf, Tensor) and leaf.device != device else leaf
 
-    return tree_map(moved, value)
+    return map_leaves(moved, value)
 
 
 def outputs(model: nn.Module, batch: Any, forward: Forward, *, training: bool, seed: int = 0) -> list[Tensor]:
@@ -73,7 +72,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, DistributedDataParallel):
             model = model.module
-        elif (compiled := children_of(model).get("_orig_mod")) is not None:
+        elif (compiled := compiled_module(model)) is not None:
             model = compiled
         else:
             return model

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from normsmith._torch import children_of
+from normsmith._torch import children_of, forward_hooks_of, forward_pre_hooks_of
 
 Side = Literal["before", "after"]
 """Whether a norm is applied before a module, to its first argument, or after it, to its output."""
@@ -67,7 +67,10 @@ def attached_norms(module: nn.Module) -> dict[int, Attached]:
     >>> [hook.name for hook in attached_norms(layer).values()]
     ['norm']
     """
-    held: tuple[tuple[int, Any], ...] = (*module._forward_pre_hooks.items(), *module._forward_hooks.items())
+    held: tuple[tuple[int, Any], ...] = (
+        *forward_pre_hooks_of(module).items(),
+        *forward_hooks_of(module).items(),
+    )
     return {key: hook for key, hook in held if isinstance(hook, Attached)}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,13 +10,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
+from normsmith._torch import is_compiler_loaded
+
 
 def eager_forwards() -> AbstractContextManager[object]:
     """A block in which compiled modules run as they were written.
 
     Their hooks are called, and nothing is compiled for a model that is borrowed.
     """
-    if not _anything_is_compiled():
+    if not is_compiler_loaded():
         return nullcontext()
     stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
     return stance
@@ -25,13 +26,8 @@ def eager_forwards() -> AbstractContextManager[object]:
 
 def forget_compiled() -> None:
     """Have compiled forwards compiled again: they do not look whether a module has other hooks than before."""
-    if _anything_is_compiled():
+    if is_compiler_loaded():
         torch.compiler.reset()
-
-
-def _anything_is_compiled() -> bool:
-    """Whether torch's compiler was imported in this process; to import it takes seconds."""
-    return "torch._dynamo" in sys.modules
 
 
 @contextmanager

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
-from normsmith._torch import children_of
+from normsmith._torch import NormBase, children_of
 from normsmith.layers.ours import is_ours
 
 PRODUCERS = (
@@ -21,7 +20,7 @@ ACTIVATIONS = (
     nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.LogSigmoid,
     nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.Threshold,
 )  # fmt: skip
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORMS = (NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 PASSING = (
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
     nn.FeatureAlphaDropout, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from normsmith._torch import children_of
+from normsmith._torch import children_of, is_compiled_in_place
 from normsmith.anatomy.kinds import is_prepared
 from normsmith.errors import InputError, SurgeryError
 
@@ -78,7 +78,7 @@ class Locations:
                 return f"it was compiled by itself; compile after {doing}"
             if kind.__module__.startswith(("torch.ao.", "torch.nn.intrinsic")):
                 return f"it is part of {kind.__name__}, which computes with its insides"
-        if "_compiled_call_impl" in vars(module):
+        if is_compiled_in_place(module):
             return f"it was compiled by itself; compile after {doing}"
         if is_prepared(module):
             return f"it is prepared for quantisation; prepare after {doing}"
@@ -88,8 +88,9 @@ class Locations:
 def _plain_attributes(locations: Locations) -> Iterator[tuple[nn.Module, str]]:
     """Modules of the model that are held by plain attributes of modules, each with the attribute's path."""
     for parent, (path, *_) in locations.paths.items():
+        children = children_of(parent)
         for name, value in vars(parent).items():
-            if name == "_modules" or type(value) in _SIMPLE:
+            if value is children or type(value) in _SIMPLE:
                 continue
             for module in _modules_in(value):
                 if module in locations.paths:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _LazyNormBase, _NormBase
 
-from normsmith._torch import buffers_of, children_of, parameters_of
+from normsmith._torch import LazyNormBase, NormBase, buffers_of, children_of, parameters_of
 from normsmith.anatomy.batch_norms import TENSORS, BatchNorm, tensors_of
 from normsmith.anatomy.kinds import has_own_forward, is_prepared
 from normsmith.anatomy.other_libraries import read_by_probe
@@ -25,9 +24,9 @@ def read_batch_norm(module: nn.Module) -> BatchNorm | Refusal:
     if obstacle is not None:
         return Refusal("", obstacle)
     kind = type(module)
-    if not isinstance(module, _NormBase) or has_own_forward(module):
+    if not isinstance(module, NormBase) or has_own_forward(module):
         return read_by_probe(module)
-    assert isinstance(module, _NormBase)
+    assert isinstance(module, NormBase)
     ours = isinstance(module, StatisticsBase)
     norm: Any = module
     return BatchNorm(
@@ -38,7 +37,7 @@ def read_batch_norm(module: nn.Module) -> BatchNorm | Refusal:
         norm.epsilon if ours else norm.eps,
         norm.momentum,
         tensors_of(module),
-        lazy=isinstance(module, _LazyNormBase),
+        lazy=isinstance(module, LazyNormBase),
         frozen=ours and norm.pinned is not None,
         tracks=bool(norm.track_running_stats),
         activation=norm.activation if ours else None,
@@ -68,7 +67,7 @@ def _obstacles(module: nn.Module) -> Iterator[str]:
     tensors = (parameters_of(module).keys() | buffers_of(module).keys()) - set(TENSORS)
     if children or tensors:
         yield f"{kind} holds {', '.join(sorted(children | tensors))} beside what a batch norm has"
-    if isinstance(module, _NormBase) and "weight" not in parameters_of(module):
+    if isinstance(module, NormBase) and "weight" not in parameters_of(module):
         yield "its weight is no parameter of its own; something computes it before each forward"
 
 
@@ -84,7 +83,7 @@ def _settings(module: nn.Module) -> dict[str, Any]:
 def _dimensions(kind: type[nn.Module]) -> int | None:
     if issubclass(kind, StatisticsBase):
         return max(kind.spatial)
-    if issubclass(kind, _LazyNormBase):
+    if issubclass(kind, LazyNormBase):
         kind = kind.cls_to_become  # type: ignore[assignment]
     known = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
     return next((count for base, count in known.items() if issubclass(kind, base)), None)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from normsmith._torch import DispatchMode, version_of, without_torch_functions
 from normsmith.anatomy.events import EventLog
 from normsmith.anatomy.forward import flat
 from normsmith.anatomy.graph import Event, Graph
@@ -149,7 +149,7 @@ class Recorder(TorchFunctionMode):
         self._known[id(tensor)] = (event, tensor)
 
 
-class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Kernels(DispatchMode):  # type: ignore[no-untyped-call]
     """Records kernels that are called without a function of torch's Python, as scripted functions call them."""
 
     def __init__(self, recorder: Recorder) -> None:
@@ -159,19 +159,19 @@ class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not self._recorder.is_computed((args, kwargs)):
             # wrappers that keep their copies of weights and buffers equal call such kernels
-            with torch._C.DisableTorchFunction():  # or the recorder would record it after all
+            with without_torch_functions():  # or the recorder would record it after all
                 return func(*args, **(kwargs or {}))
         return self._recorder.__torch_function__(func, types, args, kwargs)
 
 
 def _versions(arguments: Any) -> dict[int, int]:
     """For each tensor the number of times that it was written to."""
-    return {id(tensor): tensor._version for tensor in flat(arguments)}
+    return {id(tensor): version_of(tensor) for tensor in flat(arguments)}
 
 
 def _written(arguments: Any, versions: dict[int, int]) -> list[Tensor]:
     """The tensors that a call that returns nothing, such as `x[0] = 1`, has written to."""
-    return [tensor for tensor in flat(arguments) if tensor._version != versions[id(tensor)]]
+    return [tensor for tensor in flat(arguments) if version_of(tensor) != versions[id(tensor)]]
 
 
 def _apart(result: Any, versions: dict[int, int]) -> Any:
@@ -179,7 +179,7 @@ def _apart(result: Any, versions: dict[int, int]) -> Any:
 
     Else those who take the result could not be told from those who take the argument.
     """
-    if isinstance(result, Tensor) and versions.get(id(result)) == result._version:
+    if isinstance(result, Tensor) and versions.get(id(result)) == version_of(result):
         return result.detach()
     return result
 

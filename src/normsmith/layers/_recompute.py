@@ -13,14 +13,13 @@ gradients are wrong. Checkpoint such a model in eager mode, or leave the renorm 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from normsmith._torch import backward_pass, checkpointed_segment, recomputed_segment
 from normsmith.ops import Renorm, Running
 
 
@@ -60,7 +59,7 @@ def state_of_forward(layer: nn.Module, current: Callable[[], ForwardState]) -> F
     state = current()
     if recomputed:
         state = state._replace(update_running=False)
-    segment = _running_segment()
+    segment = checkpointed_segment()
     if segment is not None:
         remember(segment, layer, state.for_recomputation())
     return state
@@ -68,7 +67,7 @@ def state_of_forward(layer: nn.Module, current: Callable[[], ForwardState]) -> F
 
 def is_recomputing() -> bool:
     """Whether this forward runs inside a backward pass, as recomputed ones do."""
-    return bool(torch._C._current_graph_task_id() != -1)
+    return backward_pass() is not None
 
 
 def remember(segment: Any, layer: nn.Module, state: ForwardState) -> None:
@@ -78,12 +77,12 @@ def remember(segment: Any, layer: nn.Module, state: ForwardState) -> None:
 
 def recall(layer: nn.Module) -> ForwardState | None:
     """The state of the original of this recomputed forward: per layer, in the order of its calls."""
-    segment = _recomputed_segment()
+    segment = recomputed_segment()
     if segment is None:
         return None
     record = _record(segment)
     states = record.get(id(layer), [])
-    turn = (id(layer), torch._C._current_graph_task_id())
+    turn = (id(layer), backward_pass())
     number = record.get(turn, 0)
     record[turn] = number + 1
     return states[number] if number < len(states) else None
@@ -94,29 +93,3 @@ def _record(segment: Any) -> dict[Any, Any]:
         setattr(segment, _ATTRIBUTE, {})
     record: dict[Any, Any] = getattr(segment, _ATTRIBUTE)
     return record
-
-
-def _running_segment() -> Any:
-    hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(False)
-    if hooks is not None:
-        # non-reentrant: the frame of the segment is in the closure of its hook
-        pack = hooks[0]
-        if getattr(pack, "__qualname__", "").startswith("_checkpoint_hook."):
-            return dict(zip(pack.__code__.co_freevars, pack.__closure__, strict=True))["frame"].cell_contents
-        return None
-    # reentrant: the segment runs without gradients
-    return None if torch.is_grad_enabled() else _on_the_stack({"forward": "ctx"})
-
-
-def _recomputed_segment() -> Any:
-    return _on_the_stack({"unpack_hook": "frame", "backward": "ctx"})
-
-
-def _on_the_stack(wanted: dict[str, str]) -> Any:
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        variable = wanted.get(frame.f_code.co_name)
-        if variable is not None and frame.f_globals.get("__name__") == "torch.utils.checkpoint":
-            return frame.f_locals.get(variable)
-        frame = frame.f_back
-    return None

@@ -6,6 +6,8 @@ import gc
 
 from torch import nn
 
+from normsmith._torch import children_so_far
+
 
 def where(module: nn.Module) -> str:
     """The module's path from the outermost module that holds it, e.g. `Net.blocks.0.norm`, or its class.
@@ -17,7 +19,7 @@ def where(module: nn.Module) -> str:
     holders: dict[int, tuple[nn.Module, str]] = {}
     for candidate in gc.get_objects():
         if issubclass(type(candidate), nn.Module):
-            for name, child in candidate.__dict__.get("_modules", {}).items():
+            for name, child in children_so_far(candidate).items():
                 holders.setdefault(id(child), (candidate, name))
     path: list[str] = []
     while id(module) in holders and len(path) < 100:

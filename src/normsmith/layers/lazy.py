@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.modules.batchnorm import _LazyNormBase
 
+from normsmith._torch import LazyNormBase
 from normsmith.errors import InputError
 
 
-class LazyBase(_LazyNormBase):
+class LazyBase(LazyNormBase):
     """What our lazy layers add to torch's: settings, and buffers of float32 at least once they exist."""
 
     def __init__(

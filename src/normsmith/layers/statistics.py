@@ -8,10 +8,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.modules.batchnorm import _NormBase
 
 from normsmith._choices import check_choice
-from normsmith._torch import buffers_of, parameters_of
+from normsmith._torch import NormBase, buffers_of, parameters_of
 from normsmith.errors import InputError
 from normsmith.layers._recompute import ForwardState, state_of_forward
 from normsmith.layers._symbolic import is_symbol, node
@@ -41,7 +40,7 @@ class Normalised(NamedTuple):
     sample_weight: Tensor | None
 
 
-class StatisticsBase(HasPolicy, Float32Statistics, RefusesConverters, Ours, _NormBase):
+class StatisticsBase(HasPolicy, Float32Statistics, RefusesConverters, Ours, NormBase):
     """A torch norm (its parameters, buffers and state dict) that runs on `normsmith.ops.batch_norm`."""
 
     spatial: tuple[int, ...] = ()

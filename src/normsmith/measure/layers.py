@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from normsmith._torch import buffers_of, parameters_of
+from normsmith._torch import TorchBatchNorm, buffers_of, parameters_of
 from normsmith.anatomy.kinds import has_own_forward
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.preserve import preserved
@@ -132,7 +131,7 @@ def measurable_layers(model: nn.Module, only: Only = None, *, inputs: bool = Tru
 def _keeps_statistics(module: nn.Module) -> bool:
     if isinstance(module, torch.jit.ScriptModule):
         return False
-    return isinstance(module, (_BatchNorm, StatisticsBase)) or {"running_mean", "running_var"} <= set(
+    return isinstance(module, (TorchBatchNorm, StatisticsBase)) or {"running_mean", "running_var"} <= set(
         buffers_of(module)
     )
 
@@ -141,7 +140,7 @@ def why_kept(module: nn.Module, model: nn.Module) -> str | None:
     """The reason why a layer should stay as it is, as far as the layer tells; None where there is none."""
     if isinstance(module, StatisticsBase) and module.pinned is not None:
         return "frozen by freeze()"
-    if not isinstance(module, (_BatchNorm, StatisticsBase)):
+    if not isinstance(module, (TorchBatchNorm, StatisticsBase)):
         return f"{type(module).__name__} is no batch norm that updates its statistics"
     if buffers_of(module).get("running_mean") is None:
         return "keeps no running statistics (track_running_stats=False)"

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from normsmith._torch import buffers_of
+from normsmith._torch import buffers_of, leaves_of
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.isolation import eager_forwards, same_random_numbers
 from normsmith.anatomy.preserve import preserved
@@ -173,4 +172,4 @@ class Passes:
 
 def _rows(batch: Any) -> int:
     """How many samples a batch has: the length of its first tensor."""
-    return next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim), 1)
+    return next((len(leaf) for leaf in leaves_of(batch) if isinstance(leaf, Tensor) and leaf.ndim), 1)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from normsmith._choices import check_choice
+from normsmith._torch import is_batched_gradient
 from normsmith.errors import InputError
 from normsmith.ops._check import check_batch, make_call
 from normsmith.ops._shapes import Batch, PerChannel
@@ -182,7 +183,7 @@ class _ClosedForm(torch.autograd.Function):
     def backward(ctx: Any, *incoming: Any) -> tuple[Tensor | None, ...]:
         inputs, wants = ctx.saved_tensors, ctx.needs_input_grad
         call, backend, kept = ctx.run
-        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(incoming[0]):
+        if torch.is_grad_enabled() or is_batched_gradient(incoming[0]):
             gradients = _differentiable_gradients(incoming[0], inputs, wants, kept.resolved, call)
             return *gradients, None, None, None, None
         x, weight, bias, residual = inputs

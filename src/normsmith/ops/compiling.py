@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from normsmith._torch import is_transformed
 from normsmith.ops.call import Call
 from normsmith.ops.moments import Groups
 
@@ -15,8 +16,7 @@ def unfit(x: Tensor, call: Call, dtypes: tuple[torch.dtype, ...]) -> str | None:
 
     An exported program gets no operator, which would tie it to this package.
     """
-    transformed = torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
-    if transformed or torch.compiler.is_exporting():
+    if is_transformed() or torch.compiler.is_exporting():
         return "transforms and exporters see through every operation"
     if not call.by_batch:
         return "compilers fuse inference with its neighbours"

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from normsmith._torch import has_function_transforms
 from normsmith.ops._shapes import PerChannel, PerGroup
 from normsmith.ops.moments import Moments
 from normsmith.ops.snapshot import snapshot
@@ -297,7 +298,7 @@ def _move(buffer: Tensor, value: Tensor, factor: Tensor | float, usable: Tensor 
         value = value.to(buffer.dtype)
     if usable is not None:
         value = torch.where(usable, value, buffer)
-    if torch._C._are_functorch_transforms_active():
+    if has_function_transforms():
         buffer.copy_(torch.lerp(buffer, value, factor))  # vmap has no rule for lerp_
     else:
         buffer.lerp_(value, factor)

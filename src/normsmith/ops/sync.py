@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from normsmith._torch import differentiable_sum, timeout_of
 from normsmith.errors import SyncError
 from normsmith.ops._shapes import PerGroup
 from normsmith.ops.moments import Moments, merge
@@ -36,10 +37,7 @@ class Sync:
             SyncError: a rank did not arrive in time, or has ended.
         """
         if torch.compiler.is_compiling() or (torch.is_grad_enabled() and tensor.requires_grad):
-            from torch.distributed import _functional_collectives as functional
-
-            summed: Tensor = functional.all_reduce(tensor, "sum", self.group)
-            return functional.wait_tensor(summed)  # type: ignore[no-untyped-call, no-any-return]
+            return differentiable_sum(tensor, self.group)
         total = tensor.detach().clone(memory_format=torch.contiguous_format)
         try:
             dist.all_reduce(total, group=self.group)
@@ -87,7 +85,7 @@ def own_group(parent: dist.ProcessGroup, name: Callable[[], str]) -> dist.Proces
     """
     if dist.get_backend(parent) == "nccl":
         return parent
-    timeout = parent._get_backend(torch.device("cpu")).options._timeout
+    timeout = timeout_of(parent)
     try:
         group = dist.new_group(
             dist.get_process_group_ranks(parent), timeout=timeout, use_local_synchronization=True

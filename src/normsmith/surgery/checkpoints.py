@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from normsmith._files import replacing
+from normsmith._torch import COMPILED_PREFIX
 from normsmith.errors import InputError
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 _NESTED = ("state_dict", "model_state_dict", "model")
 """Where training scripts keep the weights beside the optimizer's state and the rest."""
-_WRAPPERS = ("_orig_mod.", "module.")
+_WRAPPERS = (COMPILED_PREFIX, "module.")
 
 
 def load_into(model: nn.Module, path: Path) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves
 
 from normsmith._text import error_text
+from normsmith._torch import leaves_of
 from normsmith.errors import TaskError
 from normsmith.tasks.build import build, seeded
 from normsmith.tasks.data import batches, evaluate
@@ -102,7 +102,7 @@ def _shapes(batch: Any) -> str:
     >>> _shapes({"x": torch.zeros(2, 3), "y": torch.zeros(2)})
     '(2, 3), (2,)'
     """
-    tensors = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+    tensors = [leaf for leaf in leaves_of(batch) if isinstance(leaf, Tensor)]
     return ", ".join(str(tuple(tensor.shape)) for tensor in tensors) or type(batch).__name__
 
 

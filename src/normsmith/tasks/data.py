@@ -9,10 +9,10 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from normsmith._text import error_text
+from normsmith._torch import leaves_and_layout, leaves_of, map_leaves, with_layout
 from normsmith.tasks.task import CollatedDataset, Task, length, samples
 
 _EVALUATION_ELEMENTS = 2**21  # input elements in one evaluation batch
@@ -59,7 +59,7 @@ def gather(task: Task, dataset: Dataset[Any], indices: Tensor) -> Any:
         and not any(t.is_cuda for t in dataset.tensors)
     ):
         return batch
-    return tree_map(lambda leaf: leaf.to(task.device) if isinstance(leaf, Tensor) else leaf, batch)
+    return map_leaves(lambda leaf: leaf.to(task.device) if isinstance(leaf, Tensor) else leaf, batch)
 
 
 def evaluate(task: Task, model: nn.Module, split: str) -> tuple[float, float]:
@@ -125,27 +125,27 @@ def evaluation_batches(task: Task, split: str) -> Iterator[Any]:
 
 
 def _evaluation_batch_size(task: Task, one: Any) -> int:
-    elements = sum(leaf.numel() for leaf in tree_leaves(one) if isinstance(leaf, Tensor))
+    elements = sum(leaf.numel() for leaf in leaves_of(one) if isinstance(leaf, Tensor))
     return max(task.batch_size, min(_EVALUATION_SAMPLES, _EVALUATION_ELEMENTS // max(elements, 1)))
 
 
 def _bytes(batch: Any) -> int:
-    return sum(leaf.nbytes for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))
+    return sum(leaf.nbytes for leaf in leaves_of(batch) if isinstance(leaf, Tensor))
 
 
 def _concatenated(task: Task, split: str, pairs: list[Any]) -> Any:
     if len(pairs) == 1:
         return pairs[0]
-    leaves, layout = tree_flatten(pairs[0])
+    leaves, layout = leaves_and_layout(pairs[0])
     try:
-        columns = zip(leaves, *(tree_flatten(pair)[0] for pair in pairs[1:]), strict=True)
+        columns = zip(leaves, *(leaves_and_layout(pair)[0] for pair in pairs[1:]), strict=True)
         joined = [torch.cat(column) if isinstance(column[0], Tensor) else column[0] for column in columns]
     except (RuntimeError, ValueError, TypeError) as error:
         raise task.error(
             f"outputs and targets of the batches of {split} must be tensors that can be "
             f"concatenated along their first dimension: {error}"
         ) from error
-    return tree_unflatten(joined, layout)
+    return with_layout(joined, layout)
 
 
 def _metric(task: Task, split: str, output: Any, target: Any) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from normsmith._torch import mark_constant, number_of_dispatch_modes
 from normsmith.ops._shapes import Batch
 from normsmith.ops.call import Call, Forward, Update, eager
 from normsmith.ops.cpu.backward import differentiate
@@ -26,7 +27,7 @@ class Numba:
 
     def supports(self, x: Tensor, call: Call) -> str | None:
         """None for plain tensors with values on a CPU, in eager mode and in training steps that compile."""
-        if not eager() or torch._C._len_torch_dispatch_stack():
+        if not eager() or number_of_dispatch_modes():
             return _unfit_otherwise(x, call)
         if not x.is_cpu:
             return f"runs on CPUs, got a tensor on {x.device.type}"
@@ -87,8 +88,7 @@ def _settled_unavailable(half: bool) -> str | None:
     return _unavailable(half)
 
 
-# what torch.compiler.assume_constant_result sets; calling it here would import the compiler with normsmith
-_settled_unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
+mark_constant(_settled_unavailable)
 
 
 @cache

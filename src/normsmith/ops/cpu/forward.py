@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from normsmith.errors import InputError
 from normsmith.ops.activation import ACTIVATIONS
@@ -65,7 +66,7 @@ def normalize(
         y = y if call.valid is None else torch.where(call.valid, y, 0.0)
     if update is not None and running is not None:
         # as torch's own in-place operations do: a graph that saved a buffer for its backward raises an error
-        torch._C._increment_version([buffer for buffer in running if buffer is not None])
+        increment_version([buffer for buffer in running if buffer is not None])
     if not call.by_batch or update is not None:
         return Forward(y, packed, None)
     if packed.across is not None:

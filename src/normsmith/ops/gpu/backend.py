@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from normsmith._torch import mark_constant, number_of_dispatch_modes
 from normsmith.ops._shapes import Batch
 from normsmith.ops.call import Call, Forward, Update, eager
 from normsmith.ops.compiling import unfit
@@ -81,8 +82,7 @@ def _unfit_compiled(device: torch.device) -> str | None:
     return reason
 
 
-# what torch.compiler.assume_constant_result sets; calling it here would import the compiler with normsmith
-_unfit_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
+mark_constant(_unfit_compiled)
 
 
 def _unreadable(x: Tensor) -> str | None:
@@ -104,7 +104,7 @@ class Triton:
         """None for float32, bfloat16 and float16 on an NVIDIA GPU, in eager mode and in training steps that compile."""
         if torch.compiler.is_compiling():
             return _unfit_compiled(x.device) or unfit(x, call, _DTYPES) or self._refusal(x, call)
-        if not eager() or torch._C._len_torch_dispatch_stack():
+        if not eager() or number_of_dispatch_modes():
             return "cannot serve tracers and transforms, which must see every operation"
         return _unfit(x.device) or _unreadable(x) or self._refusal(x, call)
 

@@ -17,12 +17,11 @@ from functools import wraps
 from typing import Any
 
 import torch
-import torch._library.triton
 from torch import Tensor
-from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.library import triton_op
 from triton.runtime.jit import JITFunction
 
+from normsmith._torch import is_functional, name_triton_kernels
 from normsmith.ops.activation import ACTIVATIONS
 from normsmith.ops.call import Call, Forward, Kept
 from normsmith.ops.compiling import chunks, groups_of, laid_out_like
@@ -183,12 +182,7 @@ def _differentiate(ctx: Any, g: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
 
 def _shows_launches(x: Tensor) -> bool:
     """Whether launches may stand in the graph: it is being recorded, its sizes are known, Triton compiles."""
-    return (
-        _LAUNCHES_TRIED
-        and isinstance(x, FunctionalTensor)
-        and _concrete(x)
-        and isinstance(apply, JITFunction)
-    )
+    return _LAUNCHES_TRIED and is_functional(x) and _concrete(x) and isinstance(apply, JITFunction)
 
 
 def _concrete(x: Tensor) -> bool:
@@ -214,7 +208,7 @@ def _define(name: str, function: Callable[..., Any], fake: Callable[..., Any]) -
     operator: Any = triton_op(name, either, mutates_args=())
     operator.register_fake(fake)
     # torch finds kernels by reading the operator's own source only, which launches none
-    getattr(torch._library.triton, "triton_ops_to_kernels", {})[name] = list(_KERNELS)
+    name_triton_kernels(name, list(_KERNELS))
     return operator
 
 

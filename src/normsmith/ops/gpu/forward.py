@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from normsmith.ops.call import Call, Forward, Update
 from normsmith.ops.gpu import forward_kernels as kernels
@@ -30,7 +31,7 @@ def normalize(
     y, out, bits = trained(batch, weight, bias, residual, running, call, update)
     if update is not None and running is not None:
         # as torch's own in-place operations do: a graph that saved a buffer for its backward raises an error
-        torch._C._increment_version([buffer for buffer in running if buffer is not None])
+        increment_version([buffer for buffer in running if buffer is not None])
     saved = out.saved(batch, call.renorm is not None, bits)
     return Forward(y, saved, out.moments(batch) if update is None else None)
 

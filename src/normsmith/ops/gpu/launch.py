@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.library import wrap_triton
 
+from normsmith._torch import is_functional
 from normsmith.errors import InputError
 from normsmith.ops.activation import ACTIVATIONS, Activation
 from normsmith.ops.gpu.plan import Matrix, Plan, matrix, plan
@@ -115,7 +115,7 @@ def processors(device: torch.device) -> int:
 
 def start(kernel: Any, programs: tuple[int, ...], *arguments: Any, warps: int = 4, **constants: Any) -> None:
     """Launch on the current stream of the tensors' device; while a graph is recorded, the launch is a node of it."""
-    if isinstance(arguments[0], FunctionalTensor):
+    if is_functional(arguments[0]):
         kernel = wrap_triton(kernel)
     kernel[programs](*arguments, num_warps=warps, **constants)
 

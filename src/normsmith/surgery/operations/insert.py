@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from normsmith._torch import TorchBatchNorm
 from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.locations import Locations, find
@@ -152,7 +152,7 @@ def build(
         alike.append(Alike(layer, new))
         path = installer.put(place, new)
         changes.append(Change(place.host, describe_module(host), _after(place, host, new, path), place.why))
-        if place.bias is not None and isinstance(new, _BatchNorm):
+        if place.bias is not None and isinstance(new, TorchBatchNorm):
             changes += biases.remove(place.bias, new)
     name = norm if isinstance(norm, str) else getattr(norm, "__name__", type(norm).__name__)
     return Plan(

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from normsmith._torch import TorchBatchNorm
 from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.graph import Event
@@ -113,7 +113,7 @@ def build(
             changes += _of_host(place, find(model, place.host), kind)
         if row["needs_bias"] is not None:
             changes += biases.restore(row["needs_bias"], type(norm).__name__)
-        elif place.bias is not None and isinstance(norm, _BatchNorm):
+        elif place.bias is not None and isinstance(norm, TorchBatchNorm):
             changes += biases.remove(place.bias, norm)
     remarks = [*(Remark(**row) for row in kept), *biases.kept]
     if changes:

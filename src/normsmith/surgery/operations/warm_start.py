@@ -7,10 +7,9 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from normsmith._choices import check_choice
-from normsmith._torch import buffers_of
+from normsmith._torch import TorchBatchNorm, buffers_of
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only, selected
@@ -108,7 +107,7 @@ def warm_start(
     norms: dict[nn.Module, tuple[str, ...]] = {
         module: paths
         for module, paths in Locations(model).paths.items()
-        if isinstance(module, (_BatchNorm, StatisticsBase))
+        if isinstance(module, (TorchBatchNorm, StatisticsBase))
     }
     for layer in selected(norms, only, None, None):
         path, *also = norms[layer]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from normsmith._torch import children_of
+from normsmith._torch import children_of, forward_hooks_of, forward_pre_hooks_of, keyword_pre_hooks_of
 from normsmith.anatomy.hooks import After, Before, Side, attached_norms
 from normsmith.anatomy.isolation import forget_compiled
 from normsmith.surgery.placement.sequential import put_back
@@ -88,8 +88,9 @@ class _Hooks:
 
     def __init__(self, module: nn.Module) -> None:
         groups: list[Any] = [
-            vars(module)[name]
-            for name in ("_forward_hooks", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs")
+            forward_hooks_of(module),
+            forward_pre_hooks_of(module),
+            keyword_pre_hooks_of(module),
         ]
         self._saved = [(group, dict(group)) for group in groups]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import types
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,14 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from normsmith._torch import buffers_of, children_of, parameters_of
+from normsmith._torch import buffers_of, children_of, hand_over_hooks, parameters_of
 
-_HOOKS = (
-    "_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook", "_forward_hooks",
-    "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs", "_state_dict_hooks", "_state_dict_pre_hooks",
-    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
-)  # fmt: skip
 _MISSING: Any = object()
 
 
@@ -103,13 +95,10 @@ class ModuleEdit(Edit):
     def _hand_over(self, current: nn.Module, successor: nn.Module) -> None:
         successor.training = current.training
         for name in self.carries:
-            for group in ("_parameters", "_buffers"):
-                if name in vars(successor)[group]:
-                    vars(successor)[group][name] = _tensors(current)[name]
-        for name in _HOOKS:
-            if name in vars(current):
-                vars(successor)[name] = vars(current)[name]
-        _rebind_hooks(current, successor)
+            for group in (parameters_of(successor), buffers_of(successor)):
+                if name in group:
+                    group[name] = _tensors(current)[name]
+        hand_over_hooks(current, successor)
         for parent, name in self.holders:
             children_of(parent)[name] = successor
 
@@ -320,26 +309,3 @@ def _same_bits(one: Tensor | None, other: Tensor | None) -> bool:
     if one.is_meta:
         return True
     return torch.equal(one.isnan(), other.isnan()) and torch.equal(one.nan_to_num(), other.nan_to_num())
-
-
-def _rebind_hooks(current: nn.Module, successor: nn.Module) -> None:
-    """Hooks that torch has bound to the module itself are bound to its successor."""
-    for name in _HOOKS:
-        hooks = vars(successor).get(name)
-        if not isinstance(hooks, dict):
-            continue
-        for key, hook in hooks.items():
-            inner = getattr(hook, "hook", None)
-            if getattr(hook, "with_module", False):
-                hook.module = weakref.ref(successor)
-            elif inner is not None and _is_method_of(inner, current):
-                hook.hook = getattr(successor, inner.__name__)
-            elif _is_method_of(hook, current) and hasattr(successor, hook.__name__):
-                hooks[key] = getattr(successor, hook.__name__)
-    for name in ("_initialize_hook", "_load_hook"):  # of lazy modules: handles into the hooks above
-        if name in vars(current):
-            vars(successor)[name] = vars(current)[name]
-
-
-def _is_method_of(hook: Any, module: nn.Module) -> bool:
-    return isinstance(hook, types.MethodType) and hook.__self__ is module

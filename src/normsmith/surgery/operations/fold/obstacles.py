@@ -8,10 +8,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
-from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
-from normsmith._torch import children_of, parameters_of
+from normsmith._torch import (
+    ConvTranspose,
+    backward_hooks_of,
+    children_of,
+    forward_hooks_of,
+    forward_pre_hooks_of,
+    parameters_of,
+)
 from normsmith.anatomy.batch_norms import BatchNorm
 from normsmith.anatomy.kinds import channels, is_prepared, is_producer
 from normsmith.anatomy.locations import Locations
@@ -19,9 +25,7 @@ from normsmith.anatomy.read_batch_norm import read_batch_norm
 from normsmith.anatomy.remark import Refusal
 from normsmith.surgery.operations.fold.weights import affine_of
 
-_BEFORE_HOOKS = ("_forward_pre_hooks",)
-_BEHIND_HOOKS = ("_forward_hooks",)
-_BACKWARD_HOOKS = ("_backward_pre_hooks", "_backward_hooks")
+_HooksOf = Callable[[nn.Module], Mapping[int, Any]]
 
 
 @dataclass(frozen=True)
@@ -130,13 +134,15 @@ def _own_obstacles(producer: nn.Module, path: str, holders: Counter[int]) -> Ite
 def _hooked(fold: Fold, layout: Layout, between: Iterable[nn.Module]) -> str | None:
     """Hooks that meet the values between the two, which will be other ones or none."""
     first, second = (fold.producer, fold.norm) if fold.side == "after" else (fold.norm, fold.producer)
-    watched: list[tuple[nn.Module, tuple[str, ...]]]
-    watched = [(module, _BEHIND_HOOKS) for module in layout.around(first, second)]
-    watched += [(module, _BEFORE_HOOKS) for module in layout.around(second, first)]
-    watched += [(module, _BEFORE_HOOKS + _BEHIND_HOOKS) for module in between]
-    watched += [(module, _BACKWARD_HOOKS) for module in (first, second)]
-    for module, kinds in watched:
-        if any(vars(module).get(kind) for kind in kinds):
+    watched: list[tuple[nn.Module, _HooksOf]]
+    watched = [(module, forward_hooks_of) for module in layout.around(first, second)]
+    watched += [(module, forward_pre_hooks_of) for module in layout.around(second, first)]
+    watched += [
+        (module, hooks_of) for module in between for hooks_of in (forward_pre_hooks_of, forward_hooks_of)
+    ]
+    watched += [(module, backward_hooks_of) for module in (first, second)]
+    for module, hooks_of in watched:
+        if hooks_of(module):
             return f"a hook of {layout.path(module)} meets what goes between norm and weights, which changes"
     return None
 
@@ -146,7 +152,7 @@ def _has_border(producer: nn.Module) -> bool:
     layer: Any = producer
     if isinstance(producer, nn.Linear):
         return False
-    if isinstance(producer, _ConvTransposeNd):
+    if isinstance(producer, ConvTranspose):
         return any(size > 1 for size in (*layer.kernel_size, *layer.stride)) or any(layer.output_padding)
     if layer.padding_mode != "zeros" or layer.padding == "valid":
         return False

@@ -8,9 +8,8 @@ from functools import cached_property
 from typing import Literal
 
 from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
 
-from normsmith._torch import buffers_of, children_of, parameters_of
+from normsmith._torch import Dropout, buffers_of, children_of, parameters_of
 from normsmith.anatomy.batch_norms import BatchNorm
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.kinds import is_sequential
@@ -191,7 +190,7 @@ class Partners:
         """Whether it puts out, in evaluation, the numbers it takes."""
         if not event.sources:
             return False
-        if event in self._folded or isinstance(event.module, (nn.Identity, _DropoutNd)):
+        if event in self._folded or isinstance(event.module, (nn.Identity, Dropout)):
             return True
         same = event.kind == "function" and event.name in _SAME_VALUES
         return same or (_is_reshape(event) and event.shape is not None)

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
+from normsmith._torch import ConvTranspose
 from normsmith.anatomy.batch_norms import BatchNorm
 
 
@@ -51,7 +51,7 @@ class Weights:
 
     def then(self, norm: Affine) -> None:
         """Fold a norm that comes after: W ← scale·W and b ← scale·b + shift, per output channel."""
-        if isinstance(self.producer, _ConvTransposeNd):  # (in, out/groups, *kernel)
+        if isinstance(self.producer, ConvTranspose):  # (in, out/groups, *kernel)
             self._scale_second(norm.scale, repeats=self.weight.shape[0] // self.producer.groups)
         else:
             self.weight = self.weight * _column(norm.scale, self.weight.dim())
@@ -60,7 +60,7 @@ class Weights:
     def after(self, norm: Affine) -> None:
         """Fold a norm that comes before: b ← b + Σ W·shift over inputs and kernel, W ← W·scale per input channel."""
         producer: Any = self.producer
-        if isinstance(producer, _ConvTransposeNd):
+        if isinstance(producer, ConvTranspose):
             taps = self.weight * _column(norm.shift, self.weight.dim())
             grouped = taps.reshape(producer.groups, -1, *taps.shape[1:]).flatten(
                 3
