@@ -47,7 +47,15 @@ def command_page() -> str:
     for name, verb in group.commands.items():  # type: ignore[attr-defined]
         cut_off, sentence = verb.get_short_help_str(), (verb.help or "").partition("\n")[0]
         text = text.replace(f"`{name}`: {cut_off}", f"`{name}`: {sentence}")
+    text = "\n".join(map(_options_as_code, text.split("\n")))
     return re.sub(r"^# .*", "# Command line", text, count=1)
+
+
+def _options_as_code(line: str) -> str:
+    """Two hyphens in a sentence would be typeset as a dash."""
+    parts = line.split("`")
+    parts[::2] = [re.sub(r"(?<![\w-])--[a-z][a-z-]*", r"`\g<0>`", part) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def write_pages(app: Sphinx) -> None:

@@ -53,6 +53,7 @@ def test_pages_say_what_the_code_says() -> None:
         assert all(text in page for text in (question.claim, question.source, question.method))
     page = from_code.command_page()
     assert "--seeds" in page
+    assert "with `--output` write" in page
     assert "..." not in page.partition("**Commands**")[2].partition("## ")[0], (
         "a command's sentence is cut off"
     )
