@@ -36,8 +36,8 @@ class OracleNorm:
         return list(y if self.bias is None else y + self.bias)
 
     def running(self, momentum: float = 0.1) -> tuple[Tensor, Tensor]:
-        for row, found in self.updates.items():
-            mean, var = (torch.stack(values).mean(0) for values in zip(*found, strict=True))
+        for row, moments in self.updates.items():
+            mean, var = (torch.stack(values).mean(0) for values in zip(*moments, strict=True))
             into = (self.mean[row], self.var[row]) if self.per_step else (self.mean, self.var)
             into[0].lerp_(mean, momentum)
             into[1].lerp_(var, momentum)
@@ -97,8 +97,8 @@ def oracle(layer: RecurrentBase, xs: list[Tensor]) -> tuple[list[Tensor], dict[s
             name = f"l{number}{suffix}"
             own: dict[str, OracleNorm] = {}
             turned = [x.flip(0) if suffix else x for x in xs]
-            found = oracle_cell(layer.get_submodule(name), turned, own)
-            directions.append([x.flip(0) if suffix else x for x in found])
+            outputs = oracle_cell(layer.get_submodule(name), turned, own)
+            directions.append([x.flip(0) if suffix else x for x in outputs])
             norms |= {f"{name}.{key}": norm for key, norm in own.items()}
         xs = [torch.cat(parts, dim=1) for parts in zip(*directions, strict=True)]
     return xs, norms

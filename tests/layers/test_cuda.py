@@ -25,8 +25,8 @@ def on_gpu(data):
 @pytest.mark.parametrize("row", pairwise(1), ids=str)
 def test_pairs(row, dtype, tolerance):
     data = case(row)
-    found = measured(row, on_gpu(data), dtype)
-    compare(row, [{name: value.cpu() for name, value in found.items()}], oracle(row, data), tolerance)
+    result = measured(row, on_gpu(data), dtype)
+    compare(row, [{name: value.cpu() for name, value in result.items()}], oracle(row, data), tolerance)
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def nccl(tmp_path):
 def test_nccl_by_the_same_code(nccl):
     for row in pairwise(1):
         data = case(row)
-        found = measured(row, on_gpu(data), torch.float64, 0, Sync(nccl))
-        compare(row, [{name: value.cpu() for name, value in found.items()}], oracle(row, data), 1e-10)
+        result = measured(row, on_gpu(data), torch.float64, 0, Sync(nccl))
+        compare(row, [{name: value.cpu() for name, value in result.items()}], oracle(row, data), 1e-10)
     layer = ours.BatchNorm1d(3, process_group="world", device="cuda")
     twin = ours.BatchNorm1d(3, device="cuda")
     x = torch.randn(8, 3, device="cuda")

@@ -8,10 +8,10 @@ from normsmith.layers.dataset import DatasetMoments
 
 
 def moments(*batches, features=3):
-    found = DatasetMoments(features)
+    result = DatasetMoments(features)
     for batch in batches:
-        found.add(*batch) if isinstance(batch, tuple) else found.add(batch)
-    return found.checked()
+        result.add(*batch) if isinstance(batch, tuple) else result.add(batch)
+    return result.checked()
 
 
 @pytest.mark.parametrize("sizes", [[12], [1] * 12, [5, 4, 3]])

@@ -146,8 +146,8 @@ def _subgroup(rank, size):
 def _all(rank, size):
     """One set of processes for everything that two ranks do; only numbers come back."""
     plain = {"ddp": _ddp, "two forwards": _ddp_two_forwards, "fsdp": _fsdp, "double": _double_backward}
-    found = {name: function(rank, size) for name, function in plain.items()}
-    return found | {ghost: _accumulated(rank, size, ghost) for ghost in (None, 3)}
+    result = {name: function(rank, size) for name, function in plain.items()}
+    return result | {ghost: _accumulated(rank, size, ghost) for ghost in (None, 3)}
 
 
 def _three(rank, size):
@@ -166,8 +166,8 @@ def _compiled(rank, size):
     return y.detach(), mine.grad, layer.running_var
 
 
-def close(found, want):
-    torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
+def close(result, want):
+    torch.testing.assert_close(result, want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -183,23 +183,23 @@ def three():
 def test_100_steps_under_ddp_equal_one_process(two, three):
     alone = small_cnn()
     train(alone, 100)
-    for found in (*two, *three):
-        close(found["ddp"], alone.state_dict())
+    for result in (*two, *three):
+        close(result["ddp"], alone.state_dict())
 
 
 def test_ddp_two_forwards_on_ranks_whose_buffers_differ(two):
     net = small_cnn()
     (x, _), (z, _) = batches(2)
     (net(x).square().sum() + net(z).square().sum()).backward()
-    for found in two:
-        close(found["two forwards"], [parameter.grad for parameter in net.parameters()])
+    for result in two:
+        close(result["two forwards"], [parameter.grad for parameter in net.parameters()])
 
 
 def test_fsdp2_equals_one_process(two):
     alone = small_cnn()
     train(alone, 10)
-    for found in two:
-        close(found["fsdp"], dict(alone.state_dict()))
+    for result in two:
+        close(result["fsdp"], dict(alone.state_dict()))
 
 
 def test_an_empty_shard_changes_nothing(three):
@@ -207,7 +207,7 @@ def test_an_empty_shard_changes_nothing(three):
     x, _ = next(batches(1))
     y = net(x)
     y.square().sum().backward()
-    results = [found["empty"] for found in three]
+    results = [result["empty"] for result in three]
     close(torch.cat([outputs[0] for outputs, _, _ in results]), y.detach())
     for index, parameter in enumerate(net.parameters()):
         close(sum(gradients[index] for _, gradients, _ in results), parameter.grad)
@@ -227,7 +227,7 @@ def test_accumulation_across_ranks_is_one_update(two, ghost):
         parts = [chunk for chunk in chunks if len(chunk)]
         layer.running_mean = 0.1 * torch.stack([part.mean() for part in parts]).mean().view(1)
         layer.running_var = 0.9 + 0.1 * torch.stack([part.var() for part in parts]).mean().view(1)
-    for mean, var, count in (found[ghost] for found in two):
+    for mean, var, count in (result[ghost] for result in two):
         close((mean, var), (layer.running_mean, layer.running_var))
         assert count == 1
 
@@ -241,7 +241,7 @@ def test_a_missing_rank_ends_in_an_error_that_names_the_layer():
 
 
 def test_a_group_of_some_ranks_shares_among_them(three):
-    first, second, third = (found["subgroup"] for found in three)
+    first, second, third = (result["subgroup"] for result in three)
     assert third is None
     close(torch.cat([first[0], second[0]]).flatten(), torch.tensor([-1.0, -1, 1, 1]))
     close(first[0], first[1])
@@ -252,9 +252,9 @@ def test_double_backward_across_ranks(two):
     layer = ours.BatchNorm1d(3, dtype=torch.float64)
     (g,) = torch.autograd.grad(layer(x).pow(3).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(g.square().sum(), x)
-    results = [found["double"] for found in two]
+    results = [result["double"] for result in two]
     close(torch.cat([first for first, _ in results]), g.detach())
-    close(torch.cat([found for _, found in results]), second)
+    close(torch.cat([result for _, result in results]), second)
 
 
 @pytest.mark.compiles
@@ -264,6 +264,6 @@ def test_compiles_across_ranks():
     y = layer(x)
     y.pow(3).sum().backward()
     results = run_ranks(_compiled, 2)
-    close(torch.cat([found for found, _, _ in results]), y.detach())
-    close(torch.cat([found for _, found, _ in results]), x.grad)
+    close(torch.cat([result for result, _, _ in results]), y.detach())
+    close(torch.cat([result for _, result, _ in results]), x.grad)
     close(results[0][2], layer.running_var)

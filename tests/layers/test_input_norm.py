@@ -199,8 +199,8 @@ def test_gradient_of_a_fitted_layer_is_one_over_sigma():
     x = torch.randn(8, 2, dtype=torch.float64, requires_grad=True)
     layer = InputNorm(2, dtype=torch.float64).fit(5 * torch.randn(30, 2))
     assert torch.autograd.gradcheck(layer, (x,))
-    (found,) = torch.autograd.grad(layer(x).sum(), x)
-    torch.testing.assert_close(found, layer.running_var.rsqrt().expand(8, 2))
+    (gradient,) = torch.autograd.grad(layer(x).sum(), x)
+    torch.testing.assert_close(gradient, layer.running_var.rsqrt().expand(8, 2))
 
 
 # Learned online.

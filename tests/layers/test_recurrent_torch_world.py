@@ -25,7 +25,7 @@ def test_checkpointing_changes_nothing(cls: type[RecurrentBase], reentrant: bool
     plain = cls(3, 4, num_layers=2, bidirectional=True, normalize=normalize)
     again = copy.deepcopy(plain)
     x = torch.randn(5, 6, 3, requires_grad=True)
-    # the last step is reached by one sequence: it goes by the statistics before the update
+    # the last step is reached by one sequence: the statistics before the update normalise it
     mask = torch.arange(5).unsqueeze(1) < torch.tensor([5, 4, 4, 3, 2, 1])
     output, _ = plain(x, mask=mask)
     wanted = torch.autograd.grad(output.square().sum(), [x, *plain.parameters()])

@@ -71,8 +71,8 @@ def test_padding_and_packing_equal_unpadded_sequences(
     for y, e in zip(ys, expected, strict=True):
         torch.testing.assert_close(y, e, rtol=1e-10, atol=1e-10)
     loss = sum((y * g).sum() for y, g in zip(ys, upstream, strict=True))
-    for found, e in zip(torch.autograd.grad(loss, [*xs, *layer.parameters()]), wanted, strict=True):
-        torch.testing.assert_close(found, e, rtol=1e-9, atol=1e-9)
+    for gradient, e in zip(torch.autograd.grad(loss, [*xs, *layer.parameters()]), wanted, strict=True):
+        torch.testing.assert_close(gradient, e, rtol=1e-9, atol=1e-9)
     for name, norm in norms.items():
         mean, var = norm.running()
         torch.testing.assert_close(layer.get_submodule(name).running_mean, mean, rtol=1e-10, atol=1e-10)

@@ -1,7 +1,6 @@
 """What every norm does with masks, weights, ghost batches and bad batches; what other floors read of it; its state."""
 
 import copy
-import pickle
 
 import pytest
 import torch
@@ -148,23 +147,6 @@ def test_what_a_call_normalises_takes_the_nearest_mask():
         assert layer.normalised(x, own, default_mask=third).mask is own
     weight = torch.ones(4)
     assert layer.normalised(x, None, weight).sample_weight is weight
-
-
-def test_a_pickle_of_version_0_1_has_private_names_which_are_public_now():
-    layer = ours.BatchNorm1d(3).freeze()
-    state = layer.__getstate__()
-    state["_pinned"], state["_context_mask"] = state.pop("pinned"), state.pop("context_mask")
-    twin = ours.BatchNorm1d.__new__(ours.BatchNorm1d)
-    twin.__setstate__(state)
-    assert twin.policy == ("running", False)
-    assert vars(twin).keys() == vars(layer).keys()
-
-
-def test_copies_leave_what_belongs_to_an_open_block():
-    layer = ours.BatchNorm1d(3)
-    with use_mask(layer, torch.ones(4, dtype=torch.bool)):
-        copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))]
-    assert [twin.context_mask for twin in copies] == [None, None]
 
 
 @pytest.mark.parametrize(

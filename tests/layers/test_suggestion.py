@@ -57,8 +57,8 @@ def test_known_distributions(name):
 @pytest.mark.parametrize("scale", [1e-6, 1e-3, 1e3, 1e9])
 def test_scale_decides_nothing_but_what_a_power_can_do(scale):
     names = [name for name, (choice, _) in DISTRIBUTIONS.items() if choice in ("standard", "robust")]
-    found = suggestion(np.stack([scale * draw(name, 5_000, 0) for name in names], 1))
-    assert [f.choice for f in found.features] == [DISTRIBUTIONS[name][0] for name in names]
+    result = suggestion(np.stack([scale * draw(name, 5_000, 0) for name in names], 1))
+    assert [f.choice for f in result.features] == [DISTRIBUTIONS[name][0] for name in names]
 
 
 def test_the_numbers_are_those_of_the_definition():
@@ -83,10 +83,10 @@ def test_the_numbers_are_those_of_the_definition():
 )
 def test_the_transformer_does_what_it_is_suggested_for(name, kind):
     x = draw(name, 5_000, 1)[:, None]
-    found = suggestion(x)
-    transformer = found.transformer()
+    result = suggestion(x)
+    transformer = result.transformer()
     assert type(transformer) is kind
-    assert found.needed == (kind is not StandardScaler)
+    assert result.needed == (kind is not StandardScaler)
     y = transformer.fit_transform(x)[:, 0]
     core = y[np.abs(y - np.median(y)) < 20]
     assert 0.3 < core.std() < 3
@@ -116,11 +116,11 @@ def test_loaders_axes_and_integers():
 
 def test_limit_takes_an_even_sample():
     x = np.sort(draw("log-normal", 50_000, 4))[:, None]  # the first thousands alone would mislead
-    found = suggestion(torch.tensor(x).split(1000), limit=5_000)
-    assert found.values == 5_000
-    assert found.features[0].choice == "power"
-    assert found.features[0].outliers == pytest.approx(suggestion(x).features[0].outliers, abs=0.01)
-    assert str(found) == str(suggestion(torch.tensor(x).split(1000), limit=5_000))
+    result = suggestion(torch.tensor(x).split(1000), limit=5_000)
+    assert result.values == 5_000
+    assert result.features[0].choice == "power"
+    assert result.features[0].outliers == pytest.approx(suggestion(x).features[0].outliers, abs=0.01)
+    assert str(result) == str(suggestion(torch.tensor(x).split(1000), limit=5_000))
 
 
 def test_it_reads_as_a_table():

@@ -149,7 +149,7 @@ def test_batched_gradients(name):
     torch.testing.assert_close(together, torch.stack(each))
 
 
-def test_second_gradients_go_by_the_mask_of_the_forward():
+def test_second_gradients_use_the_mask_of_the_forward():
     layer, x = make("BatchNorm2d").double(), batch("BatchNorm2d").double().requires_grad_()
     mask = torch.rand(6, 4, 4) < 0.7
 
@@ -193,8 +193,8 @@ def test_onnx_gives_the_same_numbers(name, tmp_path):
         warnings.simplefilter("ignore")
         torch.onnx.export(layer, (x,), path, dynamo=True, verbose=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    np.testing.assert_allclose(found, layer(x).detach().numpy(), rtol=1e-5, atol=1e-5)
+    (output,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    np.testing.assert_allclose(output, layer(x).detach().numpy(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.compiles

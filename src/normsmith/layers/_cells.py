@@ -118,7 +118,7 @@ class CellBase(Ours, nn.Module):
     def forward(
         self, x: Tensor, states: tuple[Tensor, ...], alive: Tensor | None, first_step: int
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Run over time.
+        """Run the cell over all time steps.
 
         Args:
             x: shape (time, batch, features), each sequence's steps first.

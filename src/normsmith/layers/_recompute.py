@@ -89,6 +89,7 @@ def recall(layer: nn.Module) -> ForwardState | None:
 
 
 def _record(segment: Any) -> dict[Any, Any]:
+    """What is remembered on a segment: states by layer, and how many of them each recomputation has read."""
     if not hasattr(segment, _ATTRIBUTE):
         setattr(segment, _ATTRIBUTE, {})
     record: dict[Any, Any] = getattr(segment, _ATTRIBUTE)

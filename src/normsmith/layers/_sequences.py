@@ -13,10 +13,10 @@ from normsmith.errors import InputError
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sequences of shape (time, batch, features): each one's steps first, in order, zeros after its end.
+    """Sequences of shape (time, batch, features): the steps of each come first, in order, and then zeros.
 
     `alive` (time, batch) is True where a sequence is still running; None: everywhere. `order` (time, batch) says
-    where in the input each step was; None: where it is.
+    where in the input each step was; None: in the same place.
     """
 
     x: Tensor
@@ -27,7 +27,7 @@ class Sequences:
     batched: bool = True
 
     def restore(self, output: Tensor) -> Tensor | PackedSequence:
-        """Lay outputs out as the input was."""
+        """Give outputs the layout of the input."""
         if self.packed is not None:
             return _packed_like(self.packed, output)
         if self.order is not None:
@@ -57,7 +57,7 @@ def sequences(
     batched = given.ndim != 2
     _check_features(given, 3, f"{layout}, or (time, features) of a single sequence,", features)
     if mask is not None:
-        mask = _checked(mask, given)
+        mask = _checked_mask(mask, given)
     x = given if batched else given.unsqueeze(1)
     if batched and batch_first:
         x, mask = x.transpose(0, 1), None if mask is None else mask.transpose(0, 1)
@@ -73,7 +73,7 @@ def sequences(
 
 
 def reverse(x: Tensor, alive: Tensor | None) -> Tensor:
-    """Turn each sequence around within its length. Its own inverse."""
+    """Turn each sequence around within its length; twice is the identity."""
     if alive is None:
         return x.flip(0)
     steps = torch.arange(len(x), device=x.device).unsqueeze(1)
@@ -81,10 +81,12 @@ def reverse(x: Tensor, alive: Tensor | None) -> Tensor:
 
 
 def _along_time(x: Tensor, order: Tensor) -> Tensor:
+    """Steps of each sequence in another order; `order` has shape (time, batch)."""
     return x.gather(0, order.unsqueeze(2).expand_as(x))
 
 
 def _packed_like(given: PackedSequence, output: Tensor) -> PackedSequence:
+    """Outputs of shape (time, batch, features), packed as the input was."""
     if given.sorted_indices is not None:
         output = output.index_select(1, given.sorted_indices)
     # the batch sizes count down the running sequences: lengths, in the order of the data
@@ -94,6 +96,7 @@ def _packed_like(given: PackedSequence, output: Tensor) -> PackedSequence:
 
 
 def _check_features(x: Tensor, dimensions: int, layout: str, features: int) -> None:
+    """Raise InputError unless x is floating-point, with the features last."""
     if not x.is_floating_point():
         raise InputError(f"expected a floating-point input, got {x.dtype}; convert it, e.g. with .float()")
     if x.ndim not in (2, dimensions) or x.shape[-1] != features:
@@ -103,7 +106,8 @@ def _check_features(x: Tensor, dimensions: int, layout: str, features: int) -> N
         )
 
 
-def _checked(mask: Tensor, x: Tensor) -> Tensor:
+def _checked_mask(mask: Tensor, x: Tensor) -> Tensor:
+    """The mask as bool, on the device of x and of its shape without the features; refused where it does not fit."""
     if mask.is_floating_point() or mask.is_complex():
         raise InputError(
             f"mask: expected bool or 0/1 integers, True or 1 = valid, got {mask.dtype}; "

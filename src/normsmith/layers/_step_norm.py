@@ -115,7 +115,7 @@ class StepNorm(StatisticsBase):
         steps = slice(step, step + len(x))
         mean, var = this.mean[steps], this.var[steps]
         if not this.uses_batch:
-            return self._by_running(x, mean, var)
+            return self._normalise_by_running(x, mean, var)
         # a step is a ghost batch; where x is a single step, the op knows what to fall back to
         single = len(x) == 1
         y = batch_norm(
@@ -131,7 +131,7 @@ class StepNorm(StatisticsBase):
         ).view_as(x)
         enough = this.moments[-1].enough
         if not single and isinstance(enough, Tensor) and alive is not None:
-            fallback = torch.where(alive.unsqueeze(2), self._by_running(x, mean, var), 0.0)
+            fallback = torch.where(alive.unsqueeze(2), self._normalise_by_running(x, mean, var), 0.0)
             y = torch.where(enough.unsqueeze(2), y, fallback)
         return y
 
@@ -177,7 +177,8 @@ class StepNorm(StatisticsBase):
         rows = of_row[torch.arange(first, first + steps, device=mean.device).clamp(max=self.max_steps - 1)]
         return Running(mean[rows], var[rows])
 
-    def _by_running(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    def _normalise_by_running(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        """Normalise each step of x, shape (steps, batch, channels), by its row of running statistics."""
         steps, batch, channels = x.shape
         y = batch_norm(
             x.transpose(0, 1).reshape(batch, steps * channels),  # each step has channels of its own

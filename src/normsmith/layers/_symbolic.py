@@ -13,8 +13,8 @@ def is_symbol(value: object) -> bool:
     return isinstance(value, Proxy)
 
 
-def node(layer: nn.Module, symbol: Any, *arguments: Any) -> Tensor:
-    """A call of the layer in the graph of the symbol: its own code depends on values, which a symbol has not."""
+def call_in_graph(layer: nn.Module, symbol: Any, *arguments: Any) -> Tensor:
+    """Put a call of the layer into the graph of a symbol: the code of the layer needs values, which symbols lack."""
     path = symbol.tracer.path_of_module(layer)
     called: Tensor = symbol.tracer.create_proxy("call_module", path, (symbol, *arguments), {})
     return called

@@ -11,7 +11,11 @@ from normsmith.ops import ACTIVATIONS
 
 
 class _WithActivation:
-    """Not a subclass of torch's batch norm: torch's converters replace one by what they know of it."""
+    """Adds an activation to a norm.
+
+    Its layers are no subclasses of torch's batch norm: torch's converters would replace them by one, and lose the
+    activation.
+    """
 
     def __init__(self, *arguments: Any, activation: str | None = "relu", **options: Any) -> None:
         if activation is not None and activation not in ACTIVATIONS:

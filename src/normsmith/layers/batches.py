@@ -52,6 +52,7 @@ def tensor_of_batch(batch: Any, select: Select, name: str) -> Tensor:
 
 
 def _described(batch: Any) -> str:
+    """What a batch is, in a few words, for messages."""
     if isinstance(batch, Mapping):
         return f"a {type(batch).__name__} with the keys {sorted(map(str, batch))}"
     if isinstance(batch, (tuple, list)):

@@ -13,7 +13,7 @@ from normsmith.layers.statistics import StatisticsBase
 
 @contextmanager
 def use_mask(model: nn.Module, mask: Tensor | None) -> Iterator[None]:
-    """Give a mask to every norm of ours in a model, also where nobody passes one on, e.g. in `nn.Sequential`.
+    """Give a mask to every norm of normsmith in a model, even where no code passes it on, e.g. in `nn.Sequential`.
 
     The mask is bool or 0/1 integers, True or 1 = valid (the inverse of torch's `key_padding_mask`), and has the
     shape of the norms' inputs without channels, broadcastable. A mask given to a layer's forward takes precedence.
@@ -78,6 +78,7 @@ def accumulate(model: nn.Module) -> Iterator[None]:
 
 
 def _norms_of(model: nn.Module, caller: str) -> list[StatisticsBase]:
+    """The norms of normsmith in a model, at least one; `caller` is named in the message otherwise."""
     layers = [module for module in model.modules() if isinstance(module, StatisticsBase)]
     if not layers:
         raise InputError(

@@ -11,7 +11,7 @@ from normsmith.layers._where import where
 
 
 class RefusesConverters(nn.Module):
-    """A norm that torch's fusers, quantisation and `convert_sync_batchnorm` cannot change without its knowledge.
+    """A norm that refuses torch's fusers, quantisation and `convert_sync_batchnorm` where they would lose something.
 
     They build a plain batch norm from the attributes they know of one. A layer that does more refuses to give these
     attributes, instead of silently losing what it does.

@@ -56,7 +56,7 @@ class DatasetMoments:
         return torch.where(self._low == self._high, 0.0, self._known_moments.variance[0])
 
     def checked(self) -> DatasetMoments:
-        """Itself.
+        """Return itself, once it holds a batch with values.
 
         Raises:
             InputError: no batch with values was added.
@@ -72,6 +72,7 @@ class DatasetMoments:
 
 
 def _refuse_nonfinite(x: Tensor, valid: Tensor | None) -> None:
+    """Raise InputError, with the features, where a valid element is NaN or infinite."""
     wrong = ~x.isfinite() if valid is None else ~x.isfinite() & valid
     if not wrong.any():
         return

@@ -184,6 +184,7 @@ class InputNorm(StatisticsBase):
         )
 
     def _measure(self, loader: Iterable[Any] | Tensor, select: Select, mask: Select) -> DatasetMoments:
+        """One pass over the data; a refused batch is named by its number."""
         moments = DatasetMoments(self.num_features)
         for number, batch in enumerate([loader] if isinstance(loader, Tensor) else loader):
             try:

@@ -12,7 +12,7 @@ from normsmith.errors import InputError
 
 
 class LazyBase(LazyNormBase):
-    """What our lazy layers add to torch's: settings, and buffers of float32 at least once they exist."""
+    """What our lazy layers add to torch's: our settings, and running statistics of float32 at least once they exist."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from normsmith.ops import Sync, own_group
 
 
 def check_process_group(process_group: object) -> None:
-    """Refuse words other than "world"; whether anything else is a process group shows when it is used.
+    """Refuse any word but "world"; what is no word is checked at the first training forward, in `sync_of`.
 
     Raises:
         InputError: another word.

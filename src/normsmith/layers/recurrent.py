@@ -21,7 +21,7 @@ from normsmith.layers.statistics import StatisticsBase
 
 
 class RecurrentBase(Ours, nn.Module):
-    """Layers and directions of batch-normalized cells; `BatchNormLSTM` documents it.
+    """A recurrent network of batch-normalized cells, in layers and directions; `BatchNormLSTM` documents it.
 
     The cells are submodules `l0`, `l0_reverse`, `l1`, …, each with `weight_ih`, `weight_hh`, `bias` and its norms.
     """
@@ -81,7 +81,7 @@ class RecurrentBase(Ours, nn.Module):
         mask: Tensor | None = None,
         first_step: int = 0,
     ) -> tuple[Tensor | PackedSequence, Any]:
-        """Run over sequences.
+        """Run the network over sequences.
 
         Args:
             input: shape (time, batch, input_size), (batch, time, input_size) with `batch_first`, (time,
@@ -161,6 +161,7 @@ class RecurrentBase(Ours, nn.Module):
         return state_of_forward(self, lambda: ForwardState(None, None, context, *self.policy)).mask
 
     def _initial(self, hx: Any, batch: Sequences) -> tuple[Tensor, ...]:
+        """The initial states, h (and c), of shape (layers·directions, batch, hidden_size): `hx`, or zeros."""
         shape: tuple[int, ...] = (self.num_layers * self.directions, batch.x.shape[1], self.hidden_size)
         number = self.cell.states
         if hx is None:
@@ -185,6 +186,7 @@ class RecurrentBase(Ours, nn.Module):
     def _run(
         self, batch: Sequences, initial: tuple[Tensor, ...], first_step: int
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The outputs of the last layer, and the last states of all cells, stacked."""
         x, final = batch.x, []
         for layer in range(self.num_layers):
             if layer > 0 and self.dropout > 0:
@@ -268,4 +270,5 @@ class BatchNormGRU(RecurrentBase):
 
 
 def _name(layer: int, direction: int) -> str:
+    """The name of a cell among the submodules."""
     return f"l{layer}_reverse" if direction else f"l{layer}"

@@ -62,6 +62,7 @@ class Linear:
 
 
 def _fraction(beyond: Tensor | float, length: float) -> Tensor | float:
+    """How far the bounds are open, from 0 to 1, so many steps after they began to open."""
     if isinstance(beyond, Tensor):
         return (beyond >= 0).float() if length == 0 else (beyond / length).clamp(0.0, 1.0)
     return float(beyond >= 0) if length == 0 else min(max(beyond / length, 0.0), 1.0)
@@ -78,9 +79,10 @@ def constant(r_max: float = 3.0, d_max: float = 5.0) -> Linear:
 
 
 def paper() -> Linear:
-    """The paper's: batch norm for 5,000 steps, then r_max → 3 at 40,000 and d_max → 5 at 25,000.
+    """The paper's schedule: batch norm for 5,000 steps, then r_max → 3 at 40,000 and d_max → 5 at 25,000.
 
-    In steps of its own ImageNet run: a shorter run stays plain batch norm. Use `scaled` for other lengths.
+    The steps are those of the paper's ImageNet run: a much shorter run would stay plain batch norm throughout. Use
+    `scaled` for other lengths.
 
     Source: Ioffe (2017), arXiv:1702.03275, section 4.2.
 
@@ -109,7 +111,7 @@ def scaled(total_steps: int) -> Linear:
 
 
 def crossq() -> Linear:
-    """CrossQ's: a hard switch from batch norm to r_max 3, d_max 5 after 100,000 steps.
+    """CrossQ's schedule: a hard switch from batch norm to r_max 3, d_max 5 after 100,000 steps.
 
     CrossQ goes with `momentum=0.01` (torch's convention) and `eps=1e-3`.
 
@@ -123,7 +125,7 @@ def crossq() -> Linear:
 
 
 def keras() -> Linear:
-    """Keras's default: not clipped, from the first step.
+    """Keras's default: the correction is never clipped, from the first step on.
 
     >>> import torch
     >>> keras()(torch.tensor(0))

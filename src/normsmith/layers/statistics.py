@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -13,9 +12,10 @@ from normsmith._choices import check_choice
 from normsmith._torch import NormBase, buffers_of, parameters_of
 from normsmith.errors import InputError
 from normsmith.layers._recompute import ForwardState, state_of_forward
-from normsmith.layers._symbolic import is_symbol, node
+from normsmith.layers._symbolic import call_in_graph, is_symbol
 from normsmith.layers._where import where
 from normsmith.layers.converters import RefusesConverters
+from normsmith.layers.copies import Copyable
 from normsmith.layers.ours import Ours
 from normsmith.layers.policy import HasPolicy
 from normsmith.layers.precision import Float32Statistics
@@ -28,8 +28,6 @@ _DEFAULTS = {
     "on_small_batch": "error",
     "on_nonfinite": "skip",
 }
-_RENAMED = {"_pinned": "pinned", "_context_mask": "context_mask"}
-"""Attributes that layers pickled by normsmith 0.1 have under other names."""
 
 
 class Normalised(NamedTuple):
@@ -40,7 +38,7 @@ class Normalised(NamedTuple):
     sample_weight: Tensor | None
 
 
-class StatisticsBase(HasPolicy, Float32Statistics, RefusesConverters, Ours, NormBase):
+class StatisticsBase(HasPolicy, Float32Statistics, Copyable, RefusesConverters, Ours, NormBase):
     """A torch norm (its parameters, buffers and state dict) that runs on `normsmith.ops.batch_norm`."""
 
     spatial: tuple[int, ...] = ()
@@ -78,6 +76,7 @@ class StatisticsBase(HasPolicy, Float32Statistics, RefusesConverters, Ours, Norm
         on_small_batch: Literal["error", "running"],
         on_nonfinite: Literal["skip", "propagate"],
     ) -> None:
+        """Check and keep the settings that torch's layers do not have; nothing is pinned or masked yet."""
         check_choice("on_small_batch", on_small_batch, ("error", "running"))
         check_choice("on_nonfinite", on_nonfinite, ("skip", "propagate"))
         _check_ghost_batch_size(ghost_batch_size)
@@ -110,7 +109,7 @@ class StatisticsBase(HasPolicy, Float32Statistics, RefusesConverters, Ours, Norm
             InputError: an argument does not fit. The running statistics are then as they were.
         """
         if is_symbol(input):
-            return node(self, input, mask, sample_weight, residual)
+            return call_in_graph(self, input, mask, sample_weight, residual)
         try:
             self._check_input_dim(input)
             return self._normalise(input, self._state_of_forward(mask), sample_weight, residual)
@@ -155,14 +154,15 @@ class StatisticsBase(HasPolicy, Float32Statistics, RefusesConverters, Ours, Norm
     def _normalise(
         self, x: Tensor, state: ForwardState, sample_weight: Tensor | None, residual: Tensor | None
     ) -> Tensor:
+        """Call the operation with the settings of the layer and the state of this forward."""
         running, renorm, mask, normalize_with, update_running = state
         mean, var, std, batches = (None, None, None, None) if running is None else running
         return batch_norm(
             x,
             mean,
             var,
-            self._learned("weight"),
-            self._learned("bias"),
+            self._weight_or_bias("weight"),
+            self._weight_or_bias("bias"),
             normalize_with=normalize_with,
             update_running=update_running,
             momentum=self.momentum,
@@ -181,7 +181,7 @@ class StatisticsBase(HasPolicy, Float32Statistics, RefusesConverters, Ours, Norm
             collected=self._collected if update_running else None,
         )
 
-    def _learned(self, name: str) -> Tensor | None:
+    def _weight_or_bias(self, name: str) -> Tensor | None:
         """γ or β, which in parametrized, pruned and replicated layers is an attribute and no parameter."""
         parameters = parameters_of(self)
         vector: Tensor | None = parameters[name] if name in parameters else getattr(self, name)
@@ -193,6 +193,7 @@ class StatisticsBase(HasPolicy, Float32Statistics, RefusesConverters, Ours, Norm
         return "the running standard deviation" if "running_std" in buffers_of(self) else None
 
     def _running(self) -> Running | None:
+        """The running statistics: the buffers themselves, which an update writes into."""
         buffers = buffers_of(self)
         mean, var = buffers["running_mean"], buffers["running_var"]
         if mean is None or var is None:
@@ -261,21 +262,6 @@ class StatisticsBase(HasPolicy, Float32Statistics, RefusesConverters, Ours, Norm
             "on_small_batch": self.on_small_batch != "error",
         }
         return next((name for name, used in settings.items() if used), None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # what belongs to this process or to an open `with` stays here
-        return {**self.__dict__, "_sync": None, "_collected": None, "context_mask": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({_RENAMED.get(name, name): value for name, value in state.items()})  # type: ignore[no-untyped-call]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> StatisticsBase:
-        if not isinstance(self.process_group, str) and self.process_group is not None:
-            memo[id(self.process_group)] = self.process_group  # a copy talks to the same ranks
-        twin = type(self).__new__(type(self))
-        memo[id(self)] = twin
-        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        return twin
 
 
 def _check_ghost_batch_size(size: object) -> None:

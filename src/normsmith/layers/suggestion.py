@@ -38,7 +38,7 @@ FEW_DISTINCT = 10
 
 @dataclass(frozen=True)
 class FeatureSuggestion:
-    """What was measured of a feature, what it should go through, and why."""
+    """What was measured of a feature, which transform it should get, and why."""
 
     feature: int
     skewness: float
@@ -76,11 +76,13 @@ class Suggestion:
             for choice, run in groupby(self.features, key=lambda feature: feature.choice)
         ]
         if len(runs) == 1:
-            return self._made(runs[0][0])
-        steps = [(f"{choice}_{columns[0]}", self._made(choice), columns) for choice, columns in runs]
+            return self._transformer_for(runs[0][0])
+        steps = [
+            (f"{choice}_{columns[0]}", self._transformer_for(choice), columns) for choice, columns in runs
+        ]
         return _sklearn("compose").ColumnTransformer(steps)
 
-    def _made(self, choice: Choice) -> Any:
+    def _transformer_for(self, choice: Choice) -> Any:
         preprocessing = _sklearn("preprocessing")
         if choice == "quantile":
             return preprocessing.QuantileTransformer(
@@ -143,7 +145,7 @@ def suggestion(
         raise InputError(
             f"suggest: expected finite values, got NaN or infinite ones in features {columns[:5]}"
         )
-    return Suggestion(tuple(_judged(n, column) for n, column in enumerate(values.T)), len(values))
+    return Suggestion(tuple(_suggestion_for(n, column) for n, column in enumerate(values.T)), len(values))
 
 
 def _sklearn(part: str) -> Any:
@@ -184,34 +186,34 @@ def _sample(data: Any, select: Select, dim: int, limit: int) -> np.ndarray[Any, 
     return rows.numpy()
 
 
-def _judged(number: int, x: np.ndarray[Any, np.dtype[np.float64]]) -> FeatureSuggestion:
+def _suggestion_for(number: int, x: np.ndarray[Any, np.dtype[np.float64]]) -> FeatureSuggestion:
     skewness, kurtosis = _shape(x)
     first, third = np.quantile(x, [0.25, 0.75])
     reach = FENCE * (third - first)
     core = x[(x >= first - reach) & (x <= third + reach)]
     outliers = 1 - len(core) / len(x)
 
-    def judged(choice: Choice, reason: str) -> FeatureSuggestion:
+    def choose(choice: Choice, reason: str) -> FeatureSuggestion:
         return FeatureSuggestion(number, skewness, kurtosis, outliers, choice, reason)
 
-    silent = _silent(x, reach)
-    if silent is not None:
-        return judged("standard", silent)
+    unclear = _why_unclear(x, reach)
+    if unclear is not None:
+        return choose("standard", unclear)
     if abs(skewness) <= SKEWED and kurtosis <= HEAVY:
-        return judged("standard", "neither skewed nor heavy-tailed")
+        return choose("standard", "neither skewed nor heavy-tailed")
     if outliers <= MANY_OUTLIERS and abs(_shape(core)[0]) <= SKEWED_CORE:
-        return judged("robust", "outliers around a symmetric core would set the scale")
+        return choose("robust", "outliers around a symmetric core would set the scale")
     shape = "skewed" if abs(skewness) > SKEWED else "heavy-tailed"
     left = _shape(_power(x))
     if abs(left[0]) <= CURED and left[1] <= 2 * CURED:
-        return judged("power", f"{shape}; a power transform leaves a skewness of {abs(left[0]):.2f}")
-    return judged(
+        return choose("power", f"{shape}; a power transform leaves a skewness of {abs(left[0]):.2f}")
+    return choose(
         "quantile", f"{shape}; a power transform leaves skewness {left[0]:.2f}, kurtosis {left[1]:.2f}"
     )
 
 
-def _silent(x: np.ndarray[Any, np.dtype[np.float64]], reach: float) -> str | None:
-    """Why the values say nothing about a transform; None where they do."""
+def _why_unclear(x: np.ndarray[Any, np.dtype[np.float64]], reach: float) -> str | None:
+    """The reason why the values cannot show which transform is needed; None where they can."""
     if len(x) < FEWEST:
         return f"{len(x)} values are too few to tell (fewer than {FEWEST})"
     distinct = len(np.unique(x))

@@ -1,4 +1,4 @@
-"""Batch renormalization learned elsewhere, as our layers; and state dicts for models of torch's own layers.
+"""Import batch renormalization that other libraries have trained; export state dicts for torch's own layers.
 
 Nothing of sb3-contrib, SBX, torchrl or Keras is imported: states are mappings of the names those libraries use to
 arrays (numpy's, torch's, or anything `numpy.asarray` reads). Each function names the file its facts are from.

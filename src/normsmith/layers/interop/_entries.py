@@ -90,6 +90,7 @@ class Entries:
         return value.item()
 
     def _read(self, name: str) -> Tensor:
+        """A copy of an entry as a tensor, float32 or float64; of stacked layers, the member's part."""
         value = self._state[name]
         if isinstance(value, Tensor):
             entry = value.detach().cpu().clone()

@@ -18,7 +18,7 @@ from normsmith.layers.schedules import Linear
 
 @dataclass(frozen=True)
 class ImportedRenorm:
-    """A renorm layer of another library in our terms: state, settings, and what could not be carried over."""
+    """A renorm layer of another library, translated: state, settings, and notes on what differs."""
 
     source: str
     state: dict[str, Tensor]
@@ -50,7 +50,7 @@ class ImportedRenorm:
         return self.load_into(layer)
 
     def load_into(self, layer: nn.Module) -> RenormBase:
-        """Give state and settings to a layer that exists; returns it. On an error it is as it was.
+        """Give state and settings to an existing layer and return it; after an error it is as it was.
 
         Raises:
             InputError: not one of our renorm layers, another number of channels, or γ and β on one side only.

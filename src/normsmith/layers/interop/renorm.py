@@ -144,7 +144,7 @@ def from_torchrl(
         "torchrl's warm-up factor goes on growing after warmup_steps (its r even changes sign); ours stays at 1",
     )
     if smooth:
-        schedule = _refused_settings("torchrl", Linear, max_r, max_d, 0.0, warmup_steps, warmup_steps)
+        schedule = _schedule_of("torchrl", Linear, max_r, max_d, 0.0, warmup_steps, warmup_steps)
         notes += ("during a smooth warm-up torchrl blends r and d, normsmith opens their bounds",)
     else:
         schedule = _switch(max_r, max_d, warmup_steps)
@@ -209,13 +209,14 @@ def from_keras(
 
 
 def _clipping(clipping: Mapping[str, float]) -> tuple[Linear, tuple[str, ...]]:
+    """The schedule that clips as Keras does, and a note where it cannot."""
     unknown = clipping.keys() - {"rmax", "rmin", "dmax"}
     if unknown:
         raise InputError(
             f"import from Keras: expected rmax, rmin, dmax in renorm_clipping, got {sorted(unknown)}"
         )
     r_max, d_max = clipping.get("rmax", math.inf), clipping.get("dmax", math.inf)
-    schedule = _refused_settings("Keras", constant, r_max, d_max)
+    schedule = _schedule_of("Keras", constant, r_max, d_max)
     r_min = clipping.get("rmin", 0.0)
     if math.isclose(r_min, 1 / r_max, rel_tol=1e-6):
         return schedule, ()
@@ -223,11 +224,12 @@ def _clipping(clipping: Mapping[str, float]) -> tuple[Linear, tuple[str, ...]]:
 
 
 def _switch(r_max: float, d_max: float, step: int) -> Linear:
-    """Closed before `step`, open from it on."""
-    return _refused_settings("another library", Linear, r_max, d_max, step, step, step)
+    """A schedule of batch norm before `step`, and of these bounds from it on."""
+    return _schedule_of("another library", Linear, r_max, d_max, step, step, step)
 
 
-def _refused_settings(source: str, make: Any, *arguments: float) -> Linear:
+def _schedule_of(source: str, make: Any, *arguments: float) -> Linear:
+    """Make a schedule; a refusal of its settings names the library that they come from."""
     try:
         schedule: Linear = make(*arguments)
     except InputError as error:

@@ -1,0 +1,32 @@
+"""Copies and pickles of a layer: what they take along, and what stays with the original."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal, Self
+
+import torch.distributed as dist
+from torch import nn
+
+_RENAMED = {"_pinned": "pinned", "_context_mask": "context_mask"}
+"""Attributes that layers pickled by normsmith 0.1 have under other names."""
+
+
+class Copyable(nn.Module):
+    """A norm whose copies and pickles leave out what belongs to this process or to an open `with` block."""
+
+    process_group: dist.ProcessGroup | Literal["world"] | None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_sync": None, "_collected": None, "context_mask": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({_RENAMED.get(name, name): value for name, value in state.items()})  # type: ignore[no-untyped-call]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        if not isinstance(self.process_group, str) and self.process_group is not None:
+            memo[id(self.process_group)] = self.process_group  # a copy talks to the same ranks
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return twin
