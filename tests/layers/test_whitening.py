@@ -263,4 +263,4 @@ def test_pickles_of_half_trained_layers():
     with accumulate(layer):
         layer(torch.randn(3, 4, 2, 2))
         twin = pickle.loads(pickle.dumps(layer))
-    assert twin._collected is None
+    assert not twin.is_accumulating
