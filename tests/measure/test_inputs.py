@@ -8,7 +8,7 @@ from tests.surgery.states import state_of
 from torch import nn
 
 from normsmith.errors import InputError
-from normsmith.layers import BatchNorm1d, BatchNorm2d, use_mask
+from normsmith.layers import BatchNorm1d, BatchNorm2d, InputNorm, use_mask
 from normsmith.measure import MeasuredLayer, Statistics, batch_statistics
 from normsmith.measure.inputs import measured_inputs
 from normsmith.measure.meter import Meter
@@ -134,6 +134,16 @@ def test_a_mask_of_the_call_overrules_that_of_the_batch_and_both_that_in_force()
         assert_measured(counting.take(), x[masks[2]])
         layer(x, mask=masks[2], sample_weight=torch.full((6,), 2.0))
         assert float(counting.take().count) == 6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32])
+def test_features_of_raw_inputs_are_measured_along_their_axis(dtype):
+    layer, x = InputNorm(3, dim=-1), (torch.randn(4, 5, 3) * 9).to(dtype)
+    mask = torch.rand(4, 5) < 0.6
+    counting = meter(layer)
+    with measured_inputs([counting], None):
+        layer(x, mask)
+    assert_measured(counting.take(), x[mask].float())
 
 
 def test_half_precision_is_measured_in_float32():
