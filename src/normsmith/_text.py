@@ -166,3 +166,12 @@ def error_text(error: BaseException) -> str:
     ('ValueError: expected one, got two', 'KeyboardInterrupt')
     """
     return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+
+
+def path_text(path: str) -> str:
+    """The path of a module as messages and tables show it; that of the model itself is empty.
+
+    >>> path_text("layer1.norm"), path_text("")
+    ('layer1.norm', '(model)')
+    """
+    return path or "(model)"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from normsmith._text import path_text
+
 _R = TypeVar("_R", bound="Remark")
 
 
@@ -14,6 +16,15 @@ class Remark:
 
     path: str
     reason: str
+
+    @property
+    def text(self) -> str:
+        """The module and the reason, as messages list them.
+
+        >>> Remark("", "frozen by momentum=0").text
+        '(model): frozen by momentum=0'
+        """
+        return f"{path_text(self.path)}: {self.reason}"
 
     def at(self: _R, path: str) -> _R:
         """The same, said of the module at `path`.

@@ -1,4 +1,13 @@
-"""Passes of data through a model, and the statistics of what reaches each of its layers; nothing is changed."""
+"""Passes of data through a model, and the statistics of what reaches each of its layers; nothing is changed.
+
+Which file answers which question:
+
+- Which `layers` can be measured, and why can the others not?
+- What are the `statistics` that a layer normalises by, and by which rules do moments become such statistics?
+- How is a layer measured? `inputs` hooks it, its `meter` merges the moments of its calls.
+- How do batches go through a model? In `passes`, whose results are merged `across_ranks`.
+- Which statistics should layers hold for a whole data set, where they feed each other? `population`.
+"""
 
 from normsmith.measure.across_ranks import PassResult
 from normsmith.measure.layers import MeasurableLayers, MeasuredLayer, measurable_layers

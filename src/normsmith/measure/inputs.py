@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normsmith._text import path_text
 from normsmith.errors import InputError
 from normsmith.layers.statistics import StatisticsBase
 from normsmith.measure.layers import MeasuredLayer
@@ -134,7 +135,7 @@ def _input_of(
     x = given.get("x", options.get("input"))
     if not isinstance(x, Tensor):
         raise InputError(
-            f"{measured.path or '(model)'}: expected a call with a tensor, got {type(x).__name__}; leave the layer "
+            f"{path_text(measured.path)}: expected a call with a tensor, got {type(x).__name__}; leave the layer "
             "out with only=..."
         )
     mask, sample_weight = of_batch, None
@@ -144,7 +145,7 @@ def _input_of(
         )
     if x.ndim < 2:
         raise InputError(
-            f"{measured.path or '(model)'}: expected an input of shape (batch, channels, ...), got {tuple(x.shape)}"
+            f"{path_text(measured.path)}: expected an input of shape (batch, channels, ...), got {tuple(x.shape)}"
         )
     x = x.detach()
     x = x if x.dtype == torch.float64 else x.float()
@@ -153,5 +154,5 @@ def _input_of(
     try:
         weights = element_weights(sample_weight, valid_elements(mask, x), x, x.dtype)
     except InputError as error:
-        raise InputError(f"{measured.path or '(model)'}: {error}") from None
+        raise InputError(f"{path_text(measured.path)}: {error}") from None
     return x, None if weights is None else weights.expand(x.shape[0], 1, *x.shape[2:])

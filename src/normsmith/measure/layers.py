@@ -44,7 +44,14 @@ class MeasuredLayer:
         return Statistics(mean, var, buffers.get("running_std"))
 
     def normalise_by(self, statistics: Statistics) -> None:
-        """Put other tensors in the place of the running statistics; those that were there are not written to."""
+        """Put other tensors in the place of the running statistics; those that were there are not written to.
+
+        >>> layer = MeasuredLayer("", nn.BatchNorm1d(1, eps=0.0).eval())
+        >>> own = layer.statistics()
+        >>> layer.normalise_by(Statistics(torch.tensor([1.0]), torch.tensor([4.0])))
+        >>> layer.layer(torch.tensor([[5.0]])).item(), own.mean.item()
+        (2.0, 0.0)
+        """
         buffers_of(self.layer).update({"running_mean": statistics.mean, "running_var": statistics.var})
         if statistics.std is not None:
             buffers_of(self.layer)["running_std"] = statistics.std
@@ -71,7 +78,7 @@ class MeasurableLayers:
             SurgeryError: there are none, nor any that is refused.
         """
         if not (self.layers or self.refused):
-            listed = "".join(f"; {_said(remark)}" for remark in self.kept)
+            listed = "".join(f"; {remark.text}" for remark in self.kept)
             raise SurgeryError(
                 f"{operation}: expected batch norm layers with running statistics, found none to change in "
                 f"{type(self.model).__name__}{listed}"
@@ -86,13 +93,9 @@ class MeasurableLayers:
         """
         layers = self.some_for(operation)
         if self.refused:
-            listed = "; ".join(_said(refusal) for refusal in self.refused)
+            listed = "; ".join(refusal.text for refusal in self.refused)
             raise SurgeryError(f"{operation}: {listed}; leave them out with only=...")
         return layers
-
-
-def _said(remark: Remark) -> str:
-    return f"{remark.path or '(model)'}: {remark.reason}"
 
 
 def measurable_layers(model: nn.Module, only: Only = None, *, inputs: bool = True) -> MeasurableLayers:

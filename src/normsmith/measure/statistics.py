@@ -22,7 +22,12 @@ class Statistics(NamedTuple):
     std: Tensor | None = None
 
     def like(self, other: Statistics) -> Statistics:
-        """The same statistics on the device and in the dtypes of others; with `std` only if the others have one."""
+        """The same statistics on the device and in the dtypes of others; with `std` only if the others have one.
+
+        >>> narrow, wide = Statistics(torch.zeros(1), torch.ones(1)), Statistics(*torch.ones(2, 1).double())
+        >>> narrow.like(wide).var
+        tensor([1.], dtype=torch.float64)
+        """
         if (
             other.std is None
             and self.mean.dtype == other.mean.dtype
@@ -46,6 +51,12 @@ def batch_statistics(epsilon: float, own: Statistics, moments: Moments, _: int) 
     """A batch rule: normalise every batch by its own statistics, as in training.
 
     Where a batch has no variance, because fewer than two values per channel came, the layer's own statistics serve.
+
+    >>> from normsmith.ops import moments
+    >>> own = Statistics(torch.zeros(1), torch.ones(1))
+    >>> mean, var, _ = batch_statistics(1e-5, own, moments(torch.tensor([[1.0], [3.0]])), 2)
+    >>> mean, var
+    (tensor([2.]), tensor([1.]))
     """
     enough = moments.enough
     if enough is False:

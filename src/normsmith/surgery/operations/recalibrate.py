@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normsmith._choices import check_choice
-from normsmith._text import number, signed
+from normsmith._text import number, path_text, signed
 from normsmith.anatomy.forward import Forward, call, check_runnable, unwrapped
 from normsmith.anatomy.remark import Remark
 from normsmith.anatomy.select import Only
@@ -89,14 +89,14 @@ class Recalibration:
     def __str__(self) -> str:
         rows = [("layer", "mean moves by", "variance times", "values", "gap")]
         rows += [
-            (layer.path or "(model)", layer.shift, layer.factor, f"{layer.count:g}", _number(layer.gap))
+            (path_text(layer.path), layer.shift, layer.factor, f"{layer.count:g}", _number(layer.gap))
             for layer in self.layers
         ]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = [
             "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
         ]
-        lines += [f"kept {remark.path or '(model)'}: {remark.reason}" for remark in self.kept]
+        lines += [f"kept {remark.text}" for remark in self.kept]
         if self.gap is not None:
             lines.append(f"largest gap, over {_BATCHES[self.gap_of]}: {self.gap:.1e}")
         if self.loss_before is not None and self.loss_after is not None:
@@ -216,7 +216,7 @@ def _check_finite(layers: Sequence[MeasuredLayer], new: Sequence[Statistics]) ->
         wrong = ~(statistics.mean.isfinite() & statistics.var.isfinite())
         if wrong.any():
             raise SurgeryError(
-                f"recalibrate: expected finite values, got NaN or infinite ones into {layer.path or '(model)'}, in "
+                f"recalibrate: expected finite values, got NaN or infinite ones into {path_text(layer.path)}, in "
                 f"{int(wrong.sum())} of {len(wrong)} channels; clean the data, leave them out with mask=..., or "
                 'take mode="exact" if the present statistics are so wrong that forwards overflow'
             )

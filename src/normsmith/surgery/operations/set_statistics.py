@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from normsmith._text import interval
+from normsmith._text import interval, path_text
 from normsmith._torch import buffers_of
 from normsmith.errors import SurgeryError
 from normsmith.layers.batch_renorm import RenormBase
@@ -60,7 +60,7 @@ def set_statistics(model: nn.Module, statistics: Mapping[str, Mapping[str, Seque
 def _checked(measured: MeasuredLayer, name: str, values: Sequence[float]) -> Tensor:
     """The new values of a buffer, in its dtype."""
     held = buffers_of(measured.layer).get(name) if name.startswith("running_") else None
-    where = f"set_statistics: {measured.path or '(model)'}"
+    where = f"set_statistics: {path_text(measured.path)}"
     if held is None or not held.is_floating_point():
         raise SurgeryError(f"{where}: expected running_mean, running_var or running_std, got {name!r}")
     try:

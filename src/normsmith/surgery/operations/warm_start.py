@@ -122,7 +122,7 @@ def warm_start(
             edits += made
             changes.append(replace(change, path=path, also=tuple(also)))
     if not (changes or refusals):
-        listed = "".join(f"; {remark.path or '(model)'}: {remark.reason}" for remark in kept)
+        listed = "".join(f"; {remark.text}" for remark in kept)
         raise SurgeryError(
             f"warm_start: expected batch renormalization layers to start, found none in {type(model).__name__}{listed}"
         )

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from normsmith._text import count, error_text
+from normsmith._text import count, error_text, path_text
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.errors import InputError, SurgeryError
@@ -229,7 +229,7 @@ class Plan:
 
     def _check_applicable(self, partial: bool) -> None:
         if self.refusals and not partial:
-            listed = "; ".join(f"{_shown(refusal.path)}: {refusal.reason}" for refusal in self.refusals)
+            listed = "; ".join(f"{path_text(refusal.path)}: {refusal.reason}" for refusal in self.refusals)
             raise SurgeryError(
                 f"cannot do everything of '{self.title}': {listed}; apply(partial=True) does the rest"
             )
@@ -285,11 +285,11 @@ class Plan:
         counts = count(len(self.changes), "change"), count(len(self.refusals), "refusal")
         head = f"{self.title}: {', '.join(counts)}"
         rows = [
-            (", ".join(map(_shown, (c.path, *c.also))), f"{c.before} → {c.after}", c.why)
+            (", ".join(map(path_text, (c.path, *c.also))), f"{c.before} → {c.after}", c.why)
             for c in self.changes
         ]
-        rows += [(_shown(remark.path), "refused", remark.reason) for remark in self.refusals]
-        rows += [(_shown(remark.path), "kept", remark.reason) for remark in self.kept]
+        rows += [(path_text(remark.path), "refused", remark.reason) for remark in self.refusals]
+        rows += [(path_text(remark.path), "kept", remark.reason) for remark in self.kept]
         rows += [(old, f"renamed {new}", "") for old, new in self.renamed.items()]
         widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
         lines = [f"  {path:<{widths[0]}}  {what:<{widths[1]}}  {why}".rstrip() for path, what, why in rows]
@@ -348,7 +348,3 @@ def _check_same(changes: Sequence[Change], plan: Plan) -> None:
         f"expected the plan's changes on {type(plan.model).__name__} too, got others: {first[0]} there is {first[1]} "
         "here; plan on this model itself"
     )
-
-
-def _shown(path: str) -> str:
-    return path or "(model)"

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from normsmith._text import path_text
 from normsmith.errors import SurgeryError
 
 _SHARDED = {"FullyShardedDataParallel", "FSDPModule"}
@@ -25,7 +26,7 @@ def wrapped_tensors(model: nn.Module) -> Wrapped:
     for path, module in model.named_modules():
         if any(kind.__name__ in _SHARDED for kind in type(module).__mro__):
             raise SurgeryError(
-                f"{path or '(model)'}: expected a whole model, got a sharded one; change it before FSDP"
+                f"{path_text(path)}: expected a whole model, got a sharded one; change it before FSDP"
             )
         if isinstance(module, DistributedDataParallel):
             wrapped[module] = frozenset(id(tensor) for tensor in (*module.parameters(), *module.buffers()))
