@@ -256,3 +256,65 @@ def test_functions_fit_a_screen() -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and length_without_docstring(node) > 60
     ]
     assert long == []
+
+
+# The tests as a map: who looks for the tests of a file finds them under the same name.
+
+TRITON = "Triton's language: the backend contract in tests/ops/gpu/test_kernels.py runs the kernels that it makes up"
+WITHOUT_A_MIRROR = {
+    "ops/gpu/backward_kernels.py": TRITON,
+    "ops/gpu/elements.py": TRITON,
+    "ops/gpu/forward_kernels.py": TRITON,
+    "ops/gpu/settle.py": TRITON,
+    "ops/gpu/tiles.py": TRITON,
+}
+"""Files with logic that are tested elsewhere, and why."""
+
+
+def has_logic(code: str) -> bool:
+    """Whether a function does anything: one of a docstring alone, or for others to write, does not."""
+
+    def does_something(statement: ast.stmt) -> bool:
+        match statement:
+            case ast.Expr(ast.Constant()) | ast.Pass():
+                return False
+            case ast.Raise(ast.Name("NotImplementedError")):
+                return False
+        return True
+
+    functions = (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef))
+    return any(does_something(statement) for function in functions for statement in function.body)
+
+
+def mirrors() -> dict[str, Path]:
+    """For each file of the package with logic of its own the file that tests it."""
+    package = ROOT / "src" / "normsmith"
+    files = (path.relative_to(package) for path in sorted(package.rglob("*.py")))
+    return {
+        file.as_posix(): ROOT / "tests" / file.parent / f"test_{file.stem.removeprefix('_')}.py"
+        for file in files
+        if not file.stem.startswith("__") and has_logic((package / file).read_text(encoding="utf-8"))
+    }
+
+
+def test_logic_is_told_from_names_and_forms() -> None:
+    assert has_logic("class A:\n    def f(self):\n        return 1")
+    assert not has_logic("from a import b\nTABLE = {1: 2}\nclass A(b):\n    x: int")
+    assert not has_logic(
+        'class A:\n    def f(self):\n        """For others."""\n        raise NotImplementedError'
+    )
+    assert not has_logic("class A:\n    def f(self) -> int: ...")
+
+
+def test_every_file_with_logic_has_its_test_file() -> None:
+    missing = {file: test for file, test in mirrors().items() if not test.exists()}
+    assert missing.keys() - WITHOUT_A_MIRROR.keys() == set()
+    assert WITHOUT_A_MIRROR.keys() - missing.keys() == set(), "there is a test file now, or nothing to test"
+
+
+def test_no_test_file_is_too_long_to_know() -> None:
+    lines = {
+        path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines())
+        for path in (ROOT / "tests").rglob("*.py")
+    }
+    assert {file: count for file, count in lines.items() if count > 500} == {}
