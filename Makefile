@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo test test-full lint bench gpu docs clean venv
+.PHONY: demo test test-full lint bench compat gpu docs clean venv
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -41,6 +41,11 @@ lint: $(STAMP)
 bench: $(STAMP)
 	@echo "normsmith: benchmarks (minutes; results in benchmarks/results)"
 	@$(BIN)/python -m benchmarks.run
+
+# With another torch, or another Python: make compat TORCH=2.6.0 PYTHON=/usr/bin/python3.12
+compat:
+	@test -n "$(TORCH)" || { echo "normsmith: which torch? make compat TORCH=2.6.0 [PYTHON=python3.12]"; exit 2; }
+	@$(PYTHON) scripts/compat.py $(TORCH) --python $(PYTHON)
 
 # On a machine with a GPU: its own torch, Triton, pytest and numpy; no .venv, no network.
 gpu:
