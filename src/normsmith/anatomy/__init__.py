@@ -2,8 +2,8 @@
 
 Which file answers which question:
 
-- How do data flow through a model? `trace` asks, `recorder` follows a real forward and `symbols` one without data;
-  the answer is a `graph` of `events`, and `residual` finds the residual blocks in it.
+- How do data flow through a model? `trace` tells, `trace_by_running` with a batch and `trace_by_symbols` without; the
+  answer is a `graph` of `events`, and `residual` finds the residual blocks in it.
 - What is a module? `kinds` tells producers, norms and activations; `batch_norms` says what a batch norm consists of,
   `read_batch_norm` reads one, `other_libraries` those that neither torch nor normsmith wrote; `hooks` recognises
   norms that hooks apply; `describe` puts a layer into one line.

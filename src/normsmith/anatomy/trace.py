@@ -6,14 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from normsmith._text import error_text
-from normsmith.anatomy.forward import Forward, call, check_runnable
+from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.graph import Graph
 from normsmith.anatomy.locations import check_changeable
-from normsmith.anatomy.preserve import preserved
-from normsmith.anatomy.recorder import Recorder
-from normsmith.anatomy.symbols import followed_by_symbols
-from normsmith.errors import SurgeryError
+from normsmith.anatomy.trace_by_running import followed_by_forward
+from normsmith.anatomy.trace_by_symbols import followed_by_symbols
 
 
 def trace(model: nn.Module, batch: Any = None, *, forward: Forward = call) -> Graph:
@@ -47,17 +44,4 @@ def trace(model: nn.Module, batch: Any = None, *, forward: Forward = call) -> Gr
     [2]
     """
     check_changeable(model)
-    if batch is None:
-        return followed_by_symbols(model)
-    check_runnable(model)
-    recorder = Recorder(model)
-    with preserved(model), recorder.recording():
-        model.eval()
-        recorder.take_inputs(batch)
-        try:
-            output = forward(model, batch)
-        except Exception as error:
-            raise SurgeryError(
-                f"a forward in evaluation failed on this batch: {error_text(error)}"
-            ) from error
-        return recorder.graph(output)
+    return followed_by_symbols(model) if batch is None else followed_by_forward(model, batch, forward)

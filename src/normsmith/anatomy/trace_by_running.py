@@ -11,15 +11,38 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from normsmith._text import error_text
 from normsmith._torch import DispatchMode, version_of, without_torch_functions
 from normsmith.anatomy.events import EventLog
-from normsmith.anatomy.forward import flat
+from normsmith.anatomy.forward import Forward, check_runnable, flat
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.isolation import eager_forwards
 from normsmith.anatomy.kinds import is_opaque, plain_name
+from normsmith.anatomy.preserve import preserved
+from normsmith.errors import SurgeryError
 
 
-class Recorder(TorchFunctionMode):
+def followed_by_forward(model: nn.Module, batch: Any, forward: Forward) -> Graph:
+    """The graph of `forward(model, batch)`, run once in evaluation mode and without gradients.
+
+    Raises:
+        SurgeryError: the forward fails, or the model has tensors without values.
+    """
+    check_runnable(model)
+    recorder = _Recorder(model)
+    with preserved(model), recorder.recording():
+        model.eval()
+        recorder.take_inputs(batch)
+        try:
+            output = forward(model, batch)
+        except Exception as error:
+            raise SurgeryError(
+                f"a forward in evaluation failed on this batch: {error_text(error)}"
+            ) from error
+        return recorder.graph(output)
+
+
+class _Recorder(TorchFunctionMode):
     """Records one forward of a model as events.
 
     Modules are seen by hooks; functions (`F.relu`, `x + y`, methods) as torch tells this mode of their calls. Tensors
@@ -152,7 +175,7 @@ class Recorder(TorchFunctionMode):
 class _Kernels(DispatchMode):  # type: ignore[no-untyped-call]
     """Records kernels that are called without a function of torch's Python, as scripted functions call them."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: _Recorder) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._recorder = recorder
 

@@ -18,7 +18,11 @@ from normsmith.errors import SurgeryError
 
 
 class _Tracer(fx.Tracer):
-    """A tracer of torch.fx that looks into the same modules as the recorder of real forwards, and counts calls."""
+    """A tracer of torch.fx that looks into the same modules as a trace by running, and counts calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[nn.Module] = Counter()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if _has_hidden_calls(m):
@@ -33,10 +37,6 @@ class _Tracer(fx.Tracer):
             return super().call_module(m, forward, args, kwargs)
         inner = super().call_module  # a leaf becomes a node and is not called; what is attached to it is
         return call_with_attached_norms(m, lambda *a, **k: inner(m, forward, a, k), args, kwargs)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: Counter[nn.Module] = Counter()
 
 
 def followed_by_symbols(model: nn.Module) -> Graph:
