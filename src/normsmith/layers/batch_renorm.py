@@ -35,6 +35,7 @@ class RenormBase(StatisticsBase):
     def _configure_renorm(
         self, schedule: str | Schedule | None, total_steps: int | None, track: Literal["var", "std"]
     ) -> None:
+        """Check and keep the settings of batch renormalization."""
         if track not in ("var", "std"):
             raise InputError(f"track: expected 'var' or 'std', got {track!r}")
         if schedule is not None and total_steps is not None:

@@ -64,6 +64,7 @@ class RefusesConverters(nn.Module):
         self.__dict__["_qconfig"] = value
 
     def _refuse_converters(self) -> None:
+        """Raise SurgeryError, with what would be lost, unless a plain batch norm can take the place of the layer."""
         lost = self._lost_by_converters()
         if lost is not None:
             raise SurgeryError(

@@ -198,6 +198,7 @@ class InputNorm(StatisticsBase):
     def _normalise(
         self, x: Tensor, state: ForwardState, sample_weight: Tensor | None, residual: Tensor | None
     ) -> Tensor:
+        """By the batch as any batch norm does; by running statistics without eps, constants only centred."""
         if state.normalize_with == "batch" or state.running is None:
             return super()._normalise(x, state, sample_weight, residual)
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -229,6 +230,7 @@ class InputNorm(StatisticsBase):
             )
 
     def _set_fitted(self, fitted: bool) -> None:
+        """Keep whether the layer is fitted in the state dict and, for the policy, as a plain attribute."""
         self.fitted.fill_(fitted)
         self._is_fitted = fitted  # known on the host: the device is never waited for
 
@@ -248,6 +250,7 @@ class InputNorm(StatisticsBase):
         return "the standardisation of raw inputs"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InputNorm:
+        # `running_mean_low` is the rest of the mean in the dtype that the mean has after the cast
         high, low = self._mean(), self.running_mean_low
         super()._apply(fn, recurse)
         mean = self._mean()  # float32 at least, whatever fn is

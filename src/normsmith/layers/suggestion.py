@@ -83,6 +83,7 @@ class Suggestion:
         return _sklearn("compose").ColumnTransformer(steps)
 
     def _transformer_for(self, choice: Choice) -> Any:
+        """The transformer of scikit-learn for one kind of feature."""
         preprocessing = _sklearn("preprocessing")
         if choice == "quantile":
             return preprocessing.QuantileTransformer(
@@ -149,6 +150,7 @@ def suggestion(
 
 
 def _sklearn(part: str) -> Any:
+    """A part of scikit-learn, imported; MissingExtraError where it is not installed."""
     # by name: nothing in layers depends on scikit-learn, this function only hands it out
     try:
         return import_module(f"sklearn.{part}")
@@ -187,6 +189,7 @@ def _sample(data: Any, select: Select, dim: int, limit: int) -> np.ndarray[Any, 
 
 
 def _suggestion_for(number: int, x: np.ndarray[Any, np.dtype[np.float64]]) -> FeatureSuggestion:
+    """Judge the values of one feature by the rules of `suggestion`, in their order."""
     skewness, kurtosis = _shape(x)
     first, third = np.quantile(x, [0.25, 0.75])
     reach = FENCE * (third - first)
@@ -237,6 +240,7 @@ def _shape(x: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:
 
 
 def _power(x: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The values after a power transform; as they are where that overflows."""
     transformer = _sklearn("preprocessing").PowerTransformer()
     with np.errstate(all="ignore"):
         transformed: np.ndarray[Any, np.dtype[np.float64]] = transformer.fit_transform(x[:, None])[:, 0]
