@@ -111,7 +111,7 @@ def canonical(name: str) -> str:
 
 def pip(environment: Path, *arguments: str) -> None:
     """Install with the environment's constraints in the place of those that pip may be set to use elsewhere."""
-    command = [
+    command: list[str | Path] = [
         environment / "bin/python",
         "-m",
         "pip",
@@ -169,7 +169,7 @@ def run_part(environment: Path, part: str, workers: str, file: Path) -> None:
     """Run one part; what comes out stands in a file that is there only when the run came to its end."""
     paths = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(part))
     unfinished = file.with_suffix(".unfinished")
-    command = [
+    command: list[str | Path] = [
         environment / "bin/python",
         "-m",
         "pytest",
