@@ -149,9 +149,7 @@ def hand_over_hooks(old: nn.Module, new: nn.Module) -> None:
     for name in _HOOK_ATTRIBUTES:
         if name in vars(old):
             vars(new)[name] = vars(old)[name]
-    for name in _HOOK_ATTRIBUTES:
-        hooks = vars(new).get(name)
-        if isinstance(hooks, dict):
+        if isinstance(hooks := vars(new).get(name), dict):
             _rebind(hooks, old, new)
     for name in ("_initialize_hook", "_load_hook"):  # of lazy modules: handles into the hooks above
         if name in vars(old):
@@ -214,7 +212,6 @@ def mark_constant(function: Callable[..., Any]) -> None:
 
 
 # What runs around an operation. The first two are torch's own functions without a wrapper: every forward calls them.
-
 has_function_transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active
 """Whether a transform of `torch.func`, such as vmap or grad, is at work. Without it, ask whether inputs are wrapped."""
 
@@ -278,17 +275,24 @@ def backward_pass() -> int | None:
     return None if number == -1 else number
 
 
+_top_hooks: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+
+
 def checkpointed_segment() -> Any:
     """The object that stands for the checkpointed segment which runs its first forward now, or None.
 
     `torch.utils.checkpoint` makes one for each segment and keeps it for the recomputation, but does not hand it out.
     Without reentry it is the variable `frame` in the closure of the hook that packs saved tensors, whose name begins
     with `_checkpoint_hook.`; with reentry it is `ctx` of `CheckpointFunction.forward`, which runs without gradients.
-    Needs `torch._C._autograd._top_saved_tensors_default_hooks` and these variables. Without them checkpointed layers
-    use the present statistics when they are recomputed: correct for batch norm, not for batch renormalization.
+    Needs these variables, and `torch._C._autograd._top_saved_tensors_default_hooks`; in torch 2.6, which has no such
+    function, the variable is looked for on Python's stack. Without both, checkpointed layers use the present statistics
+    when they are recomputed: correct for batch norm, not for batch renormalization.
     """
-    hooks: Any = torch._C._autograd._top_saved_tensors_default_hooks(False)
-    if hooks is not None:
+    if _top_hooks is None:
+        generator = _variable_of_checkpoint({"checkpoint": "gen"})
+        if generator is not None:
+            return generator.gi_frame.f_locals["new_frame"]
+    elif (hooks := _top_hooks(False)) is not None:
         pack = hooks[0]
         if getattr(pack, "__qualname__", "").startswith("_checkpoint_hook."):
             return dict(zip(pack.__code__.co_freevars, pack.__closure__, strict=True))["frame"].cell_contents
@@ -354,13 +358,26 @@ def timeout_of(group: torch.distributed.ProcessGroup) -> timedelta:
 def differentiable_sum(tensor: Tensor, group: torch.distributed.ProcessGroup) -> Tensor:
     """The sum of a tensor over all ranks of a group, as an operation that autograd and the compiler know.
 
-    Needs `torch.distributed._functional_collectives`, which is imported here alone, because it imports much.
-    `torch.distributed.nn.functional.all_reduce` is differentiable too, but does not compile.
+    Needs `torch.distributed._functional_collectives`, which is imported here alone, because it imports much. Where its
+    sum has no gradient, as in torch 2.6, `torch.distributed.nn.functional` has one that does not compile.
     """
+    if torch.is_grad_enabled() and tensor.requires_grad and not _has_gradient_of_sums():
+        from torch.distributed.nn.functional import all_reduce
+
+        return all_reduce(tensor, group=group)  # type: ignore[no-untyped-call, no-any-return]
     from torch.distributed import _functional_collectives as functional
 
     total: Tensor = functional.all_reduce(tensor, "sum", group)
     return functional.wait_tensor(total)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _has_gradient_of_sums() -> bool:
+    from torch.distributed import _functional_collectives  # noqa: F401  registers the gradients
+
+    return torch._C._dispatch_has_kernel_for_dispatch_key("_c10d_functional::all_reduce", "Autograd")
+
+
+mark_constant(_has_gradient_of_sums)
 
 
 # Kernels in compiled graphs.
