@@ -114,7 +114,11 @@ def test_a_norm_that_was_replaced_since_is_not_detached():
     host = layer()
     attach(host).do()
     edit = DetachEdit(host, "norm")
-    host.norm = nn.Identity()
+    norm, host.norm = host.norm, nn.Identity()
+    assert not edit.is_possible()
+    host.norm = norm
+    assert edit.is_possible()
+    host._forward_hooks.clear()
     assert not edit.is_possible()
 
 

@@ -194,6 +194,15 @@ def test_the_place_before_a_function_is_before_the_layer_that_takes_its_result()
     assert place == Place("end", "before", False, Signal(4, 2), "conv", "asked for", None)
 
 
+def test_a_function_whose_result_is_returned_has_no_place_before_the_next_layer():
+    model = Net(
+        lambda net, x: (net.end(y := F.dropout(net.conv(x), 0.5)), y), conv=nn.Conv2d(3, 4, 1), end=nn.Conv2d(4, 1, 1)
+    )  # fmt: skip
+    at = places(model)
+    refusal = at.before(event(at, "dropout"), event(at, "conv"), "")
+    assert "the function dropout in the forward of the model cannot hold a norm" in reason(refusal)
+
+
 def test_before_what_takes_several_results_is_no_place():
     model = Net(lambda net, x: (y := net.lin(x)) + y.tanh(), lin=nn.Linear(3, 3))
     at = places(model)

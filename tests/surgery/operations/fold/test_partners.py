@@ -199,6 +199,15 @@ def test_reading_the_shape_of_a_result_is_no_use_of_its_values():
     assert partners(Net(body, conv=conv(), norm=norm()), images(4)()) == {"norm": ("conv", "after", None)}
 
 
+def test_giving_values_another_shape_is_a_use_of_them():
+    def body(net, x):
+        y = net.conv(x)
+        return net.norm(y) + y.view_as(x)
+
+    found = reason(Net(body, conv=conv(), norm=norm()), images(4)())
+    assert found.startswith("the function view_as takes what conv (Conv2d) puts out as well")
+
+
 def test_a_mask_beside_the_input_is_said():
     def body(net, x):
         return net.norm(net.conv(x), torch.relu(x))
@@ -240,6 +249,11 @@ def test_what_a_batch_did_not_call_may_be_called_for_others():
     )
     assert found["other"] == "this forward does not come by it"
     assert found["rest.1"] == ("rest.0", "after", None)  # within a Sequential there is one way only
+
+
+def test_what_a_later_part_of_a_sequential_did_not_call_is_no_other_way():
+    found = partners(nn.Sequential(conv(), norm(), Branch()), images(4)())
+    assert found["1"] == ("0", "after", None)
 
 
 def test_a_norm_of_a_block_that_is_called_twice():
