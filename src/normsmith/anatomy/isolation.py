@@ -32,7 +32,7 @@ def forget_compiled() -> None:
 
 @contextmanager
 def same_random_numbers(model: nn.Module) -> Iterator[None]:
-    """A block after which the random states of torch, on the model's devices too, are those of before.
+    """A block after which the random states of torch, on the model's devices too, are what they were before it.
 
     Every pass of a model in such a block draws the same numbers.
     """

@@ -164,7 +164,7 @@ def _evaluating(layers: Sequence[MeasuredLayer]) -> Iterator[None]:
 
 @contextmanager
 def _restored(layers: Sequence[MeasuredLayer], held: Sequence[Statistics]) -> Iterator[None]:
-    """The layers' buffers, counters and modes are those of before, whatever happens in the block."""
+    """After the block the layers have the buffers, counters and modes that they had before, whatever happens in it."""
     modes = [layer.layer.training for layer in layers]
     counters = [buffers_of(layer.layer).get("num_batches_tracked") for layer in layers]
     counts = [None if counter is None else counter.clone() for counter in counters]

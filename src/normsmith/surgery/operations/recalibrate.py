@@ -42,7 +42,7 @@ class LayerStatistics:
 
     @property
     def shift(self) -> str:
-        """By how many of the standard deviations of before the means move, at most."""
+        """By how many standard deviations, as they were before, the means move at most."""
         moved = (self.after["running_mean"] - self.before["running_mean"]).abs()
         return f"{(moved / (self.before['running_var'] + self.epsilon).sqrt()).max().item():.2g} σ"
 
@@ -83,7 +83,7 @@ class Recalibration:
         return self.plan.apply(**options)
 
     def revert(self) -> nn.Module:
-        """`plan.revert`: the statistics of before, bit for bit."""
+        """`plan.revert`: put the statistics from before back, bit for bit."""
         return self.plan.revert()
 
     def __str__(self) -> str:
