@@ -10,7 +10,7 @@ from tests.surgery.networks import BatchNormAct2d, FrozenBatchNorm2d, lived_in
 from torch import Tensor, nn
 
 from normsmith import layers
-from normsmith.anatomy.batch_norms import read
+from normsmith.anatomy.read_batch_norm import read_batch_norm
 from normsmith.anatomy.remark import Refusal
 from normsmith.errors import InputError
 from normsmith.surgery.targets.conversions import TARGETS, Converted, converted
@@ -23,7 +23,7 @@ OURS = ("batch", "renorm", "sync", "ghost", "frozen")
 def convert(
     norm: nn.Module, to: str, guess: tuple[int, str] | None = None, **options: Any
 ) -> Converted | Refusal:
-    parts = read(norm)
+    parts = read_batch_norm(norm)
     assert not isinstance(parts, Refusal)
     return converted(parts, to, {**OPTIONS.get(to, {}), **options}, guess)
 
@@ -232,7 +232,7 @@ def test_freezing_stops_the_affine():
 def test_notes_for_people():
     old = nn.BatchNorm2d(4)
     assert become(old, "batch").why == "asked for"
-    without_schedule = converted(read(old), "renorm", {}, None)
+    without_schedule = converted(read_batch_norm(old), "renorm", {}, None)
     assert without_schedule.why == "asked for; call set_total_steps before training"
     assert become(layers.BatchNorm2d(4).freeze(), "batch").why.endswith(
         "it was frozen and normalises by the batch from now on"
@@ -248,7 +248,7 @@ def test_notes_for_people():
 def test_an_option_replaces_the_setting_that_it_contradicts():
     old = layers.BatchRenorm2d(4, schedule="keras")
     assert become(old, "renorm", total_steps=50).new.total_steps == 50
-    kept = converted(read(old), "renorm", {"momentum": 0.5}, None)
+    kept = converted(read_batch_norm(old), "renorm", {"momentum": 0.5}, None)
     assert (kept.new.schedule, kept.new.momentum) == (old.schedule, 0.5)
     assert (
         become(layers.BatchNorm2d(4, ghost_batch_size=8), "ghost", ghost_batch_size=4).new.ghost_batch_size
@@ -293,7 +293,7 @@ def test_groups_that_do_not_divide_the_channels_are_refused():
 )
 def test_options_that_a_target_does_not_take_are_errors(to, options, message):
     with pytest.raises(InputError, match=message):
-        converted(read(nn.BatchNorm2d(4)), to, options, None)
+        converted(read_batch_norm(nn.BatchNorm2d(4)), to, options, None)
 
 
 def test_every_target_is_tried_here():

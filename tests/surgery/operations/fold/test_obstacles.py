@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from normsmith import layers
-from normsmith.anatomy.batch_norms import BatchNorm, read
+from normsmith.anatomy.batch_norms import BatchNorm
 from normsmith.anatomy.locations import Locations
+from normsmith.anatomy.read_batch_norm import read_batch_norm
 from normsmith.anatomy.remark import Refusal
 from normsmith.surgery.operations.fold.obstacles import Fold, Layout, foldable_norm, obstacle
 
@@ -22,7 +23,7 @@ def layout(model: nn.Module) -> Layout:
 def against(model: nn.Module, norm: str, producer: str, side: str = "after", between: tuple[str, ...] = ()):
     """What is against folding one module of a model into another."""
     modules = dict(model.named_modules())
-    parts = read(modules[norm])
+    parts = read_batch_norm(modules[norm])
     assert isinstance(parts, BatchNorm)
     fold = Fold(modules[norm], modules[producer], side)
     return obstacle(fold, parts, layout(model), [modules[path] for path in between])

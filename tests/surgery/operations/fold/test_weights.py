@@ -10,12 +10,13 @@ from tests.surgery.networks import lived_in
 from torch import Tensor, nn
 
 from normsmith import layers
-from normsmith.anatomy.batch_norms import BatchNorm, read
+from normsmith.anatomy.batch_norms import BatchNorm
+from normsmith.anatomy.read_batch_norm import read_batch_norm
 from normsmith.surgery.operations.fold.weights import Affine, Weights, affine_of
 
 
 def parts(norm: nn.Module) -> BatchNorm:
-    found = read(norm)
+    found = read_batch_norm(norm)
     assert isinstance(found, BatchNorm)
     return found
 
