@@ -57,7 +57,7 @@ def _obstacles(module: nn.Module) -> Iterator[str]:
         yield f"{', '.join(module.parametrizations)} is parametrized; remove the parametrization first"  # type: ignore[arg-type]
     if is_prepared(module):
         yield "it is prepared for quantisation; change it before preparing"
-    pinned = vars(module).get("pinned")
+    pinned = module.pinned if isinstance(module, StatisticsBase) else None
     if pinned is not None and pinned.normalize_with == "batch":
         yield "it is frozen to the statistics of the batch; call unfreeze() first"
     owner = next(base for base in type(module).__mro__ if "train" in vars(base))
