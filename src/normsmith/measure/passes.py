@@ -48,10 +48,8 @@ class BatchSample:
         if number % self._stride:
             return None
         if len(self._entries) == _MOST_SAMPLED:
-            self._stride *= 2
+            self._stride *= 2  # of which this number, 8 times the old stride, is a multiple too
             self._entries = {key: entry for key, entry in self._entries.items() if key % self._stride == 0}
-            if number % self._stride:
-                return None
         moments: list[tuple[MeasuredLayer, Moments]] = []
         self._entries[number] = (batch, moments)
         return moments
