@@ -107,6 +107,14 @@ class Graph:
         """Whether the model returns an event's result, by itself or among others."""
         return event in self.outputs
 
+    def is_used_elsewhere(self, event: Event) -> bool:
+        """Whether an event's result goes to more than one call, or is returned by the model."""
+        return len(self.consumers(event)) > 1 or self.is_output(event)
+
+    def is_called_once(self, module: nn.Module) -> bool:
+        """Whether the forward calls a module exactly once."""
+        return self.calls.get(module) == 1 and len(self.of(module)) == 1
+
     def producer(self, event: Event) -> Event | None:
         """The linear layer or convolution whose output channels are the channels of an event's input.
 

@@ -16,7 +16,7 @@ from normsmith.surgery.plans.edits import do_all, undo_all
 def test_a_redundant_bias_goes_and_comes_back_as_it_was():
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
     before, biases = state_of(model), Biases(model)
-    (change,) = biases.remove("0", nn.BatchNorm1d(4))
+    (change,) = biases.remove_if_redundant("0", nn.BatchNorm1d(4))
     assert (change.path, change.before, change.after) == ("0.bias", "bias", "no bias")
     assert change.why == "BatchNorm1d after it subtracts any constant"
     do_all(biases.edits)
@@ -40,7 +40,7 @@ def parametrized() -> nn.Module:
 @pytest.mark.parametrize("make", [tied, parametrized])
 def test_a_bias_that_is_not_the_layers_own_stays(make):
     biases = Biases(make())
-    assert list(biases.remove("0", nn.BatchNorm1d(3))) == []
+    assert list(biases.remove_if_redundant("0", nn.BatchNorm1d(3))) == []
     assert biases.edits == []
     assert [(remark.path, remark.reason) for remark in biases.kept] == [
         ("0.bias", "redundant, but parametrized or shared with another layer")
@@ -50,7 +50,7 @@ def test_a_bias_that_is_not_the_layers_own_stays(make):
 def test_a_layer_under_two_names_has_its_bias_alone():
     model = nn.Sequential(nn.Linear(3, 3))
     model.again = model[0]
-    assert len(list(Biases(model).remove("0", nn.BatchNorm1d(3)))) == 1
+    assert len(list(Biases(model).remove_if_redundant("0", nn.BatchNorm1d(3)))) == 1
 
 
 @pytest.mark.parametrize(
@@ -84,4 +84,4 @@ def test_the_bias_of_a_layer_that_does_not_train_does_not_train():
 
 def test_a_path_that_is_not_there_is_said():
     with pytest.raises(SurgeryError, match="expected a module at 7"):
-        list(Biases(nn.Sequential(nn.Linear(3, 4))).remove("7", nn.BatchNorm1d(4)))
+        list(Biases(nn.Sequential(nn.Linear(3, 4))).remove_if_redundant("7", nn.BatchNorm1d(4)))

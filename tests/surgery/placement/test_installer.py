@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from normsmith.anatomy.hooks import is_attached
 from normsmith.anatomy.kinds import Signal
 from normsmith.anatomy.locations import Locations
+from normsmith.surgery.placement.bias import Position
 from normsmith.surgery.placement.installer import Installer
-from normsmith.surgery.placement.places import Place, Side
+from normsmith.surgery.placement.places import Place
 from normsmith.surgery.plans.edits import do_all, undo_all
 
 
@@ -35,7 +36,7 @@ def installer(model: nn.Module) -> Installer:
 
 
 def place(
-    host: str, side: Side = "after", *, in_sequence: bool = False, channels_last: bool = False
+    host: str, side: Position = "after", *, in_sequence: bool = False, channels_last: bool = False
 ) -> Place:
     return Place(host, side, in_sequence, Signal(4, 0, channels_last), host, "")
 

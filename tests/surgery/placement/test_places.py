@@ -17,7 +17,7 @@ from normsmith.anatomy import Refusal
 from normsmith.anatomy.graph import Event
 from normsmith.anatomy.kinds import Signal
 from normsmith.surgery import trace
-from normsmith.surgery.placement.places import Place, Places, gates, label, weighted
+from normsmith.surgery.placement.places import Place, Places, gates, hidden_events, label
 
 
 def places(model: nn.Module, batch: Tensor | None = None) -> Places:
@@ -309,7 +309,7 @@ def called(events: frozenset[Event]) -> list[str]:
 def test_hidden_results_reach_a_later_layer_with_weights():
     model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2), nn.LayerNorm(2), nn.Tanh())
     graph = trace(model)
-    assert [path for path in called(weighted(graph)) if path.isdigit()] == ["0", "1"]
+    assert [path for path in called(hidden_events(graph)) if path.isdigit()] == ["0", "1"]
 
 
 def test_a_gate_and_what_is_computed_for_it_alone():

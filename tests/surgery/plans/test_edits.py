@@ -11,13 +11,13 @@ from torch import nn
 
 from normsmith.surgery.placement.sequential import Rearrangement
 from normsmith.surgery.plans.edits import (
-    Alike,
     AttributeEdit,
     BufferEdit,
     Edit,
+    FollowMode,
     ModuleEdit,
     ParameterEdit,
-    Unchanged,
+    RequireUnchanged,
     do_all,
     done,
     undo_all,
@@ -272,12 +272,12 @@ def test_an_attribute_is_compared_by_type_and_value():
     assert list(AttributeEdit(layer.weight, "requires_grad", False).touches()) == []
 
 
-# Alike and Unchanged
+# FollowMode and RequireUnchanged
 
 
 def test_a_new_module_takes_the_mode_of_its_layer():
     layer, new = nn.Linear(2, 2).eval(), nn.Sequential(nn.LayerNorm(2))
-    edit = Alike(layer, new)
+    edit = FollowMode(layer, new)
     edit.do()
     assert not new[0].training
     assert edit.is_undoable()
@@ -290,7 +290,7 @@ def test_a_new_module_takes_the_mode_of_its_layer():
 def test_values_that_others_were_computed_from_must_be_unchanged():
     norm = nn.BatchNorm1d(2, affine=False)
     norm.running_var.fill_(float("nan"))
-    everything, mean = Unchanged(norm), Unchanged(norm, ["running_mean", "weight"])
+    everything, mean = RequireUnchanged(norm), RequireUnchanged(norm, ["running_mean", "weight"])
     norm.num_batches_tracked.add_(1)  # no floating point number: nothing is computed from it
     assert everything.is_possible()
     norm.running_var.fill_(0.0)
@@ -301,7 +301,7 @@ def test_values_that_others_were_computed_from_must_be_unchanged():
 
 def test_unchanged_changes_nothing():
     norm = nn.BatchNorm1d(2)
-    before, edit = state_of(norm), Unchanged(norm)
+    before, edit = state_of(norm), RequireUnchanged(norm)
     edit.do()
     assert edit.is_undoable()
     edit.undo()

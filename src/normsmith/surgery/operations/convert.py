@@ -16,7 +16,7 @@ from normsmith.anatomy.read_batch_norm import read_batch_norm
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.errors import InputError, SurgeryError
-from normsmith.surgery.plans.edits import AttributeEdit, Edit, ModuleEdit, Unchanged
+from normsmith.surgery.plans.edits import AttributeEdit, Edit, ModuleEdit, RequireUnchanged
 from normsmith.surgery.plans.operation import operation
 from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation, Outcome
@@ -121,7 +121,7 @@ def _edits(module: nn.Module, result: Converted, locations: Locations) -> Iterat
     yield ModuleEdit(locations.holders[module], module, result.new)
     held = {id(buffer) for buffer in buffers_of(module).values()}
     if any(buffer is not None and id(buffer) not in held for buffer in buffers_of(result.new).values()):
-        yield Unchanged(module, _STATISTICS)  # some are stored in another form
+        yield RequireUnchanged(module, _STATISTICS)  # some are stored in another form
     for parameter in result.stops:
         if parameter.requires_grad:
             yield AttributeEdit(parameter, "requires_grad", False)

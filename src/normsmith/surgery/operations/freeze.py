@@ -22,7 +22,7 @@ from normsmith.errors import SurgeryError
 from normsmith.layers.policy import Policy
 from normsmith.layers.statistics import StatisticsBase
 from normsmith.surgery.operations.convert import convert
-from normsmith.surgery.plans.edits import AttributeEdit, Edit, ModuleEdit, Unchanged
+from normsmith.surgery.plans.edits import AttributeEdit, Edit, ModuleEdit, RequireUnchanged
 from normsmith.surgery.plans.operation import operation
 from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation
@@ -136,7 +136,7 @@ def _statistics(
         made = convert(model, "frozen", only=lambda _, module: module in others)
         edits = defaultdict[nn.Module, list[Edit]](list)
         for edit in made.edits:
-            if isinstance(edit, ModuleEdit | Unchanged):
+            if isinstance(edit, ModuleEdit | RequireUnchanged):
                 edits[edit.old if isinstance(edit, ModuleEdit) else edit.module].append(edit)
         changes = {change.path: change for change in made.changes}
         refused = {remark.path: remark.reason for remark in made.refusals}

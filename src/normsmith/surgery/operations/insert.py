@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from normsmith._torch import TorchBatchNorm
 from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.locations import Locations, find
@@ -20,7 +19,7 @@ from normsmith.surgery.placement.bias import Biases
 from normsmith.surgery.placement.installer import Installer
 from normsmith.surgery.placement.places import Place, Places
 from normsmith.surgery.placement.search import Search
-from normsmith.surgery.plans.edits import Alike, Edit
+from normsmith.surgery.plans.edits import Edit, FollowMode
 from normsmith.surgery.plans.operation import Decisions, operation
 from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation
@@ -149,11 +148,10 @@ def build(
                 f"norm must make a new module at each call, got the same {type(new).__name__} twice"
             )
         made.add(new)
-        alike.append(Alike(layer, new))
+        alike.append(FollowMode(layer, new))
         path = installer.put(place, new)
         changes.append(Change(place.host, describe_module(host), _after(place, host, new, path), place.why))
-        if place.bias is not None and isinstance(new, TorchBatchNorm):
-            changes += biases.remove(place.bias, new)
+        changes += biases.remove_if_redundant(place.bias, new)
     name = norm if isinstance(norm, str) else getattr(norm, "__name__", type(norm).__name__)
     return Plan(
         f"{name} norm {where} each activation",

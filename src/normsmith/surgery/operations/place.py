@@ -8,19 +8,18 @@ from typing import Any
 
 from torch import nn
 
-from normsmith._torch import TorchBatchNorm
 from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.graph import Event
 from normsmith.anatomy.hooks import attached_norms
-from normsmith.anatomy.kinds import has_own_forward, is_norm, is_producer
+from normsmith.anatomy.kinds import has_own_forward, is_norm
 from normsmith.anatomy.locations import Locations, find
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.residual import closed_by, effective_consumers, effective_source, residual_form
 from normsmith.anatomy.select import Only, selected
 from normsmith.anatomy.trace import trace
 from normsmith.errors import InputError
-from normsmith.surgery.placement.bias import Biases
+from normsmith.surgery.placement.bias import Biases, layer_that_needs_a_bias
 from normsmith.surgery.placement.installer import Installer
 from normsmith.surgery.placement.places import Place, Places, label
 from normsmith.surgery.placement.search import Search
@@ -113,8 +112,8 @@ def build(
             changes += _of_host(place, find(model, place.host), kind)
         if row["needs_bias"] is not None:
             changes += biases.restore(row["needs_bias"], type(norm).__name__)
-        elif place.bias is not None and isinstance(norm, TorchBatchNorm):
-            changes += biases.remove(place.bias, norm)
+        else:
+            changes += biases.remove_if_redundant(place.bias, norm)
     remarks = [*(Remark(**row) for row in kept), *biases.kept]
     if changes:
         remarks.append(Remark("", "statistics are those of the norms' old places: recalibrate, or train on"))
@@ -165,7 +164,8 @@ class _Moves:
             self.refusals.append(Refusal(path, reason))
             return
         place = asdict(self._as_of(norm, places[0]))
-        self.rows.append({"norm": path, "place": place, "needs_bias": self._needs_bias(event)})
+        needs_bias = layer_that_needs_a_bias(self.at.graph, event) if self.where == "after" else None
+        self.rows.append({"norm": path, "place": place, "needs_bias": needs_bias})
 
     def _obstacle(self, norm: nn.Module) -> str | None:
         kind, locations = type(norm).__name__, self.at.locations
@@ -209,7 +209,7 @@ class _Moves:
     def _places(self, event: Event, activation: Event) -> Iterator[Place | Refusal]:
         search = Search(self.at, self.where, None)
         crossed = event if self.where == "after" else activation
-        if self.at.goes_on(crossed):
+        if self.at.graph.is_used_elsewhere(crossed):
             reason = f"what {label(crossed)} puts out goes to others too, for which it would change"
             yield Refusal(crossed.path, reason)
         elif self.where == "after":
@@ -223,19 +223,6 @@ class _Moves:
         ((parent, name),) = self.at.locations.holders[norm]
         last = any(hook.name == name and hook.channels_last for hook in attached_norms(parent).values())
         return replace(place, signal=replace(place.signal, channels_last=last))
-
-    def _needs_bias(self, event: Event) -> str | None:
-        """The path of the layer right before the norm, if it has no bias and the norm, which goes away, has one."""
-        source = event.sources[0]
-        while type(source.module) is nn.Identity and not self.at.goes_on(source):
-            source = source.sources[0]
-        layer = source.module
-        bare = layer is not None and is_producer(layer) and getattr(layer, "bias", None) is None
-        lonely = (
-            not self.at.goes_on(source) and len(self.at.graph.of(layer)) == 1 if layer is not None else False
-        )
-        needs = self.where == "after" and getattr(event.module, "bias", None) is not None
-        return source.path if bare and lonely and needs else None
 
 
 def _of_host(place: Place, host: nn.Module, norm: str) -> Iterator[Change]:

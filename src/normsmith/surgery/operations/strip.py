@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +13,6 @@ from normsmith._torch import buffers_of, children_of, parameters_of
 from normsmith.anatomy.batch_norms import is_batch_norm
 from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
-from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.kinds import has_own_forward, is_norm, is_producer
 from normsmith.anatomy.locations import Locations, find
 from normsmith.anatomy.remark import Refusal, Remark
@@ -21,7 +20,7 @@ from normsmith.anatomy.select import Only, selected
 from normsmith.anatomy.trace import trace
 from normsmith.surgery.operations.fold.fold import build as build_fold
 from normsmith.surgery.operations.fold.fold import find_pairs
-from normsmith.surgery.placement.bias import Biases
+from normsmith.surgery.placement.bias import Biases, layers_that_need_a_bias
 from normsmith.surgery.placement.installer import Installer
 from normsmith.surgery.plans.operation import Decisions, operation
 from normsmith.surgery.plans.plan import Change, Plan
@@ -79,7 +78,7 @@ def _find(model: nn.Module, batch: Any, forward: Forward, only: Only) -> Decisio
     biases, kept = list[dict[str, str]](), list[Remark]()
     if _may_need_a_bias(model, going):
         graph = trace(model, batch, forward=forward)
-        for layer, norm_kind in _bare_layers(graph, set(going)):
+        for layer, norm_kind in layers_that_need_a_bias(graph, set(going)):
             path = locations.paths[layer][0]
             if norm_kind is None:
                 kept.append(Remark(path, "it has no bias still: what it puts out goes elsewhere too"))
@@ -178,26 +177,3 @@ def _refusal(locations: Locations, norm: nn.Module) -> Refusal | None:
 def _may_need_a_bias(model: nn.Module, norms: list[nn.Module]) -> bool:
     bare = any(is_producer(m) and getattr(m, "bias", None) is None for m in model.modules())
     return bare and any(getattr(norm, "bias", None) is not None for norm in norms)
-
-
-def _bare_layers(graph: Graph, norms: set[nn.Module]) -> Iterator[tuple[nn.Module, str | None]]:
-    """Layers without a bias right before norms that have one, with the norm's kind; None if not at each call."""
-    layers = dict.fromkeys(e.module for e in graph.having("producer") if e.module is not None)
-    for layer in layers:
-        if getattr(layer, "bias", None) is not None:
-            continue
-        consumers = [consumer for event in graph.of(layer) for consumer in _consumers_of(graph, event)]
-        after = [
-            t.module for t in consumers if t.module in norms and getattr(t.module, "bias", None) is not None
-        ]
-        if after:
-            elsewhere = len(after) < len(consumers) or any(graph.is_output(e) for e in graph.of(layer))
-            yield layer, None if elsewhere else type(after[0]).__name__
-
-
-def _consumers_of(graph: Graph, event: Event) -> Iterator[Event]:
-    for consumer in graph.consumers(event):
-        if type(consumer.module) is nn.Identity:
-            yield from _consumers_of(graph, consumer)
-        else:
-            yield consumer

@@ -1,27 +1,75 @@
-"""Where it is decided that a layer's bias is redundant, or is needed again: before a norm that subtracts a mean."""
+"""Where it is decided that a layer's bias is redundant, because a norm subtracts it, or is needed again."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import nn
 
-from normsmith._torch import parameters_of
-from normsmith.anatomy.kinds import channels
+from normsmith._torch import TorchBatchNorm, parameters_of
+from normsmith.anatomy.graph import Event, Graph
+from normsmith.anatomy.kinds import channels, is_producer
 from normsmith.anatomy.locations import find
 from normsmith.anatomy.remark import Remark
 from normsmith.surgery.plans.edits import Edit, ParameterEdit
 from normsmith.surgery.plans.plan import Change
 
+Position = Literal["before", "after", "replaces"]
+"""Where a norm stands beside its host: before it, after it, or in the place of the host, which is an identity."""
+
+
+def layer_with_redundant_bias(graph: Graph, result: Event, side: Position) -> str | None:
+    """The path of the layer whose bias a norm of `result` makes redundant, if the norm subtracts a mean.
+
+    A norm right after a linear layer or convolution subtracts whatever constant the bias adds. The bias stays where
+    the layer's output is used elsewhere too, or the layer is called more than once. `side`: where the norm stands
+    beside its host; after its host, it is applied to all that the host's output is used for.
+    """
+    shared = side != "after" and graph.is_used_elsewhere(result)
+    while type(result.module) is nn.Identity and not shared:
+        result = result.sources[0]
+        shared = graph.is_used_elsewhere(result)
+    layer = result.module
+    if shared or layer is None or not is_producer(layer) or getattr(layer, "bias", None) is None:
+        return None
+    return result.path if graph.is_called_once(layer) else None
+
+
+def layer_that_needs_a_bias(graph: Graph, norm: Event) -> str | None:
+    """The path of the layer right before a norm that moves away, if the norm has a bias and the layer has none."""
+    source = norm.sources[0]
+    while type(source.module) is nn.Identity and not graph.is_used_elsewhere(source):
+        source = source.sources[0]
+    layer = source.module
+    if layer is None or not is_producer(layer) or getattr(layer, "bias", None) is not None:
+        return None
+    alone = not graph.is_used_elsewhere(source) and len(graph.of(layer)) == 1
+    return source.path if alone and getattr(norm.module, "bias", None) is not None else None
+
+
+def layers_that_need_a_bias(graph: Graph, norms: set[nn.Module]) -> Iterator[tuple[nn.Module, str | None]]:
+    """Layers without a bias right before norms that go and have one, with the norm's kind.
+
+    The kind is None where the layer's output goes elsewhere too, so that the layer must not get a bias.
+    """
+    layers = dict.fromkeys(e.module for e in graph.having("producer") if e.module is not None)
+    for layer in layers:
+        if getattr(layer, "bias", None) is not None:
+            continue
+        consumers = [consumer for event in graph.of(layer) for consumer in _past_identities(graph, event)]
+        after = [
+            t.module for t in consumers if t.module in norms and getattr(t.module, "bias", None) is not None
+        ]
+        if after:
+            elsewhere = len(after) < len(consumers) or any(graph.is_output(e) for e in graph.of(layer))
+            yield layer, None if elsewhere else type(after[0]).__name__
+
 
 class Biases:
-    """Collects, for one plan, the biases that go because a norm comes after them, and those that come back.
-
-    A batch norm right after a linear layer or convolution subtracts whatever constant the bias adds: there the bias
-    is redundant. Where a norm with a β goes away, a layer without a bias gets one of zeros, which can learn the β.
-    """
+    """Collects the edits of one plan that take redundant biases away and give layers biases again."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -31,8 +79,14 @@ class Biases:
         self.edits: list[Edit] = []
         self.kept: list[Remark] = []
 
-    def remove(self, path: str, norm: nn.Module) -> Iterator[Change]:
-        """Remove the bias of the layer at `path`, after which a norm comes; one that is not its own stays."""
+    def remove_if_redundant(self, path: str | None, norm: nn.Module) -> Iterator[Change]:
+        """Remove the bias of the layer at `path` where `norm`, which comes after it, subtracts any constant.
+
+        Batch norms do. Layer and group norm subtract a mean over channels, in which the bias of each channel is no
+        constant. A bias that is parametrized, or that another layer has too, stays and is in `kept`.
+        """
+        if path is None or not isinstance(norm, TorchBatchNorm):
+            return
         layer = find(self._model, path)
         bias = parameters_of(layer).get("bias")
         if bias is None or self._uses[id(bias)] > 1:
@@ -53,3 +107,12 @@ class Biases:
         bias = nn.Parameter(zeros, requires_grad=any(p.requires_grad for p in layer.parameters()))
         self.edits.append(ParameterEdit(layer, "bias", None, bias))
         yield Change(f"{path}.bias", "no bias", "bias", f"{norm} after it, which goes, had one")
+
+
+def _past_identities(graph: Graph, event: Event) -> Iterator[Event]:
+    """The calls that take an event's result, identities left out."""
+    for consumer in graph.consumers(event):
+        if type(consumer.module) is nn.Identity:
+            yield from _past_identities(graph, consumer)
+        else:
+            yield consumer

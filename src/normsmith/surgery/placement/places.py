@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from normsmith._torch import children_of
 from normsmith.anatomy.graph import Event, Graph, is_linear
-from normsmith.anatomy.kinds import Signal, channels, is_producer, is_sequential
+from normsmith.anatomy.kinds import Signal, channels, is_sequential
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.remark import Refusal
+from normsmith.surgery.placement.bias import Position, layer_with_redundant_bias
 
-Side = Literal["after", "before", "replaces"]
-"""Whether a norm stands after a module, before it, or takes the place of an identity."""
 RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
 
 
@@ -33,7 +32,7 @@ class Place:
     """
 
     host: str
-    side: Side
+    side: Position
     in_sequence: bool
     signal: Signal
     like: str
@@ -54,12 +53,12 @@ class Places:
 
     @cached_property
     def hidden(self) -> frozenset[Event]:
-        """See `weighted`."""
-        return weighted(self.graph)
+        """What `hidden_events` finds, once."""
+        return hidden_events(self.graph)
 
     @cached_property
     def gates(self) -> frozenset[Event]:
-        """See `gates`."""
+        """What `gates` finds, once."""
         return gates(self.graph)
 
     def after(self, event: Event, why: str) -> Place | Refusal:
@@ -70,7 +69,7 @@ class Places:
         """
         host = event
         while self._holds_none(host) and host.role == "passing" and len(host.sources) == 1:
-            if self.goes_on(host.sources[0]):
+            if self.graph.is_used_elsewhere(host.sources[0]):
                 break
             host = host.sources[0]
         return self._hosted(host, "after", host, why)
@@ -89,14 +88,14 @@ class Places:
     def replacing(self, event: Event, why: str) -> Place | None:
         """The place of an identity, if the event is one that can be replaced."""
         module = event.module
-        if type(module) is not nn.Identity or children_of(module) or not self._is_called_once(module):
+        if type(module) is not nn.Identity or children_of(module) or not self.graph.is_called_once(module):
             return None
         if self.locations.plain_attribute(module) or not self.locations.holders[module]:
             return None
         place = self._hosted(event, "replaces", event.sources[0], why)
         return place if isinstance(place, Place) and not place.signal.channels_last else None
 
-    def _hosted(self, event: Event, side: Side, result: Event, why: str) -> Place | Refusal:
+    def _hosted(self, event: Event, side: Position, result: Event, why: str) -> Place | Refusal:
         module, obstacle = event.module, self._holds_none(event)
         if obstacle is not None or module is None:
             return Refusal(event.path, str(obstacle))
@@ -105,13 +104,15 @@ class Places:
             return known
         signal, like = known
         within = side != "replaces" and not signal.channels_last and self._runs_in_sequence(module)
-        return Place(event.path, side, within, signal, like, why, self._bias(result, side))
+        return Place(
+            event.path, side, within, signal, like, why, layer_with_redundant_bias(self.graph, result, side)
+        )
 
     def _holds_none(self, event: Event) -> str | None:
         """Why no norm can be put on an event, if so."""
         if event.module is None:
             return f"{label(event)} cannot hold a norm; make it a module"
-        if not self._is_called_once(event.module):
+        if not self.graph.is_called_once(event.module):
             return f"{label(event)} is called more than once, and a norm on it would be in all places"
         if isinstance(event.module, torch.jit.ScriptModule):
             return f"{label(event)} is a scripted module, which takes no hooks"
@@ -168,24 +169,6 @@ class Places:
             return len(shapes[0]) == len(shapes[1])
         return event.name.lower() in ("flatten", "reshape", "view") and shapes[0][:2] == shapes[1][:2]
 
-    def _bias(self, event: Event, side: Side) -> str | None:
-        """The path of the layer right before a place, if its bias is of use nowhere else."""
-        shared = side != "after" and self.goes_on(event)
-        while type(event.module) is nn.Identity and not shared:
-            event = event.sources[0]
-            shared = self.goes_on(event)
-        module = event.module
-        if shared or module is None or not is_producer(module) or getattr(module, "bias", None) is None:
-            return None
-        return event.path if self._is_called_once(module) else None
-
-    def goes_on(self, event: Event) -> bool:
-        """Whether an event's result is taken by several consumers, or returned by the network."""
-        return len(self.graph.consumers(event)) > 1 or self.graph.is_output(event)
-
-    def _is_called_once(self, module: nn.Module) -> bool:
-        return self.graph.calls.get(module) == 1 and len(self.graph.of(module)) == 1
-
     def _runs_in_sequence(self, module: nn.Module) -> bool:
         holders = self.locations.holders[module]
         return len(holders) == 1 and is_sequential(holders[0][0]) and self.graph.calls.get(holders[0][0]) == 1
@@ -208,7 +191,7 @@ class Places:
         )
 
 
-def weighted(graph: Graph) -> frozenset[Event]:
+def hidden_events(graph: Graph) -> frozenset[Event]:
     """The hidden events: those whose results reach a later layer with weights (norms not counted)."""
     hidden: set[Event] = set()
     for event in reversed(graph.events):

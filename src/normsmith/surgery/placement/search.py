@@ -10,7 +10,7 @@ from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.residual import effective_consumers, effective_source, identity_skips
 from normsmith.anatomy.select import Only, selected
-from normsmith.surgery.placement.places import Place, Places, gates, is_recurrent, label, weighted
+from normsmith.surgery.placement.places import Place, Places, gates, hidden_events, is_recurrent, label
 
 _R = TypeVar("_R", bound=Remark)
 
@@ -24,7 +24,7 @@ def hidden_activations(graph: Graph) -> tuple[Event, ...]:
     >>> [event.name for event in hidden_activations(trace(model))]
     ['Tanh']
     """
-    hidden = weighted(graph) - gates(graph)
+    hidden = hidden_events(graph) - gates(graph)
     return tuple(event for event in graph.having("activation") if event in hidden)
 
 
@@ -36,7 +36,7 @@ class Search:
     and `kept` (those that should get none).
     """
 
-    at: Places
+    places_of: Places
     where: str
     only: Only
     refusals: list[Refusal] = field(default_factory=list)
@@ -50,22 +50,22 @@ class Search:
 
     def run(self) -> None:
         """Look at every activation that is wanted."""
-        for event in self.at.graph.events:
+        for event in self.places_of.graph.events:
             if (event.role == "activation" or is_recurrent(event)) and self._is_wanted(event):
                 self._look_at(event)
 
     def _is_wanted(self, event: Event) -> bool:
-        locations = self.at.locations
+        locations = self.places_of.locations
         if self.only is None:
             return True
         module = event.module or next(m for m, paths in locations.paths.items() if event.path in paths)
         return bool(selected({module: locations.paths[module]}, self.only, None, None))
 
     def _look_at(self, event: Event) -> None:
-        if event not in self.at.hidden:
+        if event not in self.places_of.hidden:
             _note(self.kept, event, Remark(event.path, f"{event.name} is the network's output"))
             return
-        if event in self.at.gates:
+        if event in self.places_of.gates:
             reason = f"{event.name} is a gate: its result only multiplies another"
             _note(self.kept, event, Remark(event.path, reason))
             return
@@ -92,10 +92,10 @@ class Search:
         top = effective_source(source)
         if top.role == "norm":
             yield Refusal(event.path, f"{label(top)} is before it already; strip the norms first")
-        elif top.role == "add" and not self._goes_on(source, top):
+        elif top.role == "add" and not self._is_used_on_the_way(source, top):
             yield from self._at_branches(event, top)
         else:
-            yield self.between(source, event, _feeds(self.at, event))
+            yield self.between(source, event, _feeds(self.places_of, event))
 
     def _at_branches(self, event: Event, add: Event) -> Iterator[Place | Refusal]:
         """The places at the ends of the branches that an addition closes: x + norm(f(x))."""
@@ -114,46 +114,46 @@ class Search:
 
     def after(self, event: Event) -> Iterator[Place | Refusal]:
         """The places for norms of an activation's output, or why there are none."""
-        norm = next((e for e in effective_consumers(self.at.graph, event) if e.role == "norm"), None)
+        norm = next((e for e in effective_consumers(self.places_of.graph, event) if e.role == "norm"), None)
         if norm is not None:
             yield Refusal(event.path, f"{label(norm)} is after it already; strip the norms first")
             return
-        skips = identity_skips(self.at.graph, event)
-        consumers = [e for e in self.at.graph.consumers(event) if not skips & {e, *self._passed_on(e)}]
+        skips = identity_skips(self.places_of.graph, event)
+        consumers = [e for e in self.places_of.graph.consumers(event) if not skips & {e, *self._passed_on(e)}]
         if not skips:
             place = self._right_after(event)
             if isinstance(place, Place) or not consumers:
                 yield place
                 return
         begins = "it begins the branch of a residual block: x + f(norm(x))"
-        why = begins if skips else _after(self.at, event)
+        why = begins if skips else _after(self.places_of, event)
         for consumer in consumers:
-            yield self.at.before(consumer, event, why)
+            yield self.places_of.before(consumer, event, why)
 
     def _right_after(self, event: Event) -> Place | Refusal:
-        why = _after(self.at, event)
-        consumers = self.at.graph.consumers(event)
-        identity = self.at.replacing(consumers[0], why) if len(consumers) == 1 else None
-        return identity or self.at.after(event, why)
+        why = _after(self.places_of, event)
+        consumers = self.places_of.graph.consumers(event)
+        identity = self.places_of.replacing(consumers[0], why) if len(consumers) == 1 else None
+        return identity or self.places_of.after(event, why)
 
     def _passed_on(self, event: Event) -> Iterable[Event]:
-        return effective_consumers(self.at.graph, event) if event.role == "passing" else ()
+        return effective_consumers(self.places_of.graph, event) if event.role == "passing" else ()
 
     def between(self, source: Event, event: Event, why: str) -> Place | Refusal:
         """A place between two events: an identity's, among the children of a Sequential, or on one of the two."""
-        alone = not self.at.goes_on(source)
+        alone = not self.places_of.graph.is_used_elsewhere(source)
         identity = self._identity(source, why) if alone else None
         if identity is not None:
             return identity
         after: Place | Refusal
         if alone:
-            after = self.at.after(source, why)
+            after = self.places_of.after(source, why)
         else:
             reason = f"what {label(source)} puts out goes to others too, which a norm must not change"
             after = Refusal(source.path, reason)
         if event.role != "activation":
             return after
-        before = self.at.before(event, source, why)
+        before = self.places_of.before(event, source, why)
         places = [place for place in (before, after) if isinstance(place, Place)]
         refusal = after if event.module is None else before
         return next((place for place in places if place.in_sequence), places[-1] if places else refusal)
@@ -162,16 +162,16 @@ class Search:
         """The place of an identity above an event, of several the one nearest to the layer."""
         nearest = None
         while source.role == "passing" and len(source.sources) == 1:
-            nearest = self.at.replacing(source, why) or nearest
+            nearest = self.places_of.replacing(source, why) or nearest
             source = source.sources[0]
-            if self.at.goes_on(source):
+            if self.places_of.graph.is_used_elsewhere(source):
                 break
         return nearest
 
-    def _goes_on(self, source: Event, top: Event) -> bool:
-        """Whether the result of an event from `top` down to `source` goes elsewhere as well."""
+    def _is_used_on_the_way(self, source: Event, top: Event) -> bool:
+        """Whether the result of an event from `top` down to `source` is used elsewhere as well."""
         while True:
-            if self.at.goes_on(source):
+            if self.places_of.graph.is_used_elsewhere(source):
                 return True
             if source is top:
                 return False
@@ -186,12 +186,12 @@ def _note(notes: list[_R], event: Event, remark: _R) -> None:
         notes.append(noted)
 
 
-def _feeds(at: Places, event: Event) -> str:
-    producer = at.graph.producer(event)
+def _feeds(places: Places, event: Event) -> str:
+    producer = places.graph.producer(event)
     return f"{label(producer)} feeds {label(event)}" if producer is not None else f"before {label(event)}"
 
 
-def _after(at: Places, event: Event) -> str:
-    producer = at.graph.producer(event)
+def _after(places: Places, event: Event) -> str:
+    producer = places.graph.producer(event)
     fed = f", which {label(producer)} feeds" if producer is not None else ""
     return f"after {label(event)}{fed}"

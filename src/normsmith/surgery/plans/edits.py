@@ -44,7 +44,7 @@ class Edit:
         return {}
 
     def touches(self) -> Iterable[nn.Module]:
-        """Modules that `do` writes to: what becomes of them is lost if they are no longer in the model."""
+        """Modules that `do` writes to, which must still be in the model: a change of others would have no effect."""
         return ()
 
 
@@ -210,7 +210,7 @@ class AttributeEdit(Edit):
         return (self.owner,) if isinstance(self.owner, nn.Module) else ()
 
 
-class Alike(Edit):
+class FollowMode(Edit):
     """A new module takes the mode of a layer; the plan made it with the layer's dtype and device."""
 
     def __init__(self, layer: nn.Module, new: nn.Module) -> None:
@@ -230,7 +230,7 @@ class Alike(Edit):
         self.new.train(self._mode)
 
 
-class Unchanged(Edit):
+class RequireUnchanged(Edit):
     """Changes nothing, and is possible only while a module's tensors hold the values that other edits computed from.
 
     `names`: which of its tensors; by default all of floating point.

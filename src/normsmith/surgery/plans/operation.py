@@ -1,6 +1,6 @@
 """Operations: what was asked for, so that a plan can be made again on another model or in another process.
 
-Find, then build. Every verb of surgery has these two halves:
+Find, then build. Every verb of surgery that makes a plan has these two halves:
 
 - *find* looks at the model and its data and takes the decisions. It changes nothing. Decisions are plain data (text,
   numbers, lists and dictionaries of them): which modules, at which places, and what is refused and why.
@@ -8,7 +8,8 @@ Find, then build. Every verb of surgery has these two halves:
 
 A plan remembers its verb and its decisions. Copies, EMA models and saved plans are changed by building again.
 `convert`, `freeze`, `set_statistics` and `warm_start` decide by their arguments and the model alone: they are their
-own build, and their arguments are their decisions.
+own build, and their arguments are their decisions. What `recalibrate` finds are statistics, and `set_statistics` builds
+its plan. `adapt` makes no plan: what it changes lasts for a block of code.
 """
 
 from __future__ import annotations

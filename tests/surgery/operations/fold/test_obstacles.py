@@ -13,11 +13,11 @@ from normsmith.anatomy.batch_norms import BatchNorm
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.read_batch_norm import read_batch_norm
 from normsmith.anatomy.remark import Refusal
-from normsmith.surgery.operations.fold.obstacles import Fold, Layout, foldable_norm, obstacle
+from normsmith.surgery.operations.fold.obstacles import Fold, Owners, foldable_norm, obstacle
 
 
-def layout(model: nn.Module) -> Layout:
-    return Layout(Locations(model))
+def owners(model: nn.Module) -> Owners:
+    return Owners(Locations(model))
 
 
 def against(model: nn.Module, norm: str, producer: str, side: str = "after", between: tuple[str, ...] = ()):
@@ -26,14 +26,14 @@ def against(model: nn.Module, norm: str, producer: str, side: str = "after", bet
     parts = read_batch_norm(modules[norm])
     assert isinstance(parts, BatchNorm)
     fold = Fold(modules[norm], modules[producer], side)
-    return obstacle(fold, parts, layout(model), [modules[path] for path in between])
+    return obstacle(fold, parts, owners(model), [modules[path] for path in between])
 
 
 def pair(producer: nn.Module, features: int = 4) -> nn.Module:
     return lived_in(nn.Sequential(producer, nn.BatchNorm2d(features)))
 
 
-# The layout.
+# The owners.
 
 
 class Nested(nn.Module):
@@ -45,7 +45,7 @@ class Nested(nn.Module):
 
 def test_the_innermost_module_that_holds_two():
     model = Nested()
-    where = layout(model)
+    where = owners(model)
     inner, norm = model.outer[0][0], model.outer[1]
     assert where.path(inner) == "outer.0.0"
     assert where.scope(inner, norm) == "outer"
@@ -56,12 +56,12 @@ def test_the_innermost_module_that_holds_two():
 
 def test_every_path_of_a_shared_module_leads_to_it_and_parameters_know_their_holders():
     model = SharedNorm()
-    where = layout(model)
+    where = owners(model)
     assert where.modules["norm"] is where.modules["again"] is model.norm
     assert where.path(model.norm) == "norm"
     assert where.holders[id(model.norm.weight)] == 1
     model.second.weight = model.first.weight
-    assert layout(model).holders[id(model.first.weight)] == 2
+    assert owners(model).holders[id(model.first.weight)] == 2
 
 
 # The norm.

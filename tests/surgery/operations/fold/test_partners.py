@@ -14,20 +14,20 @@ from normsmith.anatomy.batch_norms import is_batch_norm
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.remark import Refusal
 from normsmith.surgery import trace
-from normsmith.surgery.operations.fold.obstacles import Layout
+from normsmith.surgery.operations.fold.obstacles import Owners
 from normsmith.surgery.operations.fold.partners import Partners
 
 
 def partners(model: nn.Module, batch: Tensor | None = None) -> dict[str, tuple[str, str, int | None] | str]:
     """By the path of each norm the layer, side and dimensions of its fold, or the reason against it."""
-    layout = Layout(Locations(lived_in(model)))
+    owners = Owners(Locations(lived_in(model)))
     norms = [module for module in model.modules() if is_batch_norm(module)]
-    found = Partners(trace(model, batch), layout).find(norms)
+    found = Partners(trace(model, batch), owners).find(norms)
     assert list(found) == norms  # in the order that was asked for
     return {
-        layout.path(norm): partner.reason
+        owners.path(norm): partner.reason
         if isinstance(partner, Refusal)
-        else (layout.path(partner.producer), partner.side, partner.dimensions)
+        else (owners.path(partner.producer), partner.side, partner.dimensions)
         for norm, partner in found.items()
     }
 

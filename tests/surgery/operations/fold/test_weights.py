@@ -71,7 +71,7 @@ def test_a_norm_that_comes_after(name, bias):
     layer, x = make(name, bias=bias)
     expected = layer(x)
     norm, weights = affine(expected.shape[1]), Weights.of(layer)
-    weights.then(norm)
+    weights.fold_after(norm)
     close(output(layer, weights, x), applied(norm, expected))
 
 
@@ -89,7 +89,7 @@ def without_border(name: str, *, bias: bool) -> tuple[nn.Module, Tensor]:
 def test_a_norm_that_comes_before(name, bias):
     layer, x = without_border(name, bias=bias)
     norm, weights = affine(6), Weights.of(layer)
-    weights.after(norm)
+    weights.fold_before(norm)
     close(output(layer, weights, x), layer(applied(norm, x)))
 
 
@@ -101,11 +101,11 @@ def test_norms_on_both_sides_in_either_order(name):
     for order in ("before first", "after first"):
         weights = Weights.of(layer)
         if order == "before first":
-            weights.after(before)
-            weights.then(after)
+            weights.fold_before(before)
+            weights.fold_after(after)
         else:
-            weights.then(after)
-            weights.after(before)
+            weights.fold_after(after)
+            weights.fold_before(before)
         close(output(layer, weights, x), expected)
 
 
@@ -113,8 +113,8 @@ def test_the_layer_itself_is_left_alone():
     layer, _ = make("2d", bias=True)
     before = {name: p.clone() for name, p in layer.named_parameters()}
     weights = Weights.of(layer)
-    weights.then(affine(4))
-    weights.after(affine(6))
+    weights.fold_after(affine(4))
+    weights.fold_before(affine(6))
     weights.stored()
     assert all(torch.equal(p, before[name]) for name, p in layer.named_parameters())
 
@@ -154,7 +154,7 @@ def test_stored_parameters_are_like_the_layers():
     layer = nn.Conv2d(3, 4, 3, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     layer.bias.requires_grad_(False)
     weights = Weights.of(layer)
-    weights.then(Affine(torch.full((4,), 2.0, dtype=torch.float64), torch.ones(4, dtype=torch.float64)))
+    weights.fold_after(Affine(torch.full((4,), 2.0, dtype=torch.float64), torch.ones(4, dtype=torch.float64)))
     weight, bias = weights.stored()
     assert (weight.dtype, bias.dtype) == (torch.bfloat16, torch.bfloat16)
     assert weight.is_contiguous(memory_format=torch.channels_last)

@@ -18,10 +18,10 @@ from normsmith.anatomy.remark import Refusal
 from normsmith.anatomy.select import Only, selected
 from normsmith.anatomy.trace import trace
 from normsmith.errors import InputError, SurgeryError
-from normsmith.surgery.operations.fold.obstacles import Fold, Layout, foldable_norm, obstacle
+from normsmith.surgery.operations.fold.obstacles import Fold, Owners, foldable_norm, obstacle
 from normsmith.surgery.operations.fold.partners import Partners
 from normsmith.surgery.operations.fold.weights import Weights, affine_of
-from normsmith.surgery.plans.edits import Edit, ModuleEdit, ParameterEdit, Unchanged
+from normsmith.surgery.plans.edits import Edit, ModuleEdit, ParameterEdit, RequireUnchanged
 from normsmith.surgery.plans.operation import Decisions, operation
 from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation
@@ -113,12 +113,12 @@ def find_pairs(model: nn.Module, batch: Any, forward: Forward, only: Only) -> De
     if not chosen:
         where = f"none of its {len(norms)} batch norms is selected" if norms else "it has no batch norm"
         raise SurgeryError(f"fold: expected batch norms in {type(model).__name__}, but {where}")
-    layout = Layout(locations)
-    partners = Partners(trace(model, batch, forward=forward), layout).find(chosen).values()
+    owners = Owners(locations)
+    partners = Partners(trace(model, batch, forward=forward), owners).find(chosen).values()
     folds = [partner for partner in partners if isinstance(partner, Fold)]
     return {
         "pairs": [
-            [layout.path(fold.norm), layout.path(fold.producer), fold.side, fold.dimensions] for fold in folds
+            [owners.path(fold.norm), owners.path(fold.producer), fold.side, fold.dimensions] for fold in folds
         ],
         "refusals": [asdict(partner) for partner in partners if isinstance(partner, Refusal)],
     }
@@ -133,15 +133,15 @@ def build(
     Raises:
         InputError: a pair is of another form, or names what is not there.
     """
-    layout = Layout(Locations(model))
+    owners = Owners(Locations(model))
     refused = {row["path"]: Refusal(**row) for row in refusals}
     folded: dict[nn.Module, list[tuple[Fold, BatchNorm]]] = {}
     for row in pairs:
-        fold = _as_fold(row, layout)
-        path, norm = layout.path(fold.norm), foldable_norm(fold.norm, layout.locations)
+        fold = _as_fold(row, owners)
+        path, norm = owners.path(fold.norm), foldable_norm(fold.norm, owners.locations)
         if isinstance(norm, Refusal):
             refused[path] = norm
-        elif (reason := obstacle(fold, norm, layout)) is not None:
+        elif (reason := obstacle(fold, norm, owners)) is not None:
             refused[path] = Refusal(path, reason)
         else:
             folded.setdefault(fold.producer, []).append((fold, norm))
@@ -151,15 +151,15 @@ def build(
         weight, bias = _folded(producer, rows)
         unfit = _unfit(weight, bias)
         if unfit is not None:
-            paths = [layout.path(fold.norm) for fold, _ in rows]
+            paths = [owners.path(fold.norm) for fold, _ in rows]
             refused |= {path: Refusal(path, unfit) for path in paths}
             continue
         places = {fold.norm: _stand_in(fold, norm) for fold, norm in rows}
-        changes += _changes(producer, rows, places, layout)
-        edits += (Unchanged(module) for module in (producer, *places))
+        changes += _changes(producer, rows, places, owners)
+        edits += (RequireUnchanged(module) for module in (producer, *places))
         for name, new in (("weight", weight), ("bias", bias)):
             edits.append(ParameterEdit(producer, name, parameters_of(producer)[name], new))
-        edits += (ModuleEdit(layout.locations.holders[norm], norm, new) for norm, new in places.items())
+        edits += (ModuleEdit(owners.locations.holders[norm], norm, new) for norm, new in places.items())
     return Plan(
         "fold batch norms",
         model,
@@ -195,8 +195,8 @@ class FoldedNorm(nn.Identity):
         return f"dimensions={self.dimensions}"
 
 
-def _as_fold(row: Sequence[Any], layout: Layout) -> Fold:
-    modules = layout.modules
+def _as_fold(row: Sequence[Any], owners: Owners) -> Fold:
+    modules = owners.modules
     if len(row) != 4 or row[0] not in modules or row[1] not in modules or row[2] not in ("after", "before"):
         raise InputError(
             f"pairs: expected (path of a norm, path of a layer, 'after' or 'before', dimensions or None), got {row!r}"
@@ -208,7 +208,7 @@ def _as_fold(row: Sequence[Any], layout: Layout) -> Fold:
 def _folded(producer: nn.Module, rows: Sequence[tuple[Fold, BatchNorm]]) -> tuple[nn.Parameter, nn.Parameter]:
     weights = Weights.of(producer)
     for fold, norm in rows:
-        (weights.then if fold.side == "after" else weights.after)(affine_of(norm))
+        (weights.fold_after if fold.side == "after" else weights.fold_before)(affine_of(norm))
     return weights.stored()
 
 
@@ -222,14 +222,14 @@ def _changes(
     producer: nn.Module,
     rows: Sequence[tuple[Fold, BatchNorm]],
     places: Mapping[nn.Module, nn.Module],
-    layout: Layout,
+    owners: Owners,
 ) -> Iterator[Change]:
     for norm, new in places.items():
-        path, *also = layout.locations.paths[norm]
+        path, *also = owners.locations.paths[norm]
         after = " ".join(repr(new).split())
-        yield Change(path, describe_layer(norm), after, f"{layout.path(producer)} does its work", tuple(also))
-    path, *also = layout.locations.paths[producer]
-    names = ", ".join(f"{layout.path(fold.norm)} came {fold.side} it" for fold, _ in rows)
+        yield Change(path, describe_layer(norm), after, f"{owners.path(producer)} does its work", tuple(also))
+    path, *also = owners.locations.paths[producer]
+    names = ", ".join(f"{owners.path(fold.norm)} came {fold.side} it" for fold, _ in rows)
     new_bias = "; its bias is new" if producer.bias is None else ""
     after = f"{describe_layer(producer)} with other weights"
     yield Change(path, describe_layer(producer), after, f"as if {names}{new_bias}", tuple(also))

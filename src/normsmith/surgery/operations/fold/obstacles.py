@@ -41,8 +41,8 @@ class Fold:
     dimensions: int | None = None
 
 
-class Layout:
-    """A model's modules by path, and how many modules hold each parameter."""
+class Owners:
+    """Which modules of a model own its paths and its parameters, and how often each parameter is owned."""
 
     def __init__(self, locations: Locations) -> None:
         self.locations = locations
@@ -87,12 +87,12 @@ def foldable_norm(module: nn.Module, locations: Locations) -> BatchNorm | Refusa
     return norm
 
 
-def obstacle(fold: Fold, norm: BatchNorm, layout: Layout, between: Iterable[nn.Module] = ()) -> str | None:
+def obstacle(fold: Fold, norm: BatchNorm, owners: Owners, between: Iterable[nn.Module] = ()) -> str | None:
     """What about a producer, and about hooks around the two, is against a fold."""
-    producer, path = fold.producer, layout.path(fold.producer)
+    producer, path = fold.producer, owners.path(fold.producer)
     if not is_producer(producer):
         return f"{path} is no plain linear layer or convolution"
-    own = next(_own_obstacles(producer, path, layout.holders), None)
+    own = next(_own_obstacles(producer, path, owners.holders), None)
     if own is not None:
         return own
     layer: Any = producer
@@ -100,7 +100,7 @@ def obstacle(fold: Fold, norm: BatchNorm, layout: Layout, between: Iterable[nn.M
     width = channels(producer) if fold.side == "after" else inputs
     if width != norm.features:
         return f"it has {norm.features} channels, {path} has {width}"
-    hooked = _hooked(fold, layout, between)
+    hooked = _hooked(fold, owners, between)
     if hooked is not None:
         return hooked
     if fold.side == "before" and _has_border(producer):
@@ -131,19 +131,19 @@ def _own_obstacles(producer: nn.Module, path: str, holders: Counter[int]) -> Ite
         yield f"the weights of {path} are no floating point numbers"
 
 
-def _hooked(fold: Fold, layout: Layout, between: Iterable[nn.Module]) -> str | None:
+def _hooked(fold: Fold, owners: Owners, between: Iterable[nn.Module]) -> str | None:
     """Hooks that meet the values between the two, which will be other ones or none."""
     first, second = (fold.producer, fold.norm) if fold.side == "after" else (fold.norm, fold.producer)
     watched: list[tuple[nn.Module, _HooksOf]]
-    watched = [(module, forward_hooks_of) for module in layout.around(first, second)]
-    watched += [(module, forward_pre_hooks_of) for module in layout.around(second, first)]
+    watched = [(module, forward_hooks_of) for module in owners.around(first, second)]
+    watched += [(module, forward_pre_hooks_of) for module in owners.around(second, first)]
     watched += [
         (module, hooks_of) for module in between for hooks_of in (forward_pre_hooks_of, forward_hooks_of)
     ]
     watched += [(module, backward_hooks_of) for module in (first, second)]
     for module, hooks_of in watched:
         if hooks_of(module):
-            return f"a hook of {layout.path(module)} meets what goes between norm and weights, which changes"
+            return f"a hook of {owners.path(module)} meets what goes between norm and weights, which changes"
     return None
 
 

@@ -14,7 +14,7 @@ from normsmith.anatomy.batch_norms import BatchNorm
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.kinds import is_sequential
 from normsmith.anatomy.remark import Refusal
-from normsmith.surgery.operations.fold.obstacles import Fold, Layout, foldable_norm, obstacle
+from normsmith.surgery.operations.fold.obstacles import Fold, Owners, foldable_norm, obstacle
 
 _RESHAPES = {"flatten", "reshape", "reshape_as", "view", "view_as", "unflatten"}
 _SAME_VALUES = {"contiguous", "clone", "detach"}
@@ -31,8 +31,8 @@ class _Calls:
 
 
 @dataclass(frozen=True)
-class _Against:
-    """Why a norm is not folded to one side. `stops_at`: what is there, if it is no linear layer or convolution."""
+class _Obstacle:
+    """Why a norm is not folded to one side: a reason, or what stands there in the place of a producer (`stops_at`)."""
 
     reason: str = ""
     stops_at: str = ""
@@ -41,8 +41,8 @@ class _Against:
 class Partners:
     """Finds for each norm its partner: the producer that can do its work. Norms come in the order of the forward."""
 
-    def __init__(self, graph: Graph, layout: Layout) -> None:
-        self._graph, self._layout = graph, layout
+    def __init__(self, graph: Graph, owners: Owners) -> None:
+        self._graph, self._owners = graph, owners
         self._folded: set[Event] = set()
 
     def find(self, norms: Iterable[nn.Module]) -> dict[nn.Module, Fold | Refusal]:
@@ -57,22 +57,22 @@ class Partners:
         return {norm: partners[norm] for norm in calls}
 
     def _one(self, module: nn.Module, calls: _Calls | Refusal) -> Fold | Refusal:
-        norm = foldable_norm(module, self._layout.locations)
+        norm = foldable_norm(module, self._owners.locations)
         if isinstance(norm, Refusal):
             return norm
         if isinstance(calls, Refusal):
             return calls
         fold = self._after(norm, calls)
-        if isinstance(fold, _Against):
+        if isinstance(fold, _Obstacle):
             against, fold = fold, self._before(norm, calls)
-            if isinstance(fold, _Against):
-                return Refusal(self._layout.path(module), _together(against, fold))
+            if isinstance(fold, _Obstacle):
+                return Refusal(self._owners.path(module), _together(against, fold))
         if norm.activation is None and len(calls.inner) == 1:
             self._folded.add(calls.end)
         return fold
 
     def _calls(self, norm: nn.Module) -> _Calls | Refusal:
-        path, number = self._layout.path(norm), self._graph.calls.get(norm, 0)
+        path, number = self._owners.path(norm), self._graph.calls.get(norm, 0)
         if number == 0:
             return Refusal(path, "this forward does not come by it")
         if number > 1:
@@ -105,41 +105,41 @@ class Partners:
     def _read(self, module: nn.Module) -> list[Event]:
         """Tensors of a module that functions use."""
         names = [*parameters_of(module), *buffers_of(module)]
-        paths = [f"{path}.{name}" for path in self._layout.locations.paths[module] for name in names]
+        paths = [f"{path}.{name}" for path in self._owners.locations.paths[module] for name in names]
         return [self._used[path] for path in paths if path in self._used]
 
-    def _after(self, norm: BatchNorm, calls: _Calls) -> Fold | _Against:
+    def _after(self, norm: BatchNorm, calls: _Calls) -> Fold | _Obstacle:
         """Into the producer whose output is the norm's input and goes nowhere else."""
         event, consumers, between = calls.entry, calls.inner, list[Event]()
         while True:
             is_producer = event.role == "producer"
             if not (is_producer or self._passes(event)):
-                return _Against(stops_at=_label(event))
+                return _Obstacle(stops_at=_label(event))
             others = [consumer for consumer in self._consumers_of(event) if consumer not in consumers]
             if others:
-                return _Against(f"{_label(others[0])} takes what {_label(event)} puts out as well")
+                return _Obstacle(f"{_label(others[0])} takes what {_label(event)} puts out as well")
             if self._graph.is_output(event):
-                return _Against(f"what {_label(event)} puts out is an output of the model too")
+                return _Obstacle(f"what {_label(event)} puts out is an output of the model too")
             if is_producer:
                 return self._fold(norm, calls, event, between, "after")
             between.append(event)
             event, consumers = event.sources[0], frozenset({event})
 
-    def _before(self, norm: BatchNorm, calls: _Calls) -> Fold | _Against:
+    def _before(self, norm: BatchNorm, calls: _Calls) -> Fold | _Obstacle:
         """Into the producer that alone takes the norm's output."""
         if norm.activation is not None:
-            return _Against(stops_at=f"its own activation, {norm.activation}")
+            return _Obstacle(stops_at=f"its own activation, {norm.activation}")
         event, between = calls.end, list[Event]()
         while True:
             consumers = self._consumers_of(event)
             if self._graph.is_output(event):
-                return _Against(stops_at="the model's output")
+                return _Obstacle(stops_at="the model's output")
             if len(consumers) != 1:
-                return _Against(stops_at=" and ".join(map(_label, consumers)) or "nothing")
+                return _Obstacle(stops_at=" and ".join(map(_label, consumers)) or "nothing")
             if consumers[0].role == "producer":
                 return self._fold(norm, calls, consumers[0], between, "before")
             if not self._passes(consumers[0]):
-                return _Against(stops_at=_label(consumers[0]))
+                return _Obstacle(stops_at=_label(consumers[0]))
             event = consumers[0]
             between.append(event)
 
@@ -150,23 +150,23 @@ class Partners:
         event: Event,
         between: list[Event],
         side: Literal["after", "before"],
-    ) -> Fold | _Against:
+    ) -> Fold | _Obstacle:
         """The fold into the producer called at `event`, or what is against it."""
         producer = event.module
         if producer is None:
-            return _Against(f"{_label(event)} is called as a function; make it a module")
+            return _Obstacle(f"{_label(event)} is called as a function; make it a module")
         known = calls.entry.shape is not None or norm.dimensions in (2, 3)
         fold = Fold(norm.module, producer, side, None if known else _dimensions(producer))
-        path, number = self._layout.path(producer), self._graph.calls.get(producer, 0)
+        path, number = self._owners.path(producer), self._graph.calls.get(producer, 0)
         if number != 1:
-            return _Against(f"{path} is used at {number} places of a forward, and all of them would change")
+            return _Obstacle(f"{path} is used at {number} places of a forward, and all of them would change")
         if not self._fits(norm, calls, event, between, side):
-            return _Against(f"its channels are not in the dimension in which {path} has its own")
-        reason = obstacle(fold, norm, self._layout, [e.module for e in between if e.module is not None])
+            return _Obstacle(f"its channels are not in the dimension in which {path} has its own")
+        reason = obstacle(fold, norm, self._owners, [e.module for e in between if e.module is not None])
         if reason is None and self._read(producer):
             reason = f"the weights of {path} are used outside of its own forward"
         reason = reason or self._left_out(norm.module, producer)
-        return fold if reason is None else _Against(reason)
+        return fold if reason is None else _Obstacle(reason)
 
     def _fits(self, norm: BatchNorm, calls: _Calls, event: Event, between: list[Event], side: str) -> bool:
         """Whether the norm's channels, in dimension 1, are those of the producer: last of a linear layer's."""
@@ -211,10 +211,10 @@ class Partners:
         """What one forward did not call, beside the two: for other inputs the data may go that way."""
         if self._graph.followed == "symbols":
             return None
-        scope = self._layout.scope(norm, producer)
-        while scope and self._graph.calls.get(self._layout.modules[scope], 0) == 0:
+        scope = self._owners.scope(norm, producer)
+        while scope and self._graph.calls.get(self._owners.modules[scope], 0) == 0:
             scope = scope.rpartition(".")[0]
-        holder = self._layout.modules[scope]
+        holder = self._owners.modules[scope]
         if is_sequential(holder):
             return None
         if scope not in self._uncalled:
@@ -240,7 +240,7 @@ class Partners:
             yield from self._uncalled_in(child, inner)
 
 
-def _together(after: _Against, before: _Against) -> str:
+def _together(after: _Obstacle, before: _Obstacle) -> str:
     if after.stops_at and before.stops_at:
         return (
             f"it stands between {after.stops_at} and {before.stops_at}: beside no linear layer or convolution that "

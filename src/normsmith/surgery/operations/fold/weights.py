@@ -49,7 +49,7 @@ class Weights:
         bias = weight.new_zeros(features) if layer.bias is None else _wide(layer.bias)
         return cls(producer, weight, bias)
 
-    def then(self, norm: Affine) -> None:
+    def fold_after(self, norm: Affine) -> None:
         """Fold a norm that comes after: W ← scale·W and b ← scale·b + shift, per output channel."""
         if isinstance(self.producer, ConvTranspose):  # (in, out/groups, *kernel)
             self._scale_second(norm.scale, repeats=self.weight.shape[0] // self.producer.groups)
@@ -57,7 +57,7 @@ class Weights:
             self.weight = self.weight * _column(norm.scale, self.weight.dim())
         self.bias = self.bias * norm.scale + norm.shift
 
-    def after(self, norm: Affine) -> None:
+    def fold_before(self, norm: Affine) -> None:
         """Fold a norm that comes before: b ← b + Σ W·shift over inputs and kernel, W ← W·scale per input channel."""
         producer: Any = self.producer
         if isinstance(producer, ConvTranspose):
