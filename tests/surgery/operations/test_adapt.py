@@ -90,7 +90,7 @@ def test_with_prior_zero_layers_normalise_as_in_training():
         torch.testing.assert_close(network(x), wanted)
 
 
-def test_layers_behind_others_see_adapted_inputs():
+def test_layers_after_others_see_adapted_inputs():
     torch.manual_seed(1)
     network = nn.Sequential(
         lived_in(nn.BatchNorm1d(4)), nn.Linear(4, 4), nn.ReLU(), lived_in(nn.BatchNorm1d(4))

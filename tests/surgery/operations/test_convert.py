@@ -50,7 +50,7 @@ class TestFrozen(Few):
         return convert(model, to="frozen")
 
 
-def behind_convolution(norm: nn.Module) -> nn.Module:
+def after_convolution(norm: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     return lived_in(nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.Conv2d(4, 2, 1))).eval()
 
@@ -87,7 +87,7 @@ REFUSED = {("ghost", "torch"): "torch's batch norm has no ghost_batch_size"} | {
 @pytest.mark.parametrize("to", TARGETS)
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_kind_into_every_other(source, to):
-    model = behind_convolution(SOURCES[source]())
+    model = after_convolution(SOURCES[source]())
     keys, affine = list(model.state_dict()), dict(model[1].named_parameters())
     plan = convert(model, to=to, **TARGETS[to])
     if (source, to) in REFUSED:
@@ -108,7 +108,7 @@ def test_every_kind_into_every_other(source, to):
 
 def test_what_each_becomes():
     def become(norm, to, **options):
-        return type(convert(behind_convolution(norm), to=to, **options).apply()[1])
+        return type(convert(after_convolution(norm), to=to, **options).apply()[1])
 
     assert become(nn.BatchNorm2d(4), "batch") is layers.BatchNorm2d
     assert become(nn.SyncBatchNorm(4), "batch") is layers.BatchNorm2d
@@ -123,7 +123,7 @@ def test_settings_stay_unless_an_option_says_otherwise():
     norm = layers.BatchNorm2d(
         4, ghost_batch_size=2, on_small_batch="running", process_group="world", momentum=0.3
     )
-    new = convert(behind_convolution(norm), to="renorm", schedule="crossq", ghost_batch_size=3).apply()[1]
+    new = convert(after_convolution(norm), to="renorm", schedule="crossq", ghost_batch_size=3).apply()[1]
     assert (new.ghost_batch_size, new.on_small_batch, new.process_group, new.momentum) == (
         3,
         "running",
@@ -140,7 +140,7 @@ def test_settings_stay_unless_an_option_says_otherwise():
 
 
 def test_frozen_stays_frozen_and_reverts():
-    model = behind_convolution(nn.BatchNorm2d(4))
+    model = after_convolution(nn.BatchNorm2d(4))
     plan = convert(model, to="frozen")
     plan.apply().train()
     mean = model[1].running_mean.clone()
@@ -156,7 +156,7 @@ def test_frozen_stays_frozen_and_reverts():
 
 
 def test_statistics_and_counter_go_on():
-    model = behind_convolution(nn.BatchNorm2d(4))
+    model = after_convolution(nn.BatchNorm2d(4))
     buffers = dict(model[1].named_buffers())
     plan = convert(model, to="renorm", total_steps=100)
     plan.apply().train()
@@ -170,7 +170,7 @@ def test_statistics_and_counter_go_on():
 
 @pytest.mark.parametrize("to", ["batch", "group"])
 def test_half_precision_keeps_its_dtype(to):
-    model = behind_convolution(nn.BatchNorm2d(4)).bfloat16()
+    model = after_convolution(nn.BatchNorm2d(4)).bfloat16()
     old = copy.deepcopy(model.state_dict())
     plan = convert(model, to=to)
     new = plan.apply()[1]
@@ -400,7 +400,7 @@ def test_attributes_that_users_put_on_a_norm_are_carried():
 
 
 def test_the_one_line_returns_the_model():
-    model = behind_convolution(nn.BatchNorm2d(4))
+    model = after_convolution(nn.BatchNorm2d(4))
     assert normsmith.convert(model, to="renorm", total_steps=9) is model
     assert type(model[1]) is layers.BatchRenorm2d
     twin = normsmith.convert(model, to="torch", copy=True)
@@ -438,7 +438,7 @@ def test_a_model_prepared_for_quantisation_is_refused():
 @pytest.mark.compiles
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_a_compiled_model_computes_with_its_new_norms():
-    inner = behind_convolution(nn.BatchNorm2d(4)).train()
+    inner = after_convolution(nn.BatchNorm2d(4)).train()
     model, x = torch.compile(inner, backend="eager"), images(8)()
     model(x)
     plan = convert(model, to="ghost", ghost_batch_size=2)

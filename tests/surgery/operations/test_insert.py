@@ -19,7 +19,7 @@ from normsmith.surgery import Plan, convert, fold, insert, strip, swap_activatio
         ("after", ["Linear", "ReLU", "BatchNorm1d", "Linear", "ReLU", "BatchNorm1d", "Linear"]),
     ],
 )
-def test_insert_puts_a_norm_at_each_activation_and_none_behind_the_logits(where, expected):
+def test_insert_puts_a_norm_at_each_activation_and_none_after_the_logits(where, expected):
     model = mlp()
     assert insert(model, torch_batch_norm, where).apply() is model
     assert kinds(model) == expected
@@ -53,7 +53,7 @@ def test_the_removed_bias_was_redundant():
     torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_bias_behind_which_dropout_lies_stays():
+def test_a_bias_before_dropout_stays():
     model = cnn()
     insert(model, torch_batch_norm, "before").apply()
     first, second = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d))

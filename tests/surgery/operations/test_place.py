@@ -77,7 +77,7 @@ def test_what_cannot_move_is_refused_with_the_reason(model, path, words):
     assert list(model.state_dict()) == keys
 
 
-def test_an_activation_that_feeds_a_skip_too_keeps_its_norm_behind_it():
+def test_an_activation_that_feeds_a_skip_too_keeps_its_norm_after_it():
     class Block(nn.Module):
         def __init__(self):
             super().__init__()
@@ -107,7 +107,7 @@ def test_post_norm_and_pre_norm_stay_what_they_are():
     assert "function add" in plan.kept[0].reason
 
 
-def test_a_norm_between_two_activations_is_that_of_the_one_behind_it():
+def test_a_norm_between_two_activations_is_that_of_the_second():
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3),
         nn.BatchNorm2d(4),

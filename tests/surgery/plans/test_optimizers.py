@@ -82,7 +82,7 @@ def test_each_of_several_optimizers_keeps_to_its_part():
     ]
 
 
-def test_state_goes_to_an_heir():
+def test_state_goes_to_a_successor():
     model = plain()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     step(model, BATCH, optimizer)

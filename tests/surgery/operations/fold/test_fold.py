@@ -101,7 +101,7 @@ def _dimensions(producer: nn.Module) -> int:
 @pytest.mark.parametrize("dtype", EXACT)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("producer", PRODUCERS)
-def test_a_norm_behind(producer: str, norm: str, dtype: torch.dtype) -> None:
+def test_a_norm_after(producer: str, norm: str, dtype: torch.dtype) -> None:
     """Torch's helpers raise on affine=False after linear layers and on grouped transposed convolutions."""
     make, shape = PRODUCERS[producer]
     layer = make()
@@ -240,7 +240,7 @@ def test_what_half_precision_cannot_hold_is_refused() -> None:
     assert "not all finite in torch.float16" in fold(model).refusals[0].reason
 
 
-def test_hooks_behind_the_norm_stay_and_see_the_same() -> None:
+def test_hooks_after_the_norm_stay_and_see_the_same() -> None:
     model, seen = (
         lived_in(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())).double().eval(),
         [],
