@@ -1,7 +1,7 @@
 """Surgery: a model changed as asked, and nothing else changed."""
 
 from normsmith.anatomy.graph import Event, Graph, Residual
-from normsmith.anatomy.remark import Remark
+from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.trace import trace
 from normsmith.surgery.fold import FoldedNorm
 from normsmith.surgery.operations.adapt import adapt
@@ -27,6 +27,7 @@ __all__ = [
     "LayerStatistics",
     "Plan",
     "Recalibration",
+    "Refusal",
     "Remark",
     "Residual",
     "Verification",

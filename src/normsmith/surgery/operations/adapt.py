@@ -39,13 +39,14 @@ def adapt(
     mask: Select = None,
     group: Group = None,
 ) -> Iterator[nn.Module]:
-    """Within the block batch norm layers go by source and target: unlabelled data of the domain that is tested.
+    """Within the block, batch norm layers normalise by a mixture of two statistics, those of source and target.
 
         μ = prior·μ_source + (1 − prior)·μ_target        σ² = prior·σ²_source + (1 − prior)·σ²_target
 
-    The source is what the running statistics hold; `prior` is a number, or N / (N + n) with N = `source_samples`
-    and n the target's samples: N says how many samples of the target the source is worth. prior=1 is the model as
-    it is, prior=0 with whole batches what batch norm does in training.
+    The source is the data that the running statistics come from, the target unlabelled data of the domain that is
+    tested. `prior`, the source's share, is a number from 0 to 1, or N / (N + n) with N = `source_samples` and n the
+    number of the target's samples: the source then counts as much as N samples of the target. With prior=1 the model
+    is as it is; with prior=0 and whole batches it normalises as batch norm does in training.
 
     Without a loader, every batch that goes through the model is its own target (n: its rows), and outputs depend on
     what else is in the batch. With a loader, its batches are the target, measured beforehand; then outputs do not.

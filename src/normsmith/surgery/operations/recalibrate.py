@@ -48,7 +48,7 @@ class LayerStatistics:
 
     @property
     def factor(self) -> str:
-        """By what the variances (with epsilon) grow, over the channels."""
+        """The new variances divided by the old ones, epsilon added to both: the range over the channels."""
         return extent(
             (self.after["running_var"] + self.epsilon) / (self.before["running_var"] + self.epsilon)
         )
@@ -58,11 +58,11 @@ class LayerStatistics:
 class Recalibration:
     """What was measured, and the plan that writes it into the model; print it for a table.
 
-    - `layers`: before and after, one for each layer that was measured.
-    - `kept`: layers that stay as they are, and why.
-    - `gap_of`: the batches of `gap`.
-    - `passes`: over the loader, those for the loss and for a gap over all batches among them.
-    - `loss_before`, `loss_after`: means over the samples, if a loss was given.
+    - `layers`: for each layer that was measured its statistics before and after.
+    - `kept`: the layers that stay as they are, and why.
+    - `gap_of`: the batches over which `gap` was measured: "none", a "sample", or "all".
+    - `passes`: how often the whole loader was gone through, for the loss and the gap too.
+    - `loss_before`, `loss_after`: the mean loss over all samples, if a loss was given.
     """
 
     plan: Plan

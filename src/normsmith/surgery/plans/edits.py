@@ -32,15 +32,15 @@ class Edit:
         raise NotImplementedError
 
     def undo(self) -> None:
-        """Change it back; whatever half of `do` has happened."""
+        """Change it back, also after a `do` that was interrupted half way."""
         raise NotImplementedError
 
     def replaced(self) -> Mapping[nn.Module, nn.Module]:
-        """Modules that `do` puts in the places of others, old → new."""
+        """The modules that `do` replaces, old → new."""
         return {}
 
     def successors(self) -> Mapping[nn.Parameter, nn.Parameter]:
-        """Parameters whose optimizer state goes over to another one, old → new."""
+        """The parameters whose optimizer state another parameter takes over, old → new."""
         return {}
 
     def touches(self) -> Iterable[nn.Module]:

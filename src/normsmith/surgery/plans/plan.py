@@ -92,9 +92,9 @@ class Plan:
         is a copy, or if it is itself what is replaced.
 
         Args:
-            optimizer: one or several that train the model. Parameters that stay keep their group and state, new
-                ones join the group of those they replace, or else of their neighbours (vectors that of a layer's bias
-                rather than its weight); removed ones go.
+            optimizer: one or several that train the model. Parameters that stay keep their group and state. A new
+                parameter joins the group of the one it replaces, or else of its nearest neighbour in the model (a
+                vector rather that of a bias than of a weight). Removed parameters leave their group.
             ema: copies of the model (`torch.optim.swa_utils.AveragedModel`, another holder's `.module`, or plain
                 copies) in which the same is changed, with their own values.
             copy: leave the model alone, and change and return a deep copy of it.

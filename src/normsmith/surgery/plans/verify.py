@@ -30,10 +30,10 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Verification:
-    """Outputs before and after: the largest difference, as a share of the largest output before.
+    """How far outputs before and after a change are apart: the largest difference, as a share of the largest output.
 
-    `training` is None where the plan expects nothing of it. `unreached`: new modules that the batch did not
-    come by.
+    - `evaluation`, `training`: in these modes; `training` is None where the plan expects nothing of it.
+    - `unreached`: the paths of new modules that the forward of this batch did not call.
     """
 
     expects: Expectation
