@@ -1,5 +1,7 @@
 """Checkpoints are written whole or not at all, and read without executing what is in them."""
 
+import pathlib
+
 import pytest
 import torch
 from torch import nn
@@ -89,3 +91,20 @@ def test_safetensors_hold_tensors_alone(tmp_path):
     ):
         checkpoints.save(Stateful(), tmp_path / "model.safetensors")
     assert checkpoints.save(Stateful(), tmp_path / "model.pt") == 1
+
+
+class Running:
+    """Unpickling it runs code."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path):
+    torch.save({"0.weight": torch.zeros(2, 3), "more": Running(tmp_path / "ran")}, tmp_path / "last.pt")
+    with pytest.raises(InputError, match="expected tensors and plain values, which is all that is unpickled"):
+        checkpoints.load_into(network(), tmp_path / "last.pt")
+    assert not (tmp_path / "ran").exists()

@@ -8,6 +8,7 @@ from tests.surgery.measured import ChannelsLast
 from torch import nn
 
 from normsmith.errors import SurgeryError
+from normsmith.layers import BatchRenorm1d
 from normsmith.surgery import set_statistics
 
 
@@ -48,3 +49,28 @@ def test_statistics_that_are_no_numbers(values, unchecked):
         SurgeryError, match=r"0: expected (numbers as running_mean|running_mean of 2 channels)"
     ):
         set_statistics(nn.Sequential(nn.BatchNorm1d(2)), {"0": {"running_mean": values}})
+
+
+def test_other_buffers_of_a_layer_are_no_statistics():
+    network = nn.Sequential(nn.BatchNorm1d(2))
+    network[0].register_buffer("running", torch.ones(2))
+    network[0].register_buffer("gain", torch.ones(2))
+    for name in ("running", "gain", "num_batches_tracked"):
+        with pytest.raises(
+            SurgeryError, match=f"expected running_mean, running_var or running_std, got '{name}'"
+        ):
+            set_statistics(network, {"0": {name: [1.0, 1.0]}})
+
+
+@pytest.mark.parametrize(
+    ("layer", "training"),
+    [
+        pytest.param(nn.BatchNorm1d(2), "same", id="batch norm trains by the batch"),
+        pytest.param(
+            BatchRenorm1d(2, total_steps=9), "may differ", id="renorm corrects towards the statistics"
+        ),
+    ],
+)
+def test_what_becomes_of_the_outputs(layer, training):
+    plan = set_statistics(nn.Sequential(layer), {"0": {"running_mean": [1.0, 2.0]}})
+    assert (plan.expects.evaluation, plan.expects.training) == ("may differ", training)

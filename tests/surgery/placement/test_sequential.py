@@ -63,6 +63,16 @@ def test_what_came_and_what_was_replaced_in_between_stays():
     assert model._modules["3"] is last
 
 
+def test_what_went_in_between_stays_away():
+    model = sequence(3)
+    plan = Rearrangement(model)
+    plan.remove("2")
+    plan.do()
+    del model._modules["0"]
+    plan.undo()
+    assert list(model._modules) == ["1", "2"]
+
+
 def test_a_model_that_changed_is_seen():
     model = sequence(3)
     plan = Rearrangement(model)
@@ -111,6 +121,12 @@ def test_a_place_that_was_filled_since_is_not_given_back():
     edit.do()
     model[0] = nn.Tanh()
     assert not edit.is_undoable()
+
+
+def test_an_entry_comes_back_to_its_place_before_what_is_new():
+    entries = {"b": 2, "new": 4}
+    put_back(entries, {"a": 1, "b": 0}, "a")
+    assert list(entries.items()) == [("a", 1), ("b", 2), ("new", 4)]
 
 
 def test_what_was_not_there_before_is_not_put_back():

@@ -5,7 +5,7 @@ import gc
 
 import pytest
 import torch
-from tests.contracts.surgery import step
+from tests.contracts.surgery import groups, step
 from tests.surgery.small import BATCH, add_norms, normed, plain
 from tests.surgery.states import state_of
 from torch import nn
@@ -16,6 +16,7 @@ from normsmith.anatomy import Refusal
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Change, Expectation, Plan, Remark, convert, fold, insert, strip, swap_activation
 from normsmith.surgery.plans.edits import ParameterEdit
+from normsmith.surgery.plans.optimizers import Following
 
 
 def model():
@@ -62,6 +63,12 @@ def test_printing_is_the_dry_run():
         "  3          kept                      it is so already",
         "  4          renamed 5",
         "  outputs: the same in evaluation; in training: differs",
+    ]
+
+
+def test_of_outputs_that_may_differ_nothing_is_printed():
+    assert str(Plan("all of it", model(), expects=Expectation("differs", "same"))).splitlines() == [
+        "all of it: 0 changes, 0 refusals"
     ]
 
 
@@ -280,3 +287,31 @@ def test_what_is_no_model_is_said(operation):
     for wrong in (nn.BatchNorm1d, normed().state_dict()):
         with pytest.raises(InputError, match=r"model: expected an nn\.Module"):
             operation(wrong)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_a_copy_has_its_own_weights_that_a_hook_computes():
+    network = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 8)), nn.BatchNorm1d(8))
+    network(BATCH)  # the weight is no leaf of the graph now, which torch does not copy
+    twin = convert(network, "group").apply(copy=True)
+    assert torch.equal(twin[0](BATCH), network[0](BATCH))
+    assert twin[0].weight_g is not network[0].weight_g
+
+
+def test_an_interrupt_while_optimizers_follow_leaves_everything_as_it_was(monkeypatch):
+    network = plain()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    step(network, BATCH, optimizer)
+    before = state_of(network), groups(optimizer)
+    update = Following.update
+
+    def interrupted(*arguments):
+        update(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Following, "update", interrupted)
+    plan = add_norms(network)
+    with pytest.raises(KeyboardInterrupt):
+        plan.apply(optimizer=optimizer)
+    assert (state_of(network), groups(optimizer)) == before
+    assert plan.replaced == {}
