@@ -100,8 +100,11 @@ def test_a_successor_has_all_hooks_and_those_bound_to_the_module_are_bound_to_it
 
 
 def test_no_hooks_of_torch_are_forgotten() -> None:
-    ours = set(_torch._HOOK_ATTRIBUTES)
-    assert {name for name in vars(nn.Module()) if "hook" in name} == ours
+    ways = ("forward", "forward_pre", "backward", "backward_pre", "state_dict", "state_dict_pre")
+    loading = ("load_state_dict_pre", "load_state_dict_post")
+    flags = {"_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called"}
+    known = {f"_{way}_hooks" for way in (*ways, *loading)} | flags | {"_is_full_backward_hook"}
+    assert known <= set(_torch._HOOK_ATTRIBUTES)
 
 
 def test_lazy_modules_keep_handles_of_their_own_hooks() -> None:
@@ -142,6 +145,12 @@ def test_the_bases_are_those_of_torchs_layers() -> None:
     assert not issubclass(nn.Conv2d, _torch.ConvTranspose)
     for dropout in (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout):
         assert issubclass(dropout, _torch.Dropout)
+
+
+def test_norms_take_a_bias_where_they_say_so() -> None:
+    if _torch.NORMS_TAKE_BIAS:
+        assert nn.BatchNorm1d(2, bias=False).bias is None
+    assert ("bias=" in repr(nn.BatchNorm1d(2))) is _torch.NORMS_TAKE_BIAS
 
 
 @pytest.mark.compiles
@@ -203,6 +212,14 @@ def test_transforms_are_seen_while_they_run_and_not_otherwise() -> None:
         function(torch.ones(2))
     function(torch.ones(2))
     assert seen == [(False, False), (True, True), (True, True), (False, True), (False, False)]
+
+
+def test_exporting_is_asked_of_torch_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not _torch.is_exporting()
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True, raising=False)
+    assert _torch.is_exporting()
+    monkeypatch.delattr(torch.compiler, "is_exporting")
+    assert not _torch.is_exporting()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

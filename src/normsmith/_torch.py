@@ -11,6 +11,7 @@ say that torch still calls both. `_check_input_dim` of torch's norms is overridd
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 import weakref
@@ -35,6 +36,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 NormBase = _NormBase
 """The base of torch's batch norms and instance norms: their settings, γ, β and running statistics."""
+NORMS_TAKE_BIAS = "bias" in inspect.signature(_NormBase.__init__).parameters
+"""Whether torch's norms have an argument `bias`, and say in their repr what it is; those of torch 2.6 have none."""
 TorchBatchNorm = _BatchNorm
 """The base of torch's own batch norms in all dimensions, lazy and synchronised ones too."""
 LazyNormBase = _LazyNormBase
@@ -96,12 +99,7 @@ def children_so_far(module: nn.Module) -> Mapping[str, nn.Module | None]:
 
 # Hooks of a module: handles that users hold point into these dictionaries, by their keys.
 
-_HOOK_ATTRIBUTES = (
-    "_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook", "_forward_hooks",
-    "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs", "_state_dict_hooks", "_state_dict_pre_hooks",
-    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
-)  # fmt: skip
+_HOOK_ATTRIBUTES = tuple(name for name in vars(nn.Module()) if "hook" in name)
 
 
 def forward_hooks_of(module: nn.Module) -> dict[int, Callable[..., Any]]:
@@ -141,10 +139,9 @@ def backward_hooks_of(module: nn.Module) -> dict[int, Callable[..., Any]]:
 def hand_over_hooks(old: nn.Module, new: nn.Module) -> None:
     """Give all hooks of a module to its successor, so that handles held by users remove them there.
 
-    Hooks that torch bound to the module itself are bound to the successor. Needs the dictionaries of `nn.Module` named
-    in `_HOOK_ATTRIBUTES`, the wrapper in which load hooks stand (`with_module`, `module`, `hook`), and the handles
-    that lazy modules keep of their own hooks. A dictionary that torch no longer has is passed over; one that torch
-    adds has to be added there: a test looks for new ones.
+    Hooks that torch bound to the module itself are bound to the successor. Needs that attributes of a new
+    `nn.Module` with "hook" in their names are its hooks, the wrapper in which load hooks stand (`with_module`,
+    `module`, `hook`), and the handles that lazy modules keep of their own hooks.
     """
     for name in _HOOK_ATTRIBUTES:
         if name in vars(old):
@@ -223,24 +220,28 @@ def is_transformed() -> bool:
     """Whether a transform of `torch.func`, or forward-mode autograd, is at work.
 
     Needs `torch._C._are_functorch_transforms_active` and the level in `torch.autograd.forward_ad`, which is −1 outside
-    of every `dual_level`. Without the level, ask the inputs for tangents (`forward_ad.unpack_dual`).
+    of every `dual_level`. Without it, ask the inputs for tangents.
     """
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
-def is_traced() -> bool:
-    """Whether `torch.jit.trace` is recording; `torch.jit.is_tracing` says the same and is slower.
+def is_exporting() -> bool:
+    """Whether `torch.export` is recording; torch 2.6 does not say so, and exports what it would compile.
 
-    Needs `torch._C._get_tracing_state`.
+    Needs `torch.compiler.is_exporting`, of torch 2.7.
     """
+    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
+
+
+def is_traced() -> bool:
+    """Whether `torch.jit.trace` is recording. Needs `torch._C._get_tracing_state`, or `torch.jit.is_tracing`: slower."""
     return torch._C._get_tracing_state() is not None
 
 
 def is_batched_gradient(tensor: Tensor) -> bool:
     """Whether a gradient stands for many at once, as with `torch.autograd.grad(..., is_grads_batched=True)`.
 
-    Needs `torch._C._functorch.is_legacy_batchedtensor`. Without it, batched gradients go through kernels that do not
-    know them, and raise an error there.
+    Needs `torch._C._functorch.is_legacy_batchedtensor`. Without it, our kernels raise errors for batched gradients.
     """
     return bool(torch._C._functorch.is_legacy_batchedtensor(tensor))
 
@@ -250,8 +251,7 @@ def without_torch_functions() -> AbstractContextManager[Any]:
 
     Needs `torch._C.DisableTorchFunction`; `torch._C.DisableTorchFunctionSubclass` leaves modes alone.
     """
-    block: AbstractContextManager[Any] = torch._C.DisableTorchFunction()
-    return block
+    return torch._C.DisableTorchFunction()
 
 
 def version_of(tensor: Tensor) -> int:
@@ -351,8 +351,7 @@ def timeout_of(group: torch.distributed.ProcessGroup) -> timedelta:
     Needs `ProcessGroup._get_backend` and `options._timeout` of the backend. Without them, take the default of
     `torch.distributed` or let users pass a timeout.
     """
-    timeout: timedelta = group._get_backend(torch.device("cpu")).options._timeout
-    return timeout
+    return group._get_backend(torch.device("cpu")).options._timeout
 
 
 def differentiable_sum(tensor: Tensor, group: torch.distributed.ProcessGroup) -> Tensor:

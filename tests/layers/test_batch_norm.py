@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import normsmith.layers as ours
+from normsmith._torch import NORMS_TAKE_BIAS
 from normsmith.errors import InputError
 
 CASES = [
@@ -18,7 +19,7 @@ CASES = [
 OPTIONS = [
     {},
     {"affine": False},
-    {"bias": False},
+    *([{"bias": False}] if NORMS_TAKE_BIAS else []),
     {"track_running_stats": False},
     {"momentum": None},
     {"momentum": 0.3, "eps": 1e-2},

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from normsmith.ops import Sync
+from normsmith.ops import Sync, compiling
 from normsmith.ops.call import Call
 from normsmith.ops.compiling import chunks, groups_of, laid_out_like, unfit
 from normsmith.ops.moments import ghost_groups
@@ -48,7 +48,7 @@ def test_transforms_get_no_operator():
 
 
 def test_exported_programs_get_no_operator(monkeypatch):
-    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    monkeypatch.setattr(compiling, "is_exporting", lambda: True)
     assert unfit(torch.ones(4, 3), Call(), FLOATS) == "transforms and exporters see through every operation"
 
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from normsmith._choices import check_choice
-from normsmith._torch import NormBase, buffers_of, parameters_of
+from normsmith._torch import NORMS_TAKE_BIAS, NormBase, buffers_of, parameters_of
 from normsmith.errors import InputError
 from normsmith.layers._recompute import ForwardState, state_of_forward
 from normsmith.layers._symbolic import call_in_graph, is_symbol
@@ -246,7 +246,8 @@ class StatisticsBase(HasPolicy, Float32Statistics, Copyable, RefusesConverters, 
         """Torch's settings, then ours where they are not the default."""
         shown = [
             f"{self.num_features}, eps={self.epsilon}, momentum={self.momentum}, affine={self.affine}",
-            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}",
+            *([f"bias={self.bias is not None}"] if NORMS_TAKE_BIAS else []),
+            f"track_running_stats={self.track_running_stats}",
         ]
         settings = {name: getattr(self, name) for name in _DEFAULTS}
         shown += [f"{name}={value!r}" for name, value in settings.items() if value != _DEFAULTS[name]]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from normsmith._choices import check_choice
-from normsmith._torch import is_batched_gradient
+from normsmith._torch import is_batched_gradient, is_exporting
 from normsmith.errors import InputError
 from normsmith.ops._check import check_batch, make_call
 from normsmith.ops._shapes import Batch, PerChannel
@@ -110,7 +110,7 @@ def batch_norm(
         x, normalize_with=normalize_with, eps=eps, renorm=renorm, mask=mask, sample_weight=sample_weight,
         ghost_batch_size=ghost_batch_size, activation=activation, on_small_batch=on_small_batch, sync=sync,
     )  # fmt: skip
-    if not call.by_batch and torch.compiler.is_exporting() and _is_plain(call, residual, running_std):
+    if not call.by_batch and is_exporting() and _is_plain(call, residual, running_std):
         return _exported(x, running_mean, running_var, weight, bias, eps)
     backend = choose(x, call)
     wanted = call.by_batch and update_running and running is not None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from normsmith._torch import is_transformed
+from normsmith._torch import is_exporting, is_transformed
 from normsmith.ops.call import Call
 from normsmith.ops.moments import Groups
 
@@ -16,7 +16,7 @@ def unfit(x: Tensor, call: Call, dtypes: tuple[torch.dtype, ...]) -> str | None:
 
     An exported program gets no operator, which would tie it to this package.
     """
-    if is_transformed() or torch.compiler.is_exporting():
+    if is_transformed() or is_exporting():
         return "transforms and exporters see through every operation"
     if not call.by_batch:
         return "compilers fuse inference with its neighbours"

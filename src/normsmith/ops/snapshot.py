@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from normsmith._torch import is_exporting
+
 
 @torch.library.custom_op("normsmith::snapshot", mutates_args=())
 def _opaque_clone(tensor: Tensor) -> Tensor:
@@ -27,7 +29,7 @@ def snapshot(tensor: Tensor) -> Tensor:
     >>> before
     tensor([0.])
     """
-    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+    if torch.compiler.is_compiling() and not is_exporting():
         copied: Tensor = _opaque_clone(tensor)
         return copied
     return tensor.clone()

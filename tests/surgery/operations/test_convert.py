@@ -23,6 +23,7 @@ from torch.nn.utils import parametrize
 
 import normsmith
 from normsmith import layers
+from normsmith._torch import NORMS_TAKE_BIAS
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Plan, convert
 
@@ -63,7 +64,7 @@ def detr_norm(features: int) -> nn.Module:
 
 SOURCES = {
     "torch": lambda: nn.BatchNorm2d(4, eps=1e-3, momentum=None),
-    "torch without bias": lambda: nn.BatchNorm2d(4, bias=False),
+    **({"torch without bias": lambda: nn.BatchNorm2d(4, bias=False)} if NORMS_TAKE_BIAS else {}),
     "torch without affine": lambda: nn.BatchNorm2d(4, affine=False),
     "torch sync": lambda: nn.SyncBatchNorm(4),
     "ours": lambda: layers.BatchNorm2d(4),

@@ -125,6 +125,8 @@ def test_new_vectors_join_the_biases_where_weights_are_apart():
     matrices = ["0.weight", "2.weight", "4.weight"]
     vectors = ["1_norm.weight", "1_norm.bias", "3_norm.weight", "3_norm.bias", "4.bias"]
     assert names_in(one, model) == [matrices, vectors]
+    if not hasattr(torch.optim, "Muon"):  # of torch 2.9
+        return
     plan.revert()
     muon, rest = torch.optim.Muon(weights), torch.optim.SGD(biases, lr=0.1)
     plan.apply(optimizer=[muon, rest])
