@@ -234,7 +234,7 @@ def is_exporting() -> bool:
 
 
 def is_traced() -> bool:
-    """Whether `torch.jit.trace` is recording. Needs `torch._C._get_tracing_state`, or `torch.jit.is_tracing`: slower."""
+    """Whether `torch.jit.trace` is recording. Needs `torch._C._get_tracing_state`; `torch.jit.is_tracing` is slower."""
     return torch._C._get_tracing_state() is not None
 
 
