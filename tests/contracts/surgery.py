@@ -19,9 +19,13 @@ ALL = {**REAL, **HARD}
 
 
 class SurgeryContract:
-    """`plan(model)` makes the operation's plan. It is tried on every network; `partial` where it refuses parts."""
+    """`plan(model)` makes the operation's plan. It is tried on every network; `partial` where it refuses parts.
+
+    `batch` is one of the network's, for operations that follow the model with data.
+    """
 
     partial: bool = False
+    batch: Any
 
     def plan(self, model: nn.Module) -> Plan:
         raise NotImplementedError
@@ -32,6 +36,10 @@ class SurgeryContract:
     @pytest.fixture(params=ALL)
     def network(self, request: pytest.FixtureRequest) -> Network:
         return ALL[request.param]
+
+    @pytest.fixture(autouse=True)
+    def _batch(self, network: Network) -> None:
+        self.batch = network.batch()
 
     def test_planning_and_verifying_change_nothing(self, network: Network) -> None:
         model, batch = network.model(), network.batch()

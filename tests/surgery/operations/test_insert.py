@@ -351,10 +351,6 @@ def test_real_networks(name):
 class InsertContract(SurgeryContract):
     where = "before"
 
-    @pytest.fixture(autouse=True)
-    def _batch(self, network):
-        self.batch = network.batch()
-
     def plan(self, model: nn.Module) -> Plan:
         return insert(model, "batch", self.where, batch=self.batch)
 

@@ -162,9 +162,5 @@ class TestPlace(SurgeryContract):
     def network(self, request):
         return {**REAL, **HARD}[request.param]
 
-    @pytest.fixture(autouse=True)
-    def _batch(self, network):
-        self.batch = network.batch()
-
     def plan(self, model: nn.Module) -> Plan:
         return place(model, "after", batch=self.batch)

@@ -39,9 +39,7 @@ class TestPlan(SurgeryContract):
 
     @pytest.fixture(params=["hf-resnet", "shared norm", "used twice", "hooked", "bfloat16", "double", "tied"])
     def network(self, request: pytest.FixtureRequest) -> Network:
-        found = ALL[request.param]
-        self.batch = found.batch()
-        return found
+        return ALL[request.param]
 
     def plan(self, model: nn.Module) -> Plan:
         return recalibrate(model, [self.batch], gap="none").plan

@@ -188,9 +188,5 @@ class TestStrip(SurgeryContract):
     def network(self, request):
         return {**REAL, **HARD}[request.param]
 
-    @pytest.fixture(autouse=True)
-    def _batch(self, network):
-        self.batch = network.batch()
-
     def plan(self, model: nn.Module) -> Plan:
         return strip(model, batch=self.batch)

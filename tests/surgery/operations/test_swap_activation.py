@@ -156,9 +156,5 @@ class TestSwap(SurgeryContract):
     def network(self, request):
         return ALL[request.param]
 
-    @pytest.fixture(autouse=True)
-    def _batch(self, network):
-        self.batch = network.batch()
-
     def plan(self, model: nn.Module) -> Plan:
         return swap_activation(model, "tanh", batch=self.batch)

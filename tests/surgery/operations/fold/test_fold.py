@@ -41,11 +41,10 @@ class TestContract(SurgeryContract):
 
     @pytest.fixture(params=[name for name in ALL if name not in REFUSING])
     def network(self, request: pytest.FixtureRequest) -> Network:
-        self._batch = ALL[request.param].batch()
         return ALL[request.param]
 
     def plan(self, model: nn.Module) -> Plan:
-        return fold(model, self._batch)
+        return fold(model, self.batch)
 
 
 @pytest.mark.parametrize("dtype", EXACT)
