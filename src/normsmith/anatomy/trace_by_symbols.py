@@ -20,6 +20,9 @@ from normsmith.errors import SurgeryError
 class _Tracer(fx.Tracer):
     """A tracer of torch.fx that looks into the same modules as a trace by running, and counts calls."""
 
+    proxy_buffer_attributes = True
+    """A buffer that the forward reads is an event, as a parameter is."""
+
     def __init__(self) -> None:
         super().__init__()
         self.calls: Counter[nn.Module] = Counter()

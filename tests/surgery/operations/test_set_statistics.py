@@ -35,6 +35,7 @@ def test_setting_statistics_by_hand():
         ({"0": {"running_mean": [1.0]}}, "2 channels"),
         ({"0": {"running_var": [1.0, -1.0]}}, "at least 0"),
         ({"0": {"running_mean": [1.0, float("nan")]}}, "finite"),
+        ({"0": {"running_mean": [-1.0, float("nan")]}}, "got nan"),
         ({"0": {"weight": [1.0, 1.0]}}, "running_mean, running_var or running_std"),
     ],
 )

@@ -151,6 +151,8 @@ def test_values_that_are_not_finite():
         with pytest.raises(SurgeryError, match="got a difference of inf"):
             compare([values(1.0, 1.0)], [after], "same", "evaluation", None)
         assert compare([values(1.0, 1.0)], [after], "differs", "evaluation", None) == INF
+    for after in (values(1.0, -INF), values(1.0, NAN)):
+        assert compare([values(1.0, INF)], [after], "differs", "evaluation", None) == INF
 
 
 def test_outputs_of_zeros_and_of_nothing():

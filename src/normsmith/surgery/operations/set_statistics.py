@@ -71,10 +71,13 @@ def _checked(measured: MeasuredLayer, name: str, values: Sequence[float]) -> Ten
         got = len(new) if new.ndim == 1 else f"shape {tuple(new.shape)}"
         raise SurgeryError(f"{where}: expected {name} of {len(held)} channels, got {got}")
     cast = new.to(held)
-    if not cast.isfinite().all() or (name != "running_mean" and (new < 0).any()):
+    wrong = ~cast.isfinite()
+    if name != "running_mean":
+        wrong |= new < 0
+    if wrong.any():
         raise SurgeryError(
             f"{where}: expected finite numbers{'' if name == 'running_mean' else ' of at least 0'} that fit "
-            f"{held.dtype} as {name}, got {new[~cast.isfinite() | (new < 0)][0].item():g}"
+            f"{held.dtype} as {name}, got {new[wrong][0].item():g}"
         )
     return cast
 

@@ -419,3 +419,21 @@ def test_on_the_meta_device() -> None:
         model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4))
     fold(model).apply()
     assert model[0].bias.is_meta
+
+
+class ReadsAStatistic(nn.Module):
+    """A network whose own forward reads a buffer of its norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.norm(self.conv(x)) + self.norm.running_mean.sum()
+
+
+@pytest.mark.parametrize("batch", [None, torch.ones(2, 3, 5, 5)], ids=["symbols", "a batch"])
+def test_a_norm_whose_statistics_are_read_elsewhere_is_refused(batch):
+    plan = fold(ReadsAStatistic(), batch)
+    assert not plan.changes
+    assert "its tensors are used outside of its own forward" in plan.refusals[0].reason
