@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from tests.ranks import run_ranks
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -359,26 +359,20 @@ def test_trees_of_tensors_are_taken_apart_and_put_together() -> None:
     assert _torch.with_layout([leaf * 2 for leaf in leaves], layout) == {"a": (2, [4, 6]), "b": 8}
 
 
-@pytest.fixture
-def alone() -> Iterator[dist.ProcessGroup]:
-    """The group of a single process, which waits for seven minutes."""
-    store = dist.HashStore()
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1, timeout=timedelta(minutes=7))
-    assert dist.group.WORLD is not None
-    yield dist.group.WORLD
-    dist.destroy_process_group()
-
-
-def test_a_group_says_how_long_it_waits(alone: dist.ProcessGroup) -> None:
-    assert _torch.timeout_of(alone) == timedelta(minutes=7)
-
-
-def test_a_sum_over_ranks_is_differentiable(alone: dist.ProcessGroup) -> None:
+def _exchange(rank: int, size: int) -> tuple[timedelta, list[float], list[float]]:
+    group: Any = dist.group.WORLD
     x = torch.ones(2, requires_grad=True)
-    total = _torch.differentiable_sum(x * 3, alone)
-    assert torch.equal(total.detach(), torch.full((2,), 3.0))
-    total.sum().backward()
-    assert torch.equal(x.grad, torch.full((2,), 3.0))
+    total = _torch.differentiable_sum(x * (rank + 1), group)
+    (total * (rank + 1)).sum().backward()
+    assert x.grad is not None
+    return _torch.timeout_of(group), total.tolist(), x.grad.tolist()
+
+
+def test_a_group_says_how_long_it_waits_and_its_sum_has_the_gradient_of_a_sum() -> None:
+    for rank, (timeout, total, gradient) in enumerate(run_ranks(_exchange, 2, timeout=420)):
+        assert timeout == timedelta(minutes=7)
+        assert total == [3.0, 3.0]
+        assert gradient == [3.0 * (rank + 1)] * 2
 
 
 def test_plain_tensors_are_not_functional_and_those_in_a_functionalized_graph_are() -> None:
