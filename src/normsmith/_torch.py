@@ -267,7 +267,7 @@ def version_of(tensor: Tensor) -> int:
 
 
 def backward_pass() -> int | None:
-    """The number of the backward pass that calls this code; None where none does.
+    """The number of the backward that calls this code; None where none does.
 
     Needs `torch._C._current_graph_task_id`. Without it, a recomputed forward would move running statistics twice.
     """

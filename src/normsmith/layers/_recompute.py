@@ -66,7 +66,7 @@ def state_of_forward(layer: nn.Module, current: Callable[[], ForwardState]) -> F
 
 
 def is_recomputing() -> bool:
-    """Whether this forward runs inside a backward pass, as recomputed ones do."""
+    """Whether this forward runs inside a backward, as recomputed ones do."""
     return backward_pass() is not None
 
 

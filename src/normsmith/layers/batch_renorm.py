@@ -127,7 +127,7 @@ class BatchRenorm1d(RenormBase, nn.BatchNorm1d):
         r = clip(σ_B/σ, 1/r_max, r_max)    d = clip((μ_B − μ)/σ, −d_max, d_max)
 
     In training μ_B and σ_B = sqrt(var_B + eps) are those of the batch, μ and σ = sqrt(running_var + eps) the
-    running values before this step's update; r and d are constants of the backward pass. Where they are not
+    running values before this step's update; r and d are constants of the backward. Where they are not
     clipped, the training output is the evaluation output. In evaluation it is batch norm, and its state dict is
     batch norm's: checkpoints load both ways. r_max=1, d_max=0 is batch norm.
 

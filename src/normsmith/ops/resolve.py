@@ -45,7 +45,7 @@ class Resolved(NamedTuple):
 
     `by_batch` says whether mean and inv_std are the batch's own (and so depend on x): for all groups, for none,
     or, where that is known only at run time, for the groups that are True in a tensor of shape (groups, 1). `r` and
-    `d` are constants of the backward pass; None stands for 1 and 0. `low` is what rounding took from the mean; None
+    `d` are constants of the backward; None stands for 1 and 0. `low` is what rounding took from the mean; None
     stands for 0.
     """
 
@@ -120,7 +120,7 @@ def resolve_again(moments: Moments, eps: float, earlier: Resolved) -> Resolved:
 
 
 def correction(moments: Moments, running: Running, eps: float, renorm: Renorm) -> tuple[PerGroup, PerGroup]:
-    """Renorm's r and d for these moments: within their bounds, and constants of the backward pass."""
+    """Renorm's r and d for these moments: within their bounds, and constants of the backward."""
     population = _population(running, eps, moments.mean.dtype)
     return _correction(moments, (moments.variance + eps).rsqrt(), *population, renorm)
 

@@ -20,7 +20,7 @@ MEASURE, SETTLE, APPLY = 1, 2, 4
 """Phases, as bits: sums over the batch, decisions per channel, and the batch again."""
 MEAN, LOW, INV_STD, M2, SCALE, SHIFT, R, D, SHARE = range(9)
 STATISTICS_ROWS = 9
-"""Rows of the statistics that a forward pass leaves."""
+"""Rows of the statistics that a forward leaves."""
 TERM_OFFSET, TERM_SLOPE = range(2)
 """Rows of the terms of dx."""
 RUN = 1024

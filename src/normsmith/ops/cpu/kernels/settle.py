@@ -3,7 +3,7 @@
 `resolve`, `commit` and `gradients` there are the definition; the contract that tests all backends compares the two.
 
 Statistics are rows of shape (groups, channels), in the dtype of the work. Partial sums of shape
-(parts, groups, channels, 3) are count, mean and M2 in the forward pass, Σg and Σg·(x − mean) in the backward pass.
+(parts, groups, channels, 3) are count, mean and M2 in the forward, Σg and Σg·(x − mean) in the backward.
 """
 
 from __future__ import annotations
