@@ -40,6 +40,8 @@ def operators():
     return torch.ops.normsmith
 
 
+# torch 2.15 warns so within its own check
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("option", ["residual, relu", "mask", "ghost", "renorm", "gelu"])
 @pytest.mark.parametrize("shape", [(6, 5), (6, 2, 8)])
 def test_is_an_operator_by_torchs_rules(shape, option, operators):
