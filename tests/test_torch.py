@@ -227,12 +227,13 @@ def test_traces_are_seen_while_they_run_and_not_otherwise() -> None:
     seen = []
 
     def function(x: Tensor) -> Tensor:
-        seen.append(_torch.is_traced())
+        seen.append(_torch.is_traced_or_transformed())
         return x * x
 
     function(torch.ones(2))
     torch.jit.trace(function, torch.ones(2), check_trace=False)
-    assert seen == [False, True]
+    torch.func.grad(lambda x: function(x).sum())(torch.ones(2))
+    assert seen == [False, True, True]
 
 
 def test_dispatch_modes_are_counted() -> None:

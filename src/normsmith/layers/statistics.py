@@ -157,12 +157,13 @@ class StatisticsBase(HasPolicy, Float32Statistics, Copyable, RefusesConverters, 
         """Call the operation with the settings of the layer and the state of this forward."""
         running, renorm, mask, normalize_with, update_running = state
         mean, var, std, batches = (None, None, None, None) if running is None else running
+        weight, bias = self._weight_and_bias()
         return batch_norm(
             x,
             mean,
             var,
-            self._weight_or_bias("weight"),
-            self._weight_or_bias("bias"),
+            weight,
+            bias,
             normalize_with=normalize_with,
             update_running=update_running,
             momentum=self.momentum,
@@ -181,11 +182,13 @@ class StatisticsBase(HasPolicy, Float32Statistics, Copyable, RefusesConverters, 
             collected=self._collected if update_running else None,
         )
 
-    def _weight_or_bias(self, name: str) -> Tensor | None:
-        """γ or β, which in parametrized, pruned and replicated layers is an attribute and no parameter."""
+    def _weight_and_bias(self) -> tuple[Tensor | None, Tensor | None]:
+        """γ and β, which in parametrized, pruned and replicated layers are attributes and no parameters."""
         parameters = parameters_of(self)
-        vector: Tensor | None = parameters[name] if name in parameters else getattr(self, name)
-        return vector
+        try:
+            return parameters["weight"], parameters["bias"]
+        except KeyError:
+            return self.weight, self.bias
 
     def _lost_by_fusers(self) -> str | None:
         if self.pinned is not None and self.pinned.normalize_with == "batch":

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from normsmith._torch import is_traced, is_transformed
+from normsmith._torch import is_traced_or_transformed
 from normsmith.ops._shapes import Batch, Elements
 from normsmith.ops.activation import Activation
 from normsmith.ops.moments import Groups, Moments
@@ -72,7 +72,7 @@ class Forward(NamedTuple):
 
 def eager() -> bool:
     """Whether torch runs operation by operation: no compiler, tracer, functorch transform or forward-mode autograd."""
-    return not (torch.compiler.is_compiling() or is_traced() or is_transformed())
+    return not (torch.compiler.is_compiling() or is_traced_or_transformed())
 
 
 def computing_dtype(x: Tensor) -> torch.dtype:
