@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 from torch import nn
 
 import normsmith
-from normsmith import layers
+from normsmith import layers, surgery
 from normsmith.studies import every_question, questions
 
 ROOT = Path(__file__).parents[1]
@@ -192,6 +192,21 @@ def test_every_public_function_and_layer_is_in_a_test(package: str) -> None:
 @pytest.mark.parametrize("layer", layers.__all__)
 def test_every_layer_is_in_the_pages(layer: str) -> None:
     assert re.search(rf"\b{layer}\b", (ROOT / "docs" / "howto" / "layers.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("layer", layers.__all__)
+def test_every_layer_has_a_page_of_its_own(layer: str) -> None:
+    """Layers by their family; contexts are on the pages of the layers they serve."""
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "layers").glob("*.md"))
+    assert re.search(rf"\b{re.sub(r'^Lazy|[123]d$', '', layer)}", pages)
+
+
+def test_every_operation_of_surgery_has_a_row_in_the_reference() -> None:
+    page = (ROOT / "docs" / "reference" / "surgery.md").read_text(encoding="utf-8")
+    rows = "\n".join(line for line in page.splitlines() if line.startswith("|"))
+    operations = [name for name in surgery.__all__ if inspect.isfunction(getattr(surgery, name))]
+    assert operations
+    assert [name for name in operations if f"`{name}`" not in rows] == []
 
 
 def test_contributing_names_what_exists() -> None:

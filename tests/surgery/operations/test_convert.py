@@ -1,6 +1,7 @@
 """Converting batch norms: what becomes of each kind, what is carried, what is refused."""
 
 import copy
+import inspect
 import time
 
 import pytest
@@ -26,6 +27,7 @@ from normsmith import layers
 from normsmith._torch import NORMS_TAKE_BIAS
 from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Plan, convert
+from normsmith.surgery.targets import conversions
 
 
 class TestRenorm(SurgeryContract):
@@ -83,6 +85,13 @@ TARGETS = {
 REFUSED = {("ghost", "torch"): "torch's batch norm has no ghost_batch_size"} | {
     (fused, to): "activation" for fused in ("fused", "timm") for to in ("torch", "group", "layer")
 }
+
+
+def test_every_target_is_tried_and_documented():
+    assert TARGETS.keys() == conversions.TARGETS.keys()
+    for documented in (convert, normsmith.convert):
+        text = inspect.getdoc(documented) or ""
+        assert [to for to in TARGETS if f'"{to}"' not in text] == []
 
 
 @pytest.mark.parametrize("to", TARGETS)
