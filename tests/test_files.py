@@ -113,3 +113,12 @@ def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="cannot write: No such file or directory"):
         write("new", tmp_path / "missing" / "file")
     assert listing(tmp_path) == []
+
+
+@pytest.mark.parametrize("how", [_files.replacing, _files.creating])
+def test_a_link_to_itself_and_a_name_that_no_file_has_are_refused(tmp_path, how):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path in (tmp_path / "loop", tmp_path / "nul\0byte"):
+        with pytest.raises(InputError, match="cannot write"):
+            write("new", path, how)
+    assert listing(tmp_path) == ["loop"]

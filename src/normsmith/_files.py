@@ -27,7 +27,7 @@ def replacing(path: str | os.PathLike[str], failure: Failure) -> Iterator[Path]:
         NormsmithError: what `failure` makes of the reason, where the file system refuses.
     """
     with explained(failure):
-        target = Path(path).resolve()
+        target = _resolved(path)
         with beside(target) as temporary:
             yield temporary
             _finish(temporary, _permissions(target))
@@ -42,7 +42,7 @@ def creating(path: str | os.PathLike[str], failure: Failure) -> Iterator[Path]:
         NormsmithError: what `failure` makes of the reason, where the file system refuses.
     """
     with explained(failure):
-        target = Path(path).resolve()
+        target = _resolved(path)
         with beside(target) as temporary:
             yield temporary
             _finish(temporary, _permissions(target))
@@ -63,6 +63,14 @@ def explained(failure: Failure) -> Iterator[None]:
         raise failure(error.strerror or str(error)) from error
 
 
+def _resolved(path: str | os.PathLike[str]) -> Path:
+    """The file that a path names, links followed. Raises OSError for what no file system takes."""
+    try:
+        return Path(path).resolve()
+    except (RuntimeError, ValueError) as error:  # a link to itself in Python 3.11 and 3.12; a NUL in the name
+        raise OSError(str(error)) from error
+
+
 @contextmanager
 def beside(target: Path) -> Iterator[Path]:
     """An empty temporary file in the folder of `target`; it is gone afterwards unless it was moved.
@@ -70,7 +78,7 @@ def beside(target: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder takes no file.
     """
-    handle, name = tempfile.mkstemp(prefix=".normsmith-", suffix=".tmp", dir=target.resolve().parent)
+    handle, name = tempfile.mkstemp(prefix=".normsmith-", suffix=".tmp", dir=_resolved(target).parent)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -1,5 +1,6 @@
 """Edits and probes have names that outlive their files: stores are full of them."""
 
+import functools
 import json
 
 import cloudpickle
@@ -99,7 +100,7 @@ def test_a_module_that_is_loaded_again_declares_its_names_again():
 
 def test_a_name_that_is_taken_is_refused_with_its_owner():
     with pytest.raises(
-        StudyError, match=r"'strip-norm' of .*:of_my_own belongs to normsmith.studies.arms:strip_norm"
+        StudyError, match=r"'strip-norm' of .*test_names\.py:of_my_own belongs to .*arms\.py:strip_norm"
     ):
         named("strip-norm")(of_my_own)
     assert name_of(of_my_own) == f"{__name__}:of_my_own"
@@ -109,3 +110,44 @@ def test_a_name_that_is_taken_is_refused_with_its_owner():
 def test_what_is_no_name(name):
     with pytest.raises(StudyError, match="expected a name of letters in lower case"):
         named(name)
+
+
+FILE_OF_A_USER = """
+from normsmith.studies.names import named
+
+@named("mylab/as-it-is")
+def as_it_is(model, task):
+    return model
+"""
+
+
+def test_a_file_that_is_loaded_twice_keeps_its_names(tmp_path):
+    """As a script and as a task, or again after it was changed."""
+    file = tmp_path / "mylab.py"
+    for module, text in (("one", FILE_OF_A_USER), ("other", f"{FILE_OF_A_USER}# changed")):
+        code = compile(text, str(file), "exec")
+        space = {"__name__": module}
+        exec(code, space)
+        assert name_of(space["as_it_is"]) == "mylab/as-it-is"
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_functions_of_which_there_may_be_several_need_a_def_of_their_own():
+    def inner(model, task):
+        return model
+
+    for several in (inner, lambda model, task: model, functools.partial(of_my_own), object()):
+        with pytest.raises(StudyError, match="stands in a module by itself"):
+            name_of(several)
+        with pytest.raises(StudyError, match="stands in a module by itself"):
+            named("test/several")(several)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_function_has_one_name_and_only_functions_have_one():
+    with pytest.raises(StudyError, match="has the name 'strip-norm' already"):
+        named("test/second")(arms.strip_norm)
+    with pytest.raises(StudyError, match="written in Python"):
+        named("test/builtin")(len)
+    with pytest.raises(StudyError, match="letters in lower case"):
+        named(of_my_own)

@@ -111,7 +111,7 @@ def build(
     """
     locations = Locations(model)
     installer, restored, changes = Installer(model, locations), Biases(model), list[Change]()
-    for path in norms:
+    for path in dict.fromkeys(norms):
         norm = find(model, path)
         empty = installer.remove(norm)
         first, *also = locations.paths[norm]

@@ -100,7 +100,7 @@ def build(
     Tanh()
     """
     locations, changes, edits = Locations(model), list[Change](), list[ModuleEdit]()
-    for path in paths:
+    for path in dict.fromkeys(paths):
         old, new = find(model, path), _SWAPS[activation]()
         children_of(new).update(children_of(old))  # a norm that a hook calls
         changes.append(

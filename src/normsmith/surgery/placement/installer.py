@@ -6,10 +6,12 @@ import re
 
 from torch import nn
 
+from normsmith._text import path_text
 from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.hooks import is_attached
 from normsmith.anatomy.kinds import is_sequential
 from normsmith.anatomy.locations import Locations, find
+from normsmith.errors import SurgeryError
 from normsmith.surgery.placement.hooks import AttachEdit, DetachEdit
 from normsmith.surgery.placement.places import Place
 from normsmith.surgery.placement.sequential import Rearrangement, SlotEdit
@@ -37,7 +39,7 @@ class Installer:
             return place.host
         after = place.side == "after"
         if place.in_sequence:
-            ((parent, name),) = self._locations.holders[host]
+            parent, name = self._sequence_of(host)
             new = self._free(f"{name}_norm", parent)
             self._children_of(parent).place(new, norm, name, after=after)
             return place.host.removesuffix(name) + new
@@ -62,7 +64,7 @@ class Installer:
 
     def move(self, norm: nn.Module, place: Place) -> str:
         """Move a norm, which keeps its hooks and mode, to another place, and return its path there."""
-        host, ((parent, name),) = find(self._model, place.host), self._locations.holders[norm]
+        host, (parent, name) = find(self._model, place.host), self._only_holder(norm)
         if (
             place.in_sequence
             and self._locations.holders[host][0][0] is parent
@@ -81,6 +83,28 @@ class Installer:
             self.edits.append(SlotEdit(self._locations.holders[host], host, norm))
             return place.host
         return self.put(place, norm)
+
+    def _only_holder(self, module: nn.Module) -> tuple[nn.Module, str]:
+        """The one module that holds another, and the child's name."""
+        holders = self._locations.holders[module]
+        if len(holders) != 1:
+            path = path_text(self._locations.paths[module][0])
+            raise SurgeryError(
+                f"{path}: expected a module that one other holds, as where the plan was made; here {len(holders)} do; "
+                "plan on this model itself"
+            )
+        return holders[0]
+
+    def _sequence_of(self, host: nn.Module) -> tuple[nn.Module, str]:
+        """The `nn.Sequential` that runs a host, and the host's name in it."""
+        parent, name = self._only_holder(host)
+        if not is_sequential(parent):
+            path = path_text(self._locations.paths[host][0])
+            raise SurgeryError(
+                f"{path}: expected a child of an nn.Sequential, as where the plan was made, got one of "
+                f"{type(parent).__name__}; plan on this model itself"
+            )
+        return parent, name
 
     def _children_of(self, parent: nn.Module) -> Rearrangement:
         if parent not in self._rearranged:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
+from normsmith._choices import check_choice
 from normsmith._torch import children_of
 from normsmith.anatomy.graph import Event, Graph, is_linear
 from normsmith.anatomy.kinds import Signal, channels, is_sequential
@@ -42,6 +43,7 @@ class Place:
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Place:
         """The place that `dataclasses.asdict` has written down."""
+        check_choice("side", row["side"], get_args(Position))
         return cls(**{**row, "signal": Signal(**row["signal"])})
 
 

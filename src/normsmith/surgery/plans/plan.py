@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from normsmith._text import count, error_text, path_text
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.remark import Refusal, Remark
-from normsmith.errors import InputError, SurgeryError
+from normsmith.errors import InputError, NormsmithError, SurgeryError
 from normsmith.surgery.plans.edits import Edit, do_all, done, undo_all
 from normsmith.surgery.plans.operation import Operation
 from normsmith.surgery.plans.optimizers import Following
@@ -209,22 +209,15 @@ class Plan:
         >>> Plan.from_json(model, text).apply()[1]
         Tanh()
         """
-        try:
+        with _refusing("expected a plan as Plan.to_json writes it, got something else"):
             read = json.loads(text)
             _check_format(read)
             operation = Operation(read["operation"]["name"], dict(read["operation"]["arguments"]))
             changes = tuple(Change(**{**row, "also": tuple(row["also"])}) for row in read["changes"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise SurgeryError(
-                f"expected a plan as Plan.to_json writes it, got something else: {error!r}"
-            ) from error
-        try:
+        with _refusing(f"expected arguments of {operation.name!r} as Plan.to_json writes them, got others"):
             plan: Plan = operation.plan(model)
-        except (KeyError, TypeError) as error:
-            raise SurgeryError(
-                f"expected arguments of {operation.name!r} as Plan.to_json writes them, got others: {error!r}"
-            ) from error
-        _check_same(changes, plan)
+            _check_same(changes, plan)
+            str(plan)  # remarks of other types would show only when somebody prints it
         return plan
 
     def _check_applicable(self, partial: bool) -> None:
@@ -298,14 +291,27 @@ class Plan:
         return "\n".join([head, *lines])
 
 
+@contextmanager
+def _refusing(expected: str) -> Iterator[None]:
+    """A block that reads somebody's text: whatever it raises that is no error of normsmith becomes a SurgeryError."""
+    try:
+        yield
+    except NormsmithError:
+        raise
+    except Exception as error:
+        raise SurgeryError(f"{expected}: {error_text(error)[:300]}") from error
+
+
 def _check_format(read: Any) -> None:
     """Raise SurgeryError for a plan that another version of normsmith has saved in another form."""
-    if isinstance(read, dict) and "operation" in read and read.get("format") != FORMAT:
-        written = read.get("format")
+    if not (isinstance(read, dict) and "operation" in read):
+        return
+    written = read.get("format")
+    if type(written) is not int or written != FORMAT:
+        got = "one without a format" if written is None else f"format {written!r}"[:100]
         raise SurgeryError(
-            f"expected a saved plan of format {FORMAT}, got "
-            f"{'one without a format' if written is None else f'format {written!r}'}: another version of normsmith "
-            "wrote it; make the plan again with this one"
+            f"expected a saved plan of format {FORMAT}, got {got}: another version of normsmith wrote it; make the "
+            "plan again with this one"
         )
 
 
