@@ -234,15 +234,10 @@ def is_exporting() -> bool:
 
 
 def is_traced_or_transformed() -> bool:
-    """Whether `torch.jit.trace` is recording, or `is_transformed`; in one function, since every forward asks.
-
-    Needs `torch._C._get_tracing_state`; `torch.jit.is_tracing` is slower.
-    """
-    return (
-        torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    )
+    """Whether `torch.jit.trace` is recording, or `is_transformed`. Needs `torch._C._get_tracing_state` beside that."""
+    if torch._C._get_tracing_state() is not None or torch._C._are_functorch_transforms_active():
+        return True
+    return torch.autograd.forward_ad._current_level >= 0
 
 
 def is_batched_gradient(tensor: Tensor) -> bool:

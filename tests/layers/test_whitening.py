@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from normsmith import layers
+from normsmith._torch import NORMS_TAKE_BIAS
 from normsmith.errors import InputError
 from normsmith.layers import Whiten1d, Whiten2d, accumulate, use_mask
 
@@ -252,8 +253,9 @@ def test_torchs_converters_do_not_take_it_for_a_batch_norm():
 
 
 def test_repr_says_how_it_whitens():
+    bias = ", bias=True" * NORMS_TAKE_BIAS
     assert repr(Whiten1d(6, groups=2)) == (
-        "Whiten1d(6, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True, groups=2, method='zca')"
+        f"Whiten1d(6, eps=1e-05, momentum=0.1, affine=True{bias}, track_running_stats=True, groups=2, method='zca')"
     )
     assert repr(Whiten2d(6, method="newton")).endswith("groups=1, method='newton', iterations=5)")
 
