@@ -32,6 +32,13 @@ class PassResult:
     samples: int = 0
 
 
+@dataclass(frozen=True)
+class RankFailure:
+    """Why a rank has no result of a pass: its error, in one line."""
+
+    error: str
+
+
 def group_of(model: nn.Module, group: Group) -> dist.ProcessGroup | None:
     """The ranks to measure with: those given, else those of a DistributedDataParallel model, else none.
 
@@ -61,18 +68,20 @@ def merged_across_ranks(work: Callable[[], PassResult], group: dist.ProcessGroup
     if group is None:
         return work()
     try:
-        mine: PassResult | str = work()
+        mine = work()
     except Exception as error:
-        _gathered(error_text(error), group)
+        _gathered(RankFailure(error_text(error)), group)
         raise
     every = _gathered(mine, group)
     for rank, result in enumerate(every):
-        if isinstance(result, str):
-            raise SyncError(f"expected all {len(every)} ranks to finish their pass, rank {rank} had {result}")
+        if isinstance(result, RankFailure):
+            raise SyncError(
+                f"expected all {len(every)} ranks to finish their pass, rank {rank} had {result.error}"
+            )
     return _merged([result for result in every if isinstance(result, PassResult)])
 
 
-def _gathered(mine: PassResult | str, group: dist.ProcessGroup) -> list[PassResult | str]:
+def _gathered(mine: PassResult | RankFailure, group: dist.ProcessGroup) -> list[PassResult | RankFailure]:
     """What every rank sends, in the order of the ranks: its result, or the error that it had."""
     every: list[Any] = [None] * dist.get_world_size(group)
     try:

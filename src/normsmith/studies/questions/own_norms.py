@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from normsmith import surgery
 from normsmith._text import count, some
+from normsmith.anatomy import Refusal
 from normsmith.anatomy.batch_norms import is_batch_norm
 from normsmith.errors import StudyError, SurgeryError
 from normsmith.studies.arms import AS_IS, Arm, convert_norm, edit, move_norm, plan_of_move, strip_batch_norm
@@ -37,7 +38,11 @@ def ask(lab: Lab) -> Requests[Findings]:
         tables=(arms_table(lab, best),),
         notes=(
             f"The network has {count(len(norms), 'batch norm')}, and batches of {lab.task.batch_size}.",
-            *(f"Not asked: {name}. {why}." for name, why in changes.items() if isinstance(why, str)),
+            *(
+                f"Not asked: {name}. {arm.reason}."
+                for name, arm in changes.items()
+                if isinstance(arm, Refusal)
+            ),
             *(_staying(lab, norms, moved) if isinstance(moved, Arm) else ()),
             *(_idle(lab, tuned[renorm]) if isinstance(renorm, Arm) else ()),
             *edge_notes(best),
@@ -57,29 +62,30 @@ def _norms(lab: Lab) -> set[str]:
     return paths
 
 
-def _renorm(lab: Lab) -> Arm | str:
+def _renorm(lab: Lab) -> Arm | Refusal:
     """The arm with renorm in the norms' places, or why there is none."""
     try:
         plan = surgery.convert(build(lab.task, 0), "renorm", total_steps=lab.steps)
     except SurgeryError as error:
-        return str(error)
+        return Refusal("", str(error))
     if plan.refusals or not plan.changes:
-        return "; ".join(f"{remark.path}: {remark.reason}" for remark in (plan.refusals or plan.kept)[:SHOWN])
+        remarks = (plan.refusals or plan.kept)[:SHOWN]
+        return Refusal("", "; ".join(f"{remark.path}: {remark.reason}" for remark in remarks))
     return AS_IS.but(
         "renorm", edit(convert_norm, to="renorm", total_steps=lab.steps), probes=(renorm_activity,)
     )
 
 
-def _moved(lab: Lab, norms: set[str]) -> Arm | str:
+def _moved(lab: Lab, norms: set[str]) -> Arm | Refusal:
     """The arm with the norms on the side where fewer of them are, or why there is none."""
     try:
         plans = {where: plan_of_move(build(lab.task, 0), lab.task, where) for where in ("after", "before")}
     except SurgeryError as error:
-        return str(error)
+        return Refusal("", str(error))
     moving = {where: len(norms & {change.path for change in plan.changes}) for where, plan in plans.items()}
     where = max(moving, key=lambda side: moving[side])
     if not moving[where]:
-        return "None of the norms can go to the other side of an activation"
+        return Refusal("", "None of the norms can go to the other side of an activation")
     return AS_IS.but(f"moved {where} activation", edit(move_norm, where=where))
 
 
