@@ -44,8 +44,8 @@ bench: $(STAMP)
 
 # With another torch, or another Python: make compat TORCH=2.6.0 PYTHON=/usr/bin/python3.12
 compat:
-	@test -n "$(TORCH)" || { echo "normsmith: which torch? make compat TORCH=2.6.0 [PYTHON=python3.12]"; exit 2; }
-	@$(PYTHON) scripts/compat.py $(TORCH) --python $(PYTHON)
+	@test -n "$(TORCH)" || { echo "normsmith: which torch? make compat TORCH=2.6.0 [PYTHON=python3.12] [PARTS=tests/layers]"; exit 2; }
+	@$(PYTHON) scripts/compat.py $(TORCH) --python $(PYTHON) --parts $(PARTS)
 
 # On a machine with a GPU: its own torch, Triton, pytest and numpy; no .venv, no network.
 gpu:

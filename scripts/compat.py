@@ -3,6 +3,7 @@
 
     make compat TORCH=2.6.0                              in .compat/py3.11-torch2.6.0, with `python3`
     make compat TORCH=2.13.0 PYTHON=/usr/bin/python3.13  in .compat/py3.13-torch2.13.0
+    make compat TORCH=2.6.0 PARTS="tests/layers tests/ops"   only these; the row says so
     python scripts/compat.py --table                     write the table of docs/reference/versions.md from the file
 
 Everything but torch, and what this torch pins itself, is installed as constraints.txt says. Tests that need a browser,
@@ -43,11 +44,12 @@ def main() -> int:
     parser.add_argument("torch", nargs="?", help="version of torch, such as 2.6.0")
     parser.add_argument("--python", default="python3", help="interpreter that a new environment is made with")
     parser.add_argument("--workers", default="2", help="processes that run tests")
+    parser.add_argument("--parts", nargs="*", default=[], help="which parts of the tests; by default all")
     parser.add_argument("--table", action="store_true", help="write the table from the file, and stop")
     arguments = parser.parse_args()
     if arguments.torch is not None:
         environment = build(arguments.torch, arguments.python)
-        run = test(environment, arguments.workers)
+        run = test(environment, arguments.workers, arguments.parts)
         runs = json.loads(RECORD.read_text(encoding="utf-8"))
         RECORD.write_text(json.dumps(merged(runs, run), indent=2) + "\n", encoding="utf-8")
     elif not arguments.table:
@@ -125,12 +127,15 @@ def pip(environment: Path, *arguments: str) -> None:
     )
 
 
-def test(environment: Path, workers: str) -> dict[str, Any]:
-    """Run each part of the tests, unless it ran on this state of the tree, and count the outcomes."""
+def test(environment: Path, workers: str, wanted: Iterable[str]) -> dict[str, Any]:
+    """Run each wanted part of the tests, unless it ran on this state of the tree, and count the outcomes."""
     state = state_of_tree()
     results = environment / "results" / state
     results.mkdir(parents=True, exist_ok=True)
-    todo = parts()
+    every, wanted = parts(), list(wanted)
+    if unknown := set(wanted) - set(every):
+        raise SystemExit(f"normsmith: expected parts among {', '.join(every)}, got {', '.join(unknown)}")
+    todo = wanted or every
     for number, part in enumerate(todo, 1):
         file = results / f"{part.replace('/', '-')}.xml"
         if file.exists():
@@ -140,9 +145,10 @@ def test(environment: Path, workers: str) -> dict[str, Any]:
             say(f"{number}/{len(todo)} {part}")
             run_part(environment, part, workers, file)
             say(f"{number}/{len(todo)} {part}: {sentence(count([file]))}, {time.monotonic() - began:.0f} s")
-    outcomes = count(results.glob("*.xml"))
+    files = [results / f"{part.replace('/', '-')}.xml" for part in todo]
+    outcomes = count(files)
     say(f"{environment.name}: {sentence(outcomes)}")
-    for test_id in failures(results.glob("*.xml")):
+    for test_id in failures(files):
         say(f"  failed: {test_id}")
     commit = output("git", "-C", str(ROOT), "rev-parse", "--short=10", "HEAD")
     changed = output(
@@ -153,6 +159,7 @@ def test(environment: Path, workers: str) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}",
         "date": date.today().isoformat(),
         "commit": commit + (" and changes" if changed else ""),
+        "parts": ", ".join(wanted) or "all",
         **{outcome: outcomes[outcome] for outcome in ("passed", "failed", "skipped")},
     }
 
@@ -275,11 +282,24 @@ def table(runs: list[dict[str, Any]]) -> str:
         "machine",
         "date",
         "commit",
+        "parts",
         "passed",
         "failed",
         "skipped",
     )
-    heads = ("torch", "Python", "numpy", "numba", "machine", "on", "commit", "passed", "failed", "skipped")
+    heads = (
+        "torch",
+        "Python",
+        "numpy",
+        "numba",
+        "machine",
+        "on",
+        "commit",
+        "parts",
+        "passed",
+        "failed",
+        "skipped",
+    )
     rows = [heads, ["---"] * len(heads), *([run[column] for column in columns] for run in runs)]
     return "".join(f"| {' | '.join(str(cell) for cell in row)} |\n" for row in rows)
 

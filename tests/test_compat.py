@@ -33,6 +33,7 @@ def _run(torch: str, python: str, **others: Any) -> dict[str, Any]:
         "machine": "Linux x86_64",
         "date": "2026-11-26",
         "commit": "abc",
+        "parts": "all",
     }
     return {"python": python, "torch": torch, **run, "passed": 3, "failed": 0, "skipped": 1, **others}
 
@@ -60,11 +61,16 @@ def test_another_run_changes_the_table(tmp_path: Path) -> None:
     record = tmp_path / "versions.json"
     record.write_text(json.dumps([_run("2.99.0", "3.99.1")]), encoding="utf-8")
     changed = compat.with_table(page, record)
-    row = "| 2.99.0 | 3.99.1 | 2.4.6 | 0.68.1 | Linux x86_64 | 2026-11-26 | abc | 3 | 0 | 1 |"
+    row = "| 2.99.0 | 3.99.1 | 2.4.6 | 0.68.1 | Linux x86_64 | 2026-11-26 | abc | all | 3 | 0 | 1 |"
     assert row in changed
     assert row not in page
     record.write_text(compat.RECORD.read_text(encoding="utf-8"), encoding="utf-8")
     assert compat.with_table(changed, record) == page
+
+
+def test_parts_that_there_are_not_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"expected parts among .*tests/layers.*, got tests/none"):
+        compat.test(tmp_path, "1", ["tests/layers", "tests/none"])
 
 
 def test_a_page_without_marks_is_refused() -> None:
@@ -135,8 +141,8 @@ def test_parts_that_ran_on_this_tree_are_not_run_again(
     monkeypatch.setattr(compat, "versions", lambda environment: {"torch": "2.99.0", "python": "3.99.0"})
     monkeypatch.setattr(compat, "output", lambda *command: "")
     with pytest.raises(SystemExit, match="stopped"):
-        compat.test(tmp_path, "1")
-    run = compat.test(tmp_path, "1")
+        compat.test(tmp_path, "1", [])
+    run = compat.test(tmp_path, "1", [])
     assert ran == ["first", "second", "second"]
     assert (run["passed"], run["failed"], run["skipped"]) == (2, 0, 0)
 
