@@ -8,8 +8,10 @@ from tests.surgery.networks import FrozenBatchNorm2d, OwnForward, lived_in
 from torch import nn
 
 from normsmith import layers
-from normsmith.anatomy.batch_norms import TENSORS, is_batch_norm, tensors_of
+from normsmith.anatomy.batch_norms import TENSORS, is_batch_norm, selected_batch_norms, tensors_of
+from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.read_batch_norm import read_batch_norm
+from normsmith.errors import SurgeryError
 
 
 @pytest.mark.parametrize(
@@ -56,3 +58,19 @@ def test_every_tensor_of_a_batch_norm_has_its_name_whether_it_is_there_or_not():
     module = nn.BatchNorm1d(4, affine=False)
     assert tensors_of(module)["weight"] is None
     assert tensors_of(module)["num_batches_tracked"] is module.num_batches_tracked
+
+
+def test_batch_norms_are_selected_in_the_order_of_the_modules():
+    model = nn.Sequential(
+        nn.BatchNorm1d(2), nn.Linear(2, 3), nn.Sequential(nn.BatchNorm1d(3)), nn.LayerNorm(3)
+    )
+    locations = Locations(model)
+    assert selected_batch_norms(locations, "fold") == [model[0], model[2][0]]
+    assert selected_batch_norms(locations, "fold", "2.*") == [model[2][0]]
+    assert selected_batch_norms(locations, "fold", last=1) == [model[2][0]]
+    with pytest.raises(
+        SurgeryError, match=r"^fold: .* Sequential, but none of its 2 batch norms is selected$"
+    ):
+        selected_batch_norms(locations, "fold", "3")
+    with pytest.raises(SurgeryError, match=r"^freeze: .* ReLU, but it has no batch norm$"):
+        selected_batch_norms(Locations(nn.ReLU()), "freeze")

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from normsmith._torch import NormBase, TorchBatchNorm, TorchInstanceNorm, buffers_of, parameters_of
+from normsmith.anatomy.locations import Locations
+from normsmith.anatomy.select import Only, selected
+from normsmith.errors import SurgeryError
 from normsmith.layers.ours import is_ours
 from normsmith.layers.statistics import StatisticsBase
 
@@ -71,6 +74,28 @@ def is_batch_norm(module: nn.Module) -> bool:
     if isinstance(module, (TorchInstanceNorm, torch.jit.ScriptModule)):
         return False
     return isinstance(module, NormBase) or {"running_mean", "running_var"} <= buffers_of(module).keys()
+
+
+def selected_batch_norms(
+    locations: Locations, verb: str, only: Only = None, first: int | None = None, last: int | None = None
+) -> list[nn.Module]:
+    """The batch norms of a model that a verb of surgery is asked for, in the order of the model's modules.
+
+    Raises:
+        InputError: `first` and `last` together, or less than 1.
+        SurgeryError: there is none.
+
+    >>> model = nn.Sequential(nn.BatchNorm1d(2), nn.ReLU(), nn.BatchNorm1d(3))
+    >>> selected_batch_norms(Locations(model), "fold", only="2")
+    [BatchNorm1d(3, eps=1e-05, ...)]
+    """
+    norms = {module: paths for module, paths in locations.paths.items() if is_batch_norm(module)}
+    chosen = selected(norms, only, first, last)
+    if not chosen:
+        where = f"none of its {len(norms)} batch norms is selected" if norms else "it has no batch norm"
+        model = next(iter(locations.paths))
+        raise SurgeryError(f"{verb}: expected batch norms in {type(model).__name__}, but {where}")
+    return chosen
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor | None]:

@@ -9,13 +9,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from normsmith._torch import buffers_of
-from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm
+from normsmith.anatomy.batch_norms import BatchNorm, selected_batch_norms
 from normsmith.anatomy.kinds import channels, is_producer
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.read_batch_norm import read_batch_norm
 from normsmith.anatomy.remark import Refusal, Remark
-from normsmith.anatomy.select import Only, selected
-from normsmith.errors import InputError, SurgeryError
+from normsmith.anatomy.select import Only
+from normsmith.errors import InputError
 from normsmith.surgery.plans.edits import AttributeEdit, Edit, ModuleEdit, RequireUnchanged
 from normsmith.surgery.plans.operation import operation
 from normsmith.surgery.plans.plan import Change, Plan
@@ -77,11 +77,7 @@ def convert(
     if to not in TARGETS:
         raise InputError(f"to: expected one of {', '.join(TARGETS)}, got {to!r}")
     locations = Locations(model)
-    norms = {module: paths for module, paths in locations.paths.items() if is_batch_norm(module)}
-    chosen = selected(norms, only, first, last)
-    if not chosen:
-        where = f"none of its {len(norms)} batch norms is selected" if norms else "it has no batch norm"
-        raise SurgeryError(f"convert: expected batch norms in {type(model).__name__}, but {where}")
+    chosen = selected_batch_norms(locations, "convert", only, first, last)
     dimensions = _Dimensions(model)
     results = {module: _one(module, locations, dimensions, to, options) for module in chosen}
     converted_ = {module: result for module, result in results.items() if isinstance(result, Converted)}

@@ -12,13 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from normsmith._choices import check_choice
 from normsmith._torch import buffers_of, children_of, parameters_of
-from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm
+from normsmith.anatomy.batch_norms import BatchNorm, selected_batch_norms
 from normsmith.anatomy.describe import describe_layer
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.read_batch_norm import read_batch_norm
 from normsmith.anatomy.remark import Refusal, Remark
-from normsmith.anatomy.select import Only, selected
-from normsmith.errors import SurgeryError
+from normsmith.anatomy.select import Only
 from normsmith.layers.policy import Policy
 from normsmith.layers.statistics import StatisticsBase
 from normsmith.surgery.operations.convert import convert
@@ -74,11 +73,7 @@ def freeze(
     """
     check_choice("what", what, ("statistics", "affine", "both"))
     locations = Locations(model)
-    norms = {module: paths for module, paths in locations.paths.items() if is_batch_norm(module)}
-    chosen = selected(norms, only, first, last)
-    if not chosen:
-        where = f"none of its {len(norms)} batch norms is selected" if norms else "it has no batch norm"
-        raise SurgeryError(f"freeze: expected batch norms in {type(model).__name__}, but {where}")
+    chosen = selected_batch_norms(locations, "freeze", only, first, last)
     statistics = {} if what == "affine" else _statistics(model, chosen, locations)
     possible = [norm for norm in chosen if norm not in statistics or not statistics[norm].refused]
     affine = {} if what == "statistics" else _affine(possible, locations)

@@ -10,14 +10,14 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from normsmith._torch import children_of, parameters_of
-from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm
+from normsmith.anatomy.batch_norms import BatchNorm, selected_batch_norms
 from normsmith.anatomy.describe import describe_layer
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.remark import Refusal
-from normsmith.anatomy.select import Only, selected
+from normsmith.anatomy.select import Only
 from normsmith.anatomy.trace import trace
-from normsmith.errors import InputError, SurgeryError
+from normsmith.errors import InputError
 from normsmith.surgery.operations.fold.obstacles import Fold, Owners, foldable_norm, obstacle
 from normsmith.surgery.operations.fold.partners import Partners
 from normsmith.surgery.operations.fold.weights import Weights, affine_of
@@ -108,11 +108,7 @@ def fold_pairs(
 def find_pairs(model: nn.Module, batch: Any, forward: Forward, only: Only) -> Decisions:
     """The norms that can be folded, each with its partner, and those that cannot."""
     locations = Locations(model)
-    norms = {module: paths for module, paths in locations.paths.items() if is_batch_norm(module)}
-    chosen = selected(norms, only, None, None)
-    if not chosen:
-        where = f"none of its {len(norms)} batch norms is selected" if norms else "it has no batch norm"
-        raise SurgeryError(f"fold: expected batch norms in {type(model).__name__}, but {where}")
+    chosen = selected_batch_norms(locations, "fold", only)
     owners = Owners(locations)
     partners = Partners(trace(model, batch, forward=forward), owners).find(chosen).values()
     folds = [partner for partner in partners if isinstance(partner, Fold)]
