@@ -307,17 +307,17 @@ def test_backward_passes_have_numbers() -> None:
     numbers = []
 
     def record(g: Tensor) -> None:
-        numbers.append(_torch.backward_pass())
+        numbers.append(_torch.backward_number())
 
-    assert _torch.backward_pass() is None
+    assert _torch.backward_number() == -1
     for _ in range(2):
         x = torch.ones(2, requires_grad=True)
         x.register_hook(record)
         y = x * 2
         y.register_hook(record)
         y.sum().backward()
-    assert _torch.backward_pass() is None
-    assert None not in numbers
+    assert _torch.backward_number() == -1
+    assert -1 not in numbers
     assert numbers[0] == numbers[1] != numbers[2] == numbers[3]
 
 
@@ -326,7 +326,7 @@ def test_a_recomputed_segment_is_the_one_that_ran(reentrant: bool) -> None:
     ran, recomputed = [], []
 
     def segment(x: Tensor) -> Tensor:
-        if _torch.backward_pass() is None:
+        if _torch.backward_number() == -1:
             ran.append(_torch.checkpointed_segment())
         else:
             recomputed.append(_torch.recomputed_segment())

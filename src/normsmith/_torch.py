@@ -268,13 +268,11 @@ def version_of(tensor: Tensor) -> int:
 # Backward passes and activation checkpointing.
 
 
-def backward_pass() -> int | None:
-    """The number of the backward that calls this code; None where none does.
+backward_number: Callable[[], int] = torch._C._current_graph_task_id
+"""The number of the backward that calls this code; −1 where none does.
 
-    Needs `torch._C._current_graph_task_id`. Without it, a recomputed forward would move running statistics twice.
-    """
-    number: int = torch._C._current_graph_task_id()
-    return None if number == -1 else number
+Needs `torch._C._current_graph_task_id`. Without it, a recomputed forward would move running statistics twice.
+"""
 
 
 _top_hooks: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from normsmith._torch import backward_pass, checkpointed_segment, recomputed_segment
+from normsmith._torch import backward_number, checkpointed_segment, recomputed_segment
 from normsmith.ops import Renorm, Running
 
 
@@ -67,7 +67,7 @@ def state_of_forward(layer: nn.Module, current: Callable[[], ForwardState]) -> F
 
 def is_recomputing() -> bool:
     """Whether this forward runs inside a backward, as recomputed ones do."""
-    return backward_pass() is not None
+    return backward_number() != -1
 
 
 def remember(segment: Any, layer: nn.Module, state: ForwardState) -> None:
@@ -82,7 +82,7 @@ def recall(layer: nn.Module) -> ForwardState | None:
         return None
     record = _record(segment)
     states = record.get(id(layer), [])
-    turn = (id(layer), backward_pass())
+    turn = (id(layer), backward_number())
     number = record.get(turn, 0)
     record[turn] = number + 1
     return states[number] if number < len(states) else None

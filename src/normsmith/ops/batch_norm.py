@@ -117,7 +117,7 @@ def batch_norm(
     update = None
     if wanted and collected is None and momentum is not None and sync is None:
         update = Update(momentum, on_nonfinite == "skip")
-    if not backend.differentiates and eager() and _needs_gradient(x, weight, bias, residual):
+    if not backend.differentiates and _needs_gradient(x, weight, bias, residual) and eager():
         y, moments = _closed_form(x, weight, bias, residual, running, call, backend, update)
     else:
         y, _, moments = backend.forward(x, weight, bias, residual, running, call, update)
