@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -64,9 +65,13 @@ def _main(folder: str, rank: int) -> None:
     )
     try:
         result = getattr(importlib.import_module(module), name)(rank, size, *arguments)
-        (where / f"result-{rank}").write_bytes(pickle.dumps(result))
-    finally:
+    except BaseException:
         dist.destroy_process_group()
+        raise
+    (where / f"result-{rank}").write_bytes(pickle.dumps(result))
+    # to destroy the group would be to wait, in torch 2.6 for ever, for ranks that have left
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
