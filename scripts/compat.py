@@ -33,8 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE, RECORD = ROOT / "docs/reference/versions.md", ROOT / "docs/reference/versions.json"
 BEGIN, END = "<!-- from versions.json: scripts/compat.py --table -->", "<!-- end of the table -->"
 SELECTED = "not compiles and not browser and not full"
-LOOSE = ("torch", "monai")
-"""Packages whose version follows from torch's: torch itself, and what asks for a torch of its own choice."""
+LOOSE = ("torch", "triton", "monai")
+"""Packages whose version follows from torch's: torch itself, Triton, and what asks for a torch of its own choice."""
 
 
 def main() -> int:

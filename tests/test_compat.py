@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 from pathlib import Path
 from types import ModuleType
@@ -148,8 +149,12 @@ def test_parts_that_ran_on_this_tree_are_not_run_again(
 
 
 def test_make_asks_which_torch() -> None:
+    # a `make compat TORCH=...` that runs this test would hand its own variables on
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in ("TORCH", "MAKEFLAGS", "MAKELEVEL")
+    }
     made = subprocess.run(
-        ["make", "compat"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=20
+        ["make", "compat"], cwd=ROOT, env=inherited, capture_output=True, text=True, check=False, timeout=20
     )
     assert made.returncode == 2
     assert "which torch?" in made.stdout

@@ -63,6 +63,16 @@ class TestSupports:
             "Triton does not start here (RuntimeError: Failed to find C compiler. Please specify via CC)"
         )
 
+    def test_a_triton_that_is_too_old(self, monkeypatch):
+        triton = pytest.importorskip("triton")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+        monkeypatch.setattr(triton, "__version__", "3.2.0")
+        backend._unfit.cache_clear()
+        reason = backend._unfit(torch.device("cuda", 0))
+        backend._unfit.cache_clear()
+        assert reason == "needs Triton 3.7 or newer, got 3.2.0"
+
     def test_what_the_kernels_do_not_know(self, fit):
         assert self.row.supports(torch.randn(4, 3), Call()) is None
         assert "float64" in self.row.supports(torch.zeros(4, 3, dtype=torch.float64), Call())

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from normsmith.ops.gpu.launch import Saved
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_OLDEST_TRITON = (3, 7)
+"""The oldest Triton that the kernels were tried with; with 3.2, of torch 2.6, its interpreter gives wrong results."""
 
 
 def _launches() -> tuple[ModuleType, ModuleType, ModuleType]:
@@ -64,8 +66,11 @@ def _cannot_launch(device: torch.device) -> str | None:
     capability = torch.cuda.get_device_capability(device)
     if capability < (8, 0):
         return f"needs compute capability 8.0, got {capability[0]}.{capability[1]}"
+    import triton
     from triton.runtime import driver
 
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < _OLDEST_TRITON:
+        return f"needs Triton {'.'.join(map(str, _OLDEST_TRITON))} or newer, got {triton.__version__}"
     try:
         _launches()
         driver.active.get_current_target()
