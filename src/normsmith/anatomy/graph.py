@@ -16,12 +16,12 @@ from normsmith.anatomy.kinds import (
     PASSING,
     PASSING_FUNCTIONS,
     PRODUCING_FUNCTIONS,
+    RESHAPING_FUNCTIONS,
     is_activation,
     is_norm,
     is_producer,
 )
 
-_RESHAPES = {"flatten", "reshape", "reshape_as", "view", "view_as", "unflatten"}
 Role = Literal["producer", "norm", "activation", "add", "passing", "other"]
 
 
@@ -202,7 +202,7 @@ def _keeps_last(event: Event) -> bool:
     """Whether an event is a reshape of the other dimensions that keeps the last one."""
     shapes = (event.shape, event.sources[0].shape) if event.sources else (None, None)
     known = all(shape is not None and len(shape) > 1 for shape in shapes)
-    return known and event.name in _RESHAPES and shapes[0][-1] == shapes[1][-1]  # type: ignore[index]
+    return known and event.name in RESHAPING_FUNCTIONS and shapes[0][-1] == shapes[1][-1]  # type: ignore[index]
 
 
 def is_linear(event: Event) -> bool:

@@ -36,6 +36,7 @@ NORM_FUNCTIONS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "rm
 PRODUCING_FUNCTIONS = {
     "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
 }  # fmt: skip
+RESHAPING_FUNCTIONS = {"flatten", "reshape", "reshape_as", "view", "view_as", "unflatten"}
 PASSING_FUNCTIONS = {
     "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "contiguous",
     "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",

@@ -12,11 +12,10 @@ from torch import nn
 from normsmith._torch import Dropout, buffers_of, children_of, parameters_of
 from normsmith.anatomy.batch_norms import BatchNorm
 from normsmith.anatomy.graph import Event, Graph
-from normsmith.anatomy.kinds import is_sequential
+from normsmith.anatomy.kinds import RESHAPING_FUNCTIONS, is_sequential
 from normsmith.anatomy.remark import Refusal
 from normsmith.surgery.operations.fold.obstacles import Fold, Owners, foldable_norm, obstacle
 
-_RESHAPES = {"flatten", "reshape", "reshape_as", "view", "view_as", "unflatten"}
 _SAME_VALUES = {"contiguous", "clone", "detach"}
 _SHAPE_READERS = {"reshape_as", "view_as", "expand_as", "type_as"}
 
@@ -255,7 +254,7 @@ def _dimensions(producer: nn.Module) -> int:
 
 
 def _is_reshape(event: Event) -> bool:
-    is_function = event.kind == "function" and event.name in _RESHAPES
+    is_function = event.kind == "function" and event.name in RESHAPING_FUNCTIONS
     return is_function or type(event.module) in (nn.Flatten, nn.Unflatten)
 
 
