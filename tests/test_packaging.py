@@ -149,11 +149,20 @@ def test_layers_need_torch_numpy_and_numba_alone_and_digits_name_the_extra(insta
 
 def test_command_names_the_missing_extra_in_one_line(installed: Path) -> None:
     done = run(f"{ONLY_WHAT_IT_NEEDS}\nfrom normsmith.cli import main\nmain()", installed)
-    assert done.returncode not in {0, None}
+    assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert "normsmith[study]" in line
+
+
+@pytest.mark.parametrize("package", ["normsmith.report", "normsmith.studies", "normsmith.studies.names"])
+def test_packages_of_an_extra_name_it_in_one_line(installed: Path, package: str) -> None:
+    done = run(f"{ONLY_WHAT_IT_NEEDS}\nimport {package}", installed)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("normsmith.errors.MissingExtraError: normsmith.")
+    assert last.endswith("pip install 'normsmith[study]'")
+    assert "ModuleNotFoundError" not in done.stderr
 
 
 def test_import_pulls_in_no_extra(installed: Path) -> None:

@@ -67,7 +67,7 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch):
 
     def without(name, *arguments, **keywords):
         if name.startswith("sklearn"):
-            raise ImportError(name)
+            raise ModuleNotFoundError(name, name=name)
         return real(name, *arguments, **keywords)
 
     monkeypatch.setattr(builtins, "__import__", without)

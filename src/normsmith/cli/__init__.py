@@ -2,6 +2,7 @@
 
 import sys
 
+from normsmith._extras import imports_of_extra
 from normsmith.errors import NormsmithError
 
 __all__ = ["main"]
@@ -10,12 +11,8 @@ __all__ = ["main"]
 def main() -> None:
     """Run `normsmith`; a user's mistake is one line on standard error and exit code 2."""
     try:
-        from normsmith.cli.app import app
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("normsmith"):
-            raise
-        sys.exit(f"error: the normsmith command needs {error.name}: pip install 'normsmith[study]'")
-    try:
+        with imports_of_extra("study", "the normsmith command"):
+            from normsmith.cli.app import app
         app()
     except NormsmithError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from normsmith._extras import imports_of_extra
 from normsmith._text import count
-from normsmith.errors import InputError, MissingExtraError
+from normsmith.errors import InputError
 from normsmith.layers.batches import Select, tensor_of_batch
 
 Choice = Literal["standard", "robust", "power", "quantile"]
@@ -152,12 +153,8 @@ def suggestion(
 def _sklearn(part: str) -> Any:
     """A part of scikit-learn, imported; MissingExtraError where it is not installed."""
     # by name: nothing in layers depends on scikit-learn, this function only hands it out
-    try:
+    with imports_of_extra("study", "suggest"):
         return import_module(f"sklearn.{part}")
-    except ImportError as error:
-        raise MissingExtraError(
-            "expected scikit-learn for suggest: pip install 'normsmith[study]'"
-        ) from error
 
 
 def _sample(data: Any, select: Select, dim: int, limit: int) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -1,8 +1,11 @@
 """The results of a study, for readers: a terminal, an offline HTML file, JSON and CSV."""
 
-from normsmith.report.data import to_csv, to_json
-from normsmith.report.html import render_html, write_html
-from normsmith.report.text import print_verdicts
-from normsmith.report.write import check_writable
+from normsmith import _extras
+
+with _extras.imports_of_extra("study", "normsmith.report"):
+    from normsmith.report.data import to_csv, to_json
+    from normsmith.report.html import render_html, write_html
+    from normsmith.report.text import print_verdicts
+    from normsmith.report.write import check_writable
 
 __all__ = ["check_writable", "print_verdicts", "render_html", "to_csv", "to_json", "write_html"]

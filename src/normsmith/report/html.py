@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from normsmith import _text
-from normsmith.errors import MissingExtraError
+from normsmith._extras import imports_of_extra
 from normsmith.report import failures, palette, words
 from normsmith.report.forest import forest_figures
 from normsmith.report.plots import Figure, chart_figure
@@ -78,10 +78,8 @@ def _facts(result: StudyResult) -> dict[str, dict[str, str]]:
 
 @cache
 def _environment() -> "Environment":
-    try:
+    with imports_of_extra("study", "the HTML report"):
         from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise _missing("jinja2") from error
     environment = Environment(
         loader=PackageLoader("normsmith.report"),
         autoescape=True,
@@ -98,15 +96,9 @@ def _environment() -> "Environment":
 
 @cache
 def _plotly() -> str:
-    try:
+    with imports_of_extra("study", "the HTML report"):
         from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise _missing("plotly") from error
     return str(get_plotlyjs())
-
-
-def _missing(library: str) -> MissingExtraError:
-    return MissingExtraError(f"expected {library} for the HTML report: pip install 'normsmith[study]'")
 
 
 @cache

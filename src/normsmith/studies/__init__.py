@@ -3,10 +3,13 @@
 Needs the extra `study`.
 """
 
-from normsmith.studies.question import Question, every_question, select
-from normsmith.studies.results import StudyResult, Verdict
-from normsmith.studies.store import Store
-from normsmith.studies.study import Progress, Settings, run_study
+from normsmith import _extras
+
+with _extras.imports_of_extra("study", "normsmith.studies"):
+    from normsmith.studies.question import Question, every_question, select
+    from normsmith.studies.results import StudyResult, Verdict
+    from normsmith.studies.store import Store
+    from normsmith.studies.study import Progress, Settings, run_study
 
 __all__ = [
     "Progress",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normsmith.errors import MissingExtraError
+from normsmith._extras import imports_of_extra
 from normsmith.tasks.metrics import accuracy
 from normsmith.tasks.task import Task
 
@@ -95,13 +95,9 @@ def _digits() -> list[tuple[Tensor, Tensor]]:
 
     Pixels, 0…16, become pixel/16 − mean/16 with the mean over all pixels, a constant.
     """
-    try:
+    with imports_of_extra("study", "every task on the embedded digits"):
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
-    except ImportError as error:
-        raise MissingExtraError(
-            "the embedded digits need scikit-learn; install it with: pip install 'normsmith[study]'"
-        ) from error
     pixels, labels = load_digits(return_X_y=True)
     rest, test = train_test_split(range(len(labels)), test_size=360, random_state=_SEED, stratify=labels)
     train, validation = train_test_split(rest, test_size=360, random_state=_SEED, stratify=labels[rest])
