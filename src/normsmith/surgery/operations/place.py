@@ -111,7 +111,7 @@ def build(
             renamed[path] = new
             changes += _of_host(place, find(model, place.host), kind)
         if row["needs_bias"] is not None:
-            changes += biases.restore(row["needs_bias"], type(norm).__name__)
+            changes += biases.restore(row["needs_bias"], type(norm).__name__, norm)
         else:
             changes += biases.remove_if_redundant(place.bias, norm)
     remarks = [*(Remark(**row) for row in kept), *biases.kept]

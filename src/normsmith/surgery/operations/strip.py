@@ -78,12 +78,13 @@ def _find(model: nn.Module, batch: Any, forward: Forward, only: Only) -> Decisio
     biases, kept = list[dict[str, str]](), list[Remark]()
     if _may_need_a_bias(model, going):
         graph = trace(model, batch, forward=forward)
-        for layer, norm_kind in layers_that_need_a_bias(graph, set(going)):
+        for layer, after in layers_that_need_a_bias(graph, set(going)):
             path = locations.paths[layer][0]
-            if norm_kind is None:
+            if after is None:
                 kept.append(Remark(path, "it has no bias still: what it puts out goes elsewhere too"))
             else:
-                biases.append({"layer": path, "norm": norm_kind})
+                row = {"layer": path, "norm": type(after).__name__, "path": locations.paths[after][0]}
+                biases.append(row)
     return {
         "norms": [locations.paths[norm][0] for norm in going],
         "biases": biases,
@@ -100,7 +101,9 @@ def build(
     refusals: Sequence[Mapping[str, str]] = (),
     kept: Sequence[Mapping[str, str]] = (),
 ) -> Plan:
-    """Plan to take out the norms at some paths, and to give layers a bias, each with the kind of the norm after it.
+    """Plan to take out the norms at some paths, and to give layers a bias, each with the norm after it: kind and path.
+
+    Plans that an earlier version has saved have no path there.
 
     Raises:
         SurgeryError: the model has not the modules.
@@ -117,7 +120,8 @@ def build(
         first, *also = locations.paths[norm]
         changes.append(Change(first, describe_module(norm), empty, "asked for", tuple(also)))
     for row in biases:
-        changes += restored.restore(row["layer"], row["norm"])
+        after = find(model, row["path"]) if "path" in row else None
+        changes += restored.restore(row["layer"], row["norm"], after)
     return Plan(
         "without norms",
         model,

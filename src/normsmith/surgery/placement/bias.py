@@ -50,10 +50,12 @@ def layer_that_needs_a_bias(graph: Graph, norm: Event) -> str | None:
     return source.path if alone and getattr(norm.module, "bias", None) is not None else None
 
 
-def layers_that_need_a_bias(graph: Graph, norms: set[nn.Module]) -> Iterator[tuple[nn.Module, str | None]]:
-    """Layers without a bias right before norms that go and have one, with the norm's kind.
+def layers_that_need_a_bias(
+    graph: Graph, norms: set[nn.Module]
+) -> Iterator[tuple[nn.Module, nn.Module | None]]:
+    """Layers without a bias right before norms that go and have one, each with its norm.
 
-    The kind is None where the layer's output goes elsewhere too, so that the layer must not get a bias.
+    The norm is None where the layer's output goes elsewhere too, so that the layer must not get a bias.
     """
     layers = dict.fromkeys(e.module for e in graph.having("producer") if e.module is not None)
     for layer in layers:
@@ -65,7 +67,7 @@ def layers_that_need_a_bias(graph: Graph, norms: set[nn.Module]) -> Iterator[tup
         ]
         if after:
             elsewhere = len(after) < len(consumers) or any(graph.is_output(e) for e in graph.of(layer))
-            yield layer, None if elsewhere else type(after[0]).__name__
+            yield layer, None if elsewhere else after[0]
 
 
 class Biases:
@@ -99,14 +101,18 @@ class Biases:
             f"{path}.bias", "bias", "no bias", f"{type(norm).__name__} after it subtracts any constant"
         )
 
-    def restore(self, path: str, norm: str) -> Iterator[Change]:
-        """Give the layer at `path` a bias of zeros, since a norm of this kind, which had one, goes away after it."""
+    def restore(self, path: str, kind: str, norm: nn.Module | None = None) -> Iterator[Change]:
+        """Give the layer at `path` a bias of zeros, since a norm of this kind, which had one, goes away after it.
+
+        An optimizer has the new bias in the group of the norm's, if the norm is known.
+        """
         layer = find(self._model, path)
         weight = next(p for p in layer.parameters() if p.is_floating_point())
         zeros = torch.zeros(channels(layer), dtype=weight.dtype, device=weight.device)
         bias = nn.Parameter(zeros, requires_grad=any(p.requires_grad for p in layer.parameters()))
-        self.edits.append(ParameterEdit(layer, "bias", None, bias))
-        yield Change(f"{path}.bias", "no bias", "bias", f"{norm} after it, which goes, had one")
+        beta = None if norm is None else parameters_of(norm).get("bias")
+        self.edits.append(ParameterEdit(layer, "bias", None, bias, takes_over=beta))
+        yield Change(f"{path}.bias", "no bias", "bias", f"{kind} after it, which goes, had one")
 
 
 def _past_identities(graph: Graph, event: Event) -> Iterator[Event]:

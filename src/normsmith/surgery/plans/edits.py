@@ -43,6 +43,10 @@ class Edit:
         """The parameters whose optimizer state another parameter takes over, old → new."""
         return {}
 
+    def joins(self) -> Mapping[nn.Parameter, nn.Parameter]:
+        """New parameters that do what others did, new → old: an optimizer has both in one group."""
+        return {}
+
     def touches(self) -> Iterable[nn.Module]:
         """Modules that `do` writes to, which must still be in the model: a change of others would have no effect."""
         return ()
@@ -107,7 +111,9 @@ class ModuleEdit(Edit):
 class ParameterEdit(Edit):
     """Give a module another parameter, or None, under a name it has.
 
-    `keeps_state`: what an optimizer knows of the old one holds for the new one.
+    - `keeps_state`: what an optimizer knows of the old one holds for the new one.
+    - `takes_over`: where there was none, a parameter of another module whose work the new one does, as a bias does
+      that of β; it joins the group of that one.
     """
 
     module: nn.Module
@@ -115,6 +121,7 @@ class ParameterEdit(Edit):
     old: nn.Parameter | None
     new: nn.Parameter | None
     keeps_state: bool = False
+    takes_over: nn.Parameter | None = None
     _kinds: frozenset[tuple[torch.dtype, torch.device]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -137,6 +144,9 @@ class ParameterEdit(Edit):
         if not self.keeps_state or self.old is None or self.new is None:
             return {}
         return {self.old: self.new}
+
+    def joins(self) -> Mapping[nn.Parameter, nn.Parameter]:
+        return {} if self.takes_over is None or self.new is None else {self.new: self.takes_over}
 
     def touches(self) -> Iterable[nn.Module]:
         return (self.module,)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.optim import LBFGS, Optimizer
 
 from normsmith._torch import parameters_of
 from normsmith.errors import SurgeryError
+from normsmith.surgery.plans.groups import Companions, Member, members
 
 
 class Following:
@@ -21,27 +20,27 @@ class Following:
 
     - Parameters that are gone leave their group, and their state goes with them.
     - A new parameter joins the group of the one that it replaces (the same name in the same module, or in the
-      module's replacement), or else of its nearest neighbour in the model; a vector rather that of a bias than of a
-      weight.
+      module's replacement) or whose work it takes over (`joins`, new → old), or else that of the one that is most like
+      it (`Companions`): vectors join vectors, in the part of the model with the same settings.
     - A successor (`successors`, old → new) takes over the state of the parameter it succeeds.
     - All others keep their place and their state.
 
     `restore` undoes that. What training has changed since in parameters that stayed, and in their state, stays.
+    `joined` says of each parameter where there was none before whose group it has joined, by their names.
     """
 
     def __init__(self, optimizers: Iterable[Optimizer], model: nn.Module) -> None:
         self._before = _named(model)
         self._owners = _owners(model)
-        self._of_module = defaultdict[str, list[nn.Parameter]](list)
-        for name, parameter in self._before.items():
-            self._of_module[name.rpartition(".")[0]].append(parameter)
         self._optimizers = [_Groups(optimizer) for optimizer in optimizers]
+        self.joined: dict[str, str] = {}
 
     def update(
         self,
         model: nn.Module,
         successors: Mapping[nn.Parameter, nn.Parameter],
         replaced: Mapping[nn.Module, nn.Module],
+        joins: Mapping[nn.Parameter, nn.Parameter] | None = None,
     ) -> None:
         """Bring the optimizers in line with the model as it is now.
 
@@ -56,13 +55,18 @@ class Following:
         new = {name: p for name, p in after.items() if id(p) not in held}
         for groups in self._optimizers if gone or new else ():
             groups.check()
-        names = list(after)
-        positions = {name: position for position, name in enumerate(names)}
-        for name, parameter in new.items():
-            near = self._near(parameter, after, _outwards(positions[name], names))
-            owner = self._owners.get(name)
-            takes_its_place = owner is not None and replaced.get(owner, owner) is owners[name]
-            self._join(parameter, (self._before[name], *near) if takes_its_place else near)
+        if new:
+            before = members(self._before, self._owners, self._group_of)
+            by_id = {id(member.parameter): member for member in before.values()}
+            companions = Companions(before.values(), (name.rpartition(".")[0] for name in after))
+            taken_over = {id(one): by_id.get(id(other)) for one, other in (joins or {}).items()}
+            for member in members(new, owners).values():
+                owner = self._owners.get(member.name)
+                takes_its_place = owner is not None and replaced.get(owner, owner) is owners[member.name]
+                other = before[member.name] if takes_its_place else taken_over.get(id(member.parameter))
+                if other is None or other.group is None:
+                    other = companions.of(member)
+                self._join(member, other, after)
         names_of = _by_parameter(self._before), _by_parameter(after)
         for groups in self._optimizers:
             groups.leave(gone, successors)
@@ -76,30 +80,24 @@ class Following:
         """Undo `update`."""
         for groups in self._optimizers:
             groups.restore()
+        self.joined = {}
 
-    def _near(
-        self, parameter: nn.Parameter, after: Mapping[str, nn.Parameter], names: Iterable[str]
-    ) -> Iterator[nn.Parameter]:
-        """The parameters near a new one, nearest first: of each module those of the same kind (vector or matrix) first.
+    def _group_of(self, parameter: nn.Parameter) -> tuple[dict[str, Any], Optimizer] | None:
+        """The group of a parameter and the optimizer that has it."""
+        for groups in self._optimizers:
+            if id(parameter) in groups.group_of:
+                return groups.group_of[id(parameter)], groups.optimizer
+        return None
 
-        Weights, which decay, and biases are often in different groups.
-        """
-        for name in names:
-            yield from (
-                p
-                for p in self._of_module.get(name.rpartition(".")[0], ())
-                if _is_vector(p) == _is_vector(parameter)
-            )
-            yield after[name]
-
-    def _join(self, parameter: nn.Parameter, near: Iterable[nn.Parameter]) -> None:
-        if any(id(parameter) in groups.group_of for groups in self._optimizers):
-            return  # it has several names
-        for other in near:
-            for groups in self._optimizers:
-                if id(other) in groups.group_of:
-                    groups.insert(parameter, other)
-                    return
+    def _join(self, new: Member, other: Member | None, after: Mapping[str, nn.Parameter]) -> None:
+        if other is None or self._group_of(new.parameter) is not None:  # it has several names
+            return
+        groups = next(groups for groups in self._optimizers if groups.optimizer is other.optimizer)
+        names = list(after)
+        earlier = [after[name] for name in reversed(names[: names.index(new.name)])]
+        groups.insert(new.parameter, other.parameter, earlier)
+        if other.name != new.name:
+            self.joined[new.name] = other.name
 
 
 class _Groups:
@@ -107,7 +105,7 @@ class _Groups:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        self.group_of = {id(p): group["params"] for group in optimizer.param_groups for p in group["params"]}
+        self.group_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
         self._names = [list(group.get("param_names", ())) for group in optimizer.param_groups]
         self._left: list[list[nn.Parameter]] = self._groups
@@ -121,11 +119,13 @@ class _Groups:
                 "parameters together; make it anew after the change"
             )
 
-    def insert(self, parameter: nn.Parameter, beside: nn.Parameter) -> None:
+    def insert(self, new: nn.Parameter, beside: nn.Parameter, earlier: Iterable[nn.Parameter]) -> None:
+        """Put a parameter into the group of `beside`: after the last one there that comes `earlier` in the model."""
         group = self.group_of[id(beside)]
-        self.group_of[id(parameter)] = group
-        index = next(index for index, other in enumerate(group) if other is beside)
-        group.insert(index + 1, parameter)
+        self.group_of[id(new)] = group
+        places = {id(p): place for place, p in enumerate(group["params"])}
+        before = next((p for p in earlier if id(p) in places), beside)
+        group["params"].insert(places[id(before)] + 1, new)
 
     def leave(self, gone: set[int], successors: Mapping[nn.Parameter, nn.Parameter]) -> None:
         state = self.optimizer.state
@@ -169,10 +169,6 @@ class _Groups:
         self._left, self._dropped, self._successors = self._groups, {}, {}
 
 
-def _is_vector(parameter: nn.Parameter) -> bool:
-    return is_lazy(parameter) or parameter.dim() < 2
-
-
 def _named(model: nn.Module) -> dict[str, nn.Parameter]:
     return dict(model.named_parameters(remove_duplicate=False))
 
@@ -190,19 +186,3 @@ def _owners(model: nn.Module) -> dict[str, nn.Module]:
         for name, parameter in parameters_of(module).items()
         if parameter is not None
     }
-
-
-def _outwards(position: int, names: list[str]) -> Iterator[str]:
-    """The names around a position: those of its module first, then ever farther away."""
-    module = names[position].rpartition(".")[0]
-    farther = [
-        names[position + side * distance]
-        for distance in range(1, 8)
-        for side in (-1, 1)
-        if 0 <= position + side * distance < len(names)
-    ]
-    yield from (name for name in farther if name.rpartition(".")[0] == module)
-    for distance in range(1, len(names)):
-        for place in (position - distance, position + distance):
-            if 0 <= place < len(names):
-                yield names[place]

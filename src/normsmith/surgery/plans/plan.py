@@ -55,6 +55,7 @@ class Plan:
       the state dict under them change with them.
     - `expects`: what becomes of the model's outputs; `verify` tries it.
     - `replaced`: once applied, the modules that were replaced, old → new.
+    - `joined`: once applied with an optimizer, for each new parameter the one whose group it has joined, by name.
 
     >>> from normsmith.surgery import swap_activation
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -93,8 +94,10 @@ class Plan:
 
         Args:
             optimizer: one or several that train the model. Parameters that stay keep their group and state. A new
-                parameter joins the group of the one it replaces, or else of its nearest neighbour in the model (a
-                vector rather that of a bias than of a weight). Removed parameters leave their group.
+                parameter joins the group of the one that it replaces or whose work it takes over (a bias that of
+                β), or else of the one that is most like it and near: γ and β those of other norms, vectors not those
+                of matrices, in the part of the model with the same learning rate. `joined` says which, and so does
+                the plan's text from then on. Removed parameters leave their group.
             ema: copies of the model (`torch.optim.swa_utils.AveragedModel`, another holder's `.module`, or plain
                 copies) in which the same is changed, with their own values.
             copy: leave the model alone, and change and return a deep copy of it.
@@ -142,6 +145,11 @@ class Plan:
         following.restore()
         self._applied, self.replaced = None, {}
         return self.model
+
+    @property
+    def joined(self) -> dict[str, str]:
+        """The parameters that are new, each with the one whose optimizer's group it has joined, by their names."""
+        return {} if self._applied is None else dict(self._applied[1].joined)
 
     def verify(self, batch: Any, *, forward: Forward = call, tolerance: float | None = None) -> Verification:
         """Try the plan on a batch, before it is applied: outputs are the same, or differ, as it `expects`.
@@ -240,7 +248,8 @@ class Plan:
             for before in wrapped:
                 check_wrapped(before)
             successors = {old: new for edit in self.edits for old, new in edit.successors().items()}
-            following.update(self._result(), successors, self._replaces())
+            joins = {new: old for edit in edits for new, old in edit.joins().items()}
+            following.update(self._result(), successors, self._replaces(), joins)
         except BaseException:
             following.restore()
             undo_all(edits)
@@ -284,6 +293,7 @@ class Plan:
         rows += [(path_text(remark.path), "refused", remark.reason) for remark in self.refusals]
         rows += [(path_text(remark.path), "kept", remark.reason) for remark in self.kept]
         rows += [(old, f"renamed {new}", "") for old, new in self.renamed.items()]
+        rows += [(new, f"joins the optimizer's group of {old}", "") for new, old in self.joined.items()]
         widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
         lines = [f"  {path:<{widths[0]}}  {what:<{widths[1]}}  {why}".rstrip() for path, what, why in rows]
         if self.expects.evaluation == "same":

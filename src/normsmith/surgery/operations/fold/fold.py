@@ -153,8 +153,9 @@ def build(
         places = {fold.norm: _stand_in(fold, norm) for fold, norm in rows}
         changes += _changes(producer, rows, places, owners)
         edits += (RequireUnchanged(module) for module in (producer, *places))
-        for name, new in (("weight", weight), ("bias", bias)):
-            edits.append(ParameterEdit(producer, name, parameters_of(producer)[name], new))
+        old, beta = parameters_of(producer), _beta(rows)
+        edits.append(ParameterEdit(producer, "weight", old["weight"], weight))
+        edits.append(ParameterEdit(producer, "bias", old["bias"], bias, takes_over=beta))
         edits += (ModuleEdit(owners.locations.holders[norm], norm, new) for norm, new in places.items())
     return Plan(
         "fold batch norms",
@@ -206,6 +207,12 @@ def _folded(producer: nn.Module, rows: Sequence[tuple[Fold, BatchNorm]]) -> tupl
     for fold, norm in rows:
         (weights.fold_after if fold.side == "after" else weights.fold_before)(affine_of(norm))
     return weights.stored()
+
+
+def _beta(rows: Sequence[tuple[Fold, BatchNorm]]) -> nn.Parameter | None:
+    """The first β of norms, in whose group an optimizer has a bias that is new."""
+    betas = (norm.tensors["bias"] for _, norm in rows)
+    return next((beta for beta in betas if isinstance(beta, nn.Parameter)), None)
 
 
 def _unfit(*parameters: nn.Parameter) -> str | None:
