@@ -11,9 +11,9 @@ author = "The normsmith authors"
 project_copyright = "The normsmith authors"
 version = release = installed("normsmith")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "from_code"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "from_code", "mathml"]
 exclude_patterns = ["_build"]
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
 
@@ -32,3 +32,7 @@ html_theme = "furo"
 html_title = "normsmith"
 html_copy_source = False
 html_show_sphinx = False
+html_math_renderer = "mathml"
+smartquotes_action = "qe"  # quotes and ellipses; two hyphens begin an option and stay
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,3 +30,14 @@ def test_builds_without_a_warning(tmp_path: Path) -> None:
     assert all(f'id="normsmith.layers.{layer}"' in reference for layer in layers.__all__)
     command = (tmp_path / "html" / "reference" / "command-line.html").read_text(encoding="utf-8")
     assert "--profile" in command
+    html = {page: page.read_text(encoding="utf-8") for page in (tmp_path / "html").rglob("*.html")}
+    dashed = {page.name for page, text in html.items() if re.search(r"(?<!\w)[–—][a-z]", prose(text))}
+    assert not dashed, "the two hyphens of an option became a dash"
+    semantics = html[tmp_path / "html" / "explanation" / "semantics.html"]
+    assert "<mfrac>" in semantics
+    assert not any(re.search(r"<(script|link|img)[^>]+(src|href)=.https?:", text) for text in html.values())
+
+
+def prose(html: str) -> str:
+    """The text of a page, without its tags."""
+    return re.sub(r"<[^>]+>", " ", html)

@@ -19,7 +19,7 @@ ROWS = [
     if line.startswith("| [")
 ]
 SECTIONS = [part.partition("\n## ")[0] for part in re.split(r"^### ", TEXT, flags=re.MULTILINE)[1:]]
-NOT_YET = "not yet"
+NOT_YET = "–"
 
 
 def lookup(dotted: str) -> object:
@@ -61,15 +61,15 @@ def test_every_claim_has_a_row_and_a_section() -> None:
 
 @pytest.mark.parametrize("section", SECTIONS, ids=[section.partition("\n")[0] for section in SECTIONS])
 def test_every_section_has_source_place_and_explanation(section: str) -> None:
-    """A line *source* · here: `name` (or not yet), then a text to learn from."""
+    """A line *source* · here: `name` (the name only where code computes it), then a text to learn from."""
     _, _, facts, *text = section.split("\n", 3)
-    assert re.fullmatch(rf"\*[^*]+\* · here: (`normsmith[\w.]+`|{NOT_YET})", facts.replace("\n", ""))
+    assert re.fullmatch(r"\*[^*]+\*( · here: `normsmith[\w.]+`)?", facts.replace("\n", ""))
     assert len(" ".join(text).split()) > 60
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row[0].partition("]")[0][1:] for row in ROWS])
 def test_verdict_cells(row: list[str]) -> None:
-    """`not yet`, or verdicts with what they are on: `holds (relu, tanh); inconclusive (sigmoid)`."""
+    """A dash, or verdicts with what they are on: `holds (relu, tanh); inconclusive (sigmoid)`."""
     question, verdict = row[1:]
     words = [part.partition("(")[0].strip() for part in verdict.split(";")]
     assert set(words) <= {*Verdict, NOT_YET}
