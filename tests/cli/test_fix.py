@@ -235,3 +235,10 @@ def test_a_task_that_cannot_work_is_one_line(normsmith, tmp_path):
 
 def test_a_network_without_norms_has_none_to_convert(normsmith, tiny):
     refused(normsmith("fix", tiny("task"), "--convert", "renorm"), "expected batch norms")
+
+
+def test_the_exact_mode_takes_the_most_passes_and_says_whether_they_were_enough(normsmith, tiny):
+    words = ("fix", tiny("normed"), "--recalibrate")
+    assert "not exact" in normsmith(*words, "--exact", "--max-passes", "2").out
+    assert "not exact" not in normsmith(*words, "--exact").out
+    refused(normsmith(*words, "--max-passes", "2"), "--max-passes goes with --recalibrate --exact")

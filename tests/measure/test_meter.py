@@ -99,3 +99,35 @@ def test_a_meter_merges_many_parts_on_the_way_and_starts_anew_once_they_are_take
 def test_two_values_of_a_channel_have_a_variance():
     assert has_variance(merged([batch_moments(torch.randn(1, 2)), batch_moments(torch.randn(1, 2))]))
     assert not has_variance(merged([batch_moments(torch.randn(1, 2))]))
+
+
+class WithoutFloat64(torch.Tensor):
+    """A stand-in for a tensor on MPS: it is there, and has no float64, until it is copied to the CPU."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        if name == "__get__" and func == torch.Tensor.device.__get__:
+            return torch.device("mps")
+        plain = [arg.as_subclass(torch.Tensor) if isinstance(arg, cls) else arg for arg in args]
+        if name == "cpu":
+            return plain[0]
+        if name in ("double", "cat", "to"):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def test_a_device_without_float64_has_its_moments_merged_on_the_cpu():
+    batches = [torch.randn(5, 2) * 3 + 1000 for _ in range(3)]
+    there = [
+        Moments(
+            part.count, *(value.as_subclass(WithoutFloat64) for value in part[1:3]), part.squares, part.low
+        )
+        for part in map(batch_moments, batches)
+    ]
+    there = [part._replace(low=part.low.as_subclass(WithoutFloat64)) for part in there]
+    assert there[0].mean.device.type == "mps"
+    for result in (merged(there), merged_on_cpu(there)):
+        assert type(result.mean) is torch.Tensor
+        assert result.mean.dtype == torch.float64
+        assert_moments(result, torch.cat(batches))

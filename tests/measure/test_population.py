@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from normsmith.errors import InputError
-from normsmith.measure import Passes, Population, PopulationResult, Statistics, measurable_layers
-from normsmith.measure.population import EXACT
+from normsmith.measure import EXACT, Passes, Population, PopulationResult, Statistics, measurable_layers
 
 
 def chain() -> nn.Sequential:
@@ -64,7 +63,7 @@ def test_exact_statistics_are_those_of_a_float64_computation(make):
 
 
 def test_too_few_passes_end_with_the_gap_that_is_left():
-    result = measure(chain(), sorted_batches(), "exact", 1)
+    result = measure(chain(), sorted_batches(), "exact", 2)
     assert result.passes == 2
     assert result.gaps[0] <= EXACT
     assert max(result.gaps) > 0.1
@@ -135,3 +134,57 @@ def test_a_layer_that_a_single_value_reaches_keeps_its_statistics():
 def test_no_batches_are_no_population(way, how):
     with pytest.raises(InputError, match="expected at least one batch, got none"):
         measure(nn.BatchNorm1d(3), [], way, how)
+
+
+class Shared(nn.Module):
+    """Three norms, one norm called four times, three norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after = _norms(3), _norms(3)
+        self.layer, self.norm = nn.Linear(6, 6), nn.BatchNorm1d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x)
+        for _ in range(4):
+            x = torch.tanh(self.norm(2 * self.layer(x)))
+        return self.after(x)
+
+
+def _norms(number: int) -> nn.Sequential:
+    return nn.Sequential(
+        *(layer for _ in range(number) for layer in (nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU()))
+    )
+
+
+def test_a_layer_that_feeds_itself_settles_between_others():
+    result = measure(Shared(), [torch.randn(32, 6) + number for number in range(3)], "exact", 30)
+    assert result.gap <= EXACT
+    assert result.repeated == (6,)
+    assert all(gap is not None for gap in result.gaps)
+
+
+class Twins(nn.Module):
+    """One chain of norms, called with two inputs: every norm is called twice, and none depends on itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chain = _norms(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.chain(x) - self.chain(2 * x.flip(0))
+
+
+def test_layers_that_are_called_twice_without_depending_on_themselves_take_no_more_passes():
+    result = measure(Twins(), [torch.randn(4, 6) + number for number in range(4)], "exact", 30)
+    assert result.gap <= EXACT
+    assert result.passes <= 9
+    assert result.repeated == tuple(range(8))
+
+
+def test_values_that_are_never_finite_end_the_search():
+    batches = sorted_batches()
+    batches[1][0] = float("nan")
+    result = measure(chain(), batches, "exact", 30)
+    assert result.passes <= 3
+    assert result.gap == float("inf")

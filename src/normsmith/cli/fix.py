@@ -16,6 +16,7 @@ from torch import nn
 
 from normsmith import surgery
 from normsmith.errors import InputError
+from normsmith.measure import MAX_PASSES
 from normsmith.surgery import Plan
 from normsmith.surgery.checkpoints import PICKLED, check_target, load_into, save, save_text
 from normsmith.surgery.targets.conversions import TARGETS
@@ -60,7 +61,16 @@ _Only = Annotated[
     list[str] | None,
     typer.Option(metavar="PATTERN", help="Only these paths, as 'layer1.*' (again for more)."),
 ]
-_Exact = Annotated[bool, typer.Option("--exact", help="For --recalibrate: in as many passes as it takes.")]
+_Exact = Annotated[bool, typer.Option("--exact", help="For --recalibrate: in passes until nothing moves.")]
+_MaxPasses = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=2,
+        help="For --exact: the most passes over the training set.",
+        show_default=str(MAX_PASSES),
+    ),
+]
 _Partial = Annotated[bool, typer.Option("--partial", help="Do the rest where parts are refused.")]
 _Diff = Annotated[bool, typer.Option("--diff", help="Show how the tree of modules changes.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print the plan as JSON, and nothing else.")]
@@ -89,6 +99,7 @@ def fix(
     setting: _Settings = None,
     only: _Only = None,
     exact: _Exact = False,
+    max_passes: _MaxPasses = None,
     partial: _Partial = False,
     diff: _Diff = False,
     as_json: _Json = False,
@@ -118,7 +129,13 @@ def fix(
             "--recalibrate": recalibrate or None,
             "--plan": plan,
         },
-        {"--norm": norm, "--set": setting or None, "--only": only or None, "--exact": exact or None},
+        {
+            "--norm": norm,
+            "--set": setting or None,
+            "--only": only or None,
+            "--exact": exact or None,
+            "--max-passes": max_passes,
+        },
     )
     loaded = load(task)
     check(loaded)
@@ -159,7 +176,7 @@ _TAKES = {
     "--place": {"--only"},
     "--strip": {"--only"},
     "--fold": {"--only"},
-    "--recalibrate": {"--only", "--exact"},
+    "--recalibrate": {"--only", "--exact", "--max-passes"},
     "--plan": set[str](),
 }
 """The settings that each operation takes."""
@@ -185,6 +202,9 @@ class _Request:
                 raise InputError(f"{name} goes with {' or '.join(operations_with)}, got it with {self._name}")
         self._norm, self._only = settings["--norm"] or "batch", settings["--only"]
         self._exact = settings["--exact"] is not None
+        if settings["--max-passes"] is not None and not self._exact:
+            raise InputError("--max-passes goes with --recalibrate --exact, got it without --exact")
+        self._max_passes = settings["--max-passes"] or MAX_PASSES
         self._options = dict(_setting(text) for text in settings["--set"] or ())
 
     def plan(self, task: Task, model: nn.Module) -> tuple[Plan, str]:
@@ -213,6 +233,7 @@ class _Request:
                 mode="exact" if self._exact else "fast",
                 only=self._only,
                 forward=task.forward,
+                max_passes=self._max_passes,
                 loss=lambda pair, _: task.loss(*pair),
             )
         return measured.plan, str(measured)

@@ -6,16 +6,20 @@ Which file answers which question:
 - What are the `statistics` that a layer normalises by, and by which rules do moments become such statistics?
 - How is a layer measured? `inputs` hooks it, its `meter` merges the moments of its calls.
 - How do batches go through a model? In `passes`, whose results are merged `across_ranks`.
-- Which statistics should layers hold for a whole data set, where they feed each other? `population`.
+- Which statistics should layers hold for a whole data set, where they feed each other? `population`, which
+  asks `fixed_point` what to try next where a layer feeds itself.
 """
 
 from normsmith.measure.across_ranks import PassResult
+from normsmith.measure.fixed_point import EXACT
 from normsmith.measure.layers import MeasurableLayers, MeasuredLayer, measurable_layers
 from normsmith.measure.passes import Passes
-from normsmith.measure.population import Population, PopulationResult
+from normsmith.measure.population import MAX_PASSES, Population, PopulationResult
 from normsmith.measure.statistics import Statistics, batch_statistics, population_statistics
 
 __all__ = [
+    "EXACT",
+    "MAX_PASSES",
     "MeasurableLayers",
     "MeasuredLayer",
     "PassResult",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,6 +24,7 @@ class PassResult:
     """What one pass over the batches measured.
 
     - `moments`: of the inputs of each layer, in float64 on the CPU; None for a layer that was not called.
+    - `calls`: the numbers of the layers in the order in which they were called, in the forward with the most calls.
     - `loss`: the mean over the samples; 0 where no loss was asked for.
     - `samples`: how many there were.
     """
@@ -30,6 +32,12 @@ class PassResult:
     moments: tuple[Moments | None, ...]
     loss: float = 0.0
     samples: int = 0
+    calls: tuple[int, ...] = ()
+
+    @property
+    def repeated(self) -> tuple[int, ...]:
+        """The numbers of the layers that were called more than once in that forward."""
+        return tuple(number for number, times in Counter(self.calls).items() if times > 1)
 
 
 @dataclass(frozen=True)
@@ -99,4 +107,5 @@ def _merged(results: Sequence[PassResult]) -> PassResult:
     moments = tuple(merged_on_cpu([part for part in column if part is not None]) for column in columns)
     samples = sum(result.samples for result in results)
     loss = sum(result.loss * result.samples for result in results)
-    return PassResult(moments, loss / max(samples, 1), samples)
+    calls = max((result.calls for result in results), key=len)
+    return PassResult(moments, loss / max(samples, 1), samples, calls)

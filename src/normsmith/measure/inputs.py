@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,11 +28,13 @@ class CurrentBatch:
 
     - `mask`: the valid elements of the batch, where the pass has masks.
     - `recorded`: whether the meters count it.
+    - `called`: the meters of the layers that the batch has reached, in the order of their calls, where it is recorded.
     - `sampled`: a list that gets the moments of each call of each layer; None where they are not asked for.
     """
 
     mask: Tensor | None = None
     recorded: bool = True
+    called: list[Meter] = field(default_factory=list)
     sampled: list[tuple[MeasuredLayer, Moments]] | None = None
 
 
@@ -84,6 +86,7 @@ def _measuring_hook(
             moments = batch_moments(x, weights)
             if current.recorded:
                 meter.add(moments)
+                current.called.append(meter)
             if current.sampled is not None:
                 current.sampled.append((measured, moments))
             if rule is not None:
@@ -113,6 +116,7 @@ def _measuring_forward(meter: Meter, current: CurrentBatch) -> Callable[[Tensor]
         single = input.numel() <= input.shape[1]  # nothing to normalise by, but a value of the population
         if single:
             collected = [batch_moments(input if input.dtype == torch.float64 else input.float())]
+        current.called.append(meter)
         for moments in collected:
             meter.add(moments)
             if current.sampled is not None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from normsmith.anatomy.float64 import has_float64
 from normsmith.measure.layers import MeasuredLayer
 from normsmith.measure.statistics import Statistics
 from normsmith.ops import Moments, batch_norm, merge, moments
@@ -39,13 +41,15 @@ class Meter:
 
 
 def merged(parts: Sequence[Moments]) -> Moments:
-    """The moments of all values together, in float64, from the moments of their parts."""
-    like = parts[0].mean
+    """The moments of all values together, in float64, from those of their parts; on the CPU for want of float64."""
+    device = parts[0].mean.device
+    if not has_float64(device):
+        parts, device = [_on_cpu(part) for part in parts], torch.device("cpu")
 
     def column(values: list[Tensor | float]) -> Tensor:
         if all(isinstance(value, float) for value in values):
-            return torch.tensor(values, dtype=torch.float64, device=like.device).unsqueeze(1)
-        every = [torch.as_tensor(value, dtype=torch.float64, device=like.device) for value in values]
+            return torch.tensor(values, dtype=torch.float64, device=device).unsqueeze(1)
+        every = [torch.as_tensor(value, dtype=torch.float64, device=device) for value in values]
         return torch.cat([value.reshape(1, 1) for value in every])
 
     return merge(
@@ -61,7 +65,12 @@ def merged(parts: Sequence[Moments]) -> Moments:
 
 def merged_on_cpu(parts: Sequence[Moments]) -> Moments | None:
     """The merged moments, in float64 on the CPU; None where there are no parts."""
-    return Moments(*(torch.as_tensor(value).cpu() for value in merged(parts))) if parts else None
+    return _on_cpu(merged(parts)) if parts else None
+
+
+def _on_cpu(moments: Moments) -> Moments:
+    values: tuple[Any, ...] = tuple(value.cpu() if isinstance(value, Tensor) else value for value in moments)
+    return Moments(*values)
 
 
 def batch_moments(x: Tensor, weights: Tensor | None = None) -> Moments:

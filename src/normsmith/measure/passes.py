@@ -148,9 +148,11 @@ class Passes:
     ) -> PassResult:
         """The part of a pass that this rank makes alone."""
         total_loss, samples = 0.0, 0
+        called: list[Meter] = []
         masked = self.mask is not None
         with same_random_numbers(self.model), measured_inputs(meters, rule, masked=masked) as current:
             for number, batch in enumerate(batches):
+                current.called = []
                 current.sampled = None if sample is None else sample.add(number, batch)
                 current.mask = None if self.mask is None else tensor_of_batch(batch, self.mask, "mask")
                 with self._mask_in_force(current.mask):
@@ -159,8 +161,12 @@ class Passes:
                 samples += rows
                 if loss is not None:
                     total_loss += rows * float(loss(output, batch))
+                called = max(called, current.called, key=len)
                 del output  # its memory is for the next batch: fresh pages cost as much as the norms
-        return PassResult(tuple(meter.take() for meter in meters), total_loss / max(samples, 1), samples)
+        numbers = {id(meter): number for number, meter in enumerate(meters)}
+        calls = tuple(numbers[id(meter)] for meter in called)
+        moments = tuple(meter.take() for meter in meters)
+        return PassResult(moments, total_loss / max(samples, 1), samples, calls)
 
     def _mask_in_force(self, mask: Tensor | None) -> AbstractContextManager[None]:
         if mask is None or not any(isinstance(module, StatisticsBase) for module in self.model.modules()):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
 from normsmith.errors import InputError
 from normsmith.measure.across_ranks import PassResult, merged_across_ranks
+from normsmith.measure.fixed_point import EXACT, FixedPointSearch, largest
 from normsmith.measure.meter import has_variance
 from normsmith.measure.passes import BatchSample, Loss, Passes
 from normsmith.measure.statistics import (
@@ -21,8 +23,8 @@ from normsmith.measure.statistics import (
 )
 from normsmith.ops import Moments
 
-EXACT = 1e-6
-"""The gap, in standard deviations or variances, up to which statistics are called exact."""
+MAX_PASSES = 30
+"""How many passes over the batches the exact statistics may take, unless another number is asked for."""
 
 Gap = Literal["none", "sample", "all"]
 """The batches on which a gap is measured: none, a sample of at most 8, or all."""
@@ -38,6 +40,7 @@ class PopulationResult:
       the largest of |Δmean|/σ and |Δvariance|/σ² over the channels. None where it was not measured.
     - `gap_of`: the batches of the gaps.
     - `passes`: how many were made over the loader.
+    - `repeated`: the numbers of the layers that were called more than once in a forward.
     - `loss`: the mean over the samples with the new statistics, if a loss was asked for.
     """
 
@@ -47,6 +50,22 @@ class PopulationResult:
     gap_of: Gap
     passes: int
     loss: float = 0.0
+    repeated: tuple[int, ...] = ()
+
+    @property
+    def gap(self) -> float:
+        """The largest gap of a layer; 0 where none was measured."""
+        return largest(self.gaps)
+
+    @property
+    def moving(self) -> tuple[int, int, float]:
+        """How far this is from exact: layers whose gap is not finite, those whose gap is too large, and the gap."""
+        known = [gap for gap in self.gaps if gap is not None]
+        broken, unsettled = (
+            sum(not math.isfinite(gap) for gap in known),
+            sum(not gap <= EXACT for gap in known),
+        )
+        return broken, unsettled, self.gap
 
 
 @dataclass(frozen=True)
@@ -59,7 +78,7 @@ class Population:
     - `loss`: taken in passes over all batches with the new statistics.
 
     >>> from torch import nn
-    >>> from normsmith.measure import measurable_layers
+    >>> from normsmith.measure import EXACT, measurable_layers
     >>> model = nn.Sequential(nn.BatchNorm1d(1), nn.Tanh(), nn.BatchNorm1d(1))
     >>> layers = measurable_layers(model).layers
     >>> passes = Passes(model, layers)
@@ -97,23 +116,37 @@ class Population:
         gaps = self._gaps(self._statistics_from(during), self._statistics_from(check))
         return PopulationResult(new, first.moments, gaps, gap, 1)
 
-    def exact(self, most: int) -> PopulationResult:
+    def exact(self, most: int = MAX_PASSES) -> PopulationResult:
         """Statistics that are those of every layer's inputs while all layers normalise by them.
 
         Passes are repeated, each with the statistics that the last one measured, until these move by no more than
         `EXACT`. The inputs of the n-th norm on a path depend on the statistics of those before it alone, so its
-        statistics do not move after the n-th pass, and one more pass proves it. After `most` passes the search ends
-        in any case, and `gaps` says how far it came.
+        statistics do not move after the n-th pass, and one more pass proves it. Where a layer is called several times
+        in a forward, and passes do not settle it, `FixedPointSearch` chooses what to try next.
+
+        After `most` passes, of which there are at least two, the search ends in any case, with those of its
+        statistics by which most layers have settled. It also ends where layers stay without finite statistics.
         """
-        measured = self._first_pass(None)
-        passes = 1
-        while True:
-            new = self._statistics_from(measured)
+        first = self._first_pass(None)
+        search = FixedPointSearch(self.passes.layers, first.calls)
+        new = self._statistics_from(first)
+        best: PopulationResult | None = None
+        for passes in range(2, max(most, 2) + 1):
             measured = self.passes.run(self.loader, new, loss=self.loss)
-            passes += 1
-            gaps = self._gaps(new, self._statistics_from(measured))
-            if passes > most or all(gap is None or gap <= EXACT for gap in gaps):
-                return PopulationResult(new, measured.moments, gaps, "all", passes, measured.loss)
+            after = self._statistics_from(measured)
+            gaps = self._gaps(new, after)
+            result = PopulationResult(
+                new, measured.moments, gaps, "all", passes, measured.loss, first.repeated
+            )
+            broken, unsettled, _ = result.moving
+            stuck = best is not None and best.moving[0] > 0 and (broken, unsettled) >= best.moving[:2]
+            if best is None or result.moving <= best.moving:
+                best = result
+            if best.gap <= EXACT or stuck:
+                break
+            new = search.next(new, after, gaps)
+        assert best is not None  # there is at least one pass
+        return replace(best, passes=passes)
 
     def _first_pass(self, sample: BatchSample | None) -> PassResult:
         result = self.passes.run(self.loader, self.own, self.batch_rule, sample=sample)
@@ -139,7 +172,12 @@ class Population:
 
 
 def _gap(epsilon: float, old: Statistics, new: Statistics) -> float:
-    variance = new.var.double() + epsilon
-    mean = (new.mean.double() - old.mean.double()).abs() / variance.sqrt()
-    spread = (new.var.double() - old.var.double()).abs() / variance
+    after, before = _wide(new), _wide(old)
+    variance = after.var + epsilon
+    mean = (after.mean - before.mean).abs() / variance.sqrt()
+    spread = (after.var - before.var).abs() / variance
     return torch.maximum(mean, spread).max().item()
+
+
+def _wide(statistics: Statistics) -> Statistics:
+    return Statistics(statistics.mean.cpu().double(), statistics.var.cpu().double())

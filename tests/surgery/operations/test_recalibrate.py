@@ -121,8 +121,8 @@ def test_the_sample_of_the_gap_is_small_and_spread():
 def test_exact_means_every_layer_on_the_final_statistics_of_those_before():
     network, batches = three_norms(), class_sorted()
     result = recalibrate(network, batches, mode="exact")
-    assert result.gap <= 1e-6
-    assert result.passes <= 5
+    assert result.gap <= 1e-4
+    assert result.passes <= 4  # three norms after each other, and the proof
     result.apply()
     assert_each_on_final_statistics(network, torch.cat(batches))
 
@@ -139,7 +139,7 @@ def test_exact_from_statistics_so_wrong_that_forwards_overflow():
 def test_layers_that_do_not_feed_each_other_share_passes():
     batches = class_sorted()
     result = recalibrate(Branches(), batches, mode="exact")
-    assert result.gap <= 1e-6
+    assert result.gap <= 1e-4
     assert result.passes == 3  # one, the norm after them, and the proof
 
 
@@ -159,17 +159,63 @@ def test_both_calls_of_a_reused_layer_count():
     network, batches = Twice(), class_sorted()
     (layer,) = recalibrate(network, batches).layers
     assert layer.count == 2 * len(torch.cat(batches))
-    result = recalibrate(network, batches, mode="exact", most_passes=60)
-    assert result.gap <= 1e-6
+    result = recalibrate(network, batches, mode="exact")
+    assert result.gap <= 1e-4
     result.apply()
     network.eval()(torch.cat(batches))
-    assert_population(network.norm, torch.cat([value.detach() for value in network.seen]), rtol=1e-5)
+    assert_population(network.norm, torch.cat([value.detach() for value in network.seen]), rtol=3e-4, atol=1e-3)
 
 
-def test_most_passes_bounds_the_search_and_the_gap_tells():
-    result = recalibrate(three_norms(), class_sorted(), mode="exact", most_passes=1)
+class Repeated(nn.Module):
+    """One norm between several layers: passes that take what the last one measured swing for ever."""
+
+    def __init__(self, times: int):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(times))
+        self.norm, self.last = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        self.seen = []
+        for layer in self.layers:
+            self.seen.append(layer(x))
+            x = torch.relu(self.norm(self.seen[-1]))
+        return self.last(x)
+
+
+@pytest.mark.parametrize("times", [3, 6])
+def test_a_norm_that_feeds_itself_is_measured_exactly(times):
+    network, batches = Repeated(times), [torch.randn(8, 4, 8, 8) for _ in range(3)]
+    result = recalibrate(network, batches, mode="exact")
+    assert result.converged
+    assert result.gap <= 1e-4
+    assert result.passes <= 15
+    assert result.repeated == ("norm",)
+    result.apply()
+    network.eval()(torch.cat(batches))
+    with torch.no_grad():
+        inputs = torch.cat([value.movedim(1, -1).flatten(0, -2) for value in network.seen]).double()
+    var, mean = torch.var_mean(inputs, 0)
+    assert ((network.norm.running_mean - mean).abs() / var.sqrt()).max() <= 1.1e-4
+    assert ((network.norm.running_var - var).abs() / var).max() <= 1.1e-4
+
+
+def test_max_passes_bounds_the_search_and_the_result_says_so():
+    result = recalibrate(three_norms(), class_sorted(), mode="exact", max_passes=2)
     assert result.passes == 2
     assert result.gap > 0.1
+    assert result.converged is False
+    assert "not exact: the gap is still above 1e-04; more passes with max_passes=" in str(result)
+    result = recalibrate(Twice(), class_sorted(), mode="exact", max_passes=2)
+    assert "not exact: the gap is still above 1e-04; called more than once in a forward: norm;" in str(result)
+
+
+def test_a_search_that_arrived_says_after_how_many_passes():
+    result = recalibrate(three_norms(), class_sorted(), mode="exact")
+    assert f"after {result.passes} passes" in str(result)
+    assert "not exact" not in str(result)
+    fast = recalibrate(three_norms(), class_sorted())
+    assert fast.converged is None
+    assert "not exact" not in str(fast)
 
 
 def test_masked_values_count_nowhere():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from normsmith.anatomy.select import Only
 from normsmith.errors import InputError
 from normsmith.layers.batches import Select
 from normsmith.measure.across_ranks import Group, group_of
+from normsmith.measure.fixed_point import EXACT
 from normsmith.measure.inputs import measured_inputs
 from normsmith.measure.layers import MeasuredLayer, measurable_layers
 from normsmith.measure.meter import Meter
@@ -96,7 +98,13 @@ def adapt(
         passes = Passes(inner, layers, forward, mask, group=group_of(model, group))
         population = Population(passes, loader, own, _for_each_batch(mixture), mixture)
         with passes.borrowed_model():
-            result = population.fast("none") if mode == "fast" else population.exact(len(layers) + 1)
+            result = population.fast("none") if mode == "fast" else population.exact()
+        if mode == "exact" and not result.gap <= EXACT:
+            warnings.warn(
+                f"adapt: expected a gap of at most {EXACT:.0e} in the exact mode, got {result.gap:.1e} after "
+                f"{result.passes} passes: the layers' statistics are not quite those of their inputs",
+                stacklevel=3,
+            )
         for layer, source, mixed in zip(layers, own, result.statistics, strict=True):
             layer.normalise_by(mixed.like(source))
         with _evaluating(layers):

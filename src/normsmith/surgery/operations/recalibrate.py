@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from normsmith._choices import check_choice
-from normsmith._text import number, path_text, signed
+from normsmith._text import count, number, path_text, signed
 from normsmith.anatomy.forward import Forward, call, check_runnable, unwrapped
 from normsmith.anatomy.remark import Remark
 from normsmith.anatomy.select import Only
 from normsmith.errors import InputError, SurgeryError
 from normsmith.layers.batches import Select
 from normsmith.measure.across_ranks import Group, group_of
+from normsmith.measure.fixed_point import EXACT
 from normsmith.measure.layers import MeasuredLayer, measurable_layers
 from normsmith.measure.meter import has_variance
 from normsmith.measure.passes import Loss, Passes
-from normsmith.measure.population import Gap, Population, PopulationResult
+from normsmith.measure.population import MAX_PASSES, Gap, Population, PopulationResult
 from normsmith.measure.statistics import Statistics
 from normsmith.surgery.operations.set_statistics import extent, set_statistics
 from normsmith.surgery.plans.plan import Plan
@@ -61,7 +62,9 @@ class Recalibration:
     - `layers`: for each layer that was measured its statistics before and after.
     - `kept`: the layers that stay as they are, and why.
     - `gap_of`: the batches over which `gap` was measured: "none", a "sample", or "all".
+    - `mode`: "fast" or "exact", as asked for.
     - `passes`: how often the whole loader was gone through, for the loss and the gap too.
+    - `repeated`: the layers that were called more than once in a forward.
     - `loss_before`, `loss_after`: the mean loss over all samples, if a loss was given.
     """
 
@@ -69,7 +72,9 @@ class Recalibration:
     layers: tuple[LayerStatistics, ...]
     kept: tuple[Remark, ...]
     gap_of: Gap
+    mode: Literal["fast", "exact"]
     passes: int
+    repeated: tuple[str, ...]
     loss_before: float | None
     loss_after: float | None
 
@@ -77,6 +82,11 @@ class Recalibration:
     def gap(self) -> float | None:
         """The largest gap of a layer; None where it was not measured."""
         return max((layer.gap for layer in self.layers if layer.gap is not None), default=None)
+
+    @property
+    def converged(self) -> bool | None:
+        """Whether the gap over all batches is at most 1e-4; None where it was not measured over all of them."""
+        return None if self.gap is None or self.gap_of != "all" else self.gap <= EXACT
 
     def apply(self, **options: Any) -> nn.Module:
         """`plan.apply`: write the statistics; the same options."""
@@ -98,13 +108,21 @@ class Recalibration:
         ]
         lines += [f"kept {remark.text}" for remark in self.kept]
         if self.gap is not None:
-            lines.append(f"largest gap, over {_BATCHES[self.gap_of]}: {self.gap:.1e}")
+            passes = f" after {count(self.passes, 'pass')}" if self.mode == "exact" else ""
+            lines.append(f"largest gap, over {_BATCHES[self.gap_of]}: {self.gap:.1e}{passes}")
+        if self.mode == "exact" and not self.converged:
+            lines.append(self._not_exact())
         if self.loss_before is not None and self.loss_after is not None:
             change = self.loss_after - self.loss_before
             lines.append(
                 f"loss {number(self.loss_before, 4)} → {number(self.loss_after, 4)} ({signed(change, 2)})"
             )
         return "\n".join(lines)
+
+    def _not_exact(self) -> str:
+        repeated = ", ".join(map(path_text, self.repeated))
+        because = f"; called more than once in a forward: {repeated}" if repeated else ""
+        return f"not exact: the gap is still above {EXACT:.0e}{because}; more passes with max_passes=..."
 
 
 _BATCHES = {"sample": "a sample of the batches", "all": "all batches"}
@@ -126,7 +144,7 @@ def recalibrate(
     loss: Loss | None = None,
     group: Group = None,
     gap: Gap = "sample",
-    most_passes: int | None = None,
+    max_passes: int = MAX_PASSES,
 ) -> Recalibration:
     """Measure the population statistics of batch norm layers over all batches, and plan to write them.
 
@@ -142,10 +160,11 @@ def recalibrate(
     moments with the new statistics against those of the pass. `gap="all"` takes one more pass.
 
     Exact: every layer is measured with all layers before it on their final statistics. After a fast pass come
-    passes in which all layers go by what the last one found, until nothing moves by more than 1e-6 of a standard
-    deviation. The n-th norm on a path cannot move after the n-th pass, parallel paths share theirs, and the pass in
-    which nothing moved is the proof. A layer called more than once in a forward reaches a fixed point where there
-    is one. At most `most_passes`, by default one more than layers; `gap` is then what was left.
+    passes in which all layers go by what the last one measured, until nothing moves by more than 1e-4 of a standard
+    deviation or variance. The n-th norm on a path cannot move after the n-th pass, parallel paths share theirs, and
+    the pass in which nothing moved is the proof. Layers called more than once in a forward depend on themselves; where
+    such passes swing they are damped (Anderson's mixing). At most `max_passes` are made; `converged` says whether
+    they were enough, and `gap` what is left.
 
     Layers stay as they are, and are named with the reason, where their user has frozen them: by `freeze()`, by
     `momentum=0`, in evaluation mode within a model in training mode, or frozen by their class.
@@ -166,7 +185,7 @@ def recalibrate(
         group: ranks that measure together, each with its own loader of any length: a process group, "world", or
             None: the ranks of DistributedDataParallel, if it is that, or this process alone.
         gap: which batches tell it in fast mode; "all" wherever a pass over them is made anyway.
-        most_passes: for "exact".
+        max_passes: for "exact": the most passes over the batches, at least 2, those for `loss_before` not counted.
 
     Raises:
         InputError: an argument does not fit, or no batch came.
@@ -183,6 +202,10 @@ def recalibrate(
     """
     check_choice("mode", mode, ("fast", "exact"))
     check_choice("gap", gap, ("none", "sample", "all"))
+    if max_passes < 2:
+        raise InputError(
+            f"max_passes: expected at least 2, one that measures and one that checks, got {max_passes!r}"
+        )
     again = mode == "exact" or loss is not None or gap == "all"
     if again and isinstance(loader, Iterator):
         raise InputError(
@@ -197,15 +220,16 @@ def recalibrate(
     population = Population(passes, loader, own, loss=loss)
     with passes.borrowed_model():
         before = None if loss is None else passes.run(loader, own, loss=loss)
-        most = most_passes or len(own) + 1
-        result = population.exact(most) if mode == "exact" else population.fast("all" if again else gap)
+        result = population.exact(max_passes) if mode == "exact" else population.fast("all" if again else gap)
     _check_finite(layers, result.statistics)
     return Recalibration(
         _plan(model, layers, result),
         tuple(_layers(layers, own, result)),
         (*_unreached(layers, result), *measurable.kept),
         result.gap_of,
+        mode,
         result.passes + (before is not None),
+        tuple(layers[number].path for number in result.repeated),
         None if before is None else before.loss,
         None if before is None else result.loss,
     )
@@ -259,6 +283,6 @@ def _named(statistics: Statistics) -> dict[str, Tensor]:
 
 def _copies(statistics: Statistics) -> dict[str, Tensor]:
     return {
-        f"running_{name}": value.detach().to(device="cpu", dtype=torch.float64, copy=True)
+        f"running_{name}": value.detach().cpu().to(torch.float64, copy=True)
         for name, value in _named(statistics).items()
     }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normsmith._text import error_text
+from normsmith.anatomy.float64 import in_float64
 from normsmith.anatomy.forward import Forward, check_runnable, outputs
 from normsmith.anatomy.preserve import preserved
 from normsmith.errors import SurgeryError
@@ -134,7 +135,7 @@ class _Noting:
 def _difference(one: Tensor, other: Tensor) -> float:
     if one.numel() == 0 or torch.equal(one, other):
         return 0.0
-    one, other = one.double(), other.double()
+    one, other = in_float64(one), in_float64(other)
     finite = one.isfinite()
     beyond, theirs = one[~finite], other[~finite]
     alike = (beyond == theirs) | (beyond.isnan() & theirs.isnan())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from normsmith._torch import ConvTranspose
 from normsmith.anatomy.batch_norms import BatchNorm
+from normsmith.anatomy.float64 import in_float64
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Affine:
 
 def affine_of(norm: BatchNorm) -> Affine:
     """The scale γ/σ and shift β − γ·μ/σ of a norm that goes by its running statistics."""
-    parts = {name: None if tensor is None else _wide(tensor) for name, tensor in norm.tensors.items()}
+    parts = {name: None if tensor is None else in_float64(tensor) for name, tensor in norm.tensors.items()}
     mean, var, std = parts["running_mean"], parts["running_var"], parts["running_std"]
     assert mean is not None
     assert var is not None
@@ -44,9 +45,9 @@ class Weights:
     @classmethod
     def of(cls, producer: nn.Module) -> Weights:
         layer: Any = producer
-        weight = _wide(layer.weight)
+        weight = in_float64(layer.weight)
         features = layer.out_features if isinstance(producer, nn.Linear) else layer.out_channels
-        bias = weight.new_zeros(features) if layer.bias is None else _wide(layer.bias)
+        bias = weight.new_zeros(features) if layer.bias is None else in_float64(layer.bias)
         return cls(producer, weight, bias)
 
     def fold_after(self, norm: Affine) -> None:
@@ -93,8 +94,3 @@ class Weights:
 
 def _column(values: Tensor, dimensions: int) -> Tensor:
     return values.reshape(-1, *(1,) * (dimensions - 1))
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()  # MPS has no float64
