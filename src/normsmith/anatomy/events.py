@@ -24,8 +24,23 @@ class EventLog:
         sources: Iterable[Event] = (),
         module: nn.Module | None = None,
         shape: tuple[int, ...] | None = None,
+        *,
+        writes: Iterable[Event] = (),
+        reads_written: Iterable[Event] = (),
+        shares: bool = False,
     ) -> Event:
         """Make the next event; the arguments are those of `Event`."""
-        event = Event(len(self.events), kind, path, name, tuple(sources), module, shape)
+        event = Event(
+            len(self.events),
+            kind,
+            path,
+            name,
+            tuple(sources),
+            module,
+            shape,
+            tuple(writes),
+            tuple(reads_written),
+            shares,
+        )
         self.events.append(event)
         return event

@@ -35,6 +35,10 @@ class Event:
     - `name`: the module's class; the function's name without the underscores of its variants ("add", "relu").
     - `sources`: the events whose results the call takes, in the order of its arguments.
     - `shape`: that of its (first) result, where a real forward was followed.
+    - `writes`: the events whose results the call overwrites, as `torch.relu_(x)` and `x += y` do.
+    - `reads_written`: those of its sources that have overwritten a tensor which the call takes in the place of what
+      they returned, as in `self.act(h); return self.layer(h)`.
+    - `shares`: whether its result lies in the memory of an earlier one: a view, the same tensor, or one overwritten.
     """
 
     index: int
@@ -44,6 +48,9 @@ class Event:
     sources: tuple[Event, ...] = field(default=(), repr=False)
     module: nn.Module | None = field(default=None, repr=False)
     shape: tuple[int, ...] | None = None
+    writes: tuple[Event, ...] = field(default=(), repr=False)
+    reads_written: tuple[Event, ...] = field(default=(), repr=False)
+    shares: bool = field(default=False, repr=False)
 
     @cached_property
     def role(self) -> Role:
@@ -84,12 +91,14 @@ class Graph:
     - `outputs`: the events whose results the model returns.
     - `calls`: how often each module of the model is called, containers too; one that is missing is not called.
     - `followed`: by "symbols" (torch.fx, whatever the input) or by a "forward" of one batch.
+    - `outputs_written`: the events that have overwritten a tensor which the model returns in the place of their result.
     """
 
     events: tuple[Event, ...]
     outputs: tuple[Event, ...]
     calls: Mapping[nn.Module, int]
     followed: Literal["symbols", "forward"]
+    outputs_written: tuple[Event, ...] = ()
 
     def of(self, module: nn.Module) -> tuple[Event, ...]:
         """The calls of a module, in order."""
@@ -110,6 +119,18 @@ class Graph:
     def is_used_elsewhere(self, event: Event) -> bool:
         """Whether an event's result goes to more than one call, or is returned by the model."""
         return len(self.consumers(event)) > 1 or self.is_output(event)
+
+    def overwritten_by(self, event: Event) -> tuple[Event, ...]:
+        """The calls that overwrite an event's result, in order."""
+        return self._overwritten.get(event, ())
+
+    def reader_of_written(self, event: Event) -> Event | None:
+        """The first call that takes what an event has overwritten in the place of what it returned, if any.
+
+        The event itself where the model returns that.
+        """
+        reader = self._readers_of_written.get(event)
+        return event if reader is None and event in self.outputs_written else reader
 
     def is_called_once(self, module: nn.Module) -> bool:
         """Whether the forward calls a module exactly once."""
@@ -178,6 +199,22 @@ class Graph:
             if event.module is not None:
                 calls[event.module].append(event)
         return {module: tuple(events) for module, events in calls.items()}
+
+    @cached_property
+    def _readers_of_written(self) -> dict[Event, Event]:
+        readers: dict[Event, Event] = {}
+        for event in self.events:
+            for written in event.reads_written:
+                readers.setdefault(written, event)
+        return readers
+
+    @cached_property
+    def _overwritten(self) -> dict[Event, tuple[Event, ...]]:
+        overwritten = defaultdict[Event, list[Event]](list)
+        for event in self.events:
+            for written in event.writes:
+                overwritten[written].append(event)
+        return {written: tuple(events) for written, events in overwritten.items()}
 
     @cached_property
     def _consumers(self) -> dict[Event, tuple[Event, ...]]:

@@ -43,6 +43,13 @@ PASSING_FUNCTIONS = {
     "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
     "adaptive_max_pool3d", "clone", "detach", "to", "float", "half", "double",
 }  # fmt: skip
+VIEWING_FUNCTIONS = RESHAPING_FUNCTIONS | {
+    "getitem", "getattr", "transpose", "t", "permute", "movedim", "moveaxis", "swapaxes", "swapdims", "squeeze",
+    "unsqueeze", "expand", "expand_as", "chunk", "split", "tensor_split", "unbind", "narrow", "select", "diagonal",
+    "unfold", "detach", "contiguous", "to", "float", "half", "double", "type", "type_as", "real", "imag", "dropout",
+    "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout",
+}  # fmt: skip
+"""Functions whose result lies in their argument's memory, or may: dropout returns its input in evaluation."""
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -88,6 +95,15 @@ def plain_name(name: str) -> str:
     return {"radd": "add", "iadd": "add", "rmul": "mul", "imul": "mul", "rsub": "sub", "isub": "sub"}.get(
         plain, plain
     )
+
+
+def is_in_place(module: nn.Module) -> bool:
+    """Whether a layer says that it overwrites its input.
+
+    >>> is_in_place(nn.ReLU(inplace=True)), is_in_place(nn.Tanh())
+    (True, False)
+    """
+    return getattr(module, "inplace", False) is True
 
 
 def is_sequential(module: nn.Module) -> bool:

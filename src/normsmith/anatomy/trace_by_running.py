@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,10 @@ from normsmith.anatomy.events import EventLog
 from normsmith.anatomy.forward import Forward, check_runnable, flat
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.isolation import eager_forwards
-from normsmith.anatomy.kinds import is_opaque, plain_name
+from normsmith.anatomy.kinds import is_in_place, is_opaque, plain_name
+from normsmith.anatomy.memory import Memory
 from normsmith.anatomy.preserve import preserved
+from normsmith.anatomy.storage import placed
 from normsmith.errors import SurgeryError
 
 
@@ -42,11 +44,25 @@ def followed_by_forward(model: nn.Module, batch: Any, forward: Forward) -> Graph
         return recorder.graph(output)
 
 
+class _Taken(NamedTuple):
+    """What a call takes: its arguments, the versions of their tensors, and the events whose results they are.
+
+    `written`: those of the events that have overwritten an argument, and returned another tensor.
+    """
+
+    arguments: Any
+    versions: dict[int, int]
+    sources: tuple[Event, ...]
+    written: tuple[Event, ...]
+
+
 class _Recorder(TorchFunctionMode):
     """Records one forward of a model as events.
 
     Modules are seen by hooks; functions (`F.relu`, `x + y`, methods) as torch tells this mode of their calls. Tensors
-    are known by identity: an event takes the result of another if one of its arguments is that very tensor.
+    are known by identity: an event takes the result of another if one of its arguments is that very tensor. What a
+    call returns is a tensor of its own, also where it returns an argument, so that those who take the result are told
+    from those who take the argument; what is written in place is seen by tensors' versions and memory.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -54,14 +70,15 @@ class _Recorder(TorchFunctionMode):
         self._model = model
         self._log = EventLog()
         self._calls: Counter[nn.Module] = Counter()
-        # by id, with the tensor itself, so that its id is not used again
-        self._known: dict[int, tuple[Event, Tensor]] = {}
+        self._memory = Memory(self._log)
+        # the tensors by id, so that no id and no memory is used again
+        self._known: dict[int, Tensor] = {}
         self._own = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
         self._paths = {module: path for path, module in model.named_modules()}
         self._open: list[str] = []
         self._inside_opaque = 0
         self._inside_function = False
-        self._pending: list[tuple[tuple[Event, ...], dict[int, int]]] = []
+        self._pending: list[_Taken | None] = []
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -92,10 +109,15 @@ class _Recorder(TorchFunctionMode):
 
     def graph(self, output: Any) -> Graph:
         """What was recorded, given the output of the forward."""
-        outputs = dict.fromkeys(
-            event for tensor in flat(output) if (event := self._event(tensor)) is not None
+        taken = self._taken(output)
+        outputs = tuple(dict.fromkeys(taken.sources))
+        return Graph(
+            tuple(self._log.events),
+            outputs,
+            dict(self._calls),
+            "forward",
+            tuple(dict.fromkeys(taken.written)),
         )
-        return Graph(tuple(self._log.events), tuple(outputs), dict(self._calls), "forward")
 
     def is_computed(self, arguments: Any) -> bool:
         """Whether some tensor among the arguments is an input or the result of a call."""
@@ -114,26 +136,22 @@ class _Recorder(TorchFunctionMode):
     def _function(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Call a function, and make an event of the call if it computes something."""
         versions = _versions((args, kwargs))
-        result = _apart(func(*args, **kwargs), versions)
-        tensors = list(flat(result)) or _written((args, kwargs), versions)
+        result = func(*args, **kwargs)
+        written = _written(result, (args, kwargs), versions, declared=kwargs.get("inplace") is True)
+        result = self._apart(result, versions)
+        tensors = list(flat(result))
         name = plain_name(getattr(func, "__name__", str(func)).partition(".")[0])
-        if tensors and not (name == "get" and all(id(t) in self._own for t in tensors)):
+        if (tensors or written) and not (name == "get" and all(id(t) in self._own for t in tensors)):
             path = self._open[-1] if self._open else ""
-            sources = self._sources((args, kwargs))
-            event = self._log.add("function", path, name, sources, shape=tuple(tensors[0].shape))
-            for tensor in tensors:
-                self._remember(tensor, event)
+            self._note("function", path, name, self._taken((args, kwargs)), written, tensors)
         return result
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """A pre-hook: count the call, and note what an opaque module takes."""
-        self._open.append(self._paths[module])
         if is_opaque(module):
-            outer = not self._inside_opaque
-            self._pending.append(
-                (self._sources((args, kwargs)), _versions((args, kwargs))) if outer else ((), {})
-            )
+            self._pending.append(None if self._inside_opaque else self._taken((args, kwargs)))
             self._inside_opaque += 1
+        self._open.append(self._paths[module])
         if self._inside_opaque <= 1:
             self._calls[module] += 1
 
@@ -142,34 +160,73 @@ class _Recorder(TorchFunctionMode):
         path = self._open.pop()
         if not is_opaque(module):
             return output
-        sources, versions = self._pending.pop()
-        output = _apart(output, versions)  # still inside: this is no call of the model's
+        taken = self._pending.pop()
+        if taken is not None:  # still inside: what follows are no calls of the model's
+            written = _written(output, taken.arguments, taken.versions, declared=is_in_place(module))
+            output = self._apart(output, taken.versions)
+            self._note("module", path, type(module).__name__, taken, written, list(flat(output)), module)
         self._inside_opaque -= 1
-        if self._inside_opaque:
-            return output
-        tensors = list(flat(output))
-        shape = tuple(tensors[0].shape) if tensors else None
-        event = self._log.add("module", path, type(module).__name__, sources, module, shape)
-        for tensor in tensors:
-            self._remember(tensor, event)
         return output
 
-    def _sources(self, arguments: Any) -> tuple[Event, ...]:
-        """The events whose results are among the arguments, in their order."""
-        return tuple(event for tensor in flat(arguments) if (event := self._event(tensor)) is not None)
+    def _note(
+        self,
+        kind: Literal["module", "function"],
+        path: str,
+        name: str,
+        taken: _Taken,
+        written: list[Tensor],
+        tensors: list[Tensor],
+        module: nn.Module | None = None,
+    ) -> None:
+        """Make an event of a call that took, wrote and returned some tensors."""
+        places = [placed(tensor) for tensor in tensors]
+        keys = [id(tensor) for tensor in written]
+        of_shape = next(iter(tensors or written), None)
+        event = self._log.add(
+            kind,
+            path,
+            name,
+            taken.sources,
+            module,
+            None if of_shape is None else tuple(of_shape.shape),
+            writes=self._memory.overwritten(keys),
+            reads_written=taken.written,
+            shares=any(self._memory.has(block) for block, _ in places),
+        )
+        self._memory.write(keys, event)
+        for tensor, (block, part) in zip(tensors, places, strict=True):
+            self._known[id(tensor)] = tensor
+            self._memory.hold(id(tensor), event, block, part)
 
-    def _event(self, tensor: Tensor) -> Event | None:
-        """The event whose result a tensor is; a tensor of the model becomes one the first time that it is taken."""
-        if id(tensor) in self._known:
-            return self._known[id(tensor)][0]
-        if id(tensor) in self._own:
-            event = self._log.add("parameter", self._own[id(tensor)], "parameter", shape=tuple(tensor.shape))
-            self._remember(tensor, event)
-            return event
-        return None
+    def _taken(self, arguments: Any) -> _Taken:
+        """The events whose results are among the arguments, in their order."""
+        sources, written = list[Event](), list[Event]()
+        path = self._open[-1] if self._open else ""
+        for tensor in flat(arguments):
+            if id(tensor) not in self._memory and id(tensor) in self._own:  # the first time that it is taken
+                name = self._own[id(tensor)]
+                self._remember(
+                    tensor, self._log.add("parameter", name, "parameter", shape=tuple(tensor.shape))
+                )
+            if id(tensor) in self._memory:
+                source, by_writing = self._memory.read(id(tensor), path)
+                sources.append(source)
+                written.extend(by_writing)
+        return _Taken(arguments, _versions(arguments), tuple(sources), tuple(written))
 
     def _remember(self, tensor: Tensor, event: Event) -> None:
-        self._known[id(tensor)] = (event, tensor)
+        self._known[id(tensor)] = tensor
+        self._memory.hold(id(tensor), event, *placed(tensor))
+
+    def _apart(self, result: Any, versions: dict[int, int]) -> Any:
+        """A result, as a tensor of its own where it is an argument.
+
+        Else those who take the result could not be told from those who take the argument.
+        """
+        is_argument = isinstance(result, Tensor) and id(result) in versions
+        if is_argument and (id(result) not in self._own or versions[id(result)] == version_of(result)):
+            return result.detach()
+        return result
 
 
 class _Kernels(DispatchMode):  # type: ignore[no-untyped-call]
@@ -192,19 +249,17 @@ def _versions(arguments: Any) -> dict[int, int]:
     return {id(tensor): version_of(tensor) for tensor in flat(arguments)}
 
 
-def _written(arguments: Any, versions: dict[int, int]) -> list[Tensor]:
-    """The tensors that a call that returns nothing, such as `x[0] = 1`, has written to."""
-    return [tensor for tensor in flat(arguments) if version_of(tensor) != versions[id(tensor)]]
+def _written(result: Any, arguments: Any, versions: dict[int, int], *, declared: bool) -> list[Tensor]:
+    """The arguments that a call has written to.
 
-
-def _apart(result: Any, versions: dict[int, int]) -> Any:
-    """A result, as a tensor of its own where it is an unchanged argument.
-
-    Else those who take the result could not be told from those who take the argument.
+    By their versions, which tensors that share memory share: what is returned tells which of them it was. `declared`:
+    the call says that it writes to its first argument, though perhaps not this time, as dropout in evaluation.
     """
-    if isinstance(result, Tensor) and versions.get(id(result)) == version_of(result):
-        return result.detach()
-    return result
+    tensors = list(flat(arguments))
+    changed = [tensor for tensor in tensors if version_of(tensor) != versions[id(tensor)]]
+    if changed and isinstance(result, Tensor):
+        return [tensor for tensor in changed if tensor is result] or changed
+    return changed[:1] if result is None else changed or tensors[: int(declared)]
 
 
 def _hookable(model: nn.Module) -> Iterator[nn.Module]:

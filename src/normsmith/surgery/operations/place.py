@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from normsmith.anatomy.aliasing import needs_a_copy
 from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.graph import Event
@@ -104,9 +105,11 @@ def build(
     changes, renamed = list[Change](), dict[str, str]()
     for row in moves:
         place, path, norm = Place.of(row["place"]), row["norm"], find(model, row["norm"])
-        new = installer.move(norm, place)
+        copies = bool(row.get("copies"))
+        new = installer.move(norm, place, copies=copies)
         kind = describe_module(norm)
-        changes.append(Change(path, kind, f"{kind} {_beside(place)}, as {new}", place.why))
+        left = ", with a copy in its old place" if copies else ""
+        changes.append(Change(path, kind, f"{kind} {_beside(place)}, as {new}{left}", place.why))
         if new != path:
             renamed[path] = new
             changes += _of_host(place, find(model, place.host), kind)
@@ -165,7 +168,9 @@ class _Moves:
             return
         place = asdict(self._as_of(norm, places[0]))
         needs_bias = layer_that_needs_a_bias(self.at.graph, event) if self.where == "after" else None
-        self.rows.append({"norm": path, "place": place, "needs_bias": needs_bias})
+        copies = needs_a_copy(self.at.graph, event, lambda _: False)
+        row = {"norm": path, "place": place, "needs_bias": needs_bias}
+        self.rows.append(row | {"copies": True} if copies else row)
 
     def _obstacle(self, norm: nn.Module) -> str | None:
         kind, locations = type(norm).__name__, self.at.locations

@@ -10,18 +10,22 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from normsmith._torch import buffers_of, children_of, parameters_of
+from normsmith.anatomy.aliasing import needs_a_copy
 from normsmith.anatomy.batch_norms import is_batch_norm
 from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
+from normsmith.anatomy.graph import Graph
 from normsmith.anatomy.kinds import has_own_forward, is_norm, is_producer
 from normsmith.anatomy.locations import Locations, find
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.anatomy.trace import trace
+from normsmith.errors import SurgeryError
 from normsmith.surgery.operations.fold.fold import build as build_fold
 from normsmith.surgery.operations.fold.fold import find_pairs
 from normsmith.surgery.placement.bias import Biases, layers_that_need_a_bias
 from normsmith.surgery.placement.installer import Installer
+from normsmith.surgery.placement.stand_in import comes_right_after_a_producer
 from normsmith.surgery.plans.operation import Decisions, operation
 from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation
@@ -40,7 +44,10 @@ def strip(
     Batch, instance, layer, group and RMS norms and normsmith's own go, with their affine and statistics, and what
     they did goes with them; or, with `fold`, is done by the weights beside them. In a norm's place stays an
     `nn.Identity`, so that no other key of the state dict changes and no forward misses it; norms that `insert` has
-    put in go without trace (folded ones leave their identity).
+    put in go without trace (folded ones leave their identity). Where code writes in place to a norm's result
+    (`nn.ReLU(inplace=True)`, `x += y`) and others would see it, a `Copied` stays, an identity that returns a copy; so
+    it does where dynamic code cannot be followed without a batch, and the norm is not right after a linear layer or
+    convolution.
 
     A linear layer or convolution without a bias right before a norm that had one gets a bias again, of zeros. A
     model without norms gives an empty plan.
@@ -49,7 +56,8 @@ def strip(
         fold: keep the outputs in evaluation as they are: batch norms are folded, as `surgery.fold` does, and all that
             cannot be folded exactly is refused.
         batch, forward: an input, to follow one forward; needed where a norm has a bias, a layer has none, and the
-            code is dynamic, so that it is not known whether the one is after the other.
+            code is dynamic, so that it is not known whether the one is after the other; else it tells where copies
+            are needed.
         only: paths of norms, patterns of paths, or a function (path, module) → bool.
 
     Raises:
@@ -76,8 +84,8 @@ def _find(model: nn.Module, batch: Any, forward: Forward, only: Only) -> Decisio
     refusals = [_refusal(locations, norm) for norm in wanted]
     going = [norm for norm, refusal in zip(wanted, refusals, strict=True) if refusal is None]
     biases, kept = list[dict[str, str]](), list[Remark]()
-    if _may_need_a_bias(model, going):
-        graph = trace(model, batch, forward=forward)
+    graph = _graph(model, batch, forward, needed=_may_need_a_bias(model, going)) if going else None
+    if graph is not None:
         for layer, after in layers_that_need_a_bias(graph, set(going)):
             path = locations.paths[layer][0]
             if after is None:
@@ -88,6 +96,9 @@ def _find(model: nn.Module, batch: Any, forward: Forward, only: Only) -> Decisio
     return {
         "norms": [locations.paths[norm][0] for norm in going],
         "biases": biases,
+        "copies": [
+            locations.paths[norm][0] for norm in going if _needs_a_copy(graph, locations, norm, going)
+        ],
         "refusals": [asdict(refusal) for refusal in refusals if refusal is not None],
         "kept": [asdict(remark) for remark in kept],
     }
@@ -100,10 +111,13 @@ def build(
     biases: Sequence[Mapping[str, str]] = (),
     refusals: Sequence[Mapping[str, str]] = (),
     kept: Sequence[Mapping[str, str]] = (),
+    copies: Sequence[str] = (),
 ) -> Plan:
     """Plan to take out the norms at some paths, and to give layers a bias, each with the norm after it: kind and path.
 
     Plans that an earlier version has saved have no path there.
+
+    `copies`: the norms whose stand-in returns a copy of what it takes.
 
     Raises:
         SurgeryError: the model has not the modules.
@@ -116,7 +130,7 @@ def build(
     installer, restored, changes = Installer(model, locations), Biases(model), list[Change]()
     for path in dict.fromkeys(norms):
         norm = find(model, path)
-        empty = installer.remove(norm)
+        empty = installer.remove(norm, copies=path in copies)
         first, *also = locations.paths[norm]
         changes.append(Change(first, describe_module(norm), empty, "asked for", tuple(also)))
     for row in biases:
@@ -146,6 +160,23 @@ def _find_folds(model: nn.Module, batch: Any, forward: Forward, only: Only) -> D
             reason = f"{type(norm).__name__} goes by each sample's own statistics, which no weights can"
             decisions["refusals"].append(asdict(Refusal(locations.paths[norm][0], reason)))
     return decisions
+
+
+def _graph(model: nn.Module, batch: Any, forward: Forward, *, needed: bool) -> Graph | None:
+    """The graph of the forward; None where it cannot be followed without a batch, and need not be."""
+    if batch is not None or needed:
+        return trace(model, batch, forward=forward)
+    try:
+        return trace(model)
+    except SurgeryError:
+        return None
+
+
+def _needs_a_copy(graph: Graph | None, locations: Locations, norm: nn.Module, going: list[nn.Module]) -> bool:
+    """Whether something may write in place to what a norm has returned, and others would see it."""
+    if graph is not None:
+        return any(needs_a_copy(graph, e, lambda source: source.module in going) for e in graph.of(norm))
+    return not all(comes_right_after_a_producer(*holder) for holder in locations.holders[norm])
 
 
 def _wanted(locations: Locations, only: Only) -> list[nn.Module]:

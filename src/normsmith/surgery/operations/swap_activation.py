@@ -9,8 +9,10 @@ from typing import Any
 from torch import nn
 
 from normsmith._torch import children_of
+from normsmith.anatomy.aliasing import read_in_place
 from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
+from normsmith.anatomy.graph import Graph
 from normsmith.anatomy.kinds import is_activation
 from normsmith.anatomy.locations import Locations, find
 from normsmith.anatomy.remark import Refusal, Remark
@@ -22,6 +24,9 @@ from normsmith.surgery.plans.operation import Decisions, operation
 from normsmith.surgery.plans.plan import Change, Plan
 
 _SWAPS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+
+_KEEPING_THEIR_RESULT = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.ELU, nn.CELU, nn.SELU)
+"""Activations whose gradients are computed from their results; all that is swapped in are."""
 
 
 def swap_activation(model: nn.Module, activation: str, *, batch: Any = None, forward: Forward = call) -> Plan:
@@ -65,7 +70,7 @@ def _find(model: nn.Module, activation: str, batch: Any, forward: Forward) -> De
             kept.append(Remark(path, f"{type(module).__name__} is the network's output, or a gate"))
         elif type(module) is kind:
             kept.append(Remark(path, f"it is {kind.__name__} already"))
-        elif (reason_ := _obstacle(module, is_hidden, locations)) is not None:
+        elif (reason_ := _obstacle(module, is_hidden, locations) or _written(graph, module)) is not None:
             refusals.append(Refusal(path, reason_))
         else:
             paths.append(path)
@@ -124,3 +129,17 @@ def _obstacle(activation: nn.Module, is_hidden: set[bool], locations: Locations)
     if False in is_hidden:
         return "it is the network's output, or a gate, at another call"
     return locations.why_not_replaceable(activation, "swapping")
+
+
+def _written(graph: Graph, activation: nn.Module) -> str | None:
+    """Why an activation must stay the one that it is because of what is overwritten in place, if so.
+
+    The new ones make a new tensor, which they keep for their gradients.
+    """
+    for event in graph.of(activation):
+        if (reason := read_in_place(graph, event)) is not None:
+            return reason
+        writers = graph.overwritten_by(event)
+        if writers and not isinstance(activation, _KEEPING_THEIR_RESULT):
+            return f"{writers[0].name} overwrites in place what it returns, which the new one needs for gradients"
+    return None

@@ -15,6 +15,7 @@ from normsmith.errors import SurgeryError
 from normsmith.surgery.placement.hooks import AttachEdit, DetachEdit
 from normsmith.surgery.placement.places import Place
 from normsmith.surgery.placement.sequential import Rearrangement, SlotEdit
+from normsmith.surgery.placement.stand_in import stand_in
 from normsmith.surgery.plans.edits import Edit, ModuleEdit
 
 
@@ -47,10 +48,10 @@ class Installer:
         self.edits.append(AttachEdit(host, new, norm, place.side, channels_last=place.signal.channels_last))
         return f"{place.host}.{new}".removeprefix(".")
 
-    def remove(self, norm: nn.Module) -> str:
-        """Take a norm out of the model, and return, in words, what is left in its place."""
+    def remove(self, norm: nn.Module, *, copies: bool = False) -> str:
+        """Take a norm out of the model, and return, in words, what is left in its place: `stand_in(copies)`."""
         holders = self._locations.holders[norm]
-        if len(holders) == 1:
+        if len(holders) == 1 and not copies:
             ((parent, name),) = holders
             if is_attached(parent, name):
                 self.edits.append(DetachEdit(parent, name))
@@ -58,12 +59,15 @@ class Installer:
             if _is_inserted(parent, name):
                 self._children_of(parent).remove(name)
                 return "nothing"
-        empty = nn.Identity()
+        empty = stand_in(copies=copies)
         self.edits.append(ModuleEdit(holders, norm, empty))
         return describe_module(empty)
 
-    def move(self, norm: nn.Module, place: Place) -> str:
-        """Move a norm, which keeps its hooks and mode, to another place, and return its path there."""
+    def move(self, norm: nn.Module, place: Place, *, copies: bool = False) -> str:
+        """Move a norm, which keeps its hooks and mode, to another place, and return its path there.
+
+        What stands in its old place, if anything has to, is `stand_in(copies)`.
+        """
         host, (parent, name) = find(self._model, place.host), self._only_holder(norm)
         if (
             place.in_sequence
@@ -71,14 +75,19 @@ class Installer:
             and not is_attached(parent, name)
         ):
             neighbour = self._locations.holders[host][0][1]
+            if copies:
+                self._children_of(parent).place(
+                    self._free(f"{name}_copy", parent), stand_in(copies=True), name, after=False
+                )
             self._children_of(parent).place(name, norm, neighbour, after=place.side == "after")
             return self._locations.paths[norm][0]
-        if is_attached(parent, name):
+        if is_attached(parent, name) and not copies:
             self.edits.append(DetachEdit(parent, name))
-        elif _is_inserted(parent, name):
+        elif _is_inserted(parent, name) and not copies:
             self._children_of(parent).remove(name)
         else:
-            self.edits.append(SlotEdit(((parent, name),), norm, nn.Identity().train(norm.training)))
+            empty = stand_in(copies=copies).train(norm.training)
+            self.edits.append(SlotEdit(((parent, name),), norm, empty))
         if place.side == "replaces":
             self.edits.append(SlotEdit(self._locations.holders[host], host, norm))
             return place.host

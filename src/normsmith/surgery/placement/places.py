@@ -12,6 +12,7 @@ from torch import nn
 
 from normsmith._choices import check_choice
 from normsmith._torch import children_of
+from normsmith.anatomy.aliasing import overwritten_after, read_in_place
 from normsmith.anatomy.graph import Event, Graph, is_linear
 from normsmith.anatomy.kinds import Signal, channels, is_sequential
 from normsmith.anatomy.locations import Locations
@@ -74,7 +75,8 @@ class Places:
             if self.graph.is_used_elsewhere(host.sources[0]):
                 break
             host = host.sources[0]
-        return self._hosted(host, "after", host, why)
+        written = read_in_place(self.graph, host)
+        return self._hosted(host, "after", host, why) if written is None else Refusal(host.path, written)
 
     def before(self, event: Event, source: Event, why: str) -> Place | Refusal:
         """The place before an event that takes `source`, or the reason why there is none."""
@@ -85,6 +87,11 @@ class Places:
             source, event = event, consumers[0]
         if not event.sources or event.sources[0] is not source or event.sources.count(source) > 1:
             return Refusal(event.path, f"{label(event)} takes more than the one result")
+        if (written := read_in_place(self.graph, event)) is not None:
+            return Refusal(event.path, written)
+        if (later := overwritten_after(self.graph, source, event)) is not None:
+            reason = f"{label(later)} overwrites in place what {label(event)} takes, which a norm needs for gradients"
+            return Refusal(event.path, reason)
         return self._hosted(event, "before", source, why)
 
     def replacing(self, event: Event, why: str) -> Place | None:
@@ -93,6 +100,8 @@ class Places:
         if type(module) is not nn.Identity or children_of(module) or not self.graph.is_called_once(module):
             return None
         if self.locations.plain_attribute(module) or not self.locations.holders[module]:
+            return None
+        if read_in_place(self.graph, event) is not None:
             return None
         place = self._hosted(event, "replaces", event.sources[0], why)
         return place if isinstance(place, Place) and not place.signal.channels_last else None
