@@ -45,9 +45,9 @@ def read_in_place(graph: Graph, event: Event) -> str | None:
     return None
 
 
-def overwritten_after(graph: Graph, source: Event, taker: Event) -> Event | None:
-    """The first call after `taker` that overwrites the result of `source`, which `taker` takes; None without one."""
-    return next((e for e in graph.overwritten_by(source) if e.index > taker.index), None)
+def overwritten_after(graph: Graph, source: Event, consumer: Event) -> Event | None:
+    """The first call after `consumer`, which takes the result of `source`, that overwrites it; None without one."""
+    return next((e for e in graph.overwritten_by(source) if e.index > consumer.index), None)
 
 
 def needs_a_copy(graph: Graph, norm: Event, goes: Callable[[Event], bool]) -> bool:
