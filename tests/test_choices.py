@@ -2,7 +2,7 @@
 
 import pytest
 
-from normsmith._choices import check_choice
+from normsmith._choices import check_choice, did_you_mean
 from normsmith.errors import InputError
 
 
@@ -10,8 +10,20 @@ def test_a_known_word_passes():
     check_choice("mode", "fast", ("fast", "exact"))
 
 
-@pytest.mark.parametrize("value", ["slow", "", None, "FAST"])
+@pytest.mark.parametrize("value", ["slow", "", None, 3])
 def test_any_other_value_is_refused_with_the_known_words(value):
     with pytest.raises(InputError) as caught:
         check_choice("mode", value, ("fast", "exact"))
     assert str(caught.value) == f"mode: expected one of 'fast', 'exact'; got {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("word", "near"), [("fsat", "fast"), ("FAST", "fast"), ("exactly", "exact"), ("slow", ""), (None, "")]
+)
+def test_the_nearest_word_is_named(word, near):
+    assert did_you_mean(word, ("fast", "exact")) == (f"; did you mean {near}?" if near else "")
+
+
+def test_a_refusal_ends_with_the_nearest_word():
+    with pytest.raises(InputError, match=r"; got 'exakt'; did you mean exact\?$"):
+        check_choice("mode", "exakt", ("fast", "exact"))

@@ -127,9 +127,11 @@ def count(n: int, noun: str) -> str:
 def plural(noun: str) -> str:
     """The regular plural of a noun.
 
-    >>> plural("seed"), plural("process")
-    ('seeds', 'processes')
+    >>> plural("seed"), plural("process"), plural("entry"), plural("key")
+    ('seeds', 'processes', 'entries', 'keys')
     """
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{noun[:-1]}ies"
     return f"{noun}{'es' if noun.endswith('s') else 's'}"
 
 

@@ -1,11 +1,13 @@
 """`normsmith fix`: what it shows, what it writes, and how it takes a mistake."""
 
+import argparse
 import json
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from normsmith.surgery import Plan
 from normsmith.tasks import build, load
@@ -146,19 +148,57 @@ task = Task(model=Network, train=(x, y), test=(x, y), loss=nn.functional.cross_e
 
 
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "model", "state_dict"])
-def test_checkpoints_of_training_scripts_are_read(normsmith, tiny, tmp_path, wrapper):
+def test_checkpoints_of_training_scripts_are_written_as_they_were_read(normsmith, tiny, tmp_path, wrapper):
     state = trained(tiny("normed")).state_dict()
     if wrapper.endswith("."):
         kept = {f"{wrapper}{name}": value for name, value in state.items()}
     else:
-        kept = {wrapper: state, "epoch": 3, "optimizer": {"state": {}}}
+        kept = {wrapper: state, "epoch": 3, "optimizer": {"state": {}, "param_groups": []}}
     torch.save(kept, tmp_path / "in.pt")
     files = ("--checkpoint", "in.pt", "--output", "out.pt")
     ran = normsmith("fix", tiny("normed"), "--convert", "torch", "--partial", *files)
     assert ran.code == 0, ran.err
+    assert wrapper in ran.err
     written = torch.load(tmp_path / "out.pt")
-    assert written.keys() == state.keys()
-    assert all(torch.equal(written[name], state[name]) for name in state)
+    assert written.keys() == kept.keys()
+    values = written if wrapper.endswith(".") else written[wrapper]
+    assert all(torch.equal(value, state[name.removeprefix(wrapper)]) for name, value in values.items())
+
+
+def test_the_command_of_the_readme_takes_an_average(normsmith, tiny, tmp_path):
+    torch.save(AveragedModel(trained(tiny("normed"))).state_dict(), tmp_path / "swa.pt")
+    words = ("fix", tiny("normed"), "--recalibrate", "--checkpoint", "swa.pt", "--output")
+    ran = normsmith(*words, "swa.safetensors")
+    assert ran.code == 0, ran.err
+    assert "the weights alone, without the prefix module.; left out: n_averaged" in ran.err
+    assert "module" not in " ".join(load_file(tmp_path / "swa.safetensors"))
+    assert normsmith(*words, "swa.pt", "--force").code == 0
+    assert torch.load(tmp_path / "swa.pt").keys() >= {"n_averaged", "module.0.weight"}
+
+
+def test_options_decide_what_is_taken_and_standard_error_says_it(normsmith, tiny, tmp_path):
+    state = trained(tiny("normed")).state_dict()
+    other = {name: value + 1 for name, value in state.items()}
+    content = {
+        "params": {**other, "loss.weight": torch.ones(2)},
+        "params_ema": {f"net.{name}": value for name, value in state.items()},
+        "args": argparse.Namespace(lr=1),
+    }
+    torch.save(content, tmp_path / "in.pt")
+    words = ("fix", tiny("normed"), "--convert", "torch", "--checkpoint", "in.pt")
+    refused(normsmith(*words), "--allow argparse.Namespace")
+    words += ("--allow", "argparse.Namespace")
+    refused(normsmith(*words, "--key", "params"), "--non-strict")
+    refused(normsmith(*words, "--key", "params_ma"), "did you mean params_ema?")
+    ran = normsmith(*words, "--key", "params", "--non-strict", "--output", "out.pt")
+    assert ran.code == 0, ran.err
+    assert "left out, not of the model: loss.weight" in ran.err
+    assert "params_ema is another copy of the model and stays as it was" in ran.err
+    ran = normsmith(*words, "--key", "params_ema", "--prefix", "net.", "--output", "ema.pt")
+    assert ran.code == 0, ran.err
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        assert torch.load(tmp_path / "ema.pt")["args"].lr == 1
+    refused(normsmith("fix", tiny("normed"), "--strip", "--key", "a"), "go with --checkpoint")
 
 
 def test_tied_weights_are_written_under_both_names(normsmith, tmp_path):
@@ -207,12 +247,17 @@ class Code:
         (("--strip", "--save-plan", "plan.txt"), (".json",)),
         (("--strip", "--checkpoint", "none.pt"), ("none.pt",)),
         (("--strip", "--checkpoint", "none.safetensors"), ("none.safetensors",)),
-        (("--strip", "--checkpoint", "weights.h5"), ("weights.h5", ".safetensors")),
+        (("--strip", "--checkpoint", "weights.h5"), ("weights.h5", "an HDF5 file")),
+        (("--strip", "--checkpoint", "hullo.pt"), ("hullo.pt", "did you mean hello.pt?")),
+        (
+            ("--strip", "--checkpoint", "hello.pt", "--allow", "os.system"),
+            ("os.system", "argparse.Namespace"),
+        ),
         (("--strip", "--checkpoint", "code.pt"), ("code.pt", "unpickled")),
         (("--strip", "--checkpoint", "text.pt"), ("text.pt",)),
         (("--strip", "--checkpoint", "hello.pt"), ("hello.pt", "torch.save")),  # torch's reader: KeyError
         (("--strip", "--checkpoint", "empty.pt"), ("a state dict", "'epoch'")),
-        (("--strip", "--checkpoint", "other.pt"), ("weights of Sequential", "Missing key")),
+        (("--strip", "--checkpoint", "other.pt"), ("weights of Sequential", "keys missing")),
         (("--plan", "none.json"), ("none.json",)),
         (("--plan", "text.pt"), ("plan",)),
     ],
@@ -220,6 +265,7 @@ class Code:
 def test_mistakes_are_one_line_and_leave_nothing(normsmith, tiny, tmp_path, capfd, words, said):
     torch.save(Code(), tmp_path / "code.pt")
     (tmp_path / "text.pt").write_text("not a checkpoint")
+    (tmp_path / "weights.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     (tmp_path / "hello.pt").write_text("hello world")
     torch.save({"epoch": 3}, tmp_path / "empty.pt")
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "other.pt")

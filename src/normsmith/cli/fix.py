@@ -15,10 +15,12 @@ from rich.console import Console
 from torch import nn
 
 from normsmith import surgery
+from normsmith._text import count
 from normsmith.errors import InputError
 from normsmith.measure import MAX_PASSES
-from normsmith.surgery import Plan
-from normsmith.surgery.checkpoints import PICKLED, check_target, load_into, save, save_text
+from normsmith.surgery import Checkpoint, Plan
+from normsmith.surgery.checkpoints.allowed import ALLOWED
+from normsmith.surgery.checkpoints.write import PICKLED, check_target, save_text
 from normsmith.surgery.targets.conversions import TARGETS
 from normsmith.surgery.targets.factory import NAMES
 from normsmith.tasks import Task, build, check, evaluation_batches, example, forward_of, load, seeded
@@ -77,11 +79,33 @@ _Json = Annotated[bool, typer.Option("--json", help="Print the plan as JSON, and
 _SavePlan = Annotated[Path | None, typer.Option(metavar="FILE", help="Save the plan as JSON.")]
 _Checkpoint = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Weights to load first: .safetensors, or .pt and the like."),
+    typer.Option(metavar="FILE", help="Weights to load first: .safetensors, .pt and the like, or a folder."),
+]
+_Key = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", help="For --checkpoint: the state dict to take, as 'params_ema'."),
+]
+_Prefix = Annotated[
+    str | None,
+    typer.Option(metavar="PREFIX", help="For --checkpoint: the module whose part to take, as 'backbone.'."),
+]
+_NonStrict = Annotated[
+    bool, typer.Option("--non-strict", help="For --checkpoint: leave out keys that the network has not.")
+]
+_Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TYPE",
+        help=f"For --checkpoint: unpickle this type too (again for more): {', '.join(ALLOWED)}.",
+    ),
 ]
 _Output = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Write the changed network's weights: .safetensors or .pt."),
+    typer.Option(
+        metavar="FILE",
+        help="Write the changed network's weights: .safetensors, .pt and the like. The rest of the checkpoint "
+        "stays.",
+    ),
 ]
 _Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
 
@@ -105,6 +129,10 @@ def fix(
     as_json: _Json = False,
     save_plan: _SavePlan = None,
     checkpoint: _Checkpoint = None,
+    key: _Key = None,
+    prefix: _Prefix = None,
+    non_strict: _NonStrict = False,
+    allow: _Allow = None,
     output: _Output = None,
     force: _Force = False,
 ) -> None:
@@ -140,19 +168,35 @@ def fix(
     loaded = load(task)
     check(loaded)
     model = build(loaded, 0)
-    if checkpoint is not None:
-        load_into(model, checkpoint)
+    loading = {"key": key, "prefix": prefix, "strict": not non_strict, "allow": allow or ()}
+    read = _loaded(model, checkpoint, loading)
     planned, text = request.plan(loaded, model)
     verification = planned.verify(example(loaded), forward=forward_of(loaded))
     sys.stdout.write(planned.to_json() + "\n" if as_json else f"{text}\n{verification}\n")
     if save_plan is not None:
         save_text(planned.to_json(), save_plan)
-    _finish(planned, partial=partial, diff=diff, output=output)
+    _finish(planned, partial=partial, diff=diff, output=output, like=read)
 
 
-def _finish(plan: Plan, *, partial: bool, diff: bool, output: Path | None) -> None:
+def _loaded(model: nn.Module, checkpoint: Path | None, options: dict[str, Any]) -> Checkpoint | None:
+    """Load the checkpoint, if one is named, and say what was taken where that is not plain."""
+    if checkpoint is None:
+        if any(option not in (None, True, ()) for option in options.values()):
+            raise InputError("--key, --prefix, --non-strict and --allow go with --checkpoint, got none")
+        return None
+    loaded = surgery.load_checkpoint(model, checkpoint, **options)
+    if not loaded.is_plain:
+        _say(str(loaded))
+    return loaded
+
+
+def _say(text: str) -> None:
+    """One line or more on standard error, as they are."""
+    Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
+
+
+def _finish(plan: Plan, *, partial: bool, diff: bool, output: Path | None, like: Checkpoint | None) -> None:
     """Apply the plan to the model, show the difference, write the weights, and say what was written."""
-    console = Console(stderr=True, highlight=False)
     before = repr(plan.model).splitlines()
     refused = bool(plan.refusals) and not partial
     if diff or not refused:
@@ -161,13 +205,13 @@ def _finish(plan: Plan, *, partial: bool, diff: bool, output: Path | None) -> No
             lines = difflib.unified_diff(before, repr(model).splitlines(), "before", "after", lineterm="")
             sys.stdout.write("\n".join(lines) + "\n")
         if output is not None and not refused:
-            count = save(model, output)
-            console.print(f"written: {output}, {count} tensors", markup=False, soft_wrap=True)
+            notes = surgery.save_checkpoint(model, output, like=like)
+            _say("\n  ".join((f"written: {output}, {count(len(model.state_dict()), 'entry')}", *notes)))
     if refused:
-        console.print("parts are refused, see above; --partial does the rest", markup=False)
+        _say("parts are refused, see above; --partial does the rest")
         raise typer.Exit(1)
     if output is None:
-        console.print("dry run: no weights are written without --output", markup=False)
+        _say("dry run: no weights are written without --output")
 
 
 _TAKES = {

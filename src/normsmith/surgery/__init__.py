@@ -3,6 +3,9 @@
 from normsmith.anatomy.graph import Event, Graph, Residual
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.trace import trace
+from normsmith.surgery.checkpoints.checkpoint import Checkpoint
+from normsmith.surgery.checkpoints.layout import save_checkpoint
+from normsmith.surgery.checkpoints.load import load_checkpoint
 from normsmith.surgery.fold import FoldedNorm
 from normsmith.surgery.operations.adapt import adapt
 from normsmith.surgery.operations.convert import convert
@@ -20,6 +23,7 @@ from normsmith.surgery.plans.verify import Expectation, Verification
 
 __all__ = [
     "Change",
+    "Checkpoint",
     "Event",
     "Expectation",
     "FoldedNorm",
@@ -37,8 +41,10 @@ __all__ = [
     "fold_pairs",
     "freeze",
     "insert",
+    "load_checkpoint",
     "place",
     "recalibrate",
+    "save_checkpoint",
     "set_statistics",
     "strip",
     "swap_activation",

@@ -1,0 +1,1 @@
+"""Files of weights, as training scripts write them: read without executing what is in them, written whole."""
