@@ -93,8 +93,8 @@ def children_so_far(module: nn.Module) -> Mapping[str, nn.Module | None]:
 
     Needs `_modules` in the module's `__dict__`, where `nn.Module.__setattr__` puts it.
     """
-    children: Mapping[str, nn.Module | None] = module.__dict__.get("_modules", {})
-    return children
+    held: Any = module.__dict__.get("_modules", {})
+    return held if isinstance(held, dict) else dict(held.items())  # a scripted module's is no mapping
 
 
 # Hooks of a module: handles that users hold point into these dictionaries, by their keys.

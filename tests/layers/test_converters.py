@@ -8,7 +8,8 @@ import torch
 from tests.layers.kinds import ACT, PLAIN, RENORM, SPACES, batch, make
 from torch import nn
 
-from normsmith.errors import InputError, NormsmithError, SurgeryError
+import normsmith.layers as ours
+from normsmith.errors import InputError, SurgeryError
 
 
 @pytest.mark.parametrize("name", PLAIN + RENORM)
@@ -93,15 +94,50 @@ def test_quantisation_fusers_refuse(name):
         warnings.simplefilter("ignore")  # torch deprecates its own quantisation
         from torch.ao.quantization import fuse_modules
 
-        with pytest.raises((AssertionError, NormsmithError), match=r"did not find fuser|drop"):
+        with pytest.raises(SurgeryError, match=r"fuses torch's own batch norms only, .* fold it first"):
             fuse_modules(net, [["0", "1"]])
 
 
-def test_a_quantisation_config_is_kept_by_a_plain_layer_and_refused_by_others():
-    plain, ghost = make("BatchNorm1d"), make("BatchNorm1d", ghost_batch_size=2)
-    assert not hasattr(plain, "qconfig")
-    plain.qconfig = "something"
-    assert plain.qconfig == "something"
-    ghost.qconfig = None
-    with pytest.raises(SurgeryError, match="would silently drop ghost_batch_size"):
-        ghost.qconfig = "something"
+@pytest.mark.parametrize("name", PLAIN + RENORM + ACT)
+def test_what_quantisation_leaves_on_a_layer_is_an_attribute_as_any_other(name):
+    layer = make(name)
+    with pytest.raises(AttributeError, match=f"{name} has no qconfig: torch's quantisation has not set one"):
+        layer.qconfig  # noqa: B018
+    assert not hasattr(layer, "qconfig")
+    layer.qconfig = "something"
+    assert layer.qconfig == copy.deepcopy(layer).qconfig == "something"
+    del layer.qconfig
+    assert not hasattr(layer, "qconfig")
+    with pytest.raises(AttributeError, match="no qconfig to delete"):
+        del layer.qconfig
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["torch", "another library"])
+def test_functions_like_convert_sync_batchnorm_are_refused_by_their_question(copied):
+    def convert_sync_batchnorm(module):  # as in timm, which asks the same
+        return hasattr(module, "qconfig")
+
+    convert = convert_sync_batchnorm if copied else nn.SyncBatchNorm.convert_sync_batchnorm
+    with pytest.raises(SurgeryError, match="would silently drop the renormalization"):
+        convert(make("BatchRenorm2d"))
+
+
+@pytest.mark.parametrize("eps", [-1e-5, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", [*PLAIN, *RENORM, *ACT, "LazyBatchNorm1d", "Whiten1d", "InputNorm"])
+def test_an_eps_below_zero_or_no_number_is_refused_when_made_and_when_set(name, eps):
+    kind = getattr(ours, name)
+    options = {"schedule": "keras"} if "Renorm" in name else {}
+    options |= {} if "Lazy" in name else {"num_features": 3}
+    with pytest.raises(ValueError, match="eps: expected a finite number ≥ 0") as refused:
+        kind(eps=eps, **options)
+    assert isinstance(refused.value, InputError)
+    layer = kind(eps=0, **options)
+    with pytest.raises(InputError, match="eps: expected"):
+        layer.eps = eps
+    assert layer.epsilon == 0
+
+
+@pytest.mark.parametrize("name", ["BatchNormLSTM", "BatchNormGRU"])
+def test_recurrent_layers_refuse_a_negative_eps(name):
+    with pytest.raises(InputError, match="eps: expected"):
+        getattr(ours, name)(2, 3, eps=-1.0)

@@ -5,6 +5,9 @@ import pickle
 
 import pytest
 import torch
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import is_parametrized
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import normsmith.layers as ours
 from normsmith.layers import accumulate, use_mask
@@ -46,3 +49,45 @@ def test_a_copy_shares_the_process_group_and_nothing_else():
     assert twin.process_group is layer.process_group
     assert twin.running_mean is not layer.running_mean
     assert twin.weight is not layer.weight
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [ours.BatchNorm1d, ours.BatchNormAct1d, ours.Whiten1d, ours.InputNorm],
+    ids=lambda kind: kind.__name__,
+)
+def test_parametrized_layers_are_copied_and_not_pickled_as_those_of_torch(kind):
+    layer = kind(4)
+    if layer.weight is None:
+        layer.register_parameter("weight", torch.nn.Parameter(torch.ones(4)))
+    weight_norm(layer, dim=None)
+    twin = copy.deepcopy(layer)
+    assert type(twin) is type(layer)
+    assert is_parametrized(twin, "weight")
+    x = torch.randn(6, 4)
+    torch.testing.assert_close(twin(x), layer(x))
+    with torch.no_grad():
+        twin.parametrizations.weight.original0.mul_(2)
+    torch.testing.assert_close(twin.weight, 2 * layer.weight)
+    with pytest.raises(RuntimeError, match="Serialization of parametrized modules"):
+        pickle.dumps(layer)
+
+
+def test_a_parametrized_model_is_averaged():
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), weight_norm(ours.BatchNorm1d(4), dim=None))
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+    with torch.no_grad():
+        net[1].parametrizations.weight.original0.fill_(6.0)
+    average.update_parameters(net)
+    average.update_parameters(net)
+    assert average.module[1].parametrizations.weight.original0.item() == 6.0
+    assert average(torch.randn(3, 4)).shape == (3, 4)
+
+
+class WithStateOfItsOwn(ours.BatchNorm1d):
+    def __getstate__(self):
+        return {**super().__getstate__(), "copied": True}
+
+
+def test_a_class_below_says_what_its_copies_hold():
+    assert copy.deepcopy(WithStateOfItsOwn(3)).copied

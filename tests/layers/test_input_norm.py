@@ -16,7 +16,7 @@ from tests.contracts.layer import LayerContract
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from normsmith.errors import InputError, SurgeryError
+from normsmith.errors import InputError
 from normsmith.layers import BatchNorm1d, InputNorm, use_mask
 
 SHAPES = [  # shape of a batch, dim
@@ -338,8 +338,8 @@ def test_channels_last_is_kept():
 def test_torch_leaves_it_alone():
     model = nn.Sequential(InputNorm(2), nn.Linear(2, 2), BatchNorm1d(2))
     assert isinstance(nn.SyncBatchNorm.convert_sync_batchnorm(model)[0], InputNorm)
-    with pytest.raises(SurgeryError, match="standardisation of raw inputs"):
-        model[0].qconfig = "something"
+    model[0].qconfig = "something"  # torch's quantisation leaves layers alone whose class it does not know
+    assert model[0].qconfig == "something"
 
 
 # Bad input.

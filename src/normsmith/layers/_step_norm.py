@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +60,7 @@ class StepNorm(StatisticsBase):
         momentum: float | None = 0.1,
         on_small_batch: Literal["error", "running"] = "error",
         on_nonfinite: Literal["skip", "propagate"] = "skip",
-        device: Any = None,
+        device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
@@ -221,8 +221,22 @@ class SequenceNorm(BatchNorm1d):
 
     is_batch_norm = False
 
-    def __init__(self, channels: int, *, gamma: float = 0.1, **options: Any) -> None:
-        super().__init__(channels, **options)
+    def __init__(
+        self,
+        channels: int,
+        *,
+        gamma: float = 0.1,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        on_small_batch: Literal["error", "running"] = "error",
+        on_nonfinite: Literal["skip", "propagate"] = "skip",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            channels, eps, momentum, device=device, dtype=dtype,
+            on_small_batch=on_small_batch, on_nonfinite=on_nonfinite,
+        )  # fmt: skip
         self.gamma = gamma
         _reset_affine(self, gamma, False)
 

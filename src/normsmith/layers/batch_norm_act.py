@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
+
+import torch
+import torch.distributed as dist
 
 from normsmith.errors import InputError
 from normsmith.layers.batch_renorm import RenormBase
+from normsmith.layers.converters import RefusesConverters
+from normsmith.layers.schedules import Schedule
 from normsmith.layers.statistics import StatisticsBase
 from normsmith.ops import ACTIVATIONS
 
 
-class _WithActivation:
-    """Adds an activation to a norm.
+class _WithActivation(RefusesConverters):
+    """What an activation adds to a norm.
 
     Its layers are no subclasses of torch's batch norm: torch's converters would replace them by one, and lose the
     activation.
     """
 
-    def __init__(self, *arguments: Any, activation: str | None = "relu", **options: Any) -> None:
+    activation: str | None
+
+    def _set_activation(self, activation: str | None) -> None:
         if activation is not None and activation not in ACTIVATIONS:
             raise InputError(
                 f"activation: expected one of {', '.join(ACTIVATIONS)}, or None; got {activation!r}"
             )
-        super().__init__(*arguments, **options)
         self.activation = activation
 
     def extra_repr(self) -> str:
         """The norm's settings, then the activation."""
-        return f"{super().extra_repr()}, activation={self.activation!r}"  # type: ignore[misc]
+        return f"{super().extra_repr()}, activation={self.activation!r}"
 
     def _lost_by_converters(self) -> str:
         return "the activation"
@@ -36,7 +42,67 @@ class _WithActivation:
         return "the activation"
 
 
-class BatchNormAct1d(_WithActivation, StatisticsBase):
+class NormActBase(_WithActivation, StatisticsBase):
+    """Batch norm with an activation; `BatchNormAct1d` documents it."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        activation: str | None = "relu",
+        ghost_batch_size: int | None = None,
+        process_group: dist.ProcessGroup | Literal["world"] | None = None,
+        on_small_batch: Literal["error", "running"] = "error",
+        on_nonfinite: Literal["skip", "propagate"] = "skip",
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias,
+            ghost_batch_size=ghost_batch_size, process_group=process_group,
+            on_small_batch=on_small_batch, on_nonfinite=on_nonfinite,
+        )  # fmt: skip
+        self._set_activation(activation)
+
+
+class RenormActBase(_WithActivation, RenormBase):
+    """Batch renormalization with an activation; `BatchRenormAct1d` documents it."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        activation: str | None = "relu",
+        schedule: str | Schedule | None = None,
+        total_steps: int | None = None,
+        track: Literal["var", "std"] = "var",
+        ghost_batch_size: int | None = None,
+        process_group: dist.ProcessGroup | Literal["world"] | None = None,
+        on_small_batch: Literal["error", "running"] = "error",
+        on_nonfinite: Literal["skip", "propagate"] = "skip",
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias,
+            ghost_batch_size=ghost_batch_size, process_group=process_group,
+            on_small_batch=on_small_batch, on_nonfinite=on_nonfinite,
+            schedule=schedule, total_steps=total_steps, track=track,
+        )  # fmt: skip
+        self._set_activation(activation)
+
+
+class BatchNormAct1d(NormActBase):
     """Batch norm, residual and activation of (batch, channels) or (batch, channels, length) inputs.
 
         y = act(γ·(x − μ)/sqrt(σ² + eps) + β + residual)
@@ -64,7 +130,7 @@ class BatchNormAct1d(_WithActivation, StatisticsBase):
     spatial = (0, 1)
 
 
-class BatchNormAct2d(_WithActivation, StatisticsBase):
+class BatchNormAct2d(NormActBase):
     """Batch norm, residual and activation of (batch, channels, height, width) inputs; see `BatchNormAct1d`.
 
     >>> import torch
@@ -75,7 +141,7 @@ class BatchNormAct2d(_WithActivation, StatisticsBase):
     spatial = (2,)
 
 
-class BatchNormAct3d(_WithActivation, StatisticsBase):
+class BatchNormAct3d(NormActBase):
     """Batch norm, residual and activation of 5-D inputs; see `BatchNormAct1d`.
 
     >>> import torch
@@ -86,7 +152,7 @@ class BatchNormAct3d(_WithActivation, StatisticsBase):
     spatial = (3,)
 
 
-class BatchRenormAct1d(_WithActivation, RenormBase):
+class BatchRenormAct1d(RenormActBase):
     """`BatchNormAct1d` with batch renormalization; takes `schedule`, `total_steps` and `track` of `BatchRenorm1d`.
 
     >>> import torch
@@ -97,7 +163,7 @@ class BatchRenormAct1d(_WithActivation, RenormBase):
     spatial = (0, 1)
 
 
-class BatchRenormAct2d(_WithActivation, RenormBase):
+class BatchRenormAct2d(RenormActBase):
     """`BatchNormAct2d` with batch renormalization; takes `schedule`, `total_steps` and `track` of `BatchRenorm1d`.
 
     >>> import torch
@@ -108,7 +174,7 @@ class BatchRenormAct2d(_WithActivation, RenormBase):
     spatial = (2,)
 
 
-class BatchRenormAct3d(_WithActivation, RenormBase):
+class BatchRenormAct3d(RenormActBase):
     """`BatchNormAct3d` with batch renormalization; takes `schedule`, `total_steps` and `track` of `BatchRenorm1d`.
 
     >>> import torch

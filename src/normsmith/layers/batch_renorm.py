@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer
 
@@ -21,13 +22,28 @@ class RenormBase(StatisticsBase):
 
     def __init__(
         self,
-        *torch_arguments: Any,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
         schedule: str | Schedule | None = None,
         total_steps: int | None = None,
         track: Literal["var", "std"] = "var",
-        **options: Any,
+        ghost_batch_size: int | None = None,
+        process_group: dist.ProcessGroup | Literal["world"] | None = None,
+        on_small_batch: Literal["error", "running"] = "error",
+        on_nonfinite: Literal["skip", "propagate"] = "skip",
     ) -> None:
-        super().__init__(*torch_arguments, **options)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias,
+            ghost_batch_size=ghost_batch_size, process_group=process_group,
+            on_small_batch=on_small_batch, on_nonfinite=on_nonfinite,
+        )  # fmt: skip
         self._configure_renorm(schedule, total_steps, track)
         if self.track == "std" and self.running_var is not None:
             self.register_buffer("running_std", torch.ones_like(self.running_var))
@@ -189,13 +205,27 @@ class _LazyRenorm(LazyBase):
 
     def __init__(
         self,
-        *torch_arguments: Any,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
         schedule: str | Schedule | None = None,
         total_steps: int | None = None,
         track: Literal["var", "std"] = "var",
-        **options: Any,
+        ghost_batch_size: int | None = None,
+        process_group: dist.ProcessGroup | Literal["world"] | None = None,
+        on_small_batch: Literal["error", "running"] = "error",
+        on_nonfinite: Literal["skip", "propagate"] = "skip",
     ) -> None:
-        super().__init__(*torch_arguments, **options)
+        super().__init__(
+            eps, momentum, affine, track_running_stats, device, dtype, bias=bias,
+            ghost_batch_size=ghost_batch_size, process_group=process_group,
+            on_small_batch=on_small_batch, on_nonfinite=on_nonfinite,
+        )  # fmt: skip
         self._configure_renorm(schedule, total_steps, track)  # type: ignore[operator]
         if track == "std" and self.running_var is not None:
             like: Any = {"device": self.running_var.device, "dtype": self.running_var.dtype}

@@ -7,8 +7,9 @@ from typing import Any, Literal, Self
 
 import torch.distributed as dist
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
-_RENAMED = {"_pinned": "pinned", "_context_mask": "context_mask"}
+_RENAMED = {"_pinned": "pinned", "_context_mask": "context_mask", "_qconfig": "qconfig"}
 """Attributes that layers pickled by normsmith 0.1 have under other names."""
 
 
@@ -28,5 +29,7 @@ class Copyable(nn.Module):
             memo[id(self.process_group)] = self.process_group  # a copy talks to the same ranks
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
-        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        # torch lets parametrized modules be copied, but not be pickled: `__getstate__` raises its error
+        state = Copyable.__getstate__(self) if is_parametrized(self) else self.__getstate__()
+        twin.__setstate__(copy.deepcopy(state, memo))
         return twin

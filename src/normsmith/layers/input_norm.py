@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from normsmith._torch import buffers_of
 from normsmith.errors import InputError
+from normsmith.layers._layouts import call_strided, is_strided
 from normsmith.layers._recompute import ForwardState
+from normsmith.layers._symbolic import call_in_graph, is_symbol
 from normsmith.layers._where import where
 from normsmith.layers.batches import Select, tensor_of_batch
 from normsmith.layers.dataset import DatasetMoments
@@ -72,15 +75,22 @@ class InputNorm(StatisticsBase):
         dim: int = 1,
         eps: float = 1e-12,
         momentum: float | None = None,
-        device: torch.device | str | None = None,
+        device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
-        **options: Any,
+        ghost_batch_size: int | None = None,
+        process_group: dist.ProcessGroup | Literal["world"] | None = None,
+        on_small_batch: Literal["error", "running"] = "error",
+        on_nonfinite: Literal["skip", "propagate"] = "skip",
     ) -> None:
         if isinstance(dim, bool) or not isinstance(dim, int) or dim == 0:
             raise InputError(
                 f"InputNorm: expected dim to name the axis of the features, not 0, the batch; got {dim!r}"
             )
-        super().__init__(num_features, eps, momentum, False, True, device=device, dtype=dtype, **options)
+        super().__init__(
+            num_features, eps, momentum, False, True, device, dtype,
+            ghost_batch_size=ghost_batch_size, process_group=process_group,
+            on_small_batch=on_small_batch, on_nonfinite=on_nonfinite,
+        )  # fmt: skip
         self.dim = dim
         # what float32 leaves of the mean: raw inputs may lie far from zero (a year, a time stamp)
         self.register_buffer("running_mean_low", torch.zeros_like(self._mean()))
@@ -141,6 +151,10 @@ class InputNorm(StatisticsBase):
         Raises:
             InputError: an argument does not fit. The running statistics are then as they were.
         """
+        if is_symbol(x):
+            return call_in_graph(self, x, mask, sample_weight)
+        if not is_strided(x):
+            return call_strided(self, x, mask, sample_weight)
         axis = self._axis(x)
         y = super().forward(_floating(x).movedim(axis, 1), mask, sample_weight)
         return y.movedim(1, axis).to(x.dtype if x.is_floating_point() else self._mean().dtype)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from normsmith._torch import LazyNormBase
 from normsmith.errors import InputError
+from normsmith.layers.statistics import torchs_bias
 
 
 class LazyBase(LazyNormBase):
@@ -16,14 +18,20 @@ class LazyBase(LazyNormBase):
 
     def __init__(
         self,
-        *torch_arguments: Any,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
         ghost_batch_size: int | None = None,
         process_group: dist.ProcessGroup | Literal["world"] | None = None,
         on_small_batch: Literal["error", "running"] = "error",
         on_nonfinite: Literal["skip", "propagate"] = "skip",
-        **torch_options: Any,
     ) -> None:
-        super().__init__(*torch_arguments, **torch_options)
+        super().__init__(eps, momentum, affine, track_running_stats, device, dtype, **torchs_bias(bias))
         self._configure(ghost_batch_size, process_group, on_small_batch, on_nonfinite)  # type: ignore[operator]
 
     def initialize_parameters(self, input: Tensor, *_: Any, **__: Any) -> None:

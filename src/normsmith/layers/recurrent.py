@@ -14,13 +14,15 @@ from normsmith.errors import InputError
 from normsmith.layers._cells import CellBase, GRUCell, LSTMCell, NormSettings
 from normsmith.layers._recompute import ForwardState, state_of_forward
 from normsmith.layers._sequences import Sequences, reverse, sequences
+from normsmith.layers._symbolic import call_in_graph, is_symbol
 from normsmith.layers._where import where
 from normsmith.layers.ours import Ours
 from normsmith.layers.policy import Policy
+from normsmith.layers.properties import TruthfulProperties
 from normsmith.layers.statistics import StatisticsBase
 
 
-class RecurrentBase(Ours, nn.Module):
+class RecurrentBase(TruthfulProperties, Ours, nn.Module):
     """A recurrent network of batch-normalized cells, in layers and directions; `BatchNormLSTM` documents it.
 
     The cells are submodules `l0`, `l0_reverse`, `l1`, …, each with `weight_ih`, `weight_hh`, `bias` and its norms.
@@ -38,7 +40,7 @@ class RecurrentBase(Ours, nn.Module):
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
-        device: Any = None,
+        device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
         *,
         normalize: Literal["all", "input"] = "all",
@@ -98,6 +100,9 @@ class RecurrentBase(Ours, nn.Module):
         Raises:
             InputError: an argument does not fit. The running statistics are then as they were.
         """
+        if is_symbol(input):
+            output, states = call_in_graph(self, input, hx, mask, first_step)
+            return output, states
         try:
             batch = sequences(input, self._mask_of_forward(input, mask), self.batch_first, self.input_size)
             if isinstance(first_step, bool) or not isinstance(first_step, int) or first_step < 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -11,6 +11,7 @@ from torch import Tensor
 from normsmith._choices import check_choice
 from normsmith._torch import NORMS_TAKE_BIAS, NormBase, buffers_of, parameters_of
 from normsmith.errors import InputError
+from normsmith.layers._layouts import call_strided, is_strided
 from normsmith.layers._recompute import ForwardState, state_of_forward
 from normsmith.layers._symbolic import call_in_graph, is_symbol
 from normsmith.layers._where import where
@@ -57,15 +58,23 @@ class StatisticsBase(HasPolicy, Float32Statistics, Copyable, RefusesConverters, 
 
     def __init__(
         self,
-        *torch_arguments: Any,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
         ghost_batch_size: int | None = None,
         process_group: dist.ProcessGroup | Literal["world"] | None = None,
         on_small_batch: Literal["error", "running"] = "error",
         on_nonfinite: Literal["skip", "propagate"] = "skip",
-        **torch_options: Any,
     ) -> None:
-        # torch's own arguments go through as they are: the constructor is that of the installed torch
-        super().__init__(*torch_arguments, **torch_options)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, **torchs_bias(bias)
+        )
         self._configure(ghost_batch_size, process_group, on_small_batch, on_nonfinite)
         self._at_least_float32()
 
@@ -110,6 +119,8 @@ class StatisticsBase(HasPolicy, Float32Statistics, Copyable, RefusesConverters, 
         """
         if is_symbol(input):
             return call_in_graph(self, input, mask, sample_weight, residual)
+        if not is_strided(input):
+            return call_strided(self, input, mask, sample_weight, residual)
         try:
             self._check_input_dim(input)
             return self._normalise(input, self._state_of_forward(mask), sample_weight, residual)
@@ -266,6 +277,20 @@ class StatisticsBase(HasPolicy, Float32Statistics, Copyable, RefusesConverters, 
             "on_small_batch": self.on_small_batch != "error",
         }
         return next((name for name, used in settings.items() if used), None)
+
+
+def torchs_bias(bias: bool) -> dict[str, bool]:
+    """The argument `bias` of the installed torch's norms, or none where they do not know it.
+
+    Raises:
+        InputError: no bias is wanted, of a torch whose norms always have one beside γ.
+    """
+    if not NORMS_TAKE_BIAS and not bias:
+        raise InputError(
+            f"bias: expected True, got {bias!r}: the batch norms of torch {torch.__version__} know no γ without β; "
+            "use a newer torch, or affine=False for neither"
+        )
+    return {"bias": bias} if NORMS_TAKE_BIAS else {}
 
 
 def _check_ghost_batch_size(size: object) -> None:

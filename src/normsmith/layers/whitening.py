@@ -9,6 +9,8 @@ from torch import Tensor
 
 from normsmith._torch import buffers_of
 from normsmith.errors import InputError
+from normsmith.layers._layouts import call_strided, is_strided
+from normsmith.layers._symbolic import call_in_graph, is_symbol
 from normsmith.layers._where import where
 from normsmith.layers.statistics import StatisticsBase
 from normsmith.ops import Running
@@ -35,7 +37,7 @@ class WhitenBase(StatisticsBase):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
-        device: Any = None,
+        device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
         *,
         groups: int = 1,
@@ -86,6 +88,10 @@ class WhitenBase(StatisticsBase):
         Raises:
             InputError: an argument does not fit. The running statistics are then as they were.
         """
+        if is_symbol(x):
+            return call_in_graph(self, x, mask)
+        if not is_strided(x):
+            return call_strided(self, x, mask)
         try:
             self._check_input_dim(x)
             state = self._state_of_forward(mask)
