@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from normsmith._torch import NormBase, TorchBatchNorm, TorchInstanceNorm, buffers_of, parameters_of
+from normsmith.anatomy.behaviour import behaviour_of
+from normsmith.anatomy.kinds import holds_statistics
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.select import Only, selected
 from normsmith.errors import SurgeryError
@@ -33,6 +35,7 @@ class BatchNorm:
     - `tracks`: whether it keeps running statistics.
     - `activation`: the name of the activation that it applies after it has normalised, if any.
     - `settings`, `renorm`: what else is set on layers of normsmith.
+    - `notes`: what it does otherwise in training than normsmith's layer of the same settings.
     """
 
     module: nn.Module
@@ -48,6 +51,7 @@ class BatchNorm:
     activation: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     renorm: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def affine(self) -> bool:
@@ -68,12 +72,18 @@ class BatchNorm:
 
 
 def is_batch_norm(module: nn.Module) -> bool:
-    """Whether a module is a batch norm, by its class or its buffers; instance norms and whitening are none."""
+    """Whether a module is a batch norm, by its class, its buffers, or what it does; not instance norms, not whitening.
+
+    Of somebody's class it is tried whether it standardises in training, and scales and shifts channels in evaluation.
+    """
     if isinstance(module, StatisticsBase):
         return module.is_batch_norm or not type(module).is_ours
     if isinstance(module, (TorchInstanceNorm, torch.jit.ScriptModule)):
         return False
-    return isinstance(module, NormBase) or {"running_mean", "running_var"} <= buffers_of(module).keys()
+    if isinstance(module, NormBase) or holds_statistics(module):
+        return True
+    behaviour = behaviour_of(module)
+    return behaviour is not None and behaviour.kind == "running"
 
 
 def selected_batch_norms(

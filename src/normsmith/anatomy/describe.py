@@ -35,7 +35,8 @@ def describe_layer(layer: Any) -> str:
         return f"{kind}({inputs}, {channels(layer)})"
     features = getattr(layer, "num_features", getattr(layer, "num_channels", None))
     if features is None:
-        features = len(layer.running_mean)
+        mean = getattr(layer, "running_mean", None)
+        features = 0 if mean is None else len(mean)
     parts = [str(features)] if features else []
     if isinstance(layer, nn.GroupNorm):
         parts.append(f"num_groups={layer.num_groups}")

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from normsmith._torch import NormBase, children_of
+from normsmith._torch import NormBase, buffers_of, children_of
+from normsmith.anatomy.behaviour import behaviour_of
 from normsmith.layers.ours import is_ours
 
 PRODUCERS = (
@@ -58,8 +59,16 @@ def is_activation(module: nn.Module) -> bool:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a normalization layer of torch's or normsmith's, or a subclass of one."""
-    return isinstance(module, NORMS)
+    """Whether a module is a norm: of a class of torch's or normsmith's, of a subclass, or one that does the same."""
+    if isinstance(module, NORMS):
+        return True
+    behaviour = behaviour_of(module)
+    return behaviour is not None and (behaviour.is_norm or holds_statistics(module))
+
+
+def holds_statistics(module: nn.Module) -> bool:
+    """Whether a module has buffers with the names of a batch norm's running statistics."""
+    return {"running_mean", "running_var"} <= buffers_of(module).keys()
 
 
 def is_producer(module: nn.Module) -> bool:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from normsmith._text import error_text
 from normsmith._torch import children_of
 from normsmith.anatomy.batch_norms import BatchNorm, tensors_of
+from normsmith.anatomy.behaviour import behaviour_of
 from normsmith.anatomy.preserve import preserved
 from normsmith.anatomy.remark import Refusal
 from normsmith.ops import ACTIVATIONS
@@ -35,7 +36,9 @@ def read_by_probe(module: nn.Module) -> BatchNorm | Refusal:
     """The parts of a batch norm with a forward of its own, if its class is known and a probe shows that it is one."""
     kind = type(module).__name__
     if not _KNOWN_FORWARDS.fullmatch(kind):
-        return Refusal("", f"{kind} has a forward of its own and may do more than batch norm")
+        behaviour = behaviour_of(module)
+        own = f"{kind} has a forward of its own and may do more than batch norm"
+        return Refusal("", own if behaviour is None else behaviour.text)
     tensors = tensors_of(module)
     mean, var = tensors["running_mean"], tensors["running_var"]
     if mean is None or var is None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
 
 from normsmith._torch import LazyNormBase, NormBase, buffers_of, children_of, parameters_of
 from normsmith.anatomy.batch_norms import TENSORS, BatchNorm, tensors_of
+from normsmith.anatomy.behaviour import behaviour_of
 from normsmith.anatomy.kinds import has_own_forward, is_prepared
 from normsmith.anatomy.other_libraries import read_by_probe
 from normsmith.anatomy.remark import Refusal
+from normsmith.anatomy.renorm_of_others import library_of, read_renorm
 from normsmith.layers.batch_renorm import RenormBase
 from normsmith.layers.statistics import StatisticsBase
 
@@ -20,9 +22,12 @@ _SETTINGS = ("ghost_batch_size", "process_group", "on_small_batch", "on_nonfinit
 
 def read_batch_norm(module: nn.Module) -> BatchNorm | Refusal:
     """The parts of a module that `is_batch_norm`, or a refusal without a path that says why it must not be touched."""
-    obstacle = next(_obstacles(module), None)
+    library = library_of(module)
+    obstacle = next(_obstacles(module, TENSORS if library is None else library.tensors), None)
     if obstacle is not None:
         return Refusal("", obstacle)
+    if library is not None:
+        return read_renorm(module, library)
     kind = type(module)
     if not isinstance(module, NormBase) or has_own_forward(module):
         return read_by_probe(module)
@@ -48,8 +53,8 @@ def read_batch_norm(module: nn.Module) -> BatchNorm | Refusal:
     )
 
 
-def _obstacles(module: nn.Module) -> Iterator[str]:
-    """Reasons why a batch norm must not be touched, whatever its class is."""
+def _obstacles(module: nn.Module, names: Iterable[str]) -> Iterator[str]:
+    """Reasons why a batch norm with tensors of these names must not be touched, whatever its class is."""
     kind = type(module).__name__
     if "forward" in vars(module):
         yield f"its forward was replaced on this very {kind}"
@@ -64,7 +69,10 @@ def _obstacles(module: nn.Module) -> Iterator[str]:
     if owner is not nn.Module:
         yield f"{owner.__name__} has a train() of its own"
     children = children_of(module).keys() - {"act", "drop", "aa"}
-    tensors = (parameters_of(module).keys() | buffers_of(module).keys()) - set(TENSORS)
+    tensors = (parameters_of(module).keys() | buffers_of(module).keys()) - set(names)
+    behaviour = behaviour_of(module) if tensors else None
+    if behaviour is not None:
+        yield behaviour.text
     if children or tensors:
         yield f"{kind} holds {', '.join(sorted(children | tensors))} beside what a batch norm has"
     if isinstance(module, NormBase) and "weight" not in parameters_of(module):

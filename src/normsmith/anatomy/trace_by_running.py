@@ -75,6 +75,7 @@ class _Recorder(TorchFunctionMode):
         self._known: dict[int, Tensor] = {}
         self._own = {id(t): name for name, t in (*model.named_parameters(), *model.named_buffers())}
         self._paths = {module: path for path, module in model.named_modules()}
+        self._opaque = {module for module in self._paths if is_opaque(module)}
         self._open: list[str] = []
         self._inside_opaque = 0
         self._inside_function = False
@@ -148,7 +149,7 @@ class _Recorder(TorchFunctionMode):
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """A pre-hook: count the call, and note what an opaque module takes."""
-        if is_opaque(module):
+        if module in self._opaque:
             self._pending.append(None if self._inside_opaque else self._taken((args, kwargs)))
             self._inside_opaque += 1
         self._open.append(self._paths[module])
@@ -158,7 +159,7 @@ class _Recorder(TorchFunctionMode):
     def _leave(self, module: nn.Module, _: Any, output: Any) -> Any:
         """A forward hook: make an event of the call of an opaque module that is in no other."""
         path = self._open.pop()
-        if not is_opaque(module):
+        if module not in self._opaque:
             return output
         taken = self._pending.pop()
         if taken is not None:  # still inside: what follows are no calls of the model's

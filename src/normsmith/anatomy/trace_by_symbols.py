@@ -51,8 +51,9 @@ class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
     """A buffer that the forward reads is an event, as a parameter is."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self._opaque = {module for module in model.modules() if is_opaque(module)}
         self.calls: Counter[nn.Module] = Counter()
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -63,11 +64,11 @@ class _Tracer(fx.Tracer):
             raise SurgeryError(
                 f"{type(m).__name__} {module_qualified_name} decides by its input what it calls"
             )
-        return is_opaque(m)
+        return m in self._opaque
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         self.calls[m] += 1
-        if not is_opaque(m):
+        if m not in self._opaque:
             return super().call_module(m, forward, args, kwargs)
         inner = super().call_module  # a leaf becomes a node and is not called; what is attached to it is
         return call_with_attached_norms(m, lambda *a, **k: inner(m, forward, a, k), args, kwargs)
@@ -79,7 +80,7 @@ def followed_by_symbols(model: nn.Module) -> Graph:
     Raises:
         SurgeryError: the forward decides by its data what to call, or is otherwise beyond torch.fx.
     """
-    tracer, log = _Tracer(), EventLog()
+    tracer, log = _Tracer(model), EventLog()
     with preserved(model), garbage_collector_paused():
         try:
             traced = tracer.trace(model)

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from normsmith._torch import TorchBatchNorm, buffers_of, parameters_of
-from normsmith.anatomy.kinds import has_own_forward
+from normsmith.anatomy.behaviour import behaviour_of
+from normsmith.anatomy.kinds import has_own_forward, holds_statistics
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.preserve import preserved
 from normsmith.anatomy.remark import Refusal, Remark
+from normsmith.anatomy.renorm_of_others import library_of
 from normsmith.anatomy.select import Only, selected
 from normsmith.errors import SurgeryError
 from normsmith.layers.statistics import StatisticsBase
@@ -122,7 +124,9 @@ def measurable_layers(model: nn.Module, only: Only = None, *, inputs: bool = Tru
     norms = {module: paths for module, paths in Locations(model).paths.items() if _keeps_statistics(module)}
     for module in selected(norms, only, None, None):
         path, *also = norms[module]
-        if (reason := why_kept(module, model)) is not None:
+        if _is_norm_of_others(module):
+            refused.append(Refusal(path, _why_not_of_others(module)))
+        elif (reason := why_kept(module, model)) is not None:
             kept.append(Remark(path, reason))
         elif (reason := why_not_now(module) or (_why_not_by_input(module) if inputs else None)) is not None:
             refused.append(Refusal(path, reason))
@@ -134,9 +138,22 @@ def measurable_layers(model: nn.Module, only: Only = None, *, inputs: bool = Tru
 def _keeps_statistics(module: nn.Module) -> bool:
     if isinstance(module, torch.jit.ScriptModule):
         return False
-    return isinstance(module, (TorchBatchNorm, StatisticsBase)) or {"running_mean", "running_var"} <= set(
-        buffers_of(module)
-    )
+    if isinstance(module, (TorchBatchNorm, StatisticsBase)) or holds_statistics(module):
+        return True
+    return _is_norm_of_others(module)
+
+
+def _is_norm_of_others(module: nn.Module) -> bool:
+    """Whether a layer of neither torch nor normsmith keeps running statistics, and updates them in training."""
+    behaviour = behaviour_of(module)
+    return behaviour is not None and behaviour.kind == "running"
+
+
+def _why_not_of_others(module: nn.Module) -> str:
+    library, kind = library_of(module), type(module).__name__
+    if library is None:
+        return f"{kind} has a forward of its own, whose statistics cannot be measured"
+    return f"{kind} is one of {library.name}: convert it first (surgery.convert)"
 
 
 def why_kept(module: nn.Module, model: nn.Module) -> str | None:

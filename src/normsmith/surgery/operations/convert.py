@@ -22,7 +22,6 @@ from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation, Outcome
 from normsmith.surgery.targets.conversions import TARGETS, Converted, converted
 
-_STATISTICS = ("running_mean", "running_var", "running_std")
 _ORDER: tuple[Outcome, ...] = ("same", "may differ", "differs")
 
 
@@ -53,7 +52,8 @@ def convert(
     optimizers keep them; other settings of our layers stay too unless `options`, which go to the new layers,
     say otherwise. What is read: torch's batch norms (lazy and synchronised ones too) and subclasses without a
     forward of their own, normsmith's, timm's `BatchNormAct2d`, and `FrozenBatchNorm2d` of detectron2, torchvision
-    and Hugging Face; the last two by name, if on a probe they compute what the name says. A layer whose class
+    and Hugging Face, the batch renorm of sb3-contrib and torchrl; these by name, if on a probe they compute what the
+    name says. A layer whose class
     does not say how many dimensions it takes gets those of the layer before it with as many channels. Names in
     the state dict stay; "group" and "layer" have no statistics there.
 
@@ -117,7 +117,7 @@ def _edits(module: nn.Module, result: Converted, locations: Locations) -> Iterat
     yield ModuleEdit(locations.holders[module], module, result.new)
     held = {id(buffer) for buffer in buffers_of(module).values()}
     if any(buffer is not None and id(buffer) not in held for buffer in buffers_of(result.new).values()):
-        yield RequireUnchanged(module, _STATISTICS)  # some are stored in another form
+        yield RequireUnchanged(module, buffers_of(module))  # some are stored in another form
     for parameter in result.stops:
         if parameter.requires_grad:
             yield AttributeEdit(parameter, "requires_grad", False)
@@ -139,14 +139,16 @@ class _Dimensions:
         self._positions = {module: position for position, module in enumerate(self._in_order)}
 
     def of(self, norm: BatchNorm) -> tuple[int, str] | None:
-        """The dimensions, and the layer they are from; None where the class knows, or none fits."""
+        """The dimensions, and the layer they are from, if any; None where the class knows, or none fits."""
         if norm.dimensions is not None:
             return None
         for module in reversed(self._in_order[: self._positions[norm.module]]):
             if is_producer(module) and channels(module) == norm.features:
                 name = type(module).__name__
                 return (1 if isinstance(module, nn.Linear) else int(name[-2])), name
-        return None
+        return (
+            (1, "") if norm.renorm is not None else None
+        )  # renorm of agents, whose first inputs are vectors
 
 
 def convert_model(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from normsmith._choices import check_choice
-from normsmith._torch import buffers_of, children_of, parameters_of
+from normsmith._torch import NormBase, buffers_of, children_of, parameters_of
 from normsmith.anatomy.batch_norms import BatchNorm, selected_batch_norms
 from normsmith.anatomy.describe import describe_layer
 from normsmith.anatomy.locations import Locations
@@ -240,13 +240,15 @@ def _plan(title: str, model: nn.Module, locations: Locations, rows: Mapping[nn.M
 
 
 def _weights(module: nn.Module) -> list[nn.Parameter]:
-    parameters = (parameters_of(module).get(name) for name in ("weight", "bias"))
+    held = parameters_of(module)
+    names = ("weight", "bias") if isinstance(module, (NormBase, StatisticsBase)) else tuple(held)
+    parameters = (held.get(name) for name in names)
     return [parameter for parameter in parameters if parameter is not None]
 
 
 def _untrained(module: nn.Module) -> str:
     """A warning where there is nothing worth freezing yet."""
-    mean, var = buffers_of(module)["running_mean"], buffers_of(module)["running_var"]
+    mean, var = buffers_of(module).get("running_mean"), buffers_of(module).get("running_var")
     if mean is None or var is None or mean.is_meta or bool(mean.any()) or not bool((var == 1).all()):
         return ""
     return "; its running statistics are those it began with"

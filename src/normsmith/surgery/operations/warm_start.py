@@ -10,6 +10,7 @@ from torch import nn
 
 from normsmith._choices import check_choice
 from normsmith._torch import TorchBatchNorm, buffers_of
+from normsmith.anatomy.batch_norms import is_batch_norm
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only, selected
@@ -107,12 +108,13 @@ def warm_start(
     norms: dict[nn.Module, tuple[str, ...]] = {
         module: paths
         for module, paths in Locations(model).paths.items()
-        if isinstance(module, (TorchBatchNorm, StatisticsBase))
+        if isinstance(module, (TorchBatchNorm, StatisticsBase)) or is_batch_norm(module)
     }
     for layer in selected(norms, only, None, None):
         path, *also = norms[layer]
         if not isinstance(layer, RenormBase):
-            kept.append(Remark(path, f"{type(layer).__name__} is no batch renormalization: convert it first"))
+            kind = type(layer).__name__
+            kept.append(Remark(path, f"{kind} is no batch renormalization of normsmith: convert it first"))
         elif (reason := why_kept(layer, model)) is not None:
             kept.append(Remark(path, reason))
         elif (reason := _refused(layer, times)) is not None:

@@ -57,7 +57,7 @@ def _ours(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) -> C
             "",
             f"{type(norm.module).__name__} does not say how many dimensions it takes, and no layer before it does",
         )
-    if norm.dimensions is None and guess:
+    if norm.dimensions is None and guess and guess[1]:
         notes.append(f"{dimensions}d as the {guess[1]} before it")
     if to in ("renorm", "frozen") and (not norm.tracks or norm.tensors["running_mean"] is None):
         return Refusal("", f"it has no running statistics (track_running_stats=False), which {to} needs")
@@ -235,10 +235,13 @@ def _described(norm: BatchNorm, new: Any, to: str, notes: list[str], *, frozen: 
         and buffers_of(new).get("num_batches_tracked") is not None
     ):
         notes.append("num_batches_tracked is new in the state dict")
+    notes += norm.notes
     stops = tuple(new.parameters(recurse=False)) if frozen else ()
     same_eps = norm.eps == (new.epsilon if hasattr(new, "epsilon") else new.eps)
     training: Outcome = (
-        "same" if same_eps and norm.frozen == frozen and _trains_like(norm, new) else "may differ"
+        "same"
+        if same_eps and norm.frozen == frozen and not norm.notes and _trains_like(norm, new)
+        else "may differ"
     )
     evaluation: Outcome = training if not norm.tracks else "same" if same_eps else "may differ"
     return Converted(new, before, after, "; ".join(notes), evaluation, training, stops=stops)

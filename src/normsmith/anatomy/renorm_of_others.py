@@ -1,0 +1,107 @@
+"""Batch renormalization layers of sb3-contrib and torchrl, read as `layers.interop` reads their state dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normsmith._torch import buffers_of, parameters_of
+from normsmith.anatomy.batch_norms import TENSORS, BatchNorm
+from normsmith.anatomy.behaviour import behaviour_of
+from normsmith.anatomy.remark import Refusal
+from normsmith.errors import InputError
+from normsmith.layers.interop import ImportedRenorm, from_sb3, from_torchrl
+from normsmith.layers.ours import Ours
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library's renorm layer: the names of its tensors, with torch's for the same, and those of its settings."""
+
+    name: str
+    tensors: Mapping[str, str]
+    settings: Mapping[str, str]
+    """The layer's attributes, with the names of the same arguments of `read`."""
+    read: Callable[..., ImportedRenorm]
+
+    def has(self, module: nn.Module) -> bool:
+        """Whether a module holds these tensors and no others, and has these settings."""
+        held = parameters_of(module).keys() | buffers_of(module).keys()
+        return held == set(self.tensors) and all(hasattr(module, name) for name in self.settings)
+
+
+_SB3 = Library(
+    "sb3-contrib",
+    {"ra_mean": "running_mean", "ra_var": "running_var", "steps": "num_batches_tracked", "scale": "weight"}
+    | {"bias": "bias"},
+    {"eps": "eps", "momentum": "momentum", "warmup_steps": "warmup_steps", "rmax": "r_max", "dmax": "d_max"}
+    | {"affine": "affine"},
+    from_sb3,
+)
+_TORCHRL = Library(
+    "torchrl",
+    {name: name for name in TENSORS if name != "running_std"},
+    {name: name for name in ("eps", "momentum", "max_r", "max_d", "warmup_steps", "smooth")},
+    from_torchrl,
+)
+
+
+def library_of(module: nn.Module) -> Library | None:
+    """The library whose renorm layer a module is, by the names of its class, tensors and settings."""
+    if isinstance(module, Ours) or "Renorm" not in type(module).__name__:
+        return None
+    return next((library for library in (_SB3, _TORCHRL) if library.has(module)), None)
+
+
+def read_renorm(module: nn.Module, library: Library) -> BatchNorm | Refusal:
+    """A renorm layer of a library, which a probe has to confirm in evaluation; training is as its notes say."""
+    layer: Any = module
+    settings = {argument: getattr(layer, name) for name, argument in library.settings.items()}
+    kind = type(module).__name__
+    if next(module.parameters()).is_meta:
+        return Refusal("", f"{kind} has a forward of its own, which cannot be tried on the meta device")
+    try:
+        imported = library.read(module.state_dict(), **settings)
+    except InputError as error:
+        return Refusal("", str(error))
+    held: dict[str, Any] = {**buffers_of(module), **parameters_of(module)}
+    tensors = {theirs: held[own] for own, theirs in library.tensors.items()}
+    if "weight" not in imported.state:
+        tensors |= {"weight": None, "bias": None}
+    if not _evaluates_as(module, tensors, settings["eps"]):
+        return Refusal("", f"{kind} does not compute batch norm in evaluation, tried with a few numbers")
+    renamed = {own: theirs for own, theirs in library.tensors.items() if own != theirs}
+    notes = imported.notes
+    if renamed:
+        notes += (f"in the state dict {', '.join(renamed)} become {', '.join(renamed.values())}",)
+    return BatchNorm(
+        module,
+        "other",
+        len(tensors["running_mean"]),
+        1 if library is _SB3 else None,
+        settings["eps"],
+        settings["momentum"],
+        {name: tensors.get(name) for name in TENSORS},
+        renorm={"schedule": imported.schedule, "total_steps": None, "track": imported.track},
+        notes=notes,
+    )
+
+
+def _evaluates_as(module: nn.Module, tensors: Mapping[str, Tensor | None], eps: float) -> bool:
+    """Whether evaluation is batch norm of these statistics, with this γ and β."""
+    behaviour = behaviour_of(module)
+    if behaviour is None or behaviour.scale is None or behaviour.shift is None:
+        return False
+    mean, var, weight, bias = (
+        None if (held := tensors[name]) is None else held.detach().double().cpu()
+        for name in ("running_mean", "running_var", "weight", "bias")
+    )
+    assert mean is not None
+    assert var is not None
+    scale = (var + eps).rsqrt() * (1 if weight is None else weight)
+    shift = (0 if bias is None else bias) - mean * scale
+    return torch.allclose(behaviour.scale, scale) and torch.allclose(behaviour.shift, shift)
