@@ -118,3 +118,14 @@ def test_where_no_hooks_run_the_norms_are_called_as_hooks_would():
     x = torch.randn(5, 3)
     torch.testing.assert_close(call_with_attached_norms(host, host.forward, (x,), {}), host(x))
     torch.testing.assert_close(call_with_attached_norms(host, host.forward, (), {"input": x}), host(x))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_norm_of_images_takes_vectors_too(channels_last):
+    norm = nn.BatchNorm2d(3, affine=False)
+    host = attach(
+        nn.Identity(), After("norm", channels_last, unsqueeze=1 if channels_last else 2), norm
+    ).train()
+    x = torch.randn(5, 7, 3) if channels_last else torch.randn(5, 3)
+    expected = (x - x.reshape(-1, 3).mean(0)) / (x.reshape(-1, 3).var(0, correction=0) + norm.eps).sqrt()
+    torch.testing.assert_close(host(x), expected)

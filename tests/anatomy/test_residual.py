@@ -7,13 +7,8 @@ import torch
 from torch import nn
 
 from normsmith.anatomy import trace
-from normsmith.anatomy.residual import (
-    closed_by,
-    effective_consumers,
-    effective_source,
-    identity_skips,
-    residual_form,
-)
+from normsmith.anatomy.passing import effective_consumers, effective_source
+from normsmith.anatomy.residual import branch_ends, closed_by, identity_skips, residual_form
 
 
 class Block(nn.Module):
@@ -85,3 +80,37 @@ def test_a_block_is_found_by_its_addition():
     assert closed_by(graph, [second.add]) is second
     assert closed_by(graph, [second.add, first.add]) is first
     assert closed_by(graph, graph.having("activation")) is None
+
+
+def test_the_ends_of_branches_are_what_no_other_starts_from():
+    class Sum(nn.Module):
+        def __init__(self, skip):
+            super().__init__()
+            self.stem, self.skip, self.branch = linear(), skip, linear()
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.skip(x) + self.branch(x)
+
+    for skip in (nn.Identity(), nn.Sequential(), nn.Dropout()):
+        graph = trace(Sum(skip))
+        assert [end.path for end in branch_ends(graph, graph.events[-1])] == ["branch"]
+    graph = trace(Sum(linear()))
+    assert [end.path for end in branch_ends(graph, graph.events[-1])] == ["skip", "branch"]
+
+
+def test_a_skip_may_start_behind_what_passes_on():
+    class Dropped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act, self.drop, self.branch = nn.ReLU(), nn.Dropout(), linear()
+
+        def forward(self, x):
+            x = self.drop(self.act(x))
+            return x + self.branch(x)
+
+    graph = trace(Dropped())
+    assert (
+        identity_skips(graph, graph.events[1]) == {graph.events[-1]} == identity_skips(graph, graph.events[2])
+    )
+    assert not identity_skips(graph, graph.events[0])

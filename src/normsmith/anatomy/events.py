@@ -8,6 +8,7 @@ from typing import Literal
 from torch import nn
 
 from normsmith.anatomy.graph import Event
+from normsmith.anatomy.pooling import Pooling
 
 
 class EventLog:
@@ -28,6 +29,7 @@ class EventLog:
         writes: Iterable[Event] = (),
         reads_written: Iterable[Event] = (),
         shares: bool = False,
+        pooling: Pooling | None = None,
     ) -> Event:
         """Make the next event; the arguments are those of `Event`."""
         event = Event(
@@ -41,6 +43,7 @@ class EventLog:
             tuple(writes),
             tuple(reads_written),
             shares,
+            pooling,
         )
         self.events.append(event)
         return event

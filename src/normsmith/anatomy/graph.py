@@ -1,4 +1,4 @@
-"""What a forward does, as a graph: calls of modules and functions, and whose results each of them takes."""
+"""What a forward does, as a graph: calls, whose results each of them takes, and where the channels of results are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -20,8 +20,11 @@ from normsmith.anatomy.kinds import (
     is_activation,
     is_norm,
     is_producer,
+    is_sequential,
 )
+from normsmith.anatomy.pooling import Pooling
 
+_RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
 Role = Literal["producer", "norm", "activation", "add", "passing", "other"]
 
 
@@ -39,6 +42,7 @@ class Event:
     - `reads_written`: those of its sources that have overwritten a tensor which the call takes in the place of what
       they returned, as in `self.act(h); return self.layer(h)`.
     - `shares`: whether its result lies in the memory of an earlier one: a view, the same tensor, or one overwritten.
+    - `pooling`: of a function such as `mean`, over which dimensions it goes.
     """
 
     index: int
@@ -51,6 +55,7 @@ class Event:
     writes: tuple[Event, ...] = field(default=(), repr=False)
     reads_written: tuple[Event, ...] = field(default=(), repr=False)
     shares: bool = field(default=False, repr=False)
+    pooling: Pooling | None = None
 
     @cached_property
     def role(self) -> Role:
@@ -68,6 +73,16 @@ class Event:
             ("passing", PASSING_FUNCTIONS),
         )
         return next((role for role, known in names if self.name in known), "other")
+
+    @cached_property
+    def keeps_channels(self) -> bool:
+        """Whether the call only passes on the channels of the one result that it takes, as dropout and pooling do."""
+        return keeps_channels(self)
+
+    @cached_property
+    def channel_source(self) -> Event | None:
+        """The layer from which the result has its channels, or at least their dimension; None if it is not known."""
+        return channel_source(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +146,10 @@ class Graph:
         """
         reader = self._readers_of_written.get(event)
         return event if reader is None and event in self.outputs_written else reader
+
+    def leads_to(self, event: Event, later: Event) -> bool:
+        """Whether `later` was computed from an event's result, or is the event itself."""
+        return bool(self._with_ancestors(later) >> event.index & 1)
 
     def is_called_once(self, module: nn.Module) -> bool:
         """Whether the forward calls a module exactly once."""
@@ -232,7 +251,8 @@ def _role_of_module(module: nn.Module) -> Role:
         return "norm"
     if is_activation(module):
         return "activation"
-    return "passing" if isinstance(module, PASSING) else "other"
+    is_empty = is_sequential(module) and len(list(module.children())) == 0  # as shortcuts often are
+    return "passing" if is_empty or isinstance(module, PASSING) else "other"
 
 
 def _keeps_last(event: Event) -> bool:
@@ -242,6 +262,104 @@ def _keeps_last(event: Event) -> bool:
     return known and event.name in RESHAPING_FUNCTIONS and shapes[0][-1] == shapes[1][-1]  # type: ignore[index]
 
 
+def keeps_channels(event: Event) -> bool:
+    """Whether a call puts out the channels of the one result that it takes, each by itself and in its dimension.
+
+    A reduction does where it leaves out the dimensions of batch and channels, a reshape where it leaves these as they
+    are; both only where it is known which they are. `Event.keeps_channels` holds the answer.
+    """
+    if len(event.sources) != 1:
+        return False
+    if event.role == "passing":
+        return True
+    (source,) = event.sources
+    rank, dimension = rank_of(source), channel_dimension(source)
+    if rank is None or dimension is None:
+        return False
+    if event.pooling is not None:
+        return not event.pooling.of(rank) & {0, dimension}
+    return is_reshape(event) and _leaves(event, dimension)
+
+
+def channel_source(event: Event) -> Event | None:
+    """The layer from which an event's result has its channels, or at least its layout; perhaps itself.
+
+    None where no linear layer, convolution or recurrent layer leads to it through calls that keep the layout.
+    `Event.channel_source` holds the answer.
+    """
+    if event.role == "producer" or is_recurrent(event):
+        return event
+    if not event.sources:
+        return None
+    if event.role in ("passing", "activation", "norm", "add") or _keeps_layout(event):
+        layers = (source.channel_source for source in event.sources)
+        return next((layer for layer in layers if layer is not None), None)
+    if is_reshape(event) and _leaves(event, -1):  # as another result is laid out: `view_as`
+        layer = event.sources[0].channel_source
+        return layer if layer is not None and is_linear(layer) else None
+    return None
+
+
+def channel_dimension(event: Event) -> int | None:
+    """The dimension of an event's result that holds the channels: the last after linear layers, else the second.
+
+    None where it is not known, as for a result without a batch dimension.
+    """
+    layer, rank = event.channel_source, rank_of(event)
+    if layer is None or rank is None or rank < 2:
+        return None
+    if is_linear(layer) or is_recurrent(layer):
+        return rank - 1
+    return 1 if layer.shape is None or len(layer.shape) == spatial_of(layer) + 2 else None
+
+
+def rank_of(event: Event) -> int | None:
+    """How many dimensions an event's result has. Without data those of linear layers are taken to have two."""
+    if event.shape is not None:
+        return len(event.shape)
+    if event.role == "producer":
+        return 2 if is_linear(event) else spatial_of(event) + 2
+    rank = rank_of(event.sources[0]) if event.sources else None
+    if rank is not None and event.pooling is not None:
+        return event.pooling.rank_after(rank)
+    keeps = event.role in ("passing", "activation", "norm", "add") or event.name == "mul"
+    return rank if keeps else None
+
+
+def spatial_of(convolution: Event) -> int:
+    """How many dimensions a convolution's result has beside batch and channels."""
+    name: Any = convolution.name
+    return int(next(digit for digit in name if digit in "123"))
+
+
 def is_linear(event: Event) -> bool:
     """Whether an event is the call of a linear layer, whose channels come last."""
     return isinstance(event.module, nn.Linear) or event.name == "linear"
+
+
+def is_recurrent(event: Event) -> bool:
+    """Whether an event is the call of a recurrent layer of torch's."""
+    return isinstance(event.module, _RECURRENT)
+
+
+def is_reshape(event: Event) -> bool:
+    """Whether a call gives the values that it takes another shape, in the same order."""
+    is_function = event.kind == "function" and event.name in RESHAPING_FUNCTIONS
+    return is_function or type(event.module) in (nn.Flatten, nn.Unflatten)
+
+
+def _leaves(reshape: Event, dimension: int) -> bool:
+    """Whether a reshape leaves the channels in this dimension: the last, or the second, which the batch precedes."""
+    before, after = reshape.sources[0].shape, reshape.shape
+    if before is None or after is None or len(before) < 2 or len(after) < 2:
+        return False
+    return before[:2] == after[:2] if dimension == 1 else before[-1] == after[-1]
+
+
+def _keeps_layout(event: Event) -> bool:
+    """Whether an event leaves channels in their dimension, though it may put others beside them or scale them."""
+    if event.name == "mul" or event.keeps_channels:
+        return True
+    shapes = event.shape, event.sources[0].shape
+    known = shapes[0] is not None and shapes[1] is not None
+    return known and event.name.lower() in ("cat", "concat") and len(shapes[0]) == len(shapes[1])  # type: ignore[arg-type]

@@ -20,12 +20,16 @@ class Attached:
     """A hook of a module that applies the module's child `name` to a tensor.
 
     The child is looked up at each call, so that what replaces it (a converted, frozen or folded norm) is called from
-    then on; the hook holds no module, so copies and pickles of the module work. `channels_last`: the tensor's
-    shape is (N, …, C).
+    then on; the hook holds no module, so copies and pickles of the module work.
+
+    - `channels_last`: the tensor's shape is (N, …, C).
+    - `unsqueeze`: how many dimensions of size one the tensor gets for the norm, which takes more than it has, since
+      it was made for results that are pooled here.
     """
 
     name: str
     channels_last: bool
+    unsqueeze: int = 0
 
     def normalised(self, module: nn.Module, x: Any) -> Any:
         """A tensor or packed sequence normalised by the child; of a tuple (as of recurrent layers) the first part."""
@@ -34,9 +38,15 @@ class Attached:
         if isinstance(x, tuple):
             return (self.normalised(module, x[0]), *x[1:])
         norm: Any = children_of(module)[self.name]
-        if self.channels_last and not isinstance(norm, (nn.LayerNorm, nn.RMSNorm)):
-            return norm(x.movedim(-1, 1)).movedim(1, -1)
-        return norm(x)
+        moves = self.moves_channels(norm)
+        x = x.movedim(-1, 1) if moves else x
+        added = self.unsqueeze
+        y = norm(x[(..., *[None] * added)])[(..., *[0] * added)] if added else norm(x)
+        return y.movedim(1, -1) if moves else y
+
+    def moves_channels(self, norm: nn.Module) -> bool:
+        """Whether channels are moved to the second dimension for the norm; layer and RMS norm take them last."""
+        return self.channels_last and not isinstance(norm, (nn.LayerNorm, nn.RMSNorm))
 
 
 class After(Attached):

@@ -26,7 +26,8 @@ PASSING = (
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
     nn.FeatureAlphaDropout, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d,
     nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d,
-    nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+    nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.LPPool1d, nn.LPPool2d, nn.LPPool3d, nn.Upsample,
+    nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d,
 )  # fmt: skip
 """Layers that leave every channel what it is."""
 
@@ -42,7 +43,8 @@ PASSING_FUNCTIONS = {
     "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "contiguous",
     "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
     "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
-    "adaptive_max_pool3d", "clone", "detach", "to", "float", "half", "double",
+    "adaptive_max_pool3d", "lp_pool1d", "lp_pool2d", "lp_pool3d", "interpolate", "upsample", "clone", "detach", "to",
+    "float", "half", "double",
 }  # fmt: skip
 VIEWING_FUNCTIONS = RESHAPING_FUNCTIONS | {
     "getitem", "getattr", "transpose", "t", "permute", "movedim", "moveaxis", "swapaxes", "swapdims", "squeeze",
@@ -51,6 +53,13 @@ VIEWING_FUNCTIONS = RESHAPING_FUNCTIONS | {
     "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout",
 }  # fmt: skip
 """Functions whose result lies in their argument's memory, or may: dropout returns its input in evaluation."""
+REDUCTIONS = {"mean", "sum", "amax", "amin", "max", "min", "logsumexp"}
+"""Functions that reduce a tensor over dimensions: over those of space or time they are poolings."""
+MOVING_FUNCTIONS = RESHAPING_FUNCTIONS | {
+    "movedim", "moveaxis", "transpose", "swapaxes", "swapdims", "permute", "squeeze", "unsqueeze", "getitem", "expand",
+    "expand_as", "t",
+}  # fmt: skip
+"""Functions that put out the values they take, or some of them, at other indices."""
 
 
 def is_activation(module: nn.Module) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from normsmith.anatomy.graph import Event, Graph, Residual
+from normsmith.anatomy.passing import effective_consumers, passed_by
 
 
 def residual_form(graph: Graph, residual: Residual) -> str:
@@ -13,7 +14,7 @@ def residual_form(graph: Graph, residual: Residual) -> str:
     "x + f(norm(x))" (pre-norm), "norm(x + f(x))" (post-norm), "x + norm(f(x))" (at the branch's end, as in
     ResNet), or "x + f(x)".
     """
-    branch = [event for event in residual.branch if event.role != "passing"]
+    branch = [event for event in residual.branch if not event.keeps_channels]
     if branch and branch[0].role == "norm":
         return "x + f(norm(x))"
     if branch and branch[-1].role == "norm":
@@ -23,28 +24,29 @@ def residual_form(graph: Graph, residual: Residual) -> str:
     return "x + f(x)"
 
 
-def effective_consumers(graph: Graph, event: Event) -> Iterator[Event]:
-    """The calls that take an event's result, directly or through calls that keep channels, as dropout and pooling."""
-    for later in graph.consumers(event):
-        if later.role == "passing":
-            yield from effective_consumers(graph, later)
-        else:
-            yield later
-
-
-def effective_source(event: Event) -> Event:
-    """The event that an event's channels come from: itself, or the one before calls that only pass channels on."""
-    while event.role == "passing" and len(event.sources) == 1:
-        event = event.sources[0]
-    return event
-
-
 def identity_skips(graph: Graph, start: Event) -> frozenset[Event]:
-    """The additions that take an event's result unchanged, as the skip of a residual block that starts with it."""
+    """The additions that take an event's result unchanged, as the skip of a residual block that starts with it.
+
+    Calls that only pass the result on may stand before the block's start as well as on its skip.
+    """
     return frozenset(
         residual.add
         for residual in graph.residuals
-        if residual.start is start and all(event.role == "passing" for event in residual.skip)
+        if start in passed_by(residual.start) and all(event.keeps_channels for event in residual.skip)
+    )
+
+
+def branch_ends(graph: Graph, add: Event) -> tuple[Event, ...]:
+    """What an addition takes from branches of its block: all but the skips, which pass on what a branch starts from."""
+    return tuple(
+        end
+        for end in add.sources
+        if not any(
+            graph.leads_to(event, other)
+            for other in add.sources
+            if other is not end
+            for event in passed_by(end)
+        )
     )
 
 

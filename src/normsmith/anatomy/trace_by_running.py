@@ -19,6 +19,7 @@ from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.isolation import eager_forwards
 from normsmith.anatomy.kinds import is_in_place, is_opaque, plain_name
 from normsmith.anatomy.memory import Memory
+from normsmith.anatomy.pooling import pooling_of
 from normsmith.anatomy.preserve import preserved
 from normsmith.anatomy.storage import placed
 from normsmith.errors import SurgeryError
@@ -193,6 +194,7 @@ class _Recorder(TorchFunctionMode):
             writes=self._memory.overwritten(keys),
             reads_written=taken.written,
             shares=any(self._memory.has(block) for block, _ in places),
+            pooling=pooling_of(name, *taken.arguments) if module is None else None,
         )
         self._memory.write(keys, event)
         for tensor, (block, part) in zip(tensors, places, strict=True):

@@ -17,6 +17,7 @@ from normsmith.anatomy.hooks import call_with_attached_norms
 from normsmith.anatomy.isolation import garbage_collector_paused
 from normsmith.anatomy.kinds import VIEWING_FUNCTIONS, is_in_place, is_opaque, plain_name
 from normsmith.anatomy.memory import Memory, Part
+from normsmith.anatomy.pooling import pooling_of
 from normsmith.anatomy.preserve import preserved
 from normsmith.errors import SurgeryError
 
@@ -128,6 +129,7 @@ class _Reader:
             writes=self._memory.overwritten(written),
             reads_written=by_writing,
             shares=bool(written) or base is not None,
+            pooling=pooling_of(plain_name(target), node.args, node.kwargs) if module is None else None,
         )
         self._memory.write(written, event)
         same = written[0] if written else base if module is not None and base in self._memory else None

@@ -3,7 +3,17 @@
 import pytest
 import torch
 from tests.contracts.surgery import SurgeryContract
-from tests.surgery.networks import HARD, REAL, ByIndex, FunctionalResidual, SharedNorm, UsedTwice, images
+from tests.surgery.networks import (
+    HARD,
+    REAL,
+    ByIndex,
+    FunctionalResidual,
+    SharedNorm,
+    UsedTwice,
+    images,
+    lived_in,
+)
+from tests.surgery.small import Net
 from tests.surgery.states import state_of
 from torch import nn
 
@@ -164,3 +174,70 @@ class TestPlace(SurgeryContract):
 
     def plan(self, model: nn.Module) -> Plan:
         return place(model, "after", batch=self.batch)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: x.mean((2, 3)),
+        lambda x: x.amax((-2, -1)),
+        lambda x: x.mean(-1).mean(-1),
+        lambda x: x.flatten(2).mean(-1),
+        lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 1).flatten(1),
+        lambda x: torch.nn.functional.avg_pool2d(x, 5).view(len(x), -1),
+        lambda x: x.sum((2, 3)),
+    ],
+)
+def test_after_a_function_a_norm_comes_to_the_layer_that_takes_what_is_pooled(pool):
+    model = Net(
+        lambda net, x: net.head(pool(net.norm(net.conv(x)).relu())),
+        conv=nn.Conv2d(1, 4, 3), norm=nn.BatchNorm2d(4), head=nn.Linear(4, 2),
+    )  # fmt: skip
+    model = lived_in(model).eval()
+    x, norm = torch.randn(6, 1, 7, 7), model.norm
+    plan = place(model, "after", batch=x)
+    assert plan.renamed == {"norm": "head.input_norm"}
+    plan.apply()
+    pooled = pool(model.conv(x).relu())
+    expected = nn.functional.linear(
+        norm(pooled[..., None, None])[..., 0, 0], model.head.weight, model.head.bias
+    )
+    torch.testing.assert_close(model(x), expected)
+    assert place(model, "before", batch=x).renamed == {"head.input_norm": "norm"}
+    plan.revert()
+
+
+@pytest.mark.parametrize("by", ["batch", "symbols"])
+def test_what_mixes_channels_or_needs_positions_is_refused(by):
+    def model(norm, pool, features=4):
+        return Net(
+            lambda net, x: net.head(pool(net.norm(net.conv(x)).relu())),
+            conv=nn.Conv2d(1, 4, 3), norm=norm, head=nn.Linear(features, 2),
+        )  # fmt: skip
+
+    x = torch.randn(6, 1, 7, 7) if by == "batch" else None
+    mixing = model(nn.BatchNorm2d(4), lambda x: x.flatten(1), 100)
+    assert "the function flatten" in place(mixing, "after", batch=x).refusals[0].reason
+    over_channels = model(nn.BatchNorm2d(4), lambda x: x.mean((1, 3)), 5)
+    assert "the function mean" in place(over_channels, "after", batch=x).refusals[0].reason
+    for norm in (nn.InstanceNorm2d(4), nn.GroupNorm(2, 4)):
+        (refusal,) = place(model(norm, lambda x: x.mean((2, 3))), "after", batch=x).refusals
+        assert refusal.reason.endswith(
+            "takes results of 4 dimensions here, and after the activation they have 2"
+        )
+
+
+def test_norms_that_hooks_apply_to_channels_that_are_last_move_too():
+    model = Net(
+        lambda net, x: net.end(net.act(net.lin(x))), lin=nn.Linear(3, 4), act=nn.ReLU(), end=nn.Linear(4, 2)
+    )
+    x = torch.randn(5, 7, 3)
+    insert(model, "batch", "before", batch=x).apply()
+    assert model.lin.bias is None
+    norm, plan = model.lin.norm, place(model, "after", batch=x)
+    assert plan.renamed == {"lin.norm": "act.norm"}
+    plan.apply()
+    expected = model.end(norm(nn.functional.linear(x, model.lin.weight).relu().movedim(-1, 1)).movedim(1, -1))
+    torch.testing.assert_close(model(x), expected)
+    assert torch.equal(model.lin.bias, torch.zeros(4))
+    assert place(model, "before", batch=x).renamed == {"act.norm": "lin.norm"}

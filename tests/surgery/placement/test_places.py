@@ -314,7 +314,7 @@ def test_hidden_results_reach_a_later_layer_with_weights():
 
 def test_a_gate_and_what_is_computed_for_it_alone():
     graph = trace(Gated(), images(4, 1)())
-    assert called(gates(graph)) == ["squeeze", "inner", "excite", "sigmoid"]
+    assert called(gates(graph)) == ["mean", "squeeze", "inner", "excite", "sigmoid"]
 
 
 def test_multiplying_by_a_parameter_or_adding_is_no_gate():

@@ -8,15 +8,23 @@ from typing import Any
 
 from torch import nn
 
+from normsmith._torch import TorchBatchNorm
 from normsmith.anatomy.aliasing import needs_a_copy
 from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
-from normsmith.anatomy.graph import Event
-from normsmith.anatomy.hooks import attached_norms
+from normsmith.anatomy.graph import Event, rank_of
+from normsmith.anatomy.hooks import Attached, attached_norms
 from normsmith.anatomy.kinds import has_own_forward, is_norm
 from normsmith.anatomy.locations import Locations, find
+from normsmith.anatomy.passing import (
+    effective_consumers,
+    effective_source,
+    norm_after,
+    norm_before,
+    passed_by,
+)
 from normsmith.anatomy.remark import Refusal, Remark
-from normsmith.anatomy.residual import closed_by, effective_consumers, effective_source, residual_form
+from normsmith.anatomy.residual import closed_by, residual_form
 from normsmith.anatomy.select import Only, selected
 from normsmith.anatomy.trace import trace
 from normsmith.errors import InputError
@@ -149,14 +157,15 @@ class _Moves:
             self.refusals.append(Refusal(path, reason))
             return
         (event,) = self.at.graph.of(norm)
-        activation = self._activation(event)
+        source, result = self._around(event, norm)
+        activation = self._activation(event, source, result)
         if isinstance(activation, Refusal):
             self.refusals.append(activation)
             return
         if isinstance(activation, Remark):
             self.kept.append(activation)
             return
-        results = list(self._places(event, activation))
+        results = list(self._places(source, activation))
         places = [result for result in results if isinstance(result, Place)]
         refusals = [result for result in results if isinstance(result, Refusal)]
         if refusals:
@@ -166,10 +175,13 @@ class _Moves:
             reason = f"what {label(activation)} puts out goes to several layers, and one norm cannot be before each"
             self.refusals.append(Refusal(path, reason))
             return
-        place = asdict(self._as_of(norm, places[0]))
-        needs_bias = layer_that_needs_a_bias(self.at.graph, event) if self.where == "after" else None
+        fitted = self._fitted(event, norm, places[0])
+        if isinstance(fitted, Refusal):
+            self.refusals.append(fitted)
+            return
+        needs_bias = layer_that_needs_a_bias(self.at.graph, event, source) if self.where == "after" else None
         copies = needs_a_copy(self.at.graph, event, lambda _: False)
-        row = {"norm": path, "place": place, "needs_bias": needs_bias}
+        row = {"norm": path, "place": asdict(fitted), "needs_bias": needs_bias}
         self.rows.append(row | {"copies": True} if copies else row)
 
     def _obstacle(self, norm: nn.Module) -> str | None:
@@ -189,10 +201,23 @@ class _Moves:
             )
         return None
 
-    def _activation(self, event: Event) -> Event | Remark:
+    def _around(self, event: Event, norm: nn.Module) -> tuple[Event, Event]:
+        """The events whose results a norm takes and puts out; what a hook moves for it is left out."""
+        source, result, hook = event.sources[0], event, self._hook(norm)
+        steps = 0 if hook is None else hook.moves_channels(norm) + bool(hook.unsqueeze)
+        for _ in range(steps):
+            source, result = source.sources[0], self.at.graph.consumers(result)[0]
+        return source, result
+
+    def _hook(self, norm: nn.Module) -> Attached | None:
+        """The hook by which a norm is attached, if it is."""
+        ((parent, name),) = self.at.locations.holders[norm]
+        return next((hook for hook in attached_norms(parent).values() if hook.name == name), None)
+
+    def _activation(self, event: Event, source: Event, result: Event) -> Event | Remark:
         """The activation that the norm called at `event` is to cross, or why it stays or cannot move."""
         graph, path = self.at.graph, event.path
-        consumers, source = list(effective_consumers(graph, event)), effective_source(event.sources[0])
+        consumers, source = list(effective_consumers(graph, result)), effective_source(source)
         after, before = [t for t in consumers if t.role == "activation"], source.role == "activation"
         # a norm between two activations is that of the one after it
         wanted, other = (
@@ -211,23 +236,41 @@ class _Moves:
         names = ", ".join(dict.fromkeys(label(e) for e in beside)) or "nothing"
         return Remark(path, f"no activation is right {self.where} it, but {names}")
 
-    def _places(self, event: Event, activation: Event) -> Iterator[Place | Refusal]:
-        search = Search(self.at, self.where, None)
-        crossed = event if self.where == "after" else activation
-        if self.at.graph.is_used_elsewhere(crossed):
-            reason = f"what {label(crossed)} puts out goes to others too, for which it would change"
-            yield Refusal(crossed.path, reason)
-        elif self.where == "after":
-            yield from search.after(activation)
+    def _places(self, source: Event, activation: Event) -> Iterator[Place | Refusal]:
+        """The places on the other side of the activation; `source` is the event whose result the norm takes."""
+        graph, after = self.at.graph, self.where == "after"
+        crossed = passed_by(activation.sources[0] if after else source)
+        shared = next((e for e in reversed(crossed) if graph.is_used_elsewhere(e)), None)
+        other = norm_after(graph, activation) if after else norm_before(activation.sources[0])
+        if shared is not None:
+            reason = f"what {label(shared)} puts out goes to others too, for which it would change"
+            yield Refusal(shared.path, reason)
+        elif other is not None:
+            reason = f"{label(other)} is {self.where} {label(activation)} already, and two norms would be in one place"
+            yield Refusal(other.path, reason)
+        elif after:
+            yield from Search(self.at, self.where, None).after(activation)
         else:
             why = f"before {label(activation)}"
-            yield search.between(activation.sources[0], activation, why)
+            yield Search(self.at, self.where, None).between(activation.sources[0], activation, why)
 
-    def _as_of(self, norm: nn.Module, place: Place) -> Place:
-        """The place, with channels where this norm has them."""
-        ((parent, name),) = self.at.locations.holders[norm]
-        last = any(hook.name == name and hook.channels_last for hook in attached_norms(parent).values())
-        return replace(place, signal=replace(place.signal, channels_last=last))
+    def _fitted(self, event: Event, norm: nn.Module, place: Place) -> Place | Refusal:
+        """The place, with channels and dimensions as this norm takes them, or why it cannot take what is there."""
+        hook, rank, there = self._hook(norm), rank_of(event), place.signal.spatial + 2
+        place = replace(
+            place, signal=replace(place.signal, channels_last=hook is not None and hook.channels_last)
+        )
+        by_channels = isinstance(norm, (nn.LayerNorm, nn.RMSNorm)) and len(norm.normalized_shape) == 1
+        if rank is None or rank == there or by_channels or isinstance(norm, nn.SyncBatchNorm):
+            return place
+        if isinstance(norm, TorchBatchNorm) and rank > there:
+            side = "before" if place.side == "replaces" else place.side
+            return replace(place, side=side, in_sequence=False, unsqueeze=rank - there)
+        if isinstance(norm, TorchBatchNorm) and (rank, there) == (2, 3):
+            return place
+        kind = type(norm).__name__
+        reason = f"{kind} takes results of {rank} dimensions here, and {self.where} the activation they have {there}"
+        return Refusal(event.path, reason)
 
 
 def _of_host(place: Place, host: nn.Module, norm: str) -> Iterator[Change]:

@@ -38,9 +38,11 @@ def layer_with_redundant_bias(graph: Graph, result: Event, side: Position) -> st
     return result.path if graph.is_called_once(layer) else None
 
 
-def layer_that_needs_a_bias(graph: Graph, norm: Event) -> str | None:
-    """The path of the layer right before a norm that moves away, if the norm has a bias and the layer has none."""
-    source = norm.sources[0]
+def layer_that_needs_a_bias(graph: Graph, norm: Event, source: Event) -> str | None:
+    """The path of the layer right before a norm that moves away, if the norm has a bias and the layer has none.
+
+    `source` is the event whose result the norm is applied to.
+    """
     while type(source.module) is nn.Identity and not graph.is_used_elsewhere(source):
         source = source.sources[0]
     layer = source.module

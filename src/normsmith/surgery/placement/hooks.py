@@ -19,10 +19,17 @@ class AttachEdit(Edit):
     """Attach a norm to a module, as a child with a hook; no key of the state dict but the norm's appears."""
 
     def __init__(
-        self, host: nn.Module, name: str, norm: nn.Module, side: Side, *, channels_last: bool
+        self,
+        host: nn.Module,
+        name: str,
+        norm: nn.Module,
+        side: Side,
+        *,
+        channels_last: bool,
+        unsqueeze: int = 0,
     ) -> None:
         self.host, self.name, self.norm = host, name, norm
-        self._hook = (After if side == "after" else Before)(name, channels_last)
+        self._hook = (After if side == "after" else Before)(name, channels_last, unsqueeze)
         self._handle: RemovableHandle | None = None
 
     def is_possible(self) -> bool:

@@ -45,7 +45,8 @@ class Installer:
             self._children_of(parent).place(new, norm, name, after=after)
             return place.host.removesuffix(name) + new
         new = self._free("norm" if after else "input_norm", host)
-        self.edits.append(AttachEdit(host, new, norm, place.side, channels_last=place.signal.channels_last))
+        last, unsqueeze = place.signal.channels_last, place.unsqueeze
+        self.edits.append(AttachEdit(host, new, norm, place.side, channels_last=last, unsqueeze=unsqueeze))
         return f"{place.host}.{new}".removeprefix(".")
 
     def remove(self, norm: nn.Module, *, copies: bool = False) -> str:

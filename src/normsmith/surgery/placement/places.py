@@ -13,13 +13,12 @@ from torch import nn
 from normsmith._choices import check_choice
 from normsmith._torch import children_of
 from normsmith.anatomy.aliasing import overwritten_after, read_in_place
-from normsmith.anatomy.graph import Event, Graph, is_linear
+from normsmith.anatomy.graph import Event, Graph, is_linear, is_recurrent, rank_of, spatial_of
 from normsmith.anatomy.kinds import Signal, channels, is_sequential
 from normsmith.anatomy.locations import Locations
+from normsmith.anatomy.passing import moves
 from normsmith.anatomy.remark import Refusal
 from normsmith.surgery.placement.bias import Position, layer_with_redundant_bias
-
-RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class Place:
     - `signal`: the shape of what is normalised there.
     - `like`: the path of the layer whose dtype and device the norm takes.
     - `bias`: the path of the layer right before the place, if a norm that subtracts a mean makes its bias redundant.
+    - `unsqueeze`: how many dimensions of size one a hook adds for a norm that takes more than there are.
     """
 
     host: str
@@ -40,6 +40,7 @@ class Place:
     like: str
     why: str
     bias: str | None = None
+    unsqueeze: int = 0
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Place:
@@ -71,7 +72,7 @@ class Places:
         is above it.
         """
         host = event
-        while self._holds_none(host) and host.role == "passing" and len(host.sources) == 1:
+        while self._holds_none(host) and host.keeps_channels:
             if self.graph.is_used_elsewhere(host.sources[0]):
                 break
             host = host.sources[0]
@@ -80,7 +81,7 @@ class Places:
 
     def before(self, event: Event, source: Event, why: str) -> Place | Refusal:
         """The place before an event that takes `source`, or the reason why there is none."""
-        while event.kind == "function" and event.role == "passing":
+        while event.keeps_channels and self._holds_none(event):
             consumers = self.graph.consumers(event)
             if len(consumers) != 1 or self.graph.is_output(event):
                 break
@@ -125,13 +126,15 @@ class Places:
             return f"{label(event)} cannot hold a norm; make it a module"
         if not self.graph.is_called_once(event.module):
             return f"{label(event)} is called more than once, and a norm on it would be in all places"
+        if is_sequential(event.module):
+            return f"{label(event)} is empty, and would call a norm as its only child"
         if isinstance(event.module, torch.jit.ScriptModule):
             return f"{label(event)} is a scripted module, which takes no hooks"
         return None
 
     def signal(self, event: Event) -> tuple[Signal, str] | Refusal:
         """The shape of an event's result, and the path of a layer of its dtype and device; or why it is not known."""
-        source = self._source(event)
+        source = event.channel_source
         layer = source or self._next_producer(event)
         shape = event.shape
         if layer is None and shape is not None and len(shape) == 2:  # (N, C), wherever it comes from
@@ -144,10 +147,11 @@ class Places:
             )
         last = is_linear(layer) or is_recurrent(layer)
         if shape is None:
-            if source is None or source.module is None or is_recurrent(source):
+            rank = rank_of(event)
+            if source is None or source.module is None or is_recurrent(source) or rank is None:
                 return Refusal(event.path, "its number of channels is not known without data; give a batch")
-            return Signal(channels(source.module), 0 if last else _spatial(source)), source.path
-        batched = last or layer.shape is None or len(layer.shape) == _spatial(layer) + 2
+            return Signal(channels(source.module), rank - 2), source.path
+        batched = last or layer.shape is None or len(layer.shape) == spatial_of(layer) + 2
         spatial = len(shape) - 2
         if not (batched and 0 <= spatial <= 3):
             return Refusal(
@@ -156,29 +160,6 @@ class Places:
             )
         last = last and spatial > 0
         return Signal(shape[-1 if last else 1], spatial, last), layer.path
-
-    def _source(self, event: Event) -> Event | None:
-        """The layer from which an event's result has its channels, or at least its layout; perhaps itself."""
-        if event.role == "producer" or is_recurrent(event):
-            return event
-        if not event.sources:
-            return None
-        if event.role in ("passing", "activation", "norm", "add") or self._keeps_layout(event):
-            layers = (self._source(source) for source in event.sources)
-            return next((layer for layer in layers if layer is not None), None)
-        producer = self.graph.producer(event)
-        return producer if producer is not None and is_linear(producer) else None
-
-    def _keeps_layout(self, event: Event) -> bool:
-        """Whether an event leaves channels in their dimension, as products do, and some reshapes."""
-        if event.name == "mul":
-            return True
-        shapes = event.shape, event.sources[0].shape
-        if shapes[0] is None or shapes[1] is None:
-            return False
-        if event.name.lower() in ("cat", "concat"):
-            return len(shapes[0]) == len(shapes[1])
-        return event.name.lower() in ("flatten", "reshape", "view") and shapes[0][:2] == shapes[1][:2]
 
     def _runs_in_sequence(self, module: nn.Module) -> bool:
         holders = self.locations.holders[module]
@@ -191,7 +172,7 @@ class Places:
             later = waiting.pop(0)
             if later.role == "producer" and later.sources and later.module is not None:
                 return later
-            if later.role in ("passing", "activation", "norm"):
+            if later.keeps_channels or later.role in ("activation", "norm"):
                 waiting.extend(self.graph.consumers(later))
         return None
 
@@ -212,13 +193,19 @@ def hidden_events(graph: Graph) -> frozenset[Event]:
 
 
 def gates(graph: Graph) -> frozenset[Event]:
-    """The activations whose results only multiply other results, and the events that are computed for these alone."""
-    gating: set[Event] = set()
+    """The activations whose results only multiply other results, and the events that are computed for these alone.
+
+    Between the activation and the product its result may be passed on, or moved, as by `view` and `expand_as`.
+    """
+    gating, scaling = set[Event](), set[Event]()
     for event in reversed(graph.events):
         later = graph.consumers(event)
-        multiplies = event.role == "activation" and bool(later) and all(map(_multiplies, later))
-        leads = event.role in ("producer", "activation", "passing") and len(later) == 1 and later[0] in gating
-        if multiplies or leads:
+        scales = bool(later) and scaling.issuperset(later)
+        if _multiplies(event) or (scales and moves(event)):
+            scaling.add(event)
+        computes = event.role in ("producer", "activation") or moves(event)
+        leads = computes and len(later) == 1 and later[0] in gating
+        if (event.role == "activation" and scales) or leads:
             gating.add(event)
     return frozenset(gating)
 
@@ -234,20 +221,9 @@ def label(event: Event) -> str:
     return f"the function {event.name} in the forward of {event.path or 'the model'}"
 
 
-def is_recurrent(event: Event) -> bool:
-    """Whether an event is the call of a recurrent layer of torch's."""
-    return isinstance(event.module, RECURRENT)
-
-
 def _multiplies(event: Event) -> bool:
     signals = {source for source in event.sources if source.kind != "parameter"}
     return event.name == "mul" and len(signals) > 1
-
-
-def _spatial(producer: Event) -> int:
-    """How many dimensions a convolution's result has beside batch and channels."""
-    name: Any = producer.name
-    return int(next(digit for digit in name if digit in "123"))
 
 
 def _has_weights(event: Event) -> bool:

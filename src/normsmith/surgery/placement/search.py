@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from normsmith.anatomy.graph import Event, Graph
+from normsmith.anatomy.graph import Event, Graph, is_recurrent
+from normsmith.anatomy.passing import effective_consumers, effective_source, norm_after, norm_before
 from normsmith.anatomy.remark import Refusal, Remark
-from normsmith.anatomy.residual import effective_consumers, effective_source, identity_skips
+from normsmith.anatomy.residual import branch_ends, identity_skips
 from normsmith.anatomy.select import Only, selected
-from normsmith.surgery.placement.places import Place, Places, gates, hidden_events, is_recurrent, label
+from normsmith.surgery.placement.places import Place, Places, gates, hidden_events, label
 
 _R = TypeVar("_R", bound=Remark)
 
@@ -89,9 +90,9 @@ class Search:
                 "it, or where='after' to normalise what it puts out",
             )
             return
-        top = effective_source(source)
-        if top.role == "norm":
-            yield Refusal(event.path, f"{label(top)} is before it already; strip the norms first")
+        top, norm = effective_source(source), norm_before(source)
+        if norm is not None:
+            yield Refusal(event.path, f"{label(norm)} is before it already; strip the norms first")
         elif top.role == "add" and not self._is_used_on_the_way(source, top):
             yield from self._at_branches(event, top)
         else:
@@ -99,45 +100,67 @@ class Search:
 
     def _at_branches(self, event: Event, add: Event) -> Iterator[Place | Refusal]:
         """The places at the ends of the branches that an addition closes: x + norm(f(x))."""
-        tops = [effective_source(source) for source in add.sources]
-        norm = next((top for top in tops if top.role == "norm"), None)
+        ends = dict(self._ends(add))
+        norm = next((norm for end in ends if (norm := norm_before(end)) is not None), None)
         if norm is not None:
             reason = f"{label(norm)} is before it already, in a branch of the addition; strip the norms first"
             yield Refusal(event.path, reason)
             return
-        ends = [s for s, top in zip(add.sources, tops, strict=True) if top.role == "producer"]
-        for end in ends:
+        layers = [end for end in ends if effective_source(end).role == "producer"]
+        for end in layers:
             why = f"{label(effective_source(end))} ends a branch of a residual block: x + norm(f(x))"
-            yield self.between(end, add, why)
-        if not ends:
+            yield self.between(end, ends[end], why)
+        if not layers:
             yield self.between(event.sources[0], event, "after an addition: norm(x + f(x))")
+
+    def _ends(self, add: Event) -> Iterator[tuple[Event, Event]]:
+        """The ends of the branches of a sum of two or more, each with the addition that takes it."""
+        for end in branch_ends(self.places_of.graph, add):
+            top = effective_source(end)
+            if top.role == "add" and not self._is_used_on_the_way(end, top):
+                yield from self._ends(top)
+            else:
+                yield end, add
 
     def after(self, event: Event) -> Iterator[Place | Refusal]:
         """The places for norms of an activation's output, or why there are none."""
-        norm = next((e for e in effective_consumers(self.places_of.graph, event) if e.role == "norm"), None)
+        graph = self.places_of.graph
+        norm = norm_after(graph, event)
         if norm is not None:
             yield Refusal(event.path, f"{label(norm)} is after it already; strip the norms first")
             return
-        skips = identity_skips(self.places_of.graph, event)
-        consumers = [e for e in self.places_of.graph.consumers(event) if not skips & {e, *self._passed_on(e)}]
+        skips = identity_skips(graph, event)
         if not skips:
             place = self._right_after(event)
-            if isinstance(place, Place) or not consumers:
+            if isinstance(place, Place) or not graph.consumers(event):
                 yield place
                 return
         begins = "it begins the branch of a residual block: x + f(norm(x))"
-        why = begins if skips else _after(self.places_of, event)
-        for consumer in consumers:
-            yield self.places_of.before(consumer, event, why)
+        results = list(self._before_each(event, skips, begins if skips else _after(self.places_of, event)))
+        yield from results or [Refusal(event.path, f"what {label(event)} puts out goes to additions alone")]
+
+    def _before_each(self, event: Event, skips: frozenset[Event], why: str) -> Iterator[Place | Refusal]:
+        """A place before each call that takes an event's result, those left out that are skips or only lead to them."""
+        graph = self.places_of.graph
+        for consumer in graph.consumers(event):
+            if consumer in skips:
+                continue
+            leads_to_skip = consumer.keeps_channels and not skips.isdisjoint(
+                effective_consumers(graph, consumer)
+            )
+            splits = (
+                consumer.keeps_channels and consumer.kind == "function" and graph.is_used_elsewhere(consumer)
+            )
+            if leads_to_skip or (splits and not graph.is_output(consumer)):
+                yield from self._before_each(consumer, skips, why)
+            else:
+                yield self.places_of.before(consumer, event, why)
 
     def _right_after(self, event: Event) -> Place | Refusal:
         why = _after(self.places_of, event)
         consumers = self.places_of.graph.consumers(event)
         identity = self.places_of.replacing(consumers[0], why) if len(consumers) == 1 else None
         return identity or self.places_of.after(event, why)
-
-    def _passed_on(self, event: Event) -> Iterable[Event]:
-        return effective_consumers(self.places_of.graph, event) if event.role == "passing" else ()
 
     def between(self, source: Event, event: Event, why: str) -> Place | Refusal:
         """A place between two events: an identity's, among the children of a Sequential, or on one of the two."""
@@ -161,7 +184,7 @@ class Search:
     def _identity(self, source: Event, why: str) -> Place | None:
         """The place of an identity above an event, of several the one nearest to the layer."""
         nearest = None
-        while source.role == "passing" and len(source.sources) == 1:
+        while source.keeps_channels:
             nearest = self.places_of.replacing(source, why) or nearest
             source = source.sources[0]
             if self.places_of.graph.is_used_elsewhere(source):
