@@ -3,7 +3,8 @@
 Which file answers which question:
 
 - How do data flow through a model? `trace` tells, `trace_by_running` with a batch and `trace_by_symbols` without; the
-  answer is a `graph` of `events`, and `residual` finds the residual blocks in it.
+  answer is a `graph` of `events`, and `residual` finds the residual blocks in it. `passing` looks beyond what passes a
+  result on, such as dropout or a `pooling`.
 - What is a module? `kinds` tells producers, norms and activations; `batch_norms` says what a batch norm consists of,
   `read_batch_norm` reads one, `other_libraries` and `renorm_of_others` those that neither torch nor normsmith wrote;
   `behaviour` tries what a layer of an unknown class does; `hooks` recognises norms that hooks apply; `describe` puts a

@@ -56,7 +56,10 @@ def place(
     bias goes away gets a bias of zeros; one before which a batch norm comes loses its redundant one.
 
     Norms that are on that side already, or have no activation beside them, stay. What would have to cross an addition
-    (the end of a residual branch, x + norm(f(x))) is refused, with all else that cannot be done.
+    (the end of a residual branch, x + norm(f(x))) is refused, with all else that cannot be done: where others take what
+    the norm would change, be it through an identity, dropout, pooling or reshape, and where a norm is there already.
+    After an activation that is a function, the norm comes before the layer that takes its result, through poolings too;
+    a batch norm of images takes what `x.mean((2, 3))` leaves as images of one position.
 
     Args:
         where: "before" or "after" the activation.
