@@ -8,6 +8,7 @@ from torch import nn
 
 from normsmith._torch import TorchBatchNorm
 from normsmith.anatomy.kinds import channels, is_producer
+from normsmith.anatomy.linear_layers import read_linear
 from normsmith.layers.statistics import StatisticsBase
 
 
@@ -30,9 +31,11 @@ def describe_layer(layer: Any) -> str:
     ('nn.BatchNorm2d(8)', 'Conv2d(3, 8)')
     """
     kind = type(layer).__name__
+    linear = read_linear(layer)
+    if linear is not None:
+        return f"{kind}({linear.inputs}, {linear.outputs})"
     if is_producer(layer):
-        inputs = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
-        return f"{kind}({inputs}, {channels(layer)})"
+        return f"{kind}({layer.in_channels}, {channels(layer)})"
     features = getattr(layer, "num_features", getattr(layer, "num_channels", None))
     if features is None:
         mean = getattr(layer, "running_mean", None)

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import nn
 
 from normsmith.anatomy.graph import Event
+from normsmith.anatomy.moves import Move
 from normsmith.anatomy.pooling import Pooling
 
 
@@ -30,6 +31,7 @@ class EventLog:
         reads_written: Iterable[Event] = (),
         shares: bool = False,
         pooling: Pooling | None = None,
+        move: Move | None = None,
     ) -> Event:
         """Make the next event; the arguments are those of `Event`."""
         event = Event(
@@ -44,6 +46,7 @@ class EventLog:
             tuple(reads_written),
             shares,
             pooling,
+            move,
         )
         self.events.append(event)
         return event

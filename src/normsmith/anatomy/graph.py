@@ -22,6 +22,7 @@ from normsmith.anatomy.kinds import (
     is_producer,
     is_sequential,
 )
+from normsmith.anatomy.moves import Move
 from normsmith.anatomy.pooling import Pooling
 
 _RECURRENT = (nn.LSTM, nn.GRU, nn.RNN)
@@ -43,6 +44,8 @@ class Event:
       they returned, as in `self.act(h); return self.layer(h)`.
     - `shares`: whether its result lies in the memory of an earlier one: a view, the same tensor, or one overwritten.
     - `pooling`: of a function such as `mean`, over which dimensions it goes.
+    - `move`: where a real forward was followed and the call only moved the numbers of its first source: the same
+      move, to be made of another tensor.
     """
 
     index: int
@@ -56,6 +59,7 @@ class Event:
     reads_written: tuple[Event, ...] = field(default=(), repr=False)
     shares: bool = field(default=False, repr=False)
     pooling: Pooling | None = None
+    move: Move | None = field(default=None, repr=False)
 
     @cached_property
     def role(self) -> Role:

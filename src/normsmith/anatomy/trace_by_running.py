@@ -19,6 +19,7 @@ from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.isolation import eager_forwards
 from normsmith.anatomy.kinds import is_in_place, is_opaque, plain_name
 from normsmith.anatomy.memory import Memory
+from normsmith.anatomy.moves import Move, move_of_function, move_of_module
 from normsmith.anatomy.pooling import pooling_of
 from normsmith.anatomy.preserve import preserved
 from normsmith.anatomy.storage import placed
@@ -145,7 +146,9 @@ class _Recorder(TorchFunctionMode):
         name = plain_name(getattr(func, "__name__", str(func)).partition(".")[0])
         if (tensors or written) and not (name == "get" and all(id(t) in self._own for t in tensors)):
             path = self._open[-1] if self._open else ""
-            self._note("function", path, name, self._taken((args, kwargs)), written, tensors)
+            taken, is_known = self._taken((args, kwargs)), bool(args) and id(args[0]) in self._memory
+            move = move_of_function(func, name, args, kwargs, result) if is_known else None
+            self._note("function", path, name, taken, written, tensors, move=move)
         return result
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -166,7 +169,8 @@ class _Recorder(TorchFunctionMode):
         if taken is not None:  # still inside: what follows are no calls of the model's
             written = _written(output, taken.arguments, taken.versions, declared=is_in_place(module))
             output = self._apart(output, taken.versions)
-            self._note("module", path, type(module).__name__, taken, written, list(flat(output)), module)
+            move, tensors = move_of_module(module, output), list(flat(output))
+            self._note("module", path, type(module).__name__, taken, written, tensors, module, move)
         self._inside_opaque -= 1
         return output
 
@@ -179,6 +183,7 @@ class _Recorder(TorchFunctionMode):
         written: list[Tensor],
         tensors: list[Tensor],
         module: nn.Module | None = None,
+        move: Move | None = None,
     ) -> None:
         """Make an event of a call that took, wrote and returned some tensors."""
         places = [placed(tensor) for tensor in tensors]
@@ -195,6 +200,7 @@ class _Recorder(TorchFunctionMode):
             reads_written=taken.written,
             shares=any(self._memory.has(block) for block, _ in places),
             pooling=pooling_of(name, *taken.arguments) if module is None else None,
+            move=move,
         )
         self._memory.write(keys, event)
         for tensor, (block, part) in zip(tensors, places, strict=True):

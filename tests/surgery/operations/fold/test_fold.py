@@ -21,7 +21,7 @@ from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Plan, fold, fold_pairs
 
 EXACT = {torch.float32: 1e-5, torch.float64: 1e-12}
-REFUSING = {"shared norm", "used twice", "conditional", "hooked", "parametrized", "old weight norm", "tied"}
+REFUSING = {"shared norm", "conditional", "hooked", "parametrized", "old weight norm", "tied"}
 
 
 def difference(plan: Plan, batch: Any, *, partial: bool = False) -> float:
@@ -339,7 +339,7 @@ def _by_the_batch(how: str) -> nn.Module:
         (_by_the_batch("pinned"), "frozen to the statistics of the batch"),
         (nn.Sequential(parametrizations.orthogonal(nn.Linear(4, 4)), nn.BatchNorm1d(4)), "parametriz"),
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.AvgPool2d(2), nn.BatchNorm2d(4)), "stands between 1"),
-        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.BatchNorm1d(16)), "stands between 1"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.BatchNorm1d(16)), "1 (Flatten) moves channels"),
     ],
 )
 def test_what_is_not_exact_says_why(model: nn.Module, reason: str) -> None:
@@ -382,10 +382,10 @@ def test_parts_of_quantisation_are_refused() -> None:
     assert "part of ConvBn2d" in reasons(model)["0.1"]
 
 
-def test_a_layer_called_twice_is_refused() -> None:
+def test_a_layer_that_is_called_without_the_norm_too_is_refused() -> None:
     conv = nn.Conv2d(4, 4, 3)
     model = nn.Sequential(conv, nn.BatchNorm2d(4), nn.ReLU(), conv)
-    assert reasons(model) == {"1": "0 is used at 2 places of a forward, and all of them would change"}
+    assert "0 is called 2 times in a forward, of which 1" in reasons(model)["1"]
 
 
 def test_only_what_is_selected() -> None:
@@ -412,6 +412,20 @@ def test_pairs_that_are_none() -> None:
             fold_pairs(model, [row])
     assert "it has 4 channels, 2 has 5" in fold_pairs(model, [("1", "2", "before", None)]).refusals[0].reason
     assert "no plain linear" in fold_pairs(model, [("1", "1", "before", None)]).refusals[0].reason
+
+
+def test_pairs_with_several_channels_of_the_layer_for_one_of_the_norm() -> None:
+    model = lived_in(nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 4))).double()
+    assert fold(model, torch.randn(2, 3, 2, 2).double()).operation.arguments["pairs"] == [
+        ["0", "2", "before", None, 4]
+    ]
+    assert "it has 3 channels, 2 has 12" in fold_pairs(model, [("0", "2", "before", None)]).refusals[0].reason
+    assert "3 channels" in fold_pairs(model, [("0", "2", "before", None, 5)]).refusals[0].reason
+    for repeats in (0, -4, "4", True):
+        with pytest.raises(InputError, match="a number of repeats, got"):
+            fold_pairs(model, [("0", "2", "before", None, repeats)])
+    plan = fold_pairs(model, [("0", "2", "before", None, 4)])
+    assert difference(plan, torch.randn(2, 3, 2, 2).double()) < 1e-12
 
 
 def test_on_the_meta_device() -> None:

@@ -89,20 +89,24 @@ def test_a_norm_that_is_made_of_functions_is_one(kind):
 class Reshaped(nn.Module):
     """As LeViT: a linear layer's positions are flattened into the batch for the norm."""
 
-    def __init__(self, *, wrongly: bool = False) -> None:
+    def __init__(self, *, width: int = 6) -> None:
         super().__init__()
-        self.wrongly, self.linear, self.norm = wrongly, nn.Linear(4, 6), nn.BatchNorm1d(3 if wrongly else 6)
+        self.width, self.linear, self.norm = width, nn.Linear(4, 6), nn.BatchNorm1d(width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.linear(x)
-        if self.wrongly:
-            return self.norm(x.reshape(-1, 3))
+        if self.width != 6:
+            return self.norm(x.reshape(-1, self.width))
         return self.norm(x.flatten(0, 1)).reshape_as(x)
 
 
 def test_reshapes_that_leave_the_channels_are_followed():
     assert partners(Reshaped(), torch.randn(2, 5, 4)) == {"norm": ("linear", "after", None)}
-    found = partners(Reshaped(wrongly=True), torch.randn(2, 5, 4))
+
+
+def test_reshapes_that_split_the_channels_are_followed_as_far_as_each_stays_in_one():
+    assert partners(Reshaped(width=3), torch.randn(2, 5, 4)) == {"norm": ("linear", "after", None)}
+    found = partners(Reshaped(width=4), torch.randn(2, 5, 4))  # of 6 features every other row has other ones
     assert "its channels are not in the dimension in which linear has its own" in found["norm"]
 
 
@@ -180,9 +184,9 @@ def two_ways(net, x):
         (also_returned, "what conv (Conv2d) puts out is an output of the model too"),
         (weight_read, "the weights of conv are used outside of its own forward"),
         (statistics_read, "its tensors are used outside of its own forward"),
-        (called_twice, "conv is used at 2 places of a forward, and all of them would change"),
+        (called_twice, "conv is called 2 times in a forward, of which 1 send their results elsewhere"),
         (by_function, "the function conv2d is called as a function; make it a module"),
-        (norm_twice, "it is called 2 times in a forward"),
+        (norm_twice, "it stands between norm (BatchNorm2d) and norm (BatchNorm2d)"),
         (never, "this forward does not come by it"),
         (two_ways, "it stands between the model's input and conv (Conv2d) and the function add"),
     ],
@@ -256,5 +260,8 @@ def test_what_a_later_part_of_a_sequential_did_not_call_is_no_other_way():
     assert found["1"] == ("0", "after", None)
 
 
-def test_a_norm_of_a_block_that_is_called_twice():
-    assert reason(UsedTwice(), path="block.1") == "it is called 2 times in a forward"
+# Several calls.
+
+
+def test_a_block_that_is_called_twice():
+    assert partners(UsedTwice()) == {"block.1": ("block.0", "after", None)}

@@ -148,6 +148,13 @@ def test_half_precision_is_widened_before_anything_is_computed():
     close(found.shift, norm.bias.double() - norm.running_mean.double() * scale)
 
 
+def test_channels_of_a_norm_that_stand_for_several_of_the_layers():
+    norm = affine(2)
+    found = norm.repeated(3, 12)
+    assert torch.equal(found.scale, norm.scale[[0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1]])
+    assert torch.equal(found.shift, norm.shift[[0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1]])
+
+
 # What is stored.
 
 

@@ -18,7 +18,7 @@ from normsmith.anatomy.remark import Refusal
 from normsmith.anatomy.select import Only
 from normsmith.anatomy.trace import trace
 from normsmith.errors import InputError
-from normsmith.surgery.operations.fold.obstacles import Fold, Owners, foldable_norm, obstacle
+from normsmith.surgery.operations.fold.obstacles import Fold, Owners, foldable_norm, obstacle, width
 from normsmith.surgery.operations.fold.partners import Partners
 from normsmith.surgery.operations.fold.weights import Weights, affine_of
 from normsmith.surgery.plans.edits import Edit, ModuleEdit, ParameterEdit, RequireUnchanged
@@ -43,15 +43,18 @@ def fold(model: nn.Module, batch: Any = None, *, forward: Forward = call, only: 
         after:  γ·(W·x + b − μ)/σ + β = (s·W)·x + (s·b + t)        s = γ/σ, t = β − s·μ
         before:  W·(s·x + t) + b = (W·s)·x + (b + Σ W·t)            σ = sqrt(running_var + eps)
 
-    Evaluation gives the same outputs; training does not make sense afterwards. `nn.Linear` and (transposed)
-    convolutions take part, grouped ones too; of norms all that `convert` reads and that go by running
-    statistics. The weights are computed in float64 and kept in their dtype; where there is no bias, there is one
+    Evaluation gives the same outputs; training does not make sense afterwards. Linear layers and (transposed)
+    convolutions take part, grouped ones too, and linear layers of others that a probe shows to be linear; of norms
+    all that `convert` reads and that go by running statistics. Between the two may be what only moves numbers
+    (flatten, view, transpose, a slice), for which a batch is needed: each channel's scale is repeated over its
+    positions. The weights are computed in float64 and kept in their dtype; where there is no bias, there is one
     then. In the norm's place stands an `nn.Identity`, or its activation where they were one layer, so that all
     paths stay; the norm's keys leave the state dict.
 
-    Refused, with the reason, is what would not be exact: weights that something else uses too (a layer that is
-    called twice, tied weights, parametrizations), an output that goes elsewhere as well, zero padding between a
-    norm that shifts and its convolution, hooks that see what goes between the two, data that may go other ways.
+    Refused, with the reason, is what would not be exact: weights that something else uses too (a layer of whose
+    calls some have another norm or none, tied weights, parametrizations), an output that goes elsewhere as well, zero
+    padding between a norm that shifts and its convolution, hooks that see what goes between the two, data that may go
+    other ways.
 
     Args:
         batch: without one the model is followed by symbols (torch.fx), which dynamic code does not allow; with
@@ -88,7 +91,8 @@ def fold_pairs(
     Args:
         pairs: (path of the norm, path of the layer, "after" or "before", dimensions): the norm comes after or before
             the layer; in the order of the forward. `dimensions`: how many the norm's input must have, or None where
-            that is known to be right.
+            that is known to be right. A fifth part, where the layer has other channels than the norm: how many of
+            them in a row are one of the norm's (49 for maps of 7 by 7 that are flattened for a linear layer).
         refused: paths of norms that are not folded, and why.
 
     Raises:
@@ -113,9 +117,7 @@ def find_pairs(model: nn.Module, batch: Any, forward: Forward, only: Only) -> De
     partners = Partners(trace(model, batch, forward=forward), owners).find(chosen).values()
     folds = [partner for partner in partners if isinstance(partner, Fold)]
     return {
-        "pairs": [
-            [owners.path(fold.norm), owners.path(fold.producer), fold.side, fold.dimensions] for fold in folds
-        ],
+        "pairs": [_as_row(fold, owners) for fold in folds],
         "refusals": [asdict(partner) for partner in partners if isinstance(partner, Refusal)],
     }
 
@@ -192,20 +194,35 @@ class FoldedNorm(nn.Identity):
         return f"dimensions={self.dimensions}"
 
 
+def _as_row(fold: Fold, owners: Owners) -> list[Any]:
+    row = [owners.path(fold.norm), owners.path(fold.producer), fold.side, fold.dimensions]
+    return row if fold.repeats is None else [*row, fold.repeats]
+
+
 def _as_fold(row: Sequence[Any], owners: Owners) -> Fold:
-    modules = owners.modules
-    if len(row) != 4 or row[0] not in modules or row[1] not in modules or row[2] not in ("after", "before"):
+    modules, repeats = owners.modules, row[4] if len(row) == 5 else None
+    if (
+        len(row) not in (4, 5)
+        or row[0] not in modules
+        or row[1] not in modules
+        or row[2] not in ("after", "before")
+        or not (repeats is None or (type(repeats) is int and repeats > 0))
+    ):
         raise InputError(
-            f"pairs: expected (path of a norm, path of a layer, 'after' or 'before', dimensions or None), got {row!r}"
+            "pairs: expected (path of a norm, path of a layer, 'after' or 'before', dimensions or None) and perhaps "
+            f"a number of repeats, got {row!r}"
         )
     side: Literal["after", "before"] = row[2]
-    return Fold(modules[row[0]], modules[row[1]], side, row[3])
+    return Fold(modules[row[0]], modules[row[1]], side, row[3], repeats)
 
 
 def _folded(producer: nn.Module, rows: Sequence[tuple[Fold, BatchNorm]]) -> tuple[nn.Parameter, nn.Parameter]:
     weights = Weights.of(producer)
     for fold, norm in rows:
-        (weights.fold_after if fold.side == "after" else weights.fold_before)(affine_of(norm))
+        affine = affine_of(norm)
+        if fold.repeats is not None:
+            affine = affine.repeated(fold.repeats, width(producer, fold.side))
+        (weights.fold_after if fold.side == "after" else weights.fold_before)(affine)
     return weights.stored()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -19,7 +19,8 @@ from normsmith._torch import (
     parameters_of,
 )
 from normsmith.anatomy.batch_norms import BatchNorm
-from normsmith.anatomy.kinds import channels, is_prepared, is_producer
+from normsmith.anatomy.kinds import is_prepared, is_producer
+from normsmith.anatomy.linear_layers import read_linear
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.read_batch_norm import read_batch_norm
 from normsmith.anatomy.remark import Refusal
@@ -32,13 +33,16 @@ _HooksOf = Callable[[nn.Module], Mapping[int, Any]]
 class Fold:
     """A norm that comes `after` or `before` the producer that is to do its work.
 
-    `dimensions`: how many the norm's input must have for that, where the trace does not tell how many it has.
+    - `dimensions`: how many the norm's input must have for that, where the trace does not tell how many it has.
+    - `repeats`: where the producer's channels are others than the norm's, how many of them in a row are one of the
+      norm's: channel i of the producer is its channel i // repeats, counted from 0 again after its last one.
     """
 
     norm: nn.Module
     producer: nn.Module
     side: Literal["after", "before"]
     dimensions: int | None = None
+    repeats: int | None = None
 
 
 class Owners:
@@ -90,16 +94,14 @@ def foldable_norm(module: nn.Module, locations: Locations) -> BatchNorm | Refusa
 def obstacle(fold: Fold, norm: BatchNorm, owners: Owners, between: Iterable[nn.Module] = ()) -> str | None:
     """What about a producer, and about hooks around the two, is against a fold."""
     producer, path = fold.producer, owners.path(fold.producer)
-    if not is_producer(producer):
+    if not is_producer(producer) and read_linear(producer) is None:
         return f"{path} is no plain linear layer or convolution"
     own = next(_own_obstacles(producer, path, owners.holders), None)
     if own is not None:
         return own
-    layer: Any = producer
-    inputs = layer.in_features if isinstance(producer, nn.Linear) else layer.in_channels
-    width = channels(producer) if fold.side == "after" else inputs
-    if width != norm.features:
-        return f"it has {norm.features} channels, {path} has {width}"
+    wide, narrow = width(producer, fold.side), norm.features * (fold.repeats or 1)
+    if wide % narrow if fold.repeats else wide != narrow:
+        return f"it has {norm.features} channels, {path} has {wide}"
     hooked = _hooked(fold, owners, between)
     if hooked is not None:
         return hooked
@@ -111,6 +113,14 @@ def obstacle(fold: Fold, norm: BatchNorm, owners: Owners, between: Iterable[nn.M
                 "reach, and a bias would"
             )
     return None
+
+
+def width(producer: nn.Module, side: Literal["after", "before"]) -> int:
+    """How many channels a producer has on the side on which a norm is: of its results, or of its inputs."""
+    linear, layer = read_linear(producer), cast(Any, producer)
+    if linear is not None:
+        return linear.outputs if side == "after" else linear.inputs
+    return int(layer.out_channels if side == "after" else layer.in_channels)
 
 
 def _own_obstacles(producer: nn.Module, path: str, holders: Counter[int]) -> Iterator[str]:
@@ -150,7 +160,7 @@ def _hooked(fold: Fold, owners: Owners, between: Iterable[nn.Module]) -> str | N
 def _has_border(producer: nn.Module) -> bool:
     """Whether some outputs are made of fewer inputs than others."""
     layer: Any = producer
-    if isinstance(producer, nn.Linear):
+    if read_linear(producer) is not None:
         return False
     if isinstance(producer, ConvTranspose):
         return any(size > 1 for size in (*layer.kernel_size, *layer.stride)) or any(layer.output_padding)

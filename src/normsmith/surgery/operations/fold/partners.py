@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -10,23 +10,29 @@ from typing import Literal
 from torch import nn
 
 from normsmith._torch import Dropout, buffers_of, children_of, parameters_of
+from normsmith.anatomy.aliasing import overwritten_after
 from normsmith.anatomy.batch_norms import BatchNorm
 from normsmith.anatomy.graph import Event, Graph
-from normsmith.anatomy.kinds import RESHAPING_FUNCTIONS, is_sequential
+from normsmith.anatomy.kinds import is_sequential
+from normsmith.anatomy.linear_layers import read_linear
+from normsmith.anatomy.moves import moves_by_name
 from normsmith.anatomy.remark import Refusal
-from normsmith.surgery.operations.fold.obstacles import Fold, Owners, foldable_norm, obstacle
+from normsmith.surgery.operations.fold.calls import Call, Calls
+from normsmith.surgery.operations.fold.layout import keeps_the_batch_apart, repeats_between
+from normsmith.surgery.operations.fold.obstacles import Fold, Owners, foldable_norm, obstacle, width
 
 _SAME_VALUES = {"contiguous", "clone", "detach"}
 _SHAPE_READERS = {"reshape_as", "view_as", "expand_as", "type_as"}
+_Side = Literal["after", "before"]
 
 
 @dataclass(frozen=True)
-class _Calls:
-    """What a norm consists of in a forward: the event it takes, its own calls, and the last of them."""
+class _Way:
+    """How a call of a norm and one of a producer are connected: the events between the two, in their order."""
 
-    entry: Event
-    inner: frozenset[Event]
-    end: Event
+    norm: Call
+    between: tuple[Event, ...]
+    producer: Call
 
 
 @dataclass(frozen=True)
@@ -42,20 +48,21 @@ class Partners:
 
     def __init__(self, graph: Graph, owners: Owners) -> None:
         self._graph, self._owners = graph, owners
+        self._calls = Calls(graph, owners)
         self._folded: set[Event] = set()
 
     def find(self, norms: Iterable[nn.Module]) -> dict[nn.Module, Fold | Refusal]:
         """For each norm how to fold it, or the reason why it cannot be."""
-        calls = {norm: self._calls(norm) for norm in norms}
+        calls = {norm: self._calls.of(norm) for norm in norms}
 
         def position(norm: nn.Module) -> int:
             its = calls[norm]
-            return -1 if isinstance(its, Refusal) else its.end.index
+            return -1 if isinstance(its, Refusal) else its[0].end.index
 
         partners = {norm: self._one(norm, calls[norm]) for norm in sorted(calls, key=position)}
         return {norm: partners[norm] for norm in calls}
 
-    def _one(self, module: nn.Module, calls: _Calls | Refusal) -> Fold | Refusal:
+    def _one(self, module: nn.Module, calls: tuple[Call, ...] | Refusal) -> Fold | Refusal:
         norm = foldable_norm(module, self._owners.locations)
         if isinstance(norm, Refusal):
             return norm
@@ -66,124 +73,146 @@ class Partners:
             against, fold = fold, self._before(norm, calls)
             if isinstance(fold, _Obstacle):
                 return Refusal(self._owners.path(module), _together(against, fold))
-        if norm.activation is None and len(calls.inner) == 1:
-            self._folded.add(calls.end)
+        if norm.activation is None and len(calls[0].inner) == 1:
+            self._folded |= {call.end for call in calls}
         return fold
 
-    def _calls(self, norm: nn.Module) -> _Calls | Refusal:
-        path, number = self._owners.path(norm), self._graph.calls.get(norm, 0)
-        if number == 0:
-            return Refusal(path, "this forward does not come by it")
-        if number > 1:
-            return Refusal(path, f"it is called {number} times in a forward")
-        own = self._graph.of(norm) or self._functions.get(path, ())
-        inner = frozenset(own)
-        sources = {s for e in inner for s in e.sources if s not in inner and s.kind != "parameter"}
-        ends = [e for e in own if self._graph.is_output(e) or set(self._graph.consumers(e)) - inner]
-        if len(sources) != 1 or len(ends) > 1:
-            reason = (
-                f"it is called with {len(sources)} tensors (beside its input a mask, weights or a residual)"
-            )
-            return Refusal(path, reason)
-        if any(set(self._graph.consumers(parameter)) - inner for parameter in self._read(norm)):
-            return Refusal(path, "its tensors are used outside of its own forward")
-        return _Calls(next(iter(sources)), inner, ends[0] if ends else own[-1])
-
-    @cached_property
-    def _functions(self) -> dict[str, tuple[Event, ...]]:
-        by_path: dict[str, tuple[Event, ...]] = {}
-        for event in self._graph.events:
-            if event.kind == "function":
-                by_path[event.path] = (*by_path.get(event.path, ()), event)
-        return by_path
-
-    @cached_property
-    def _used(self) -> dict[str, Event]:
-        return {event.path: event for event in self._graph.events if event.kind == "parameter"}
-
-    def _read(self, module: nn.Module) -> list[Event]:
-        """Tensors of a module that functions use."""
-        names = [*parameters_of(module), *buffers_of(module)]
-        paths = [f"{path}.{name}" for path in self._owners.locations.paths[module] for name in names]
-        return [self._used[path] for path in paths if path in self._used]
-
-    def _after(self, norm: BatchNorm, calls: _Calls) -> Fold | _Obstacle:
-        """Into the producer whose output is the norm's input and goes nowhere else."""
-        event, consumers, between = calls.entry, calls.inner, list[Event]()
-        while True:
-            is_producer = event.role == "producer"
-            if not (is_producer or self._passes(event)):
-                return _Obstacle(stops_at=_label(event))
-            others = [consumer for consumer in self._consumers_of(event) if consumer not in consumers]
+    def _after(self, norm: BatchNorm, calls: Sequence[Call]) -> Fold | _Obstacle:
+        """Into the producer whose results are the norm's inputs and go nowhere else."""
+        ways: list[_Way] = []
+        for call in calls:
+            way = self._way_back(call)
+            if isinstance(way, _Obstacle):
+                return way
+            ways.append(way)
+        on_the_way = [event for way in ways for event in (*reversed(way.between), way.producer.end)]
+        known = {event for call in calls for event in call.inner} | set(on_the_way)
+        for event in on_the_way:
+            others = [consumer for consumer in self._consumers_of(event) if consumer not in known]
             if others:
                 return _Obstacle(f"{_label(others[0])} takes what {_label(event)} puts out as well")
             if self._graph.is_output(event):
                 return _Obstacle(f"what {_label(event)} puts out is an output of the model too")
-            if is_producer:
-                return self._fold(norm, calls, event, between, "after")
-            between.append(event)
-            event, consumers = event.sources[0], frozenset({event})
+        return self._fold(norm, ways, "after")
 
-    def _before(self, norm: BatchNorm, calls: _Calls) -> Fold | _Obstacle:
-        """Into the producer that alone takes the norm's output."""
+    def _way_back(self, call: Call) -> _Way | _Obstacle:
+        event, between = call.entry, list[Event]()
+        against = next(filter(None, map(_reads_written, call.inner)), None)
+        while True:
+            producer = self._calls.producer(event)
+            if producer is not None and producer.end is event:
+                return _Way(call, tuple(reversed(between)), producer)
+            if not self._passes(event):
+                return self._stopped(event)
+            if against is not None:
+                return against
+            between.append(event)
+            against, event = _reads_written(event), event.sources[0]
+
+    def _before(self, norm: BatchNorm, calls: Sequence[Call]) -> Fold | _Obstacle:
+        """Into the producer that alone takes the norm's results."""
         if norm.activation is not None:
             return _Obstacle(stops_at=f"its own activation, {norm.activation}")
-        event, between = calls.end, list[Event]()
-        while True:
-            consumers = self._consumers_of(event)
-            if self._graph.is_output(event):
-                return _Obstacle(stops_at="the model's output")
-            if len(consumers) != 1:
-                return _Obstacle(stops_at=" and ".join(map(_label, consumers)) or "nothing")
-            if consumers[0].role == "producer":
-                return self._fold(norm, calls, consumers[0], between, "before")
-            if not self._passes(consumers[0]):
-                return _Obstacle(stops_at=_label(consumers[0]))
-            event = consumers[0]
-            between.append(event)
+        ways: list[_Way] = []
+        for call in calls:
+            writer = overwritten_after(self._graph, call.entry, call.end)
+            if writer is not None:
+                return _Obstacle(f"{_label(writer)} overwrites in place what it takes")
+            ahead = self._ways_ahead(call, call.end, ())
+            if isinstance(ahead, _Obstacle):
+                return ahead
+            ways += ahead
+        return self._fold(norm, ways, "before")
 
-    def _fold(
-        self,
-        norm: BatchNorm,
-        calls: _Calls,
-        event: Event,
-        between: list[Event],
-        side: Literal["after", "before"],
-    ) -> Fold | _Obstacle:
-        """The fold into the producer called at `event`, or what is against it."""
-        producer = event.module
-        if producer is None:
-            return _Obstacle(f"{_label(event)} is called as a function; make it a module")
-        known = calls.entry.shape is not None or norm.dimensions in (2, 3)
-        fold = Fold(norm.module, producer, side, None if known else _dimensions(producer))
-        path, number = self._owners.path(producer), self._graph.calls.get(producer, 0)
-        if number != 1:
-            return _Obstacle(f"{path} is used at {number} places of a forward, and all of them would change")
-        if not self._fits(norm, calls, event, between, side):
-            return _Obstacle(f"its channels are not in the dimension in which {path} has its own")
-        reason = obstacle(fold, norm, self._owners, [e.module for e in between if e.module is not None])
-        if reason is None and self._read(producer):
+    def _ways_ahead(self, call: Call, event: Event, between: tuple[Event, ...]) -> list[_Way] | _Obstacle:
+        """The ways to all calls that take the results of a norm, all of producers."""
+        if self._graph.is_output(event):
+            return _Obstacle(stops_at="the model's output")
+        consumers, ways = self._consumers_of(event), list[_Way]()
+        if not consumers:
+            return _Obstacle(stops_at="nothing")
+        for consumer in consumers:
+            against = _reads_written(consumer)
+            if against is not None:
+                return against
+            producer = self._calls.producer(consumer)
+            if producer is not None:
+                ways.append(_Way(call, between, producer))
+                continue
+            if not self._passes(consumer):
+                several = _Obstacle(stops_at=" and ".join(map(_label, consumers)))
+                return several if len(consumers) > 1 else self._stopped(consumer)
+            ahead = self._ways_ahead(call, consumer, (*between, consumer))
+            if isinstance(ahead, _Obstacle):
+                return ahead
+            ways += ahead
+        return ways
+
+    def _stopped(self, event: Event) -> _Obstacle:
+        """That something stands in a producer's place."""
+        label = _label(event)
+        if event.role == "producer" and event.module is None:
+            return _Obstacle(f"{label} is called as a function; make it a module")
+        if event.shape is None and moves_by_name(event.name, event.module):
+            return _Obstacle(
+                f"{label} moves channels by a shape that is not known without data; give a batch"
+            )
+        return _Obstacle(stops_at=label)
+
+    def _fold(self, norm: BatchNorm, ways: Sequence[_Way], side: _Side) -> Fold | _Obstacle:
+        """The fold into the producer that all ways lead to, or what is against it."""
+        producer, *others = dict.fromkeys(way.producer.module for way in ways)
+        path = self._owners.path(producer)
+        if others:
+            names = " and ".join(self._owners.path(module) for module in (producer, *others))
+            return _Obstacle(
+                f"{names} stand beside it, and one alone would have to do its work for all calls"
+            )
+        number, seen = self._graph.calls.get(producer, 0), len({way.producer.end for way in ways})
+        if number != seen:
+            what = "send their results elsewhere" if side == "after" else "take something else"
+            return _Obstacle(f"{path} is called {number} times in a forward, of which {number - seen} {what}")
+        every = dict.fromkeys(self._repeats(norm, way, side) for way in ways)
+        repeats = next((result for result in every if isinstance(result, _Obstacle)), next(iter(every)))
+        if isinstance(repeats, _Obstacle):
+            return repeats
+        if len(every) > 1:
+            return _Obstacle(f"its channels are not the same ones of {path} in each call")
+        known = ways[0].norm.entry.shape is not None or norm.dimensions in (2, 3)
+        dimensions = None if known else _dimensions(producer)
+        same = repeats == 1 and (width(producer, side) == norm.features or not any(map(_moves, ways)))
+        fold = Fold(norm.module, producer, side, dimensions, None if same else repeats)
+        between = [event.module for way in ways for event in way.between if event.module is not None]
+        reason = obstacle(fold, norm, self._owners, between)
+        if reason is None and self._calls.uses_elsewhere(producer, [way.producer for way in ways]):
             reason = f"the weights of {path} are used outside of its own forward"
         reason = reason or self._left_out(norm.module, producer)
         return fold if reason is None else _Obstacle(reason)
 
-    def _fits(self, norm: BatchNorm, calls: _Calls, event: Event, between: list[Event], side: str) -> bool:
-        """Whether the norm's channels, in dimension 1, are those of the producer: last of a linear layer's."""
-        assert event.module is not None
-        expected, linear = _dimensions(event.module), isinstance(event.module, nn.Linear)
-        if calls.entry.shape is None:
-            return (
-                norm.dimensions is None
-                or norm.dimensions + 2 == expected
-                or (linear and norm.dimensions == 1)
+    def _repeats(self, norm: BatchNorm, way: _Way, side: _Side) -> int | _Obstacle:
+        """How many of the producer's channels in a row are one of the norm's, which are in dimension 1."""
+        producer = way.producer.module
+        path = self._owners.path(producer)
+        elsewhere = _Obstacle(f"its channels are not in the dimension in which {path} has its own")
+        expected, linear = _dimensions(producer), read_linear(producer) is not None
+        if way.norm.entry.shape is None:
+            fits = norm.dimensions is None or norm.dimensions + 2 == expected
+            return 1 if fits or (linear and norm.dimensions == 1) else elsewhere
+        first, last = (way.producer, way.norm) if side == "after" else (way.norm, way.producer)
+        shape, layer_shape = first.end.shape, (way.producer.end if side == "after" else last.entry).shape
+        if not shape or not layer_shape or not (linear or len(layer_shape) == expected):
+            return elsewhere
+        its = len(layer_shape) - 1 if linear else 1
+        moves = _moves(way)
+        if not moves and its == 1:
+            return 1
+        if shape[0] == 1 and not all(keeps_the_batch_apart(event, channels_last=linear) for event in moves):
+            return _Obstacle(
+                f"{_label(moves[0])} may mix the channels with the batch, which one sample does not show; give two"
             )
-        if side == "before":
-            shape, keeps = event.sources[0].shape, _keeps_leading
-        elif linear:
-            shape, keeps = calls.entry.shape, _keeps_last
-        else:
-            shape, keeps = event.shape, _keeps_leading
-        return shape is not None and len(shape) == expected and all(map(keeps, filter(_is_reshape, between)))
+        dimensions = (its, 1) if side == "after" else (1, its)
+        repeats = repeats_between(moves, shape, dimensions, width(producer, side), norm.features, side)
+        return elsewhere if repeats is None else repeats
 
     def _passes(self, event: Event) -> bool:
         """Whether it puts out, in evaluation, the numbers it takes."""
@@ -192,7 +221,7 @@ class Partners:
         if event in self._folded or isinstance(event.module, (nn.Identity, Dropout)):
             return True
         same = event.kind == "function" and event.name in _SAME_VALUES
-        return same or (_is_reshape(event) and event.shape is not None)
+        return same or event.move is not None
 
     def _consumers_of(self, event: Event) -> tuple[Event, ...]:
         """The calls that take the values of a result, not its shape alone."""
@@ -248,24 +277,20 @@ def _together(after: _Obstacle, before: _Obstacle) -> str:
     return "; ".join(reason for reason in (after.reason, before.reason) if reason)
 
 
+def _reads_written(event: Event) -> _Obstacle | None:
+    """That a call takes a tensor that another has overwritten, not what that one returned."""
+    if not event.reads_written:
+        return None
+    return _Obstacle(f"{_label(event)} reads what {_label(event.reads_written[0])} has overwritten in place")
+
+
+def _moves(way: _Way) -> list[Event]:
+    return [event for event in way.between if event.move is not None]
+
+
 def _dimensions(producer: nn.Module) -> int:
     """Of the input of a producer whose channels are where a norm's are."""
-    return 2 if isinstance(producer, nn.Linear) else 2 + len(producer.kernel_size)  # type: ignore[arg-type]
-
-
-def _is_reshape(event: Event) -> bool:
-    is_function = event.kind == "function" and event.name in RESHAPING_FUNCTIONS
-    return is_function or type(event.module) in (nn.Flatten, nn.Unflatten)
-
-
-def _keeps_last(event: Event) -> bool:
-    before, after = event.sources[0].shape, event.shape
-    return bool(before and after) and before[-1] == after[-1]  # type: ignore[index]
-
-
-def _keeps_leading(event: Event) -> bool:
-    before, after = event.sources[0].shape, event.shape
-    return before is not None and after is not None and before[:2] == after[:2] and len(after) > 1
+    return 2 if read_linear(producer) else 2 + len(producer.kernel_size)  # type: ignore[arg-type]
 
 
 def _label(event: Event) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from normsmith._torch import ConvTranspose
 from normsmith.anatomy.batch_norms import BatchNorm
 from normsmith.anatomy.float64 import in_float64
+from normsmith.anatomy.linear_layers import LinearLayer, read_linear
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,11 @@ class Affine:
 
     scale: Tensor
     shift: Tensor
+
+    def repeated(self, repeats: int, channels: int) -> Affine:
+        """For a layer of so many channels of which `repeats` in a row are one of the norm's, over and over."""
+        which = torch.arange(channels, device=self.scale.device) // repeats % len(self.scale)
+        return Affine(self.scale[which], self.shift[which])
 
 
 def affine_of(norm: BatchNorm) -> Affine:
@@ -36,19 +42,26 @@ def affine_of(norm: BatchNorm) -> Affine:
 
 @dataclass
 class Weights:
-    """The weight and bias of a producer, in float64, as norms are folded into it."""
+    """The weight and bias of a producer, in float64, as norms are folded into it.
+
+    A linear layer's weight is (outputs, inputs) here, also where the layer itself holds it transposed.
+    """
 
     producer: nn.Module
     weight: Tensor
     bias: Tensor
+    linear: LinearLayer | None = None
 
     @classmethod
     def of(cls, producer: nn.Module) -> Weights:
         layer: Any = producer
+        linear = read_linear(producer)
         weight = in_float64(layer.weight)
-        features = layer.out_features if isinstance(producer, nn.Linear) else layer.out_channels
+        if linear is not None and linear.is_transposed:
+            weight = weight.T
+        features = layer.out_channels if linear is None else linear.outputs
         bias = weight.new_zeros(features) if layer.bias is None else in_float64(layer.bias)
-        return cls(producer, weight, bias)
+        return cls(producer, weight, bias, linear)
 
     def fold_after(self, norm: Affine) -> None:
         """Fold a norm that comes after: W ← scale·W and b ← scale·b + shift, per output channel."""
@@ -69,7 +82,7 @@ class Weights:
             self.bias = self.bias + grouped.sum((1, 3)).flatten()
             self.weight = self.weight * _column(norm.scale, self.weight.dim())
             return
-        repeats = len(self.weight) // (1 if isinstance(producer, nn.Linear) else producer.groups)
+        repeats = len(self.weight) // (1 if self.linear else producer.groups)
         before = self.weight
         self._scale_second(norm.shift, repeats)
         self.bias = self.bias + self.weight.flatten(1).sum(1)
@@ -79,7 +92,8 @@ class Weights:
     def stored(self) -> tuple[nn.Parameter, nn.Parameter]:
         """New parameters of the layer's dtype, device, memory format and `requires_grad`."""
         old: Any = self.producer.weight
-        weight = torch.empty_like(old, requires_grad=False).copy_(self.weight)
+        new = self.weight.T if self.linear and self.linear.is_transposed else self.weight
+        weight = torch.empty_like(old, requires_grad=False).copy_(new)
         bias = self.bias.to(device=old.device, dtype=old.dtype)
         old_bias: Any = self.producer.bias
         trains = old.requires_grad if old_bias is None else old_bias.requires_grad
