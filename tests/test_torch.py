@@ -271,6 +271,21 @@ def test_batched_gradients_are_told_from_single_ones() -> None:
     assert seen == [False, True]
 
 
+def test_a_buffer_that_functionalize_was_not_given_takes_what_it_computes() -> None:
+    buffer = torch.zeros(3)
+
+    def forward(x: Tensor) -> Tensor:
+        own = x * 2
+        assert _torch.for_captured(own, own) is own
+        buffer.copy_(_torch.for_captured(buffer, own))
+        return own
+
+    x = torch.arange(3.0)
+    assert torch.equal(torch.func.functionalize(forward)(x), 2 * x)
+    assert torch.equal(buffer, 2 * x)
+    assert _torch.for_captured(buffer, x) is x
+
+
 def test_torch_functions_are_called_neither_of_modes_nor_of_subclasses_in_the_block() -> None:
     class Mode(torch.overrides.TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -235,9 +235,16 @@ def is_exporting() -> bool:
 
 def is_traced_or_transformed() -> bool:
     """Whether `torch.jit.trace` is recording, or `is_transformed`. Needs `torch._C._get_tracing_state` beside that."""
-    if torch._C._get_tracing_state() is not None or torch._C._are_functorch_transforms_active():
-        return True
-    return torch.autograd.forward_ad._current_level >= 0
+    transformed = torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    return transformed or torch._C._get_tracing_state() is not None
+
+
+def for_captured(buffer: Tensor, value: Tensor) -> Tensor:
+    """What to write into a buffer that `torch.func.functionalize` was not given. Needs `_is_functional_tensor`."""
+    if not torch._is_functional_tensor(value) or torch._is_functional_tensor(buffer):
+        return value
+    torch._sync(value)  # type: ignore[attr-defined, no-untyped-call]
+    return torch._from_functional_tensor(value)
 
 
 def is_batched_gradient(tensor: Tensor) -> bool:
@@ -249,10 +256,7 @@ def is_batched_gradient(tensor: Tensor) -> bool:
 
 
 def without_torch_functions() -> AbstractContextManager[Any]:
-    """A block in which no `__torch_function__` is called, neither of a mode nor of a subclass.
-
-    Needs `torch._C.DisableTorchFunction`; `torch._C.DisableTorchFunctionSubclass` leaves modes alone.
-    """
+    """A block without `__torch_function__`, of modes and of subclasses. Needs `torch._C.DisableTorchFunction`."""
     return torch._C.DisableTorchFunction()
 
 
@@ -267,13 +271,11 @@ def version_of(tensor: Tensor) -> int:
 
 # Backward passes and activation checkpointing.
 
-
 backward_number: Callable[[], int] = torch._C._current_graph_task_id
 """The number of the backward that calls this code; −1 where none does.
 
 Needs `torch._C._current_graph_task_id`. Without it, a recomputed forward would move running statistics twice.
 """
-
 
 _top_hooks: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from normsmith.anatomy.hooks import After, Before, attached_norms, call_with_attached_norms, is_attached
+from normsmith.errors import InputError
 
 
 def attach(host: nn.Module, hook: After | Before, norm: nn.Module) -> nn.Module:
@@ -129,3 +130,18 @@ def test_a_norm_of_images_takes_vectors_too(channels_last):
     x = torch.randn(5, 7, 3) if channels_last else torch.randn(5, 3)
     expected = (x - x.reshape(-1, 3).mean(0)) / (x.reshape(-1, 3).var(0, correction=0) + norm.eps).sqrt()
     torch.testing.assert_close(host(x), expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_torch_script_cannot_compile_it_and_says_what_to_do():
+    layer = nn.Linear(2, 2)
+    layer.norm = nn.LayerNorm(2)
+    hook = After("norm", channels_last=True)
+    layer.register_forward_hook(hook)
+    with pytest.raises(InputError, match=r"norm is attached to a layer by a hook.*fold .*torch.jit.trace"):
+        torch.jit.script(nn.Sequential(layer).eval())
+    assert not hasattr(hook, "__name__")
+    with pytest.raises(AttributeError, match="'After' object has no attribute 'other'"):
+        hook.other  # noqa: B018
+    x = torch.randn(3, 2)
+    torch.testing.assert_close(torch.jit.trace(layer, x)(x), layer(x))

@@ -1,6 +1,6 @@
 """Who reads an attribute."""
 
-from normsmith.layers._callers import is_called_by
+from normsmith.layers.callers import is_called_by
 
 
 class Layer:

@@ -53,6 +53,30 @@ def test_vmap_over_stacked_models(name, training):
         assert buffers["num_batches_tracked"][index] == model.num_batches_tracked
 
 
+FUNCTIONALIZED = [
+    *((name, {}) for name in PLAIN + RENORM + ACT),
+    ("BatchNorm2d", {"momentum": None}),
+    ("BatchNorm2d", {"ghost_batch_size": 2}),
+    ("BatchRenorm2d", {"track": "std"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), FUNCTIONALIZED)
+@pytest.mark.parametrize("training", [True, False])
+def test_functionalized_with_buffers_that_it_was_not_given(name, options, training):
+    layer = make(name, **options).train(training)
+    twin, x = copy.deepcopy(layer), batch(name)
+    torch.testing.assert_close(torch.func.functionalize(layer)(x), twin(x))
+    torch.testing.assert_close(layer.state_dict(), twin.state_dict())
+
+
+def test_a_recurrent_network_is_functionalized_too():
+    network, x = ours.BatchNormLSTM(3, 4), torch.randn(5, 6, 3)
+    twin = copy.deepcopy(network)
+    torch.testing.assert_close(torch.func.functionalize(network)(x)[0], twin(x)[0])
+    torch.testing.assert_close(network.state_dict(), twin.state_dict())
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, within jvp
 def test_forward_mode():
     layer = make("BatchNorm1d").double()

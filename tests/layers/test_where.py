@@ -1,5 +1,8 @@
 """The path of a module in the user's model, for error messages."""
 
+import warnings
+
+import torch
 from torch import nn
 
 from normsmith.layers._where import where
@@ -20,3 +23,11 @@ def test_a_module_that_holds_itself_ends():
     loop = nn.Sequential(nn.ReLU())
     loop[0].add_module("back", loop)
     assert where(loop[0]).startswith(("ReLU.", "Sequential."))
+
+
+def test_scripted_modules_are_looked_through():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates its script
+        scripted = torch.jit.script(nn.Sequential(nn.ReLU()))
+    net = nn.Sequential(scripted, nn.Sequential(nn.Tanh()))
+    assert where(net[1][0]) == "Sequential.1.0"

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from normsmith._torch import children_of, forward_hooks_of, forward_pre_hooks_of
+from normsmith.errors import InputError
+from normsmith.layers.callers import is_called_by
 
 Side = Literal["before", "after"]
 """Whether a norm is applied before a module, to its first argument, or after it, to its output."""
@@ -30,6 +32,14 @@ class Attached:
     name: str
     channels_last: bool
     unsqueeze: int = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__name__" and is_called_by("get_hook_stubs"):
+            raise InputError(
+                f"torch.jit.script: {self.name} is attached to a layer by a hook, which TorchScript cannot compile; "
+                "fold the norm first (normsmith.surgery.fold), or record the model with torch.jit.trace"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def normalised(self, module: nn.Module, x: Any) -> Any:
         """A tensor or packed sequence normalised by the child; of a tuple (as of recurrent layers) the first part."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normsmith._torch import for_captured
 from normsmith.errors import InputError
 from normsmith.layers._recompute import ForwardState, state_of_forward
 from normsmith.layers.batch_norm import BatchNorm1d
@@ -212,8 +213,9 @@ class StepNorm(StatisticsBase):
         if self.on_nonfinite == "skip":
             taken = taken & (moments.unbiased_variance <= torch.finfo(self.running_var.dtype).max)
         taken = taken.any(1)
-        self.num_batches_tracked[: len(taken)][:last] += taken[:last]
-        self.num_batches_tracked[last] += taken[last:].any()
+        counters = self.num_batches_tracked
+        counters[: len(taken)][:last].add_(for_captured(counters, taken[:last]))
+        counters[last].add_(for_captured(counters, taken[last:].any()))
 
 
 class SequenceNorm(BatchNorm1d):

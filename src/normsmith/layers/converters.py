@@ -9,8 +9,8 @@ from torch import nn
 
 from normsmith._torch import children_so_far
 from normsmith.errors import InputError, SurgeryError
-from normsmith.layers._callers import is_called_by
 from normsmith.layers._where import where
+from normsmith.layers.callers import is_called_by
 from normsmith.layers.properties import TruthfulProperties
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from normsmith.layers._where import where
 from normsmith.layers.batches import Select, tensor_of_batch
 from normsmith.layers.dataset import DatasetMoments
 from normsmith.layers.policy import Policy
+from normsmith.layers.scripted import unscriptable
 from normsmith.layers.statistics import Normalised, StatisticsBase
 from normsmith.layers.suggestion import Suggestion, suggestion
 from normsmith.ops.masks import valid_elements
@@ -185,6 +186,10 @@ class InputNorm(StatisticsBase):
         if "running_mean_low" in buffers_of(self):  # torch's constructor resets before ours has made it
             self.running_mean_low.zero_()
             self._set_fitted(False)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Refuse: torch has no standardisation of inputs that its script could call."""
+        raise unscriptable(self)
 
     def extra_repr(self) -> str:
         """The features and their axis, how the statistics come about, and what is not the default."""

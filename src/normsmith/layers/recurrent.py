@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from normsmith.layers._where import where
 from normsmith.layers.ours import Ours
 from normsmith.layers.policy import Policy
 from normsmith.layers.properties import TruthfulProperties
+from normsmith.layers.scripted import unscriptable
 from normsmith.layers.statistics import StatisticsBase
 
 
@@ -138,6 +139,10 @@ class RecurrentBase(TruthfulProperties, Ours, nn.Module):
 
     def flatten_parameters(self) -> None:
         """Do nothing: only cuDNN, which runs torch's networks, wants weights that lie together in memory."""
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Refuse: torch has no batch-normalized recurrent networks."""
+        raise unscriptable(self)
 
     def extra_repr(self) -> str:
         """Torch's settings, then ours, where they are not the default."""

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from normsmith._choices import check_choice
 from normsmith._torch import NORMS_TAKE_BIAS, NormBase, buffers_of, parameters_of
@@ -21,6 +21,7 @@ from normsmith.layers.ours import Ours
 from normsmith.layers.policy import HasPolicy
 from normsmith.layers.precision import Float32Statistics
 from normsmith.layers.ranks import check_process_group, sync_of
+from normsmith.layers.scripted import stand_in
 from normsmith.ops import Moments, Renorm, Running, Sync, batch_norm, commit, concatenate, merge
 
 _DEFAULTS = {
@@ -255,6 +256,12 @@ class StatisticsBase(HasPolicy, Float32Statistics, Copyable, RefusesConverters, 
                 f"{type(self).__name__}: expected {self.num_features} channels in dimension 1, "
                 f"got shape {tuple(x.shape)}; channels come second"
             )
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script compiles in the place of the layer: torch's, in evaluation."""
+        if type(self).forward is not StatisticsBase.forward:
+            return self  # a class of others, with a forward of its own
+        return stand_in(self, plain=self.activation is None and self._lost_by_converters() is None)
 
     def extra_repr(self) -> str:
         """Torch's settings, then ours where they are not the default."""

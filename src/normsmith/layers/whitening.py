@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from normsmith.errors import InputError
 from normsmith.layers._layouts import call_strided, is_strided
 from normsmith.layers._symbolic import call_in_graph, is_symbol
 from normsmith.layers._where import where
+from normsmith.layers.scripted import unscriptable
 from normsmith.layers.statistics import StatisticsBase
 from normsmith.ops import Running
 from normsmith.ops.inverse_root import METHODS, inverse_root
@@ -141,6 +142,10 @@ class WhitenBase(StatisticsBase):
             self.running_mean.zero_()
             matrices.zero_().diagonal(dim1=1, dim2=2).fill_(1)
             self.num_batches_tracked.zero_()
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Refuse: torch has no whitening that its script could call."""
+        raise unscriptable(self)
 
     def extra_repr(self) -> str:
         """Torch's settings, then ours."""

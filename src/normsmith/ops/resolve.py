@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from normsmith._torch import has_function_transforms
+from normsmith._torch import for_captured, has_function_transforms
 from normsmith.ops._shapes import PerChannel, PerGroup
 from normsmith.ops.moments import Moments
 from normsmith.ops.snapshot import snapshot
@@ -283,7 +283,10 @@ def commit(
     if running.std is not None:
         _move(running.std, std[0], factor, usable)
     if running.batches is not None:
-        running.batches.add_(1 if usable is None or momentum is not None else usable.any())
+        if usable is None or momentum is not None:
+            running.batches.add_(1)
+        else:
+            running.batches.add_(for_captured(running.batches, usable.any()))
 
 
 def _average(values: PerGroup, enough: Tensor | bool) -> PerChannel:
@@ -299,6 +302,6 @@ def _move(buffer: Tensor, value: Tensor, factor: Tensor | float, usable: Tensor 
     if usable is not None:
         value = torch.where(usable, value, buffer)
     if has_function_transforms():
-        buffer.copy_(torch.lerp(buffer, value, factor))  # vmap has no rule for lerp_
+        buffer.copy_(for_captured(buffer, torch.lerp(buffer, value, factor)))  # vmap has no rule for lerp_
     else:
         buffer.lerp_(value, factor)
