@@ -112,7 +112,9 @@ class FixedPointSearch:
         moved = torch.stack([b - a for (a, _), (b, _) in pairwise(self._steps)], 1)
         changed = torch.stack([b - a for (_, a), (_, b) in pairwise(self._steps)], 1)
         # steps that are nearly combinations of others have small singular values, which would blow up noise
-        shares: Tensor = torch.linalg.lstsq(changed, residual.unsqueeze(1), rcond=1e-8, driver="gelsd").solution
+        shares: Tensor = torch.linalg.lstsq(
+            changed, residual.unsqueeze(1), rcond=1e-8, driver="gelsd"
+        ).solution
         return ((moved + self._damping * changed) @ shares).squeeze(1)
 
     def _vector(self, circle: Sequence[int], statistics: Sequence[Statistics]) -> Tensor:

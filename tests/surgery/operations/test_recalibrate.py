@@ -163,7 +163,9 @@ def test_both_calls_of_a_reused_layer_count():
     assert result.gap <= 1e-4
     result.apply()
     network.eval()(torch.cat(batches))
-    assert_population(network.norm, torch.cat([value.detach() for value in network.seen]), rtol=3e-4, atol=1e-3)
+    assert_population(
+        network.norm, torch.cat([value.detach() for value in network.seen]), rtol=3e-4, atol=1e-3
+    )
 
 
 class Repeated(nn.Module):
