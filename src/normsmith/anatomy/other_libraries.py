@@ -14,6 +14,7 @@ from normsmith._text import error_text
 from normsmith._torch import children_of
 from normsmith.anatomy.batch_norms import BatchNorm, tensors_of
 from normsmith.anatomy.behaviour import behaviour_of
+from normsmith.anatomy.broken_statistics import make_plausible
 from normsmith.anatomy.preserve import preserved
 from normsmith.anatomy.remark import Refusal
 from normsmith.ops import ACTIVATIONS
@@ -79,6 +80,7 @@ def _why_no_batch_norm(norm: BatchNorm) -> str | None:
     modes = [False] if "process_group" in norm.settings else [False, True]
     for training in modes:
         with preserved(norm.module), torch.no_grad():
+            make_plausible(norm.module)
             batch = training and not norm.frozen
             try:
                 y = norm.module.train(training)(x)

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from normsmith._choices import check_choice
 from normsmith._torch import buffers_of
+from normsmith.anatomy.broken_statistics import broken_statistics
 from normsmith.anatomy.forward import Forward, call, check_runnable, unwrapped
 from normsmith.anatomy.isolation import eager_forwards
+from normsmith.anatomy.remark import Remark
 from normsmith.anatomy.select import Only
-from normsmith.errors import InputError
+from normsmith.errors import InputError, SurgeryError
 from normsmith.layers.batches import Select
 from normsmith.measure.across_ranks import Group, group_of
 from normsmith.measure.fixed_point import EXACT
@@ -70,7 +72,8 @@ def adapt(
 
     Raises:
         InputError: an argument does not fit, or no batch came.
-        SurgeryError: a layer cannot be adapted, or there is none.
+        SurgeryError: a layer cannot be adapted, because its running statistics are negative or not finite for example,
+            or there is none.
 
     >>> model = nn.Sequential(nn.BatchNorm1d(1, affine=False, eps=0.0)).eval()
     >>> x = torch.tensor([[3.0], [5.0]])
@@ -85,6 +88,7 @@ def adapt(
     check_choice("mode", mode, ("fast", "exact"))
     mixture = _mixture(prior, source_samples)
     layers = measurable_layers(model, only).all_for("adapt")
+    _check_source(layers)
     inner = unwrapped(model)
     check_runnable(inner)
     held = [layer.statistics() for layer in layers]
@@ -109,6 +113,17 @@ def adapt(
             layer.normalise_by(mixed.like(source))
         with _evaluating(layers):
             yield model
+
+
+def _check_source(layers: Sequence[MeasuredLayer]) -> None:
+    """Raise SurgeryError for running statistics that cannot be mixed with others, because they are broken."""
+    broken = [
+        Remark(layer.path, fault.advice)
+        for layer in layers
+        if (fault := broken_statistics(layer.layer)) is not None
+    ]
+    if broken:
+        raise SurgeryError("adapt: " + "; ".join(remark.text for remark in broken))
 
 
 def _copied(statistics: Statistics) -> Statistics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 
 from normsmith._torch import buffers_of
 from normsmith.anatomy.batch_norms import BatchNorm, selected_batch_norms
+from normsmith.anatomy.broken_statistics import broken_statistics, statistics_remarks
 from normsmith.anatomy.kinds import channels, is_producer
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.read_batch_norm import read_batch_norm
@@ -20,7 +22,7 @@ from normsmith.surgery.plans.edits import AttributeEdit, Edit, ModuleEdit, Requi
 from normsmith.surgery.plans.operation import operation
 from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation, Outcome
-from normsmith.surgery.targets.conversions import TARGETS, Converted, converted
+from normsmith.surgery.targets.conversions import TARGETS, WITHOUT_STATISTICS, Converted, converted
 
 _ORDER: tuple[Outcome, ...] = ("same", "may differ", "differs")
 
@@ -94,6 +96,7 @@ def convert(
         ),
         edits=tuple(edit for module, result in changed.items() for edit in _edits(module, result, locations)),
         expects=_expected(changed),
+        warnings=() if to in WITHOUT_STATISTICS else statistics_remarks(locations, converted_),
     )
 
 
@@ -106,7 +109,12 @@ def _one(
         return Refusal(path, bound)
     norm = read_batch_norm(module)
     result = norm if isinstance(norm, Refusal) else converted(norm, to, options, dimensions.of(norm))
-    return result.at(path) if isinstance(result, Refusal) else result
+    if isinstance(result, Refusal):
+        return result.at(path)
+    broken = broken_statistics(module)
+    if broken is not None and broken.unusable and _stored_otherwise(module, result):
+        return Refusal(path, f"{broken.advice}; the new layer would compute its statistics from them")
+    return result
 
 
 def _change(paths: tuple[str, ...], result: Converted) -> Change:
@@ -115,12 +123,17 @@ def _change(paths: tuple[str, ...], result: Converted) -> Change:
 
 def _edits(module: nn.Module, result: Converted, locations: Locations) -> Iterator[Edit]:
     yield ModuleEdit(locations.holders[module], module, result.new)
-    held = {id(buffer) for buffer in buffers_of(module).values()}
-    if any(buffer is not None and id(buffer) not in held for buffer in buffers_of(result.new).values()):
-        yield RequireUnchanged(module, buffers_of(module))  # some are stored in another form
+    if _stored_otherwise(module, result):
+        yield RequireUnchanged(module, buffers_of(module))
     for parameter in result.stops:
         if parameter.requires_grad:
             yield AttributeEdit(parameter, "requires_grad", False)
+
+
+def _stored_otherwise(module: nn.Module, result: Converted) -> bool:
+    """Whether the new layer stores some of the statistics in another form."""
+    held = {id(buffer) for buffer in buffers_of(module).values()}
+    return any(buffer is not None and id(buffer) not in held for buffer in buffers_of(result.new).values())
 
 
 def _expected(changed: Mapping[nn.Module, Converted]) -> Expectation:
@@ -184,4 +197,6 @@ def convert_model(
     BatchRenorm2d(8, ...)
     """
     plan = convert(model, to, only=only, **options)
+    if plan.warnings:
+        warnings.warn("; ".join(remark.text for remark in plan.warnings), stacklevel=2)
     return plan.apply(optimizer=optimizer, ema=ema, copy=copy, partial=partial)

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from normsmith._choices import check_choice
 from normsmith._torch import NormBase, buffers_of, children_of, parameters_of
 from normsmith.anatomy.batch_norms import BatchNorm, selected_batch_norms
+from normsmith.anatomy.broken_statistics import statistics_remarks
 from normsmith.anatomy.describe import describe_layer
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.read_batch_norm import read_batch_norm
@@ -78,7 +79,8 @@ def freeze(
     possible = [norm for norm in chosen if norm not in statistics or not statistics[norm].refused]
     affine = {} if what == "statistics" else _affine(possible, locations)
     rows = {norm: _together([part[norm] for part in (statistics, affine) if norm in part]) for norm in chosen}
-    return _plan(f"freeze {_TITLES[what]}", model, locations, rows)
+    read = [] if what == "affine" else [norm for norm in chosen if not rows[norm].refused]
+    return _plan(f"freeze {_TITLES[what]}", model, locations, rows, statistics_remarks(locations, read))
 
 
 _TITLES = {"statistics": "statistics", "affine": "affine", "both": "statistics and affine"}
@@ -218,7 +220,13 @@ def _together(steps: Sequence[_Step]) -> _Step:
     return _Step(after, why, tuple(edit for step in changing for edit in step.edits))
 
 
-def _plan(title: str, model: nn.Module, locations: Locations, rows: Mapping[nn.Module, _Step]) -> Plan:
+def _plan(
+    title: str,
+    model: nn.Module,
+    locations: Locations,
+    rows: Mapping[nn.Module, _Step],
+    warnings: tuple[Remark, ...],
+) -> Plan:
     def changes() -> Iterator[Change]:
         for module, step in rows.items():
             if not (step.refused or step.kept):
@@ -236,6 +244,7 @@ def _plan(title: str, model: nn.Module, locations: Locations, rows: Mapping[nn.M
         kept=tuple(Remark(first[module], step.kept) for module, step in rows.items() if step.kept),
         edits=tuple(edit for step in rows.values() for edit in step.edits),
         expects=Expectation("same", "may differ" if pinned else "same"),
+        warnings=warnings,
     )
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from normsmith._torch import TorchBatchNorm
 from normsmith.anatomy.aliasing import needs_a_copy
+from normsmith.anatomy.broken_statistics import statistics_remarks
 from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.graph import Event, rank_of
@@ -140,6 +141,7 @@ def build(
         renamed,
         (*biases.edits, *installer.edits),
         Expectation() if changes else Expectation("same", "same"),
+        warnings=statistics_remarks(locations, (find(model, row["norm"]) for row in moves)),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from normsmith._choices import check_choice
 from normsmith._text import count, number, path_text, signed
+from normsmith.anatomy.broken_statistics import broken_statistics, broken_values
 from normsmith.anatomy.forward import Forward, call, check_runnable, unwrapped
+from normsmith.anatomy.locations import find
 from normsmith.anatomy.remark import Remark
 from normsmith.anatomy.select import Only
 from normsmith.errors import InputError, SurgeryError
@@ -43,16 +45,19 @@ class LayerStatistics:
 
     @property
     def shift(self) -> str:
-        """By how many standard deviations, as they were before, the means move at most."""
+        """By how many standard deviations, as they were before, the means move at most; of channels that had some."""
         moved = (self.after["running_mean"] - self.before["running_mean"]).abs()
-        return f"{(moved / (self.before['running_var'] + self.epsilon).sqrt()).max().item():.2g} σ"
+        shifts = moved / (self.before["running_var"] + self.epsilon).sqrt()
+        usable = shifts[shifts.isfinite()]
+        return f"{usable.max().item():.2g} σ" if len(usable) else "–"
 
     @property
     def factor(self) -> str:
-        """The new variances divided by the old ones, epsilon added to both: the range over the channels."""
-        return extent(
-            (self.after["running_var"] + self.epsilon) / (self.before["running_var"] + self.epsilon)
-        )
+        """The new variances divided by the old ones, epsilon added to both: the range over channels that had some."""
+        before = self.before["running_var"] + self.epsilon
+        usable = before.isfinite() & (before > 0)
+        ratios = ((self.after["running_var"] + self.epsilon) / before)[usable]
+        return extent(ratios) if len(ratios) else "–"
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Recalibration:
 
     - `layers`: for each layer that was measured its statistics before and after.
     - `kept`: the layers that stay as they are, and why.
+    - `healed`: the layers whose statistics were negative or not finite, and what was wrong with them.
     - `gap_of`: the batches over which `gap` was measured: "none", a "sample", or "all".
     - `mode`: "fast" or "exact", as asked for.
     - `passes`: how often the whole loader was gone through, for the loss and the gap too.
@@ -71,6 +77,7 @@ class Recalibration:
     plan: Plan
     layers: tuple[LayerStatistics, ...]
     kept: tuple[Remark, ...]
+    healed: tuple[Remark, ...]
     gap_of: Gap
     mode: Literal["fast", "exact"]
     passes: int
@@ -107,6 +114,8 @@ class Recalibration:
             "  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
         ]
         lines += [f"kept {remark.text}" for remark in self.kept]
+        lines += [f"heals {remark.text}" for remark in self.healed]
+        lines += [f"warning {remark.text}" for remark in self.plan.warnings]
         if self.gap is not None:
             passes = f" after {count(self.passes, 'pass')}" if self.mode == "exact" else ""
             lines.append(f"largest gap, over {_BATCHES[self.gap_of]}: {self.gap:.1e}{passes}")
@@ -225,7 +234,8 @@ def recalibrate(
     return Recalibration(
         _plan(model, layers, result),
         tuple(_layers(layers, own, result)),
-        (*_unreached(layers, result), *measurable.kept),
+        tuple(_with_fault(model, remark) for remark in (*_unreached(layers, result), *measurable.kept)),
+        tuple(_healed(layers, own, result)),
         result.gap_of,
         mode,
         result.passes + (before is not None),
@@ -248,11 +258,26 @@ def _check_finite(layers: Sequence[MeasuredLayer], new: Sequence[Statistics]) ->
 
 def _plan(model: nn.Module, layers: Sequence[MeasuredLayer], result: PopulationResult) -> Plan:
     numbers = {
-        layer.path: {f"running_{name}": value.tolist() for name, value in _named(after).items()}
+        layer.path: {name: value.tolist() for name, value in _buffers(after).items()}
         for layer, after, moments in zip(layers, result.statistics, result.moments, strict=True)
         if has_variance(moments)
     }
     return set_statistics(model, numbers)
+
+
+def _with_fault(model: nn.Module, kept: Remark) -> Remark:
+    """The remark on a layer that stays as it is, with what is wrong with its statistics."""
+    broken = broken_statistics(find(model, kept.path))
+    return kept if broken is None else replace(kept, reason=f"{kept.reason}; {broken.text}")
+
+
+def _healed(
+    layers: Sequence[MeasuredLayer], own: Sequence[Statistics], result: PopulationResult
+) -> Iterator[Remark]:
+    for layer, held, moments in zip(layers, own, result.moments, strict=True):
+        broken = broken_values(_buffers(held), layer.epsilon)
+        if broken is not None and has_variance(moments):
+            yield Remark(layer.path, broken.text)
 
 
 def _unreached(layers: Sequence[MeasuredLayer], result: PopulationResult) -> Iterator[Remark]:
@@ -277,12 +302,12 @@ def _layers(
         )
 
 
-def _named(statistics: Statistics) -> dict[str, Tensor]:
-    return {name: value for name, value in statistics._asdict().items() if value is not None}
+def _buffers(statistics: Statistics) -> dict[str, Tensor]:
+    return {f"running_{name}": value for name, value in statistics._asdict().items() if value is not None}
 
 
 def _copies(statistics: Statistics) -> dict[str, Tensor]:
     return {
-        f"running_{name}": value.detach().cpu().to(torch.float64, copy=True)
-        for name, value in _named(statistics).items()
+        name: value.detach().cpu().to(torch.float64, copy=True)
+        for name, value in _buffers(statistics).items()
     }

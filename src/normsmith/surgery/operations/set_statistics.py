@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from normsmith._text import interval, path_text
 from normsmith._torch import buffers_of
+from normsmith.anatomy.broken_statistics import BrokenStatistics, broken_values
+from normsmith.anatomy.remark import Remark
 from normsmith.errors import SurgeryError
 from normsmith.layers.batch_renorm import RenormBase
 from normsmith.measure.layers import MeasuredLayer, measurable_layers
@@ -42,6 +44,7 @@ def set_statistics(model: nn.Module, statistics: Mapping[str, Mapping[str, Seque
     layers = {measured.path: measured for measured in measurable.some_for("set_statistics")}
     changes: list[Change] = []
     edits: list[BufferEdit] = []
+    warnings: list[Remark] = []
     for path, given in statistics.items():
         if path not in layers:
             raise SurgeryError(
@@ -50,11 +53,21 @@ def set_statistics(model: nn.Module, statistics: Mapping[str, Mapping[str, Seque
             )
         new = {name: _checked(layers[path], name, values) for name, values in given.items()}
         edits += [BufferEdit(layers[path].layer, name, tensor) for name, tensor in new.items()]
-        changes.append(_change(layers[path], new))
+        before, after = (_fault(layers[path], {}), _fault(layers[path], new))
+        changes.append(_change(layers[path], new, None if after is not None else before))
+        if after is not None:
+            warnings.append(Remark(path, after.advice))
     # training goes by the batch, but for renorm's correction towards the running statistics
     renorm = any(isinstance(layers[path].layer, RenormBase) for path in statistics)
     expects = Expectation(training="may differ" if renorm else "same")
-    return Plan("statistics", model, changes=tuple(changes), edits=tuple(edits), expects=expects)
+    return Plan(
+        "statistics",
+        model,
+        changes=tuple(changes),
+        edits=tuple(edits),
+        expects=expects,
+        warnings=tuple(warnings),
+    )
 
 
 def _checked(measured: MeasuredLayer, name: str, values: Sequence[float]) -> Tensor:
@@ -82,10 +95,16 @@ def _checked(measured: MeasuredLayer, name: str, values: Sequence[float]) -> Ten
     return cast
 
 
-def _change(measured: MeasuredLayer, new: Mapping[str, Tensor]) -> Change:
+def _fault(measured: MeasuredLayer, new: Mapping[str, Tensor]) -> BrokenStatistics | None:
+    """What is wrong with the running statistics of a layer once some have new values."""
+    return broken_values({**buffers_of(measured.layer), **new}, measured.epsilon)
+
+
+def _change(measured: MeasuredLayer, new: Mapping[str, Tensor], healed: BrokenStatistics | None) -> Change:
     # only what is asked for: an EMA copy, to which the plan goes too, has other values now
     after = ", ".join(f"{name} {extent(tensor)}" for name, tensor in new.items())
-    return Change(measured.path, "running statistics", after, "as given", measured.also)
+    why = "as given" if healed is None else f"as given; heals: {healed.text}"
+    return Change(measured.path, "running statistics", after, why, measured.also)
 
 
 def extent(values: Tensor) -> str:

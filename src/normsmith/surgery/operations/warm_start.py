@@ -11,6 +11,7 @@ from torch import nn
 from normsmith._choices import check_choice
 from normsmith._torch import TorchBatchNorm, buffers_of
 from normsmith.anatomy.batch_norms import is_batch_norm
+from normsmith.anatomy.broken_statistics import broken_statistics, statistics_remarks
 from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only, selected
@@ -105,9 +106,10 @@ def warm_start(
     refusals: list[Refusal] = []
     kept: list[Remark] = []
     edits: list[Edit] = []
+    locations, started = Locations(model), list[nn.Module]()
     norms: dict[nn.Module, tuple[str, ...]] = {
         module: paths
-        for module, paths in Locations(model).paths.items()
+        for module, paths in locations.paths.items()
         if isinstance(module, (TorchBatchNorm, StatisticsBase)) or is_batch_norm(module)
     }
     for layer in selected(norms, only, None, None):
@@ -122,6 +124,7 @@ def warm_start(
         else:
             made, change = _started(layer, times)
             edits += made
+            started.append(layer)
             changes.append(replace(change, path=path, also=tuple(also)))
     if not (changes or refusals):
         listed = "".join(f"; {remark.text}" for remark in kept)
@@ -136,6 +139,7 @@ def warm_start(
         kept=tuple(kept),
         edits=tuple(edits),
         expects=Expectation(evaluation="same"),
+        warnings=statistics_remarks(locations, started),
     )
 
 
@@ -161,6 +165,9 @@ class _Times:
 def _refused(layer: RenormBase, times: _Times) -> str | None:
     if (reason := why_not_now(layer)) is not None:
         return reason
+    broken = broken_statistics(layer)
+    if broken is not None and broken.unusable:
+        return f"{broken.advice}; renorm would correct towards them"
     past = times.past(layer)
     left = 0.0 if past and layer.momentum is None else (1 - (layer.momentum or 0.0)) ** past
     if left > INITIAL:

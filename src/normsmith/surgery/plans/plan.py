@@ -51,6 +51,7 @@ class Plan:
     - `refusals`: what the operation should have changed and cannot, and why; a plan with refusals is applied
       only by `apply(partial=True)`.
     - `kept`: what was looked at and rightly stays, and why.
+    - `warnings`: what is done all the same, but should be known, as statistics that are carried over and are broken.
     - `renamed`: children that get another name, old path → new path, as in a numbered `nn.Sequential`; keys of
       the state dict under them change with them.
     - `expects`: what becomes of the model's outputs; `verify` tries it.
@@ -76,6 +77,7 @@ class Plan:
     edits: tuple[Edit, ...] = field(default=(), repr=False)
     expects: Expectation = field(default_factory=Expectation)
     operation: Operation | None = field(default=None, repr=False)
+    warnings: tuple[Remark, ...] = ()
     replaced: dict[nn.Module, nn.Module] = field(default_factory=dict, init=False, repr=False)
     _applied: tuple[list[Edit], Following] | None = field(default=None, init=False, repr=False)
 
@@ -197,6 +199,7 @@ class Plan:
             "changes": [asdict(change) for change in self.changes],
             "refusals": [asdict(remark) for remark in self.refusals],
             "kept": [asdict(remark) for remark in self.kept],
+            "warnings": [asdict(remark) for remark in self.warnings],
             "renamed": dict(self.renamed),
         }
         return json.dumps(written, indent=2, ensure_ascii=False)
@@ -292,6 +295,7 @@ class Plan:
         ]
         rows += [(path_text(remark.path), "refused", remark.reason) for remark in self.refusals]
         rows += [(path_text(remark.path), "kept", remark.reason) for remark in self.kept]
+        rows += [(path_text(remark.path), "warning", remark.reason) for remark in self.warnings]
         rows += [(old, f"renamed {new}", "") for old, new in self.renamed.items()]
         rows += [(new, f"joins the optimizer's group of {old}", "") for new, old in self.joined.items()]
         widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]

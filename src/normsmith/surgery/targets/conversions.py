@@ -146,6 +146,9 @@ TARGETS: dict[str, Callable[[BatchNorm, str, dict[str, Any], _Guess], Converted 
     "layer": _grouped,
 }
 
+WITHOUT_STATISTICS = frozenset(("group", "layer"))
+"""The targets that keep no running statistics."""
+
 
 def _made(norm: BatchNorm, kind: Any, settings: dict[str, Any]) -> Any:
     """A layer of this class around the tensors there are: none is allocated but those that it stores otherwise."""

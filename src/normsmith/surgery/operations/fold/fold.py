@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from normsmith._torch import children_of, parameters_of
 from normsmith.anatomy.batch_norms import BatchNorm, selected_batch_norms
+from normsmith.anatomy.broken_statistics import statistics_remarks
 from normsmith.anatomy.describe import describe_layer
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.locations import Locations
@@ -166,6 +167,9 @@ def build(
         refusals=tuple(refused.values()),
         edits=tuple(edits),
         expects=Expectation("same", "may differ"),
+        warnings=statistics_remarks(
+            owners.locations, (fold.norm for rows in folded.values() for fold, _ in rows)
+        ),
     )
 
 

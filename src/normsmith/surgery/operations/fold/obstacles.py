@@ -19,6 +19,7 @@ from normsmith._torch import (
     parameters_of,
 )
 from normsmith.anatomy.batch_norms import BatchNorm
+from normsmith.anatomy.broken_statistics import broken_statistics
 from normsmith.anatomy.kinds import is_prepared, is_producer
 from normsmith.anatomy.linear_layers import read_linear
 from normsmith.anatomy.locations import Locations
@@ -88,6 +89,9 @@ def foldable_norm(module: nn.Module, locations: Locations) -> BatchNorm | Refusa
         return Refusal(path, "it has no values yet (lazy); run the model once")
     if norm.tensors["running_mean"] is None or norm.tensors["running_var"] is None:
         return Refusal(path, "it normalises by the batch in evaluation too: it has no running statistics")
+    broken = broken_statistics(module)
+    if broken is not None and broken.unusable:
+        return Refusal(path, f"{broken.advice}; folded weights would not be finite")
     return norm
 
 
