@@ -288,3 +288,15 @@ def test_the_exact_mode_takes_the_most_passes_and_says_whether_they_were_enough(
     assert "not exact" in normsmith(*words, "--exact", "--max-passes", "2").out
     assert "not exact" not in normsmith(*words, "--exact").out
     refused(normsmith(*words, "--max-passes", "2"), "--max-passes goes with --recalibrate --exact")
+
+
+def test_statistics_that_are_broken_are_named_and_healed(normsmith, tiny, tmp_path):
+    model = trained(tiny("normed"))
+    model[2].running_var[:3] = -9.7
+    torch.save(model.state_dict(), tmp_path / "in.pt")
+    words = ("fix", tiny("normed"), "--checkpoint", "in.pt")
+    assert "running_var is negative in 3 of 16 channels" in normsmith(*words, "--convert", "batch").out
+    refused_ = normsmith(*words, "--fold")
+    assert refused_.code == 1
+    assert "running_var is negative in 3 of 16 channels" in refused_.out
+    assert "heals 2: its running_var is negative" in normsmith(*words, "--recalibrate").out

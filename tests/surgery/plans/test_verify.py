@@ -189,10 +189,10 @@ def test_the_training_mode_is_tried_only_where_something_is_expected_of_it():
 
 def test_a_verification_is_printed_in_rows():
     assert str(Verification(Expectation("same", "may differ"), 2e-7, None)).splitlines() == [
-        "evaluation: expected same, largest difference 2.0e-07"
+        "evaluation: expected same, largest difference 2.0e-07 in float32"
     ]
     assert str(Verification(Expectation("same", "differs"), 0.0, 0.25, ("1.norm",))).splitlines() == [
-        "evaluation: expected same, largest difference 0.0e+00",
-        "training: expected differs, largest difference 2.5e-01",
+        "evaluation: expected same, largest difference 0.0e+00 in float32",
+        "training: expected differs, largest difference 2.5e-01 in float32",
         "not reached by this batch: 1.norm",
     ]

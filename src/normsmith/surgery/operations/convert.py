@@ -112,7 +112,7 @@ def _one(
     if isinstance(result, Refusal):
         return result.at(path)
     broken = broken_statistics(module)
-    if broken is not None and broken.unusable and _stored_otherwise(module, result):
+    if broken is not None and broken.unusable and _computed_anew(module, result):
         return Refusal(path, f"{broken.advice}; the new layer would compute its statistics from them")
     return result
 
@@ -134,6 +134,13 @@ def _stored_otherwise(module: nn.Module, result: Converted) -> bool:
     """Whether the new layer stores some of the statistics in another form."""
     held = {id(buffer) for buffer in buffers_of(module).values()}
     return any(buffer is not None and id(buffer) not in held for buffer in buffers_of(result.new).values())
+
+
+def _computed_anew(module: nn.Module, result: Converted) -> bool:
+    """Whether the new layer has a standard deviation from the old one's variance, or the other way round."""
+    old, new = buffers_of(module), buffers_of(result.new)
+    has_std = [buffers.get("running_std") is not None for buffers in (old, new)]
+    return new.get("running_var") is not None and has_std[0] != has_std[1]
 
 
 def _expected(changed: Mapping[nn.Module, Converted]) -> Expectation:

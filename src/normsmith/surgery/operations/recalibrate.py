@@ -230,11 +230,12 @@ def recalibrate(
     with passes.borrowed_model():
         before = None if loss is None else passes.run(loader, own, loss=loss)
         result = population.exact(max_passes) if mode == "exact" else population.fast("all" if again else gap)
-    _check_finite(layers, result.statistics)
+    kept = tuple(_with_fault(model, remark) for remark in (*_unreached(layers, result), *measurable.kept))
+    _check_finite(layers, result.statistics, kept)
     return Recalibration(
         _plan(model, layers, result),
         tuple(_layers(layers, own, result)),
-        tuple(_with_fault(model, remark) for remark in (*_unreached(layers, result), *measurable.kept)),
+        kept,
         tuple(_healed(layers, own, result)),
         result.gap_of,
         mode,
@@ -245,7 +246,8 @@ def recalibrate(
     )
 
 
-def _check_finite(layers: Sequence[MeasuredLayer], new: Sequence[Statistics]) -> None:
+def _check_finite(layers: Sequence[MeasuredLayer], new: Sequence[Statistics], kept: Sequence[Remark]) -> None:
+    stay = "".join(f"; kept {remark.text}" for remark in kept)
     for layer, statistics in zip(layers, new, strict=True):
         wrong = ~(statistics.mean.isfinite() & statistics.var.isfinite())
         if wrong.any():
@@ -253,6 +255,7 @@ def _check_finite(layers: Sequence[MeasuredLayer], new: Sequence[Statistics]) ->
                 f"recalibrate: expected finite values, got NaN or infinite ones into {path_text(layer.path)}, in "
                 f"{int(wrong.sum())} of {len(wrong)} channels; clean the data, leave them out with mask=..., or "
                 'take mode="exact" if the present statistics are so wrong that forwards overflow'
+                f"{stay}"
             )
 
 

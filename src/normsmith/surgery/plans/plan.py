@@ -17,9 +17,10 @@ from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.errors import InputError, NormsmithError, SurgeryError
 from normsmith.surgery.plans.edits import Edit, do_all, done, undo_all
+from normsmith.surgery.plans.in_float64 import decided_in_float64
 from normsmith.surgery.plans.operation import Operation
 from normsmith.surgery.plans.optimizers import Following
-from normsmith.surgery.plans.verify import Expectation, Verification, verify
+from normsmith.surgery.plans.verify import DifferenceError, Expectation, Verification, verify
 from normsmith.surgery.plans.wrappers import averaged, check_wrapped, wrapped_tensors
 
 _T = TypeVar("_T")
@@ -157,7 +158,9 @@ class Plan:
         """Try the plan on a batch, before it is applied: outputs are the same, or differ, as it `expects`.
 
         Runs `forward(model, batch)` before and after in evaluation, and in training where something is expected
-        of that; then everything is as before: modes, buffers, hooks, random state.
+        of that; then everything is as before: modes, buffers, hooks, random state. Outputs that should be the same and
+        differ too much in float32 (or half precision) may differ by rounding: the change is then tried on a copy of the
+        model in float64, and that decides.
 
         Args:
             batch: a tensor, a dict (passed by names) or a tuple whose first part is the input.
@@ -170,8 +173,21 @@ class Plan:
         """
         if self._applied is not None:
             raise SurgeryError(f"the plan '{self.title}' is applied already; verify before that")
+        try:
+            return self._verified(batch, forward, tolerance, self.expects)
+        except DifferenceError as error:
+            return decided_in_float64(
+                error,
+                lambda: _twin(self.model),
+                batch,
+                lambda twin, wide: self.on(twin)._verified(wide, forward, tolerance, self.expects),
+            )
+
+    def _verified(
+        self, batch: Any, forward: Forward, tolerance: float | None, expects: Expectation
+    ) -> Verification:
         new = {module: path for path, module in self._new_modules()}
-        return verify(self.model, self._changed(), new, self.expects, batch, forward, tolerance)
+        return verify(self.model, self._changed(), new, expects, batch, forward, tolerance)
 
     def on(self, model: nn.Module) -> Plan:
         """The same plan for another model of the same structure. Raises SurgeryError if it would differ."""

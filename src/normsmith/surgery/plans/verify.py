@@ -34,6 +34,8 @@ class Verification:
     """How far outputs before and after a change are apart: the largest difference, as a share of the largest output.
 
     - `evaluation`, `training`: in these modes; `training` is None where the plan expects nothing of it.
+    - `precision`: that of the outputs that decided, the coarsest of them.
+    - `rounding`: where float64 decided about a model of another precision: this one, and the difference in it.
     - `unreached`: the paths of new modules that the forward of this batch did not call.
     """
 
@@ -41,19 +43,38 @@ class Verification:
     evaluation: float
     training: float | None
     unreached: tuple[str, ...] = ()
+    precision: str = "float32"
+    rounding: tuple[str, float] | None = None
 
     def __str__(self) -> str:
-        rows = [f"evaluation: expected {self.expects.evaluation}, largest difference {self.evaluation:.1e}"]
-        if self.training is not None:
-            rows.append(f"training: expected {self.expects.training}, largest difference {self.training:.1e}")
+        differences = {"evaluation": self.evaluation, "training": self.training}
+        rows = [
+            f"{mode}: expected {getattr(self.expects, mode)}, largest difference {difference:.1e} in {self.precision}"
+            for mode, difference in differences.items()
+            if difference is not None
+        ]
+        if self.rounding is not None:
+            precision, difference = self.rounding
+            rows.append(f"decided in {self.precision}: in {precision} rounding makes {difference:.1e} of it")
         rows += [f"not reached by this batch: {path}" for path in self.unreached]
         return "\n".join(rows)
+
+
+class DifferenceError(SurgeryError):
+    """Outputs are not as before, by `difference`, a share of the largest; `dtype` is that of the coarsest output."""
+
+    def __init__(self, text: str, difference: float, dtype: torch.dtype) -> None:
+        super().__init__(text)
+        self.difference, self.dtype = difference, dtype
 
 
 def compare(
     before: list[Tensor], after: list[Tensor], expected: Outcome, when: str, tolerance: float | None
 ) -> float:
-    """The largest relative difference. Raises SurgeryError unless it is what is expected."""
+    """The largest relative difference. Raises SurgeryError unless it is what is expected.
+
+    `DifferenceError` where they should be the same.
+    """
     if [t.shape for t in before] != [t.shape for t in after]:
         shapes = [[tuple(tensor.shape) for tensor in outputs_] for outputs_ in (before, after)]
         raise SurgeryError(f"in {when}: expected outputs of shapes {shapes[0]}, got {shapes[1]}")
@@ -64,10 +85,10 @@ def compare(
     difference = max(_difference(one, other) for one, other in zip(before, after, strict=True))
     allowed = _TOLERANCE.get(_coarsest(before), _COARSE) if tolerance is None else tolerance
     if expected == "same" and not difference <= allowed:
-        raise SurgeryError(
+        text = (
             f"in {when}: expected the outputs as before, to {allowed:g} of the largest; got a difference of "
-            f"{difference:.3g}"
         )
+        raise DifferenceError(f"{text}{difference:.3g}", difference, _coarsest(before))
     if expected == "differs" and difference == 0:
         raise SurgeryError(
             f"in {when}: expected other outputs than before, got the same to the last bit; does the batch reach the "
@@ -99,6 +120,7 @@ def verify(
         differences[0],
         differences[1] if len(differences) > 1 else None,
         tuple(path for module, path in new.items() if module not in reached),
+        str(_coarsest(before[0])).removeprefix("torch."),
     )
 
 
