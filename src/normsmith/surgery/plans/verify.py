@@ -55,7 +55,9 @@ class Verification:
         ]
         if self.rounding is not None:
             precision, difference = self.rounding
-            rows.append(f"decided in {self.precision}: in {precision} rounding makes {difference:.1e} of it")
+            rows.append(
+                f"decided in {self.precision}: the difference of {difference:.1e} in {precision} is rounding"
+            )
         rows += [f"not reached by this batch: {path}" for path in self.unreached]
         return "\n".join(rows)
 
