@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from normsmith._torch import buffers_of, parameters_of
 from normsmith.anatomy.batch_norms import TENSORS, BatchNorm
 from normsmith.anatomy.behaviour import behaviour_of
+from normsmith.anatomy.broken_statistics import broken_values
 from normsmith.anatomy.remark import Refusal
 from normsmith.errors import InputError
 from normsmith.layers.interop import ImportedRenorm, from_sb3, from_torchrl
@@ -64,12 +65,15 @@ def read_renorm(module: nn.Module, library: Library) -> BatchNorm | Refusal:
     kind = type(module).__name__
     if next(module.parameters()).is_meta:
         return Refusal("", f"{kind} has a forward of its own, which cannot be tried on the meta device")
+    held: dict[str, Any] = {**buffers_of(module), **parameters_of(module)}
+    tensors = {theirs: held[own] for own, theirs in library.tensors.items()}
+    broken = broken_values(tensors, settings["eps"])
+    if broken is not None and broken.unusable:
+        return Refusal("", f"{broken.text}, so that what {kind} computes cannot be tried")
     try:
         imported = library.read(module.state_dict(), **settings)
     except InputError as error:
         return Refusal("", str(error))
-    held: dict[str, Any] = {**buffers_of(module), **parameters_of(module)}
-    tensors = {theirs: held[own] for own, theirs in library.tensors.items()}
     if "weight" not in imported.state:
         tensors |= {"weight": None, "bias": None}
     if not _evaluates_as(module, tensors, settings["eps"]):

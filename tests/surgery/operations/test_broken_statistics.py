@@ -118,6 +118,29 @@ def test_a_norm_of_another_library_is_read_in_spite_of_them():
     assert norm.running_var[:3].tolist() == [pytest.approx(-9.7)] * 3
 
 
+class BatchRenorm(nn.Module):
+    """As torchrl's, in evaluation."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.eps, self.momentum, self.max_r, self.max_d = 1e-5, 0.01, 3.0, 5.0
+        self.warmup_steps, self.smooth = 10_000, False
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, torch.tensor(0) if "num" in name else torch.full((features,), 0.5))
+        self.weight, self.bias = nn.Parameter(torch.ones(features)), nn.Parameter(torch.zeros(features))
+
+    def forward(self, x):
+        return (x - self.running_mean) / (self.running_var + self.eps).sqrt() * self.weight + self.bias
+
+
+def test_renorm_of_another_library_is_refused_for_the_true_reason():
+    model = nn.Sequential(nn.Linear(4, 8), BatchRenorm(8))
+    assert not convert(model, "renorm").refusals
+    model[1].running_var[:3] = -9.7
+    (refusal,) = convert(model, "renorm").refusals
+    assert refusal.reason.startswith("its running_var is negative in 3 of 8 channels")
+
+
 def test_a_source_that_is_broken_is_not_adapted():
     model = network(nn.BatchNorm1d(8))
     said = r"adapt: 1: its running_var is negative in 3 of 8 .* recalibrate"
