@@ -295,6 +295,27 @@ def padded(net: Any, x: Tensor) -> Tensor:
     return net.conv(F.pad(net.bn(x), (2, 0)))
 
 
+def dropped_in_place(net: Any, x: Tensor) -> Tensor:
+    """Of a view, so that what the norm takes has another shape than what the dropout returns."""
+    y = net.fc(x)
+    net.drop(y.view(-1, 2))
+    return net.bn(y)
+
+
+def dropped_and_ignored(net: Any, x: Tensor) -> Tensor:
+    y = net.fc(x)
+    net.drop(y)
+    return net.bn(y)
+
+
+def input_overwritten(net: Any, x: Tensor) -> Tensor:
+    """Where the norm's result were its input, the layer would take what is overwritten."""
+    x = x.relu()
+    y = net.bn(x)
+    x.mul_(2)
+    return net.fc2(y)
+
+
 class Standardised(nn.Linear):
     """A weight that is standardised at each forward."""
 
@@ -330,9 +351,21 @@ REFUSED = {
     "padded": (
         padded, {"bn": lambda: nn.BatchNorm1d(6), "conv": lambda: nn.Conv1d(6, 8, 3)}, (4, 6, 9), "the function pad"
     ),
+    "dropped in place": (
+        dropped_in_place, {**TIME, "drop": lambda: nn.Dropout(inplace=True)}, (4, 6),
+        "the function write",
+    ),
+    "dropped in place, the result ignored": (
+        dropped_and_ignored, {**TIME, "drop": lambda: nn.Dropout(inplace=True)}, (4, 6),
+        "bn (BatchNorm1d) reads what drop (Dropout) has overwritten in place",
+    ),
+    "input overwritten": (
+        input_overwritten, {"bn": lambda: nn.BatchNorm1d(6), "fc2": lambda: nn.Linear(6, 8)}, (4, 6),
+        "the function mul overwrites in place what it takes",
+    ),
     "standardised": (
         places_as_channels, {"fc": lambda: Standardised(6, 8), "bn": lambda: nn.BatchNorm1d(8)}, (4, 6),
-        "called as a function",
+        "fc is a Standardised with a forward of its own",
     ),
 }  # fmt: skip
 

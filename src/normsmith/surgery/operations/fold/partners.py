@@ -152,7 +152,13 @@ class Partners:
         """That something stands in a producer's place."""
         label = _label(event)
         if event.role == "producer" and event.module is None:
-            return _Obstacle(f"{label} is called as a function; make it a module")
+            layer = self._owners.modules.get(event.path)
+            if layer is None or not any(name.startswith("weight") for name in parameters_of(layer)):
+                return _Obstacle(f"{label} is called as a function; make it a module")
+            return _Obstacle(
+                f"{event.path} is a {type(layer).__name__} with a forward of its own, which may do more than a plain "
+                "layer"
+            )
         if event.shape is None and moves_by_name(event.name, event.module):
             return _Obstacle(
                 f"{label} moves channels by a shape that is not known without data; give a batch"
