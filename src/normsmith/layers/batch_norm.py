@@ -19,12 +19,19 @@ class BatchNorm1d(StatisticsBase, nn.BatchNorm1d):
     dict and `isinstance` are those of `torch.nn.BatchNorm1d`, all its arguments included.
 
     Args:
-        num_features: number of channels.
-        eps, momentum, affine, track_running_stats, device, dtype, bias: as in torch. `momentum=None` is the
-            cumulative average.
-        ghost_batch_size: in training, normalise every chunk of so many samples by its own statistics.
-        process_group: ranks that share statistics, "world" for all; any backend, uneven batches. The layer makes
-            a group of its own from it, collectively, at its first training forward.
+        num_features: number of channels C, the size of dimension 1 of the input.
+        eps: finite number ≥ 0 that is added to the variance. With 0 a channel that does not vary becomes NaN in
+            training (torch raises an error there).
+        momentum: weight of the new batch in the running statistics, usually from 0 to 1 (not checked, as in torch;
+            Keras's 0.99 is 0.01 here). None is the cumulative average: every batch so far weighs the same.
+        affine: whether there are γ (`weight`, initially 1) and β (`bias`, initially 0), of shape (C,).
+        track_running_stats: whether running statistics are kept. Without them evaluation uses the batch's too.
+        device: where parameters and buffers are made; torch's default where None.
+        dtype: of γ and β, torch's default where None; running statistics are float32 at least.
+        bias: with `affine`, whether there is β beside γ; False needs a torch whose batch norms know it.
+        ghost_batch_size: in training, normalise every chunk of so many samples by its own statistics; None is all.
+        process_group: ranks that share statistics, "world" for all, None for none; any backend, uneven batches. The
+            layer makes a group of its own from it, collectively, at its first training forward.
         on_small_batch: one value per channel in training: "error", or "running" to use the running statistics.
         on_nonfinite: "skip" keeps NaN and inf out of the running statistics; "propagate" is torch's way.
 

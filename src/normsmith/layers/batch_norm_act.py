@@ -111,9 +111,19 @@ class BatchNormAct1d(NormActBase):
     batch norm loads. It is not a subclass of torch's batch norm, so that no converter mistakes it for one.
 
     Args:
-        num_features, eps, momentum, affine, track_running_stats, device, dtype, bias: as in torch.
+        num_features: number of channels C, the size of dimension 1 of the input.
+        eps: finite number ≥ 0 that is added to the variance.
+        momentum: weight of the new batch in the running statistics; None is the cumulative average.
+        affine: whether there are γ (`weight`, initially 1) and β (`bias`, initially 0), of shape (C,).
+        track_running_stats: whether running statistics are kept; without them evaluation uses the batch's.
+        device: where parameters and buffers are made.
+        dtype: of γ and β; running statistics are float32 at least.
+        bias: with `affine`, whether there is β beside γ; False needs a torch whose batch norms know it.
         activation: "relu", "leaky_relu" (slope 0.01), "silu", "gelu", "hardswish", "sigmoid", "tanh", or None.
-        ghost_batch_size, process_group, on_small_batch, on_nonfinite: as in `BatchNorm1d`.
+        ghost_batch_size: in training, normalise every chunk of so many samples by its own statistics; None is all.
+        process_group: ranks that share statistics, "world" for all, None for none; see `BatchNorm1d`.
+        on_small_batch: one value per channel in training: "error", or "running" to use the running statistics.
+        on_nonfinite: "skip" keeps NaN and inf out of the running statistics; "propagate" does not.
 
     Raises:
         InputError: an argument or an input does not fit; says what was expected, and where.

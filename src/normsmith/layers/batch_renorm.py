@@ -160,11 +160,21 @@ class BatchRenorm1d(RenormBase, nn.BatchNorm1d):
     statistics that have moved, and gradients would be wrong. Either alone is right.
 
     Args:
-        num_features, eps, momentum, affine, track_running_stats, device, dtype, bias: as in torch's batch norm.
+        num_features: number of channels C, the size of dimension 1 of the input.
+        eps: finite number ≥ 0 that is added to the variance.
+        momentum: weight of the new batch in the running statistics; None is the cumulative average.
+        affine: whether there are γ (`weight`, initially 1) and β (`bias`, initially 0), of shape (C,).
+        track_running_stats: whether running statistics are kept; training needs them.
+        device: where parameters and buffers are made.
+        dtype: of γ and β; running statistics are float32 at least.
+        bias: with `affine`, whether there is β beside γ; False needs a torch whose batch norms know it.
         schedule: "paper", "crossq", "keras", "constant", or a callable step -> (r_max, d_max).
-        total_steps: length of the training run, for the default schedule.
-        track: "var" or "std".
-        ghost_batch_size, on_small_batch, on_nonfinite: as in `BatchNorm1d`.
+        total_steps: length of the training run in steps, for the default schedule; not together with `schedule`.
+        track: "var" averages the variance, as torch does; "std" the standard deviation, as the paper does.
+        ghost_batch_size: in training, normalise every chunk of so many samples by its own statistics; None is all.
+        process_group: ranks that share statistics, "world" for all, None for none; see `BatchNorm1d`.
+        on_small_batch: one value per channel in training: "error", or "running" to use the running statistics.
+        on_nonfinite: "skip" keeps NaN and inf out of the running statistics; "propagate" does not.
 
     Raises:
         InputError: an argument or an input does not fit; says what was expected, and where.

@@ -47,11 +47,15 @@ class InputNorm(StatisticsBase):
     Args:
         num_features: size of the feature axis.
         dim: which axis of the input holds the features: 1 for (N, F), (N, C, L), (N, C, H, W); -1 for (N, T, F).
-        eps: added to the batch's variance when learning online. A feature whose standard deviation is not well
-            above sqrt(eps) comes out too small: lower it, or use `fit`.
+        eps: finite number ≥ 0, added to the batch's variance when learning online. A feature whose standard deviation
+            is not well above sqrt(eps) comes out too small: lower it, or use `fit`.
         momentum: weight of the new batch when learning online; None is the cumulative average.
-        device, dtype: of the buffers; float32 at least.
-        ghost_batch_size, process_group, on_small_batch, on_nonfinite: as in `BatchNorm1d`, when learning online.
+        device: where the buffers are made.
+        dtype: of the buffers; float32 at least.
+        ghost_batch_size: learning online, normalise every chunk of so many samples by its own statistics; None is all.
+        process_group: learning online, ranks that share statistics, "world" for all; see `BatchNorm1d`.
+        on_small_batch: learning online, a single row: "error", or "running" to use the running statistics.
+        on_nonfinite: learning online, "skip" keeps NaN and inf out of the statistics; "propagate" does not.
 
     Raises:
         InputError: an argument or an input does not fit; says what was expected, and where.

@@ -230,12 +230,21 @@ class BatchNormLSTM(RecurrentBase):
     batch shares have no effect in training. To continue sequences with `hx`, say so by `first_step`.
 
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as in torch.
-        proj_size: 0.
+        input_size: number of features of the input at each step.
+        hidden_size: number of features of h, and of c.
+        num_layers: how many layers run one on the outputs of the other.
+        bias: whether there is b, of shape (gates·hidden_size,).
+        batch_first: whether inputs and outputs are (batch, time, features) rather than (time, batch, features).
+        dropout: probability from 0 to 1 of dropping an output of a layer before the next one, in training.
+        bidirectional: whether a second network reads the sequences backwards; outputs are concatenated.
+        proj_size: 0: networks with projections are not offered.
+        device: where parameters and buffers are made.
+        dtype: of the parameters; running statistics are float32 at least.
         normalize: "all" (Cooijmans), or "input" (Laurent): only W_x·x, by one set of statistics over all steps.
         max_steps: how many steps have statistics of their own.
         gamma: initial γ. With 1 the gates' derivatives start small, and gradients vanish.
-        eps, momentum: of all norms, as in `BatchNorm1d`.
+        eps: finite number ≥ 0 that all norms add to their variances.
+        momentum: weight of the new batch in all running statistics; None is the cumulative average.
         on_small_batch: a batch of one sequence in training: "error", or "running" to use the running statistics.
         on_nonfinite: "skip" keeps NaN and inf out of the running statistics; "propagate" does not.
 

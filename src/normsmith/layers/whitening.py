@@ -180,8 +180,14 @@ class Whiten1d(WhitenBase):
     (`on_small_batch`), or, where only a mask tells, the running statistics are used and nothing is updated.
 
     Args:
-        num_features, eps, momentum, affine, track_running_stats, device, dtype: as in torch's batch norm.
-        groups: how many groups of consecutive channels are whitened apart.
+        num_features: number of channels C, the size of dimension 1 of the input.
+        eps: finite number ≥ 0 that is added to the diagonal of Σ; with 0 Σ must have full rank.
+        momentum: weight of the new batch in the running mean and matrix; None is the cumulative average.
+        affine: whether there are γ (`weight`, initially 1) and β (`bias`, initially 0), of shape (C,).
+        track_running_stats: whether running statistics are kept; without them evaluation uses the batch's.
+        device: where parameters and buffers are made.
+        dtype: of γ and β; running statistics are float32 at least.
+        groups: how many groups of consecutive channels are whitened apart; a divisor of C.
         method: "zca", by eigendecomposition, exact; or "newton", by iterations that approach it: faster on a GPU, and
             gentle to directions of little variance.
         iterations: of "newton".
