@@ -10,6 +10,7 @@ import pytest
 import torch
 from tests.contracts.surgery import ALL, SurgeryContract
 from tests.surgery.networks import REAL, BatchNormAct2d, FrozenBatchNorm2d, Network, lived_in
+from tests.surgery.small import Net
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
@@ -167,6 +168,15 @@ def test_norms_on_both_sides_and_in_a_row() -> None:
     assert not plan.refusals
     assert difference(plan, torch.randn(2, 3, 6, 6).double()) < 1e-12
     assert list(model.state_dict()) == ["1.weight", "1.bias"]
+
+
+def test_norms_in_a_row_that_are_made_in_another_order_than_they_are_called() -> None:
+    def body(net: Any, x: Tensor) -> Tensor:
+        return net.second(net.first(net.conv(x)))
+
+    parts = {"second": nn.BatchNorm2d(4), "first": nn.BatchNorm2d(4), "conv": nn.Conv2d(3, 4, 3)}
+    model = lived_in(Net(body, **parts)).double()
+    assert difference(fold(model), torch.randn(2, 3, 6, 6).double()) < 1e-12
 
 
 @pytest.mark.parametrize(

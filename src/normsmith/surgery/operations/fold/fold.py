@@ -115,11 +115,12 @@ def find_pairs(model: nn.Module, batch: Any, forward: Forward, only: Only) -> De
     locations = Locations(model)
     chosen = selected_batch_norms(locations, "fold", only)
     owners = Owners(locations)
-    partners = Partners(trace(model, batch, forward=forward), owners).find(chosen).values()
-    folds = [partner for partner in partners if isinstance(partner, Fold)]
+    partners = Partners(trace(model, batch, forward=forward), owners).find(chosen)
+    folds = [partner for partner in partners.values() if isinstance(partner, Fold)]
+    refused = [partner for norm in chosen if isinstance(partner := partners[norm], Refusal)]
     return {
         "pairs": [_as_row(fold, owners) for fold in folds],
-        "refusals": [asdict(partner) for partner in partners if isinstance(partner, Refusal)],
+        "refusals": [asdict(partner) for partner in refused],
     }
 
 

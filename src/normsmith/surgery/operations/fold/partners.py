@@ -52,15 +52,17 @@ class Partners:
         self._folded: set[Event] = set()
 
     def find(self, norms: Iterable[nn.Module]) -> dict[nn.Module, Fold | Refusal]:
-        """For each norm how to fold it, or the reason why it cannot be."""
+        """For each norm how to fold it, or the reason why it cannot be: in the order of the forward.
+
+        Of several that are folded into one layer, one after the other, the order says what is scaled first.
+        """
         calls = {norm: self._calls.of(norm) for norm in norms}
 
         def position(norm: nn.Module) -> int:
             its = calls[norm]
             return -1 if isinstance(its, Refusal) else its[0].end.index
 
-        partners = {norm: self._one(norm, calls[norm]) for norm in sorted(calls, key=position)}
-        return {norm: partners[norm] for norm in calls}
+        return {norm: self._one(norm, calls[norm]) for norm in sorted(calls, key=position)}
 
     def _one(self, module: nn.Module, calls: tuple[Call, ...] | Refusal) -> Fold | Refusal:
         norm = foldable_norm(module, self._owners.locations)
