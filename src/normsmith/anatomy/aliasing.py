@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
+from torch import nn
+
+from normsmith._torch import buffers_of, parameters_of
 from normsmith.anatomy.graph import Event, Graph
+from normsmith.anatomy.kinds import RESHAPING_FUNCTIONS
 
+_VIEWS = RESHAPING_FUNCTIONS | {"movedim", "transpose", "permute", "unsqueeze", "squeeze", "Flatten", "Identity"}
 _MAKING_A_COPY = {"cat", "concat", "concatenate", "stack"}
 
 
@@ -61,10 +66,28 @@ def needs_a_copy(graph: Graph, norm: Event, goes: Callable[[Event], bool]) -> bo
     source = norm.sources[0]
     if not graph.overwritten_by(norm) and overwritten_after(graph, source, norm) is None:
         return False
-    while goes(source) and source.sources and not graph.is_used_elsewhere(source):
+    while (goes(source) or _is_view(source)) and source.sources and not graph.is_used_elsewhere(source):
         source = source.sources[0]
     makes_new = source.role in ("producer", "add") or source.name in _MAKING_A_COPY
     return not makes_new or graph.is_used_elsewhere(source)
+
+
+def _is_view(event: Event) -> bool:
+    """Whether a call only shows its argument in another shape; autograd lets such a view be overwritten."""
+    return event.shares and not event.writes and event.name in _VIEWS
+
+
+def used_elsewhere(graph: Graph, module: nn.Module, paths: Collection[str]) -> str | None:
+    """Which call, outside of a module at `paths`, computes with one of its tensors, in words; None without one."""
+    names = [*parameters_of(module), *buffers_of(module)]
+    tensors = {f"{path}.{name}".removeprefix(".") for path in paths for name in names}
+    for event in graph.events:
+        if event.kind == "parameter" and event.path in tensors:
+            for consumer in graph.consumers(event):
+                inside = any(f"{consumer.path}.".startswith(f"{path}.") for path in paths)
+                if not inside:
+                    return f"{_label(consumer)} computes with its {event.path.rpartition('.')[2]}"
+    return None
 
 
 def _label(event: Event) -> str:

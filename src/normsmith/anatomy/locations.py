@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
 from normsmith._torch import children_of, is_compiled_in_place
+from normsmith.anatomy.holders import Holders
 from normsmith.anatomy.kinds import is_prepared
 from normsmith.errors import InputError, SurgeryError
 
@@ -56,6 +58,11 @@ class Locations:
                 if child is not None:
                     self.holders[child] = (*self.holders.get(child, ()), (parent, name))
         self._attributes = dict(_plain_attributes(self))
+
+    @cached_property
+    def code(self) -> Holders:
+        """What the forwards of the model's modules read of each other."""
+        return Holders(next(iter(self.paths)))
 
     def plain_attribute(self, module: nn.Module) -> str | None:
         """The path of an attribute that holds a module beside torch's registration, such as a plain list; else None.

@@ -114,7 +114,10 @@ def _one(
     broken = broken_statistics(module)
     if broken is not None and broken.unusable and _computed_anew(module, result):
         return Refusal(path, f"{broken.advice}; the new layer would compute its statistics from them")
-    return result
+    read = locations.code.why_bound(module, result.new) if result.changes else None
+    by_hand = None if to in ("batch", "torch") else locations.code.by_hand(module)
+    reason = read or by_hand
+    return result if reason is None else Refusal(path, reason)
 
 
 def _change(paths: tuple[str, ...], result: Converted) -> Change:

@@ -127,7 +127,7 @@ class StopTraining(Edit):
 def _statistics(
     model: nn.Module, chosen: Sequence[nn.Module], locations: Locations
 ) -> dict[nn.Module, _Step]:
-    steps = {module: _pinned(module) for module in chosen}
+    steps = {module: _by_hand(module, locations) or _pinned(module) for module in chosen}
     others = {module for module, step in steps.items() if step is None}
     if others:
         made = convert(model, "frozen", only=lambda _, module: module in others)
@@ -146,6 +146,11 @@ def _statistics(
             why = f"of normsmith, as {_owner(module)} cannot be pinned{_untrained(module)}"
             steps[module] = _Step(change.after, why, tuple(edits[module]))
     return {module: step for module, step in steps.items() if step is not None}
+
+
+def _by_hand(module: nn.Module, locations: Locations) -> _Step | None:
+    reason = locations.code.by_hand(module)
+    return None if reason is None else _Step(refused=reason)
 
 
 def _pinned(module: nn.Module) -> _Step | None:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from normsmith._torch import TorchBatchNorm
-from normsmith.anatomy.aliasing import needs_a_copy
+from normsmith.anatomy.aliasing import needs_a_copy, used_elsewhere
 from normsmith.anatomy.broken_statistics import statistics_remarks
 from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
@@ -157,7 +157,7 @@ class _Moves:
 
     def look_at(self, norm: nn.Module) -> None:
         path = self.at.locations.paths[norm][0]
-        reason = self._obstacle(norm)
+        reason = self._read(norm) or self._obstacle(norm)
         if reason is not None:
             self.refusals.append(Refusal(path, reason))
             return
@@ -205,6 +205,11 @@ class _Moves:
                 else "this forward does not come by it"
             )
         return None
+
+    def _read(self, norm: nn.Module) -> str | None:
+        """Why a norm must stay where its holder finds what it reads or computes with, if so."""
+        read = self.at.locations.code.why_bound(norm, nn.Identity())
+        return read or used_elsewhere(self.at.graph, norm, self.at.locations.paths[norm])
 
     def _around(self, event: Event, norm: nn.Module) -> tuple[Event, Event]:
         """The events whose results a norm takes and puts out; what a hook moves for it is left out."""

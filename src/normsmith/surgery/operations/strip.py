@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from normsmith._torch import buffers_of, children_of, parameters_of
-from normsmith.anatomy.aliasing import needs_a_copy
+from normsmith.anatomy.aliasing import needs_a_copy, used_elsewhere
 from normsmith.anatomy.batch_norms import is_batch_norm
 from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
@@ -85,6 +85,9 @@ def _find(model: nn.Module, batch: Any, forward: Forward, only: Only) -> Decisio
     going = [norm for norm, refusal in zip(wanted, refusals, strict=True) if refusal is None]
     biases, kept = list[dict[str, str]](), list[Remark]()
     graph = _graph(model, batch, forward, needed=_may_need_a_bias(model, going)) if going else None
+    used = [None if graph is None else _used_elsewhere(graph, locations, norm) for norm in going]
+    refusals += used
+    going = [norm for norm, refusal in zip(going, used, strict=True) if refusal is None]
     if graph is not None:
         for layer, after in layers_that_need_a_bias(graph, set(going)):
             path = locations.paths[layer][0]
@@ -172,9 +175,16 @@ def _graph(model: nn.Module, batch: Any, forward: Forward, *, needed: bool) -> G
         return None
 
 
+def _used_elsewhere(graph: Graph, locations: Locations, norm: nn.Module) -> Refusal | None:
+    """Why a norm must stay because others compute with its tensors, if so."""
+    paths = locations.paths[norm]
+    reason = used_elsewhere(graph, norm, paths)
+    return None if reason is None else Refusal(paths[0], reason)
+
+
 def _needs_a_copy(graph: Graph | None, locations: Locations, norm: nn.Module, going: list[nn.Module]) -> bool:
     """Whether something may write in place to what a norm has returned, and others would see it."""
-    if graph is not None:
+    if graph is not None and graph.of(norm):
         return any(needs_a_copy(graph, e, lambda source: source.module in going) for e in graph.of(norm))
     return not all(comes_right_after_a_producer(*holder) for holder in locations.holders[norm])
 
@@ -206,6 +216,8 @@ def _refusal(locations: Locations, norm: nn.Module) -> Refusal | None:
         reason = "it has no channels yet (lazy); run the model once"
     elif _is_foreign(norm) or has_own_forward(norm):
         reason = f"{type(norm).__name__} has a forward of its own and may do more than normalise"
+    elif reason is None:
+        reason = locations.code.why_bound(norm, nn.Identity())
     return None if reason is None else Refusal(path, reason)
 
 

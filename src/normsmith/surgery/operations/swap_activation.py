@@ -70,7 +70,9 @@ def _find(model: nn.Module, activation: str, batch: Any, forward: Forward) -> De
             kept.append(Remark(path, f"{type(module).__name__} is the network's output, or a gate"))
         elif type(module) is kind:
             kept.append(Remark(path, f"it is {kind.__name__} already"))
-        elif (reason_ := _obstacle(module, is_hidden, locations) or _written(graph, module)) is not None:
+        elif (
+            reason_ := _obstacle(module, kind, is_hidden, locations) or _written(graph, module)
+        ) is not None:
             refusals.append(Refusal(path, reason_))
         else:
             paths.append(path)
@@ -122,13 +124,20 @@ def build(
     )
 
 
-def _obstacle(activation: nn.Module, is_hidden: set[bool], locations: Locations) -> str | None:
+def _obstacle(
+    activation: nn.Module, kind: type[nn.Module], is_hidden: set[bool], locations: Locations
+) -> str | None:
     """Why an activation cannot be swapped, if so; `is_hidden` holds what each of its calls is."""
     if not is_hidden:
         return "this forward does not come by it"
     if False in is_hidden:
         return "it is the network's output, or a gate, at another call"
-    return locations.why_not_replaceable(activation, "swapping")
+    for holder, name in locations.holders[activation]:
+        took_note = isinstance(holder, nn.TransformerEncoderLayer) and holder.activation_relu_or_gelu
+        if took_note and name == "activation":
+            return "TransformerEncoderLayer took note of it when it was made; make a new one with the other"
+    bound = locations.why_not_replaceable(activation, "swapping")
+    return bound or locations.code.why_bound(activation, kind())
 
 
 def _written(graph: Graph, activation: nn.Module) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from normsmith._torch import TorchBatchNorm, parameters_of
 from normsmith.anatomy.graph import Event, Graph
+from normsmith.anatomy.holders import Holders
 from normsmith.anatomy.kinds import channels, is_producer
 from normsmith.anatomy.locations import find
 from normsmith.anatomy.remark import Remark
@@ -83,6 +85,10 @@ class Biases:
         self.edits: list[Edit] = []
         self.kept: list[Remark] = []
 
+    @cached_property
+    def _code(self) -> Holders:
+        return Holders(self._model)
+
     def remove_if_redundant(self, path: str | None, norm: nn.Module) -> Iterator[Change]:
         """Remove the bias of the layer at `path` where `norm`, which comes after it, subtracts any constant.
 
@@ -97,6 +103,10 @@ class Biases:
             self.kept.append(
                 Remark(f"{path}.bias", "redundant, but parametrized or shared with another layer")
             )
+            return
+        reader = self._code.reads.get(layer, {}).get("bias")
+        if reader is not None:
+            self.kept.append(Remark(f"{path}.bias", f"redundant, but the forward of {reader} reads it"))
             return
         self.edits.append(ParameterEdit(layer, "bias", bias, None))
         yield Change(

@@ -68,13 +68,17 @@ class Partners:
         norm = foldable_norm(module, self._owners.locations)
         if isinstance(norm, Refusal):
             return norm
+        code = self._owners.locations.code
         if isinstance(calls, Refusal):
-            return calls
+            by_hand = code.by_hand(module)
+            return calls if by_hand is None else Refusal(calls.path, by_hand)
         fold = self._after(norm, calls)
         if isinstance(fold, _Obstacle):
             against, fold = fold, self._before(norm, calls)
             if isinstance(fold, _Obstacle):
                 return Refusal(self._owners.path(module), _together(against, fold))
+        if (read := code.why_bound(module, nn.Identity())) is not None:
+            return Refusal(self._owners.path(module), read)
         if norm.activation is None and len(calls[0].inner) == 1:
             self._folded |= {call.end for call in calls}
         return fold
