@@ -10,7 +10,15 @@ from normsmith._torch import buffers_of, parameters_of
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.kinds import RESHAPING_FUNCTIONS
 
-_VIEWS = RESHAPING_FUNCTIONS | {"movedim", "transpose", "permute", "unsqueeze", "squeeze", "Flatten", "Identity"}
+_VIEWS = RESHAPING_FUNCTIONS | {
+    "movedim",
+    "transpose",
+    "permute",
+    "unsqueeze",
+    "squeeze",
+    "Flatten",
+    "Identity",
+}
 _MAKING_A_COPY = {"cat", "concat", "concatenate", "stack"}
 
 
