@@ -162,12 +162,29 @@ def _compiled(rank, size):
     torch._dynamo.reset()
     layer = ours.BatchNorm1d(3, process_group="world", dtype=torch.float64)
     x = torch.linspace(0, 1, 18, dtype=torch.float64).view(6, 3).cos()
-    layer(x)
-    layer.reset_running_stats()
     mine = x[slice(0, 2) if rank == 0 else slice(2, 6)].clone().requires_grad_()
     y = torch.compile(layer, backend="aot_eager", fullgraph=True)(mine)
     y.pow(3).sum().backward()
     return y.detach(), mine.grad, layer.running_var
+
+
+def _compiled_at_once(rank, size):
+    """No forward before the compiled ones: in one graph within DDP, and around DDP in several."""
+    inside = torch.compile(small_cnn("world"), backend="aot_eager", fullgraph=True)
+    inside = nn.parallel.DistributedDataParallel(inside)
+    train(inside, 2, shards(rank, size), size)
+    around = small_cnn("world").insert(2, _Break())
+    around = torch.compile(nn.parallel.DistributedDataParallel(around), backend="aot_eager")
+    train(around, 2, shards(rank, size), size)
+    return [([p.detach() for p in net.parameters()], list(net.buffers())) for net in (inside, around)]
+
+
+class _Break(nn.Module):
+    """A place where the compiler breaks the graph."""
+
+    def forward(self, x):
+        torch._dynamo.graph_break()
+        return x
 
 
 def close(result, want):
@@ -260,6 +277,16 @@ def test_double_backward_across_ranks(two):
     results = [result["double"] for result in two]
     close(torch.cat([first for first, _ in results]), g.detach())
     close(torch.cat([result for _, result in results]), second)
+
+
+@pytest.mark.compiles
+def test_the_first_training_forward_may_be_a_compiled_one_within_ddp_and_around_it():
+    alone = small_cnn()
+    train(alone, 2)
+    want = list(alone.parameters()), list(alone.buffers())
+    for results in run_ranks(_compiled_at_once, 2, timeout=200, bound=300):
+        for result in results:
+            close(result, want)
 
 
 @pytest.mark.compiles

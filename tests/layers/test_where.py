@@ -31,3 +31,14 @@ def test_scripted_modules_are_looked_through():
         scripted = torch.jit.script(nn.Sequential(nn.ReLU()))
     net = nn.Sequential(scripted, nn.Sequential(nn.Tanh()))
     assert where(net[1][0]) == "Sequential.1.0"
+
+
+def test_what_the_compiler_wraps_around_is_no_part_of_the_path():
+    inner = nn.BatchNorm1d(3)
+    net = nn.Sequential(torch.compile(nn.Sequential(nn.ReLU(), inner), backend="eager"))
+    assert where(inner) == "Sequential.0.1"
+    assert where(net) == "Sequential"
+    alone = nn.BatchNorm1d(3)
+    wrapped = torch.compile(alone, backend="eager")
+    assert where(alone) == "BatchNorm1d"
+    assert "BatchNorm1d" in str(wrapped), "lives until here"

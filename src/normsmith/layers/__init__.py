@@ -26,6 +26,7 @@ from normsmith.layers.batch_renorm import (
 )
 from normsmith.layers.contexts import accumulate, use_mask
 from normsmith.layers.input_norm import InputNorm
+from normsmith.layers.ranks import join_ranks
 from normsmith.layers.recurrent import BatchNormGRU, BatchNormLSTM
 from normsmith.layers.whitening import Whiten1d, Whiten2d
 
@@ -54,5 +55,6 @@ __all__ = [
     "Whiten1d",
     "Whiten2d",
     "accumulate",
+    "join_ranks",
     "use_mask",
 ]

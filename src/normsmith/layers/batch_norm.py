@@ -31,7 +31,8 @@ class BatchNorm1d(StatisticsBase, nn.BatchNorm1d):
         bias: with `affine`, whether there is β beside γ; False needs a torch whose batch norms know it.
         ghost_batch_size: in training, normalise every chunk of so many samples by its own statistics; None is all.
         process_group: ranks that share statistics, "world" for all, None for none; any backend, uneven batches. The
-            layer makes a group of its own from it, collectively, at its first training forward.
+            layer makes a group of its own from it, collectively, at its first training forward, compiled or not, or
+            by `join_ranks`.
         on_small_batch: one value per channel in training: "error", or "running" to use the running statistics.
         on_nonfinite: "skip" keeps NaN and inf out of the running statistics; "propagate" is torch's way.
 

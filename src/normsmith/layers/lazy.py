@@ -10,6 +10,7 @@ from torch import Tensor
 
 from normsmith._torch import LazyNormBase
 from normsmith.errors import InputError
+from normsmith.layers._where import where
 from normsmith.layers.statistics import torchs_bias
 
 
@@ -38,8 +39,8 @@ class LazyBase(LazyNormBase):
         """Take the number of channels from the first input."""
         if input.ndim < 2:
             raise InputError(
-                f"{type(self).__name__}: expected an input of shape (batch, channels, ...), "
-                f"got {tuple(input.shape)}"
+                f"{where(self)}: expected an input of shape (batch, channels, ...), got {tuple(input.shape)}; "
+                "add the missing dimension, e.g. with .unsqueeze(0)"
             )
         super().initialize_parameters(input)
         if self.num_features == 0:

@@ -110,7 +110,7 @@ class RecurrentBase(TruthfulProperties, Ours, nn.Module):
                 raise InputError(f"first_step: expected a whole number ≥ 0, got {first_step!r}")
             output, states = self._run(batch, self._initial(hx, batch), first_step)
         except InputError as error:
-            raise InputError(f"{where(self)}: {error}") from None
+            raise InputError(f"{where(self)}: {error.args[0]}") from None
         if not batch.batched:
             states = tuple(state.squeeze(1) for state in states)
         return batch.restore(output), states if self.cell.states > 1 else states[0]

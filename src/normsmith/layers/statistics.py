@@ -20,7 +20,7 @@ from normsmith.layers.copies import Copyable
 from normsmith.layers.ours import Ours
 from normsmith.layers.policy import HasPolicy
 from normsmith.layers.precision import Float32Statistics
-from normsmith.layers.ranks import check_process_group, sync_of
+from normsmith.layers.ranks import SharesStatistics, check_process_group
 from normsmith.layers.scripted import stand_in
 from normsmith.ops import Moments, Renorm, Running, Sync, batch_norm, commit, concatenate, merge
 
@@ -40,7 +40,9 @@ class Normalised(NamedTuple):
     sample_weight: Tensor | None
 
 
-class StatisticsBase(HasPolicy, Float32Statistics, Copyable, RefusesConverters, Ours, NormBase):
+class StatisticsBase(
+    HasPolicy, SharesStatistics, Float32Statistics, Copyable, RefusesConverters, Ours, NormBase
+):
     """A torch norm (its parameters, buffers and state dict) that runs on `normsmith.ops.batch_norm`."""
 
     spatial: tuple[int, ...] = ()
@@ -126,7 +128,7 @@ class StatisticsBase(HasPolicy, Float32Statistics, Copyable, RefusesConverters, 
             self._check_input_dim(input)
             return self._normalise(input, self._state_of_forward(mask), sample_weight, residual)
         except InputError as error:
-            raise InputError(f"{where(self)}: {error}") from None
+            raise InputError(f"{where(self)}: {error.args[0]}") from None
 
     @property
     def is_accumulating(self) -> bool:
@@ -219,9 +221,7 @@ class StatisticsBase(HasPolicy, Float32Statistics, Copyable, RefusesConverters, 
         """The ranks that share statistics; their group is made at the first training forward."""
         if self.process_group is None or not self.training:
             return None
-        if self._sync is None:
-            self._sync = sync_of(self, self.process_group)
-        return self._sync
+        return self.join()
 
     def commit_collected(self, collected: list[Moments]) -> None:
         """One update of the running statistics from the moments of several micro-batches."""

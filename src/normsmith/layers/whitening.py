@@ -117,7 +117,7 @@ class WhitenBase(StatisticsBase):
                 collected=self._collected if state.update_running else None,
             )
         except InputError as error:
-            raise InputError(f"{where(self)}: {error}") from None
+            raise InputError(f"{where(self)}: {error.args[0]}") from None
 
     def commit_collected(self, collected: list[Any]) -> None:
         """One update of the running statistics from the covariance of several micro-batches."""
