@@ -25,9 +25,11 @@ from normsmith.layers.batch_renorm import (
     LazyBatchRenorm3d,
 )
 from normsmith.layers.contexts import accumulate, use_mask
+from normsmith.layers.frozen import freeze, unfreeze
 from normsmith.layers.input_norm import InputNorm
 from normsmith.layers.ranks import join_ranks
 from normsmith.layers.recurrent import BatchNormGRU, BatchNormLSTM
+from normsmith.layers.untraced import without_a_trace
 from normsmith.layers.whitening import Whiten1d, Whiten2d
 
 __all__ = [
@@ -55,6 +57,9 @@ __all__ = [
     "Whiten1d",
     "Whiten2d",
     "accumulate",
+    "freeze",
     "join_ranks",
+    "unfreeze",
     "use_mask",
+    "without_a_trace",
 ]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from normsmith.errors import InputError
-from normsmith.layers.statistics import StatisticsBase
+from normsmith.layers.of_model import norms_of
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def use_mask(model: nn.Module, mask: Tensor | None) -> Iterator[None]:
     ...     net(torch.tensor([[1.0], [3.0], [99.0]])).round(decimals=2).flatten()
     tensor([-1.,  1.,  0.])
     """
-    layers = _norms_of(model, "use_mask")
+    layers = norms_of(model, "use_mask")
     before = [layer.context_mask for layer in layers]
     try:
         for layer in layers:
@@ -61,7 +61,7 @@ def accumulate(model: nn.Module) -> Iterator[None]:
     >>> layer.running_mean, layer.running_var.item() == batch.var().item(), layer.num_batches_tracked
     (tensor([3.]), True, tensor(1))
     """
-    layers = _norms_of(model, "accumulate")
+    layers = norms_of(model, "accumulate")
     if any(layer.is_accumulating for layer in layers):
         raise InputError(
             "accumulate: expected a model that is not accumulating yet, got one within another block"
@@ -75,14 +75,3 @@ def accumulate(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer._collected = None
-
-
-def _norms_of(model: nn.Module, caller: str) -> list[StatisticsBase]:
-    """The norms of normsmith in a model, at least one; `caller` is named in the message otherwise."""
-    layers = [module for module in model.modules() if isinstance(module, StatisticsBase)]
-    if not layers:
-        raise InputError(
-            f"{caller}: expected a model with norms of normsmith, got {type(model).__name__} without any; "
-            "convert it first, e.g. with normsmith.surgery"
-        )
-    return layers

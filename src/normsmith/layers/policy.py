@@ -28,6 +28,9 @@ class HasPolicy(nn.Module):
     pinned: Policy | None
     """The policy that `freeze` has set; None where it follows `training`."""
 
+    leaves_trace: bool
+    """Whether training updates the running statistics; False within an open `without_a_trace`."""
+
     running_mean: Tensor | None
     track_running_stats: bool
 
@@ -38,7 +41,7 @@ class HasPolicy(nn.Module):
             return self.pinned
         has_running = buffers_of(self)["running_mean"] is not None
         if self.training:
-            return Policy("batch", self.track_running_stats and has_running)
+            return Policy("batch", self.leaves_trace and self.track_running_stats and has_running)
         return Policy("running" if has_running else "batch", False)
 
     def freeze(self, normalize_with: Literal["batch", "running"] = "running") -> Self:

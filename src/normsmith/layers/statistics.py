@@ -99,6 +99,7 @@ class StatisticsBase(
         self.on_nonfinite = on_nonfinite
         self.pinned = None
         self.context_mask = None
+        self.leaves_trace = True
         self._collected: list[Moments] | None = None
         self._sync: Sync | None = None
 

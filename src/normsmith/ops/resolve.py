@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from normsmith._torch import for_captured, has_function_transforms
+from normsmith.errors import InputError
 from normsmith.ops._shapes import PerChannel, PerGroup
 from normsmith.ops.moments import Moments
 from normsmith.ops.snapshot import snapshot
@@ -302,6 +303,23 @@ def _move(buffer: Tensor, value: Tensor, factor: Tensor | float, usable: Tensor 
     if usable is not None:
         value = torch.where(usable, value, buffer)
     if has_function_transforms():
-        buffer.copy_(for_captured(buffer, torch.lerp(buffer, value, factor)))  # vmap has no rule for lerp_
+        write_transformed(buffer, torch.lerp(buffer, value, factor))  # vmap has no rule for lerp_
     else:
         buffer.lerp_(value, factor)
+
+
+def write_transformed(buffer: Tensor, value: Tensor) -> None:
+    """Write a value into a running buffer while a transform of `torch.func` is at work.
+
+    Raises:
+        InputError: the transform does not let the forward write into the buffer.
+    """
+    try:
+        buffer.copy_(for_captured(buffer, value))
+    except RuntimeError as error:
+        raise InputError(
+            "running statistics: expected buffers that the forward may update, got some that a transform of torch.func "
+            f"(vmap, grad, ...) protects ({str(error).splitlines()[0][:60]}...); run it within "
+            "normsmith.layers.without_a_trace(model), which updates none, or pass the buffers through "
+            "torch.func.functional_call, stacked under vmap"
+        ) from error

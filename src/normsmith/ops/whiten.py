@@ -8,11 +8,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from normsmith._torch import has_function_transforms
 from normsmith.errors import InputError
 from normsmith.ops._shapes import Batch, PerChannel
 from normsmith.ops.call import computing_dtype
 from normsmith.ops.inverse_root import METHODS, inverse_root
 from normsmith.ops.masks import valid_elements
+from normsmith.ops.resolve import write_transformed
 from normsmith.ops.snapshot import snapshot
 
 
@@ -208,10 +210,15 @@ def commit_whitening(
         factor = 1.0 / (running.batches + 1).to(running.mean.dtype)
     else:
         raise ValueError("momentum=None needs a counter of batches; got None")
-    old = running.mean.view_as(mean)
-    old.add_(torch.where(usable.unsqueeze(1), mean.to(old.dtype) - old, 0.0) * factor)
-    old = running.matrix
-    old.add_(torch.where(usable[:, None, None], matrix.to(old.dtype) - old, 0.0) * factor)
+    for old, new, moves in (
+        (running.mean.view_as(mean), mean, usable.unsqueeze(1)),
+        (running.matrix, matrix, usable[:, None, None]),
+    ):
+        step = torch.where(moves, new.to(old.dtype) - old, 0.0) * factor
+        if has_function_transforms():
+            write_transformed(old, old + step)
+        else:
+            old.add_(step)
     if running.batches is not None:
         running.batches.add_(1 if momentum is not None else usable.any())
 

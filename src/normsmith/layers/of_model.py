@@ -1,0 +1,37 @@
+"""The norms in a model: ours, and those of others that keep running statistics."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from normsmith._torch import buffers_of
+from normsmith.errors import InputError
+from normsmith.layers.statistics import StatisticsBase
+
+
+def norms_of(model: nn.Module, caller: str) -> list[StatisticsBase]:
+    """The norms of normsmith in a model, at least one; `caller` is named in the message otherwise.
+
+    Raises:
+        InputError: there is none.
+    """
+    layers = [module for module in model.modules() if isinstance(module, StatisticsBase)]
+    if not layers:
+        raise InputError(
+            f"{caller}: expected a model with norms of normsmith, got {type(model).__name__} without any; "
+            "convert it first, e.g. with normsmith.surgery"
+        )
+    return layers
+
+
+def norms_of_others(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules of other classes that hold a running mean, by their paths in the model.
+
+    >>> list(norms_of_others(nn.Sequential(nn.BatchNorm1d(3), nn.LayerNorm(3))))
+    ['0']
+    """
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if not isinstance(module, StatisticsBase) and buffers_of(module).get("running_mean") is not None
+    }
