@@ -241,7 +241,8 @@ def is_traced_or_transformed() -> bool:
 
 def for_captured(buffer: Tensor, value: Tensor) -> Tensor:
     """What to write into a buffer that `torch.func.functionalize` was not given. Needs `_is_functional_tensor`."""
-    if not torch._is_functional_tensor(value) or torch._is_functional_tensor(buffer):
+    compiling = torch.compiler.is_compiling()  # which rewrites what is written by itself
+    if compiling or not torch._is_functional_tensor(value) or torch._is_functional_tensor(buffer):
         return value
     torch._sync(value)  # type: ignore[attr-defined, no-untyped-call]
     return torch._from_functional_tensor(value)
@@ -387,8 +388,7 @@ mark_constant(_has_gradient_of_sums)
 def is_functional(tensor: Tensor) -> bool:
     """Whether a tensor stands for one while the compiler rewrites a graph without mutations.
 
-    Needs `torch._subclasses.functional_tensor.FunctionalTensor`, of torch 2.1.
-    """
+    Needs `torch._subclasses.functional_tensor.FunctionalTensor`, of torch 2.1."""
     return isinstance(tensor, FunctionalTensor)
 
 
