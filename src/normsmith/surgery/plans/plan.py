@@ -160,7 +160,8 @@ class Plan:
         Runs `forward(model, batch)` before and after in evaluation, and in training where something is expected
         of that; then everything is as before: modes, buffers, hooks, random state. Outputs that should be the same and
         differ too much in float32 (or half precision) may differ by rounding: the change is then tried on a copy of the
-        model in float64, and that decides.
+        model in float64, and that decides. Layers that overwrite their input must not make a difference that they did
+        not make before: both are also tried with `inplace=False` everywhere.
 
         Args:
             batch: a tensor, a dict (passed by names) or a tuple whose first part is the input.

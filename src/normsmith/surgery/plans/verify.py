@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from normsmith._text import error_text
+from normsmith._torch import map_leaves
 from normsmith.anatomy.float64 import in_float64
 from normsmith.anatomy.forward import Forward, check_runnable, outputs
 from normsmith.anatomy.preserve import preserved
 from normsmith.errors import SurgeryError
+from normsmith.surgery.plans.in_place import nothing_in_place
 
 Outcome = Literal["same", "may differ", "differs"]
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -108,15 +110,25 @@ def verify(
     forward: Forward,
     tolerance: float | None,
 ) -> Verification:
-    """Run before, and after inside the context `changed`, which takes the change back."""
+    """Run before, and after inside the context `changed`, which takes the change back.
+
+    Both also with nothing in place: where that was the same before the change, it must be so after it, whatever is
+    expected of the outputs.
+    """
     check_runnable(model)
     modes = ["evaluation"] + ["training"] * (expects.training != "may differ")
     before = [_run(model, batch, forward, mode, "before") for mode in modes]
+    apart = [_run_apart(model, batch, forward, mode, "before") for mode in modes]
     with changed as other, preserved(other), _Noting(new) as reached:
         after = [_run(other, batch, forward, mode, "after") for mode in modes]
+        apart_after = [_run_apart(other, batch, forward, mode, "after") for mode in modes]
     wanted = [expects.evaluation, expects.training]
     rows = zip(before, after, wanted[: len(modes)], modes, strict=True)
     differences = [compare(*row, tolerance) for row in rows]
+    for pairs in zip(
+        zip(before, apart, strict=True), zip(after, apart_after, strict=True), modes, strict=True
+    ):
+        _check_overwritten(*pairs, tolerance)
     return Verification(
         expects,
         differences[0],
@@ -130,11 +142,41 @@ def _run(model: nn.Module, batch: Any, forward: Forward, mode: str, when: str) -
     # a forward in training moves the statistics, and the next mode must not see that
     with preserved(model):
         try:
-            return outputs(model, batch, forward, training=mode == "training")
+            own = map_leaves(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, batch)
+            return outputs(model, own, forward, training=mode == "training")
         except Exception as error:
             raise SurgeryError(
                 f"a forward in {mode}, {when} the change, failed on this batch: {error_text(error)}"
             ) from error
+
+
+_Pair = tuple[list[Tensor], list[Tensor] | None]
+"""Outputs as the model is, and with nothing in place; None where nothing is."""
+
+
+def _run_apart(model: nn.Module, batch: Any, forward: Forward, mode: str, when: str) -> list[Tensor] | None:
+    with nothing_in_place(model) as some:
+        return _run(model, batch, forward, mode, when) if some else None
+
+
+def _check_overwritten(before: _Pair, after: _Pair, when: str, tolerance: float | None) -> None:
+    """Raise DifferenceError if something is overwritten after the change that others need, and was not before it."""
+    (here, here_apart), (there, there_apart) = before, after
+    if there_apart is None:
+        return
+    try:
+        compare(here, here if here_apart is None else here_apart, "same", when, tolerance)
+    except SurgeryError:
+        return  # the model lives on what it overwrites: without that it is another one
+    try:
+        compare(there_apart, there, "same", when, tolerance)
+    except DifferenceError as error:
+        raise DifferenceError(
+            f"in {when}: after the change a layer overwrites in place what others need; with inplace=False everywhere "
+            f"the outputs are others, by a difference of {error.difference:.3g}",
+            error.difference,
+            error.dtype,
+        ) from None
 
 
 class _Noting:
