@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
+from tests.surgery.foreign import KINDS, ActNorm, DataDependentActNorm, Scale, used
 from tests.surgery.networks import BatchNormAct2d, FrozenBatchNorm2d, OwnForward, lived_in
 from tests.surgery.states import state_of
 from torch import nn
 from torch.nn import functional as F
 
 from normsmith.anatomy import Refusal
-from normsmith.anatomy.other_libraries import read_by_probe
+from normsmith.anatomy.other_libraries import is_fixed, read_by_probe, read_fixed
 
 
 @pytest.mark.parametrize(
@@ -80,3 +82,29 @@ def test_a_class_that_is_known_by_name_and_keeps_no_statistics():
     module = FrozenBatchNorm2d(4)
     del module.running_var
     assert "no running statistics to compare its forward with" in read_by_probe(module).reason
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_scales_and_shifts_in_evaluation_is_fixed_then(name):
+    make, kind = KINDS[name]
+    module = used(make())
+    assert is_fixed(module) == (kind in ("running", "fixed", "first batch"))
+    norm = read_fixed(module)
+    assert (norm is None) == (kind in ("own", None))
+    assert isinstance(norm, Refusal) == (kind == "first batch")
+
+
+def test_a_scale_and_shift_is_read_as_a_batch_norm_of_mean_0_and_variance_1():
+    module = used(ActNorm(6))
+    norm = read_fixed(module)
+    assert (norm.features, norm.eps, norm.frozen, norm.layouts) == (6, 0.0, True, {(2, 1), (3, 2), (4, 3)})
+    x = torch.randn(5, 6, dtype=torch.float64)
+    y = F.batch_norm(
+        x, *(norm.tensors[n] for n in ("running_mean", "running_var", "weight", "bias")), eps=0.0
+    )
+    torch.testing.assert_close(y, x * module.s.double() + module.b.double())
+
+
+def test_one_number_for_all_channels_and_a_batch_to_come():
+    assert read_fixed(used(Scale())).features == 1
+    assert "first training batch" in read_fixed(DataDependentActNorm(6, False)).reason

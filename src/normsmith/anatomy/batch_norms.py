@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
@@ -35,6 +36,9 @@ class BatchNorm:
     - `tracks`: whether it keeps running statistics.
     - `activation`: the name of the activation that it applies after it has normalised, if any.
     - `settings`, `renorm`: what else is set on layers of normsmith.
+    - `layouts`: of a scale and shift of somebody's class, the inputs that it takes: (number of dimensions, dimension of
+      the channels); None of batch norms, whose channels are in dimension 1. Its `features` are 1 where one number
+      is for all channels.
     - `notes`: what it does otherwise in training than normsmith's layer of the same settings.
     """
 
@@ -52,6 +56,7 @@ class BatchNorm:
     settings: dict[str, Any] = field(default_factory=dict)
     renorm: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    layouts: frozenset[tuple[int, int]] | None = None
 
     @property
     def affine(self) -> bool:
@@ -87,9 +92,16 @@ def is_batch_norm(module: nn.Module) -> bool:
 
 
 def selected_batch_norms(
-    locations: Locations, verb: str, only: Only = None, first: int | None = None, last: int | None = None
+    locations: Locations,
+    verb: str,
+    only: Only = None,
+    first: int | None = None,
+    last: int | None = None,
+    also: Callable[[nn.Module], bool] = lambda _: False,
 ) -> list[nn.Module]:
     """The batch norms of a model that a verb of surgery is asked for, in the order of the model's modules.
+
+    `also` says which other modules the verb takes for one.
 
     Raises:
         InputError: `first` and `last` together, or less than 1.
@@ -99,7 +111,9 @@ def selected_batch_norms(
     >>> selected_batch_norms(Locations(model), "fold", only="2")
     [BatchNorm1d(3, eps=1e-05, ...)]
     """
-    norms = {module: paths for module, paths in locations.paths.items() if is_batch_norm(module)}
+    norms = {
+        module: paths for module, paths in locations.paths.items() if is_batch_norm(module) or also(module)
+    }
     chosen = selected(norms, only, first, last)
     if not chosen:
         where = f"none of its {len(norms)} batch norms is selected" if norms else "it has no batch norm"

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from normsmith._text import error_text
 from normsmith._torch import children_of
-from normsmith.anatomy.batch_norms import BatchNorm, tensors_of
+from normsmith.anatomy.batch_norms import TENSORS, BatchNorm, tensors_of
 from normsmith.anatomy.behaviour import behaviour_of
 from normsmith.anatomy.broken_statistics import make_plausible
 from normsmith.anatomy.preserve import preserved
@@ -62,6 +62,37 @@ def read_by_probe(module: nn.Module) -> BatchNorm | Refusal:
     )
     reason = _why_no_batch_norm(norm)
     return norm if reason is None else Refusal("", reason)
+
+
+def is_fixed(module: nn.Module) -> bool:
+    """Whether a layer of others is a scale and shift of each channel in evaluation, or will be after a first batch."""
+    behaviour = behaviour_of(module)
+    return behaviour is not None and behaviour.scale is not None
+
+
+def read_fixed(module: nn.Module) -> BatchNorm | Refusal | None:
+    """A layer that `is_fixed`, as a batch norm of mean 0 and variance 1; None where it is none.
+
+    Its γ and β are the scale and shift of evaluation, in float64.
+    """
+    behaviour = behaviour_of(module)
+    if behaviour is None or behaviour.scale is None or behaviour.shift is None:
+        return None
+    if behaviour.kind == "first batch":
+        return Refusal("", behaviour.text)
+    scale, shift = behaviour.scale, behaviour.shift
+    tensors = {"weight": scale, "bias": shift, "running_mean": shift * 0, "running_var": scale * 0 + 1}
+    return BatchNorm(
+        module,
+        "other",
+        len(scale),
+        None,
+        0.0,
+        None,
+        {name: tensors.get(name) for name in TENSORS},
+        frozen=behaviour.kind == "fixed",
+        layouts=behaviour.layouts,
+    )
 
 
 def _why_no_batch_norm(norm: BatchNorm) -> str | None:

@@ -90,7 +90,7 @@ def test_a_norm_that_a_plain_list_holds_too_is_refused():
     assert [(refusal.path, refusal.reason.split()[0]) for refusal in plan.refusals] == [("norm", "order")]
 
 
-def test_another_librarys_norm_is_refused_by_name():
+def test_a_norm_by_name_alone_is_told_for_what_it_is():
     class SomeRMSNorm(nn.Module):
         def __init__(self):
             super().__init__()
@@ -100,7 +100,11 @@ def test_another_librarys_norm_is_refused_by_name():
             return x * self.weight
 
     plan = strip(nn.Sequential(nn.Linear(4, 4), SomeRMSNorm()))
-    assert "SomeRMSNorm has a forward of its own" in plan.refusals[0].reason
+    assert not plan.changes
+    assert (
+        plan.kept[0].reason
+        == "SomeRMSNorm is a fixed scale and shift of each channel, in training too: it is no norm"
+    )
 
 
 def test_a_model_that_is_a_norm_becomes_an_identity():

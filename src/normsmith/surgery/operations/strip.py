@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,16 +11,20 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from normsmith._torch import buffers_of, children_of, parameters_of
 from normsmith.anatomy.aliasing import needs_a_copy, used_elsewhere
-from normsmith.anatomy.batch_norms import is_batch_norm
+from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm
+from normsmith.anatomy.behaviour import behaviour_of
 from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.graph import Graph
 from normsmith.anatomy.kinds import has_own_forward, is_norm, is_producer
 from normsmith.anatomy.locations import Locations, find
+from normsmith.anatomy.other_libraries import is_fixed
+from normsmith.anatomy.read_batch_norm import read_batch_norm
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only, selected
 from normsmith.anatomy.trace import trace
 from normsmith.errors import SurgeryError
+from normsmith.layers.ours import is_ours
 from normsmith.surgery.operations.fold.fold import build as build_fold
 from normsmith.surgery.operations.fold.fold import find_pairs
 from normsmith.surgery.placement.bias import Biases, layers_that_need_a_bias
@@ -29,6 +33,7 @@ from normsmith.surgery.placement.stand_in import comes_right_after_a_producer
 from normsmith.surgery.plans.operation import Decisions, operation
 from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation
+from normsmith.surgery.targets.activations import activation_of
 
 
 def strip(
@@ -43,11 +48,14 @@ def strip(
 
     Batch, instance, layer, group and RMS norms and normsmith's own go, with their affine and statistics, and what
     they did goes with them; or, with `fold`, is done by the weights beside them. In a norm's place stays an
-    `nn.Identity`, so that no other key of the state dict changes and no forward misses it; norms that `insert` has
-    put in go without trace (folded ones leave their identity). Where code writes in place to a norm's result
-    (`nn.ReLU(inplace=True)`, `x += y`) and others would see it, a `Copied` stays, an identity that returns a copy; so
-    it does where dynamic code cannot be followed without a batch, and the norm is not right after a linear layer or
-    convolution.
+    `nn.Identity`, or its activation where the two were one layer, so that no other key of the state dict changes and
+    no forward misses it; norms that `insert` has put in go without trace (folded ones leave their identity). Where
+    code writes in place to a norm's result (`nn.ReLU(inplace=True)`, `x += y`) and others would see it, a `Copied`
+    stays, an identity that returns a copy; so it does where dynamic code cannot be followed without a batch, and the
+    norm is not right after a linear layer or convolution.
+
+    Norms of other libraries and of your own go too, if they are known as `convert` knows them, or do nothing but
+    normalise when they are tried with a few numbers. A fixed scale and shift is no norm and stays, but folds.
 
     A linear layer or convolution without a bias right before a norm that had one gets a bias again, of zeros. A
     model without norms gives an empty plan.
@@ -56,8 +64,8 @@ def strip(
         fold: keep the outputs in evaluation as they are: batch norms are folded, as `surgery.fold` does, and all that
             cannot be folded exactly is refused.
         batch, forward: an input, to follow one forward; needed where a norm has a bias, a layer has none, and the
-            code is dynamic, so that it is not known whether the one is after the other; else it tells where copies
-            are needed.
+            code is dynamic, so that it is not known whether the one is after the other, or where a norm of normsmith
+            with an activation may be given a residual; else it tells where copies are needed.
         only: paths of norms, patterns of paths, or a function (path, module) → bool.
 
     Raises:
@@ -83,12 +91,16 @@ def _find(model: nn.Module, batch: Any, forward: Forward, only: Only) -> Decisio
     wanted = _wanted(locations, only)
     refusals = [_refusal(locations, norm) for norm in wanted]
     going = [norm for norm, refusal in zip(wanted, refusals, strict=True) if refusal is None]
-    biases, kept = list[dict[str, str]](), list[Remark]()
-    graph = _graph(model, batch, forward, needed=_may_need_a_bias(model, going)) if going else None
+    biases, kept = list[dict[str, str]](), list(_fixed(locations, only))
+    needed = _may_need_a_bias(model, going) or any(_may_take_a_residual(norm) for norm in going)
+    graph = _graph(model, batch, forward, needed=needed) if going else None
     used = [None if graph is None else _used_elsewhere(graph, locations, norm) for norm in going]
     refusals += used
     going = [norm for norm, refusal in zip(going, used, strict=True) if refusal is None]
     if graph is not None:
+        several = [norm for norm in going if any(len(event.sources) > 1 for event in graph.of(norm))]
+        refusals += [Refusal(locations.paths[norm][0], _SEVERAL) for norm in several]
+        going = [norm for norm in going if norm not in several]
         for layer, after in layers_that_need_a_bias(graph, set(going)):
             path = locations.paths[layer][0]
             if after is None:
@@ -105,6 +117,12 @@ def _find(model: nn.Module, batch: Any, forward: Forward, only: Only) -> Decisio
         "refusals": [asdict(refusal) for refusal in refusals if refusal is not None],
         "kept": [asdict(remark) for remark in kept],
     }
+
+
+_SEVERAL = (
+    "it is called with several tensors (beside its input a mask, weights or a residual), and what stays in its place "
+    "takes one"
+)
 
 
 @operation("strip", find=_find)
@@ -133,7 +151,7 @@ def build(
     installer, restored, changes = Installer(model, locations), Biases(model), list[Change]()
     for path in dict.fromkeys(norms):
         norm = find(model, path)
-        empty = installer.remove(norm, copies=path in copies)
+        empty = installer.remove(norm, copies=path in copies, activation=_activation(norm))
         first, *also = locations.paths[norm]
         changes.append(Change(first, describe_module(norm), empty, "asked for", tuple(also)))
     for row in biases:
@@ -154,15 +172,27 @@ def _find_folds(model: nn.Module, batch: Any, forward: Forward, only: Only) -> D
     """What `surgery.fold` decides for the batch norms; all other norms are refused."""
     locations = Locations(model)
     wanted = _wanted(locations, only)
-    foldable = {norm for norm in wanted if is_batch_norm(norm)}
+    fixed = [m for m in selected(locations.paths, only, None, None) if is_fixed(m) and m not in wanted]
+    foldable = {norm for norm in (*wanted, *fixed) if is_batch_norm(norm) or is_fixed(norm)}
     decisions: Decisions = {"pairs": [], "refusals": []}
     if foldable:
         decisions = find_pairs(model, batch, forward, lambda _, module: module in foldable)
     for norm in wanted:
         if norm not in foldable:
-            reason = f"{type(norm).__name__} goes by each sample's own statistics, which no weights can"
-            decisions["refusals"].append(asdict(Refusal(locations.paths[norm][0], reason)))
+            decisions["refusals"].append(asdict(Refusal(locations.paths[norm][0], _why_no_weights(norm))))
     return decisions
+
+
+def _why_no_weights(norm: nn.Module) -> str:
+    """Why no weights can do the work of a norm that is no batch norm."""
+    kind, behaviour = type(norm).__name__, behaviour_of(norm)
+    if behaviour is not None:
+        return behaviour.text
+    if has_own_forward(norm):
+        return f"{kind} has a forward of its own and may do more than normalise"
+    if is_ours(type(norm)) or getattr(norm, "running_mean", None) is not None:
+        return f"{kind} is no batch norm, and fold reads batch norms alone"
+    return f"{kind} goes by each sample's own statistics, which no weights can"
 
 
 def _graph(model: nn.Module, batch: Any, forward: Forward, *, needed: bool) -> Graph | None:
@@ -192,17 +222,19 @@ def _needs_a_copy(graph: Graph | None, locations: Locations, norm: nn.Module, go
 def _wanted(locations: Locations, only: Only) -> list[nn.Module]:
     """The norms that are selected, those of other libraries too."""
     norms = {
-        module: paths for module, paths in locations.paths.items() if is_norm(module) or _is_foreign(module)
+        module: paths
+        for module, paths in locations.paths.items()
+        if is_norm(module) or is_batch_norm(module) or _is_called_norm(module)
     }
     return selected(norms, only, None, None)
 
 
-def _is_foreign(module: nn.Module) -> bool:
-    """Another library's layer that is called a norm and is none of torch's."""
+def _is_called_norm(module: nn.Module) -> bool:
+    """Another library's layer that is called a norm, and by what it does is neither a norm nor a scale and shift."""
     kind = type(module)
     return (
-        not is_norm(module)
-        and "Norm" in kind.__name__
+        "Norm" in kind.__name__
+        and behaviour_of(module) is None
         and not kind.__module__.startswith(("torch.", "normsmith."))
         and not children_of(module)
         and bool(parameters_of(module) or buffers_of(module))
@@ -214,11 +246,37 @@ def _refusal(locations: Locations, norm: nn.Module) -> Refusal | None:
     path, reason = locations.paths[norm][0], locations.why_not_replaceable(norm, "stripping")
     if isinstance(norm, LazyModuleMixin):
         reason = "it has no channels yet (lazy); run the model once"
-    elif _is_foreign(norm) or has_own_forward(norm):
-        reason = f"{type(norm).__name__} has a forward of its own and may do more than normalise"
     elif reason is None:
-        reason = locations.code.why_bound(norm, nn.Identity())
+        more = _why_more(norm) if has_own_forward(norm) else None
+        reason = more or locations.code.why_bound(norm, nn.Identity())
     return None if reason is None else Refusal(path, reason)
+
+
+def _why_more(norm: nn.Module) -> str | None:
+    """Why a norm with somebody's forward may do more than normalise; None where it is read, or a probe shows it."""
+    if behaviour_of(norm) is not None:
+        return None
+    if is_batch_norm(norm):
+        read = read_batch_norm(norm)
+        return read.reason if isinstance(read, Refusal) else None
+    return f"{type(norm).__name__} has a forward of its own and may do more than normalise"
+
+
+def _fixed(locations: Locations, only: Only) -> Iterator[Remark]:
+    """Scales and shifts of other classes, which are no norms."""
+    for module in selected(locations.paths, only, None, None):
+        if not is_norm(module) and (behaviour := behaviour_of(module)) is not None:
+            yield Remark(locations.paths[module][0], f"{behaviour.text}: it is no norm")
+
+
+def _activation(norm: nn.Module) -> nn.Module | None:
+    """The activation that a norm is fused with, by itself."""
+    read = read_batch_norm(norm) if is_batch_norm(norm) else None
+    return activation_of(read) if isinstance(read, BatchNorm) else None
+
+
+def _may_take_a_residual(norm: nn.Module) -> bool:
+    return getattr(norm, "activation", None) is not None and is_ours(type(norm))
 
 
 def _may_need_a_bias(model: nn.Module, norms: list[nn.Module]) -> bool:

@@ -15,7 +15,7 @@ from normsmith.errors import SurgeryError
 from normsmith.surgery.placement.hooks import AttachEdit, DetachEdit
 from normsmith.surgery.placement.places import Place
 from normsmith.surgery.placement.sequential import Rearrangement, SlotEdit
-from normsmith.surgery.placement.stand_in import stand_in
+from normsmith.surgery.placement.stand_in import by_itself, stand_in
 from normsmith.surgery.plans.edits import Edit, ModuleEdit
 
 
@@ -49,10 +49,13 @@ class Installer:
         self.edits.append(AttachEdit(host, new, norm, place.side, channels_last=last, unsqueeze=unsqueeze))
         return f"{place.host}.{new}".removeprefix(".")
 
-    def remove(self, norm: nn.Module, *, copies: bool = False) -> str:
-        """Take a norm out of the model, and return, in words, what is left in its place: `stand_in(copies)`."""
+    def remove(self, norm: nn.Module, *, copies: bool = False, activation: nn.Module | None = None) -> str:
+        """Take a norm out of the model, and return, in words, what is left in its place: `stand_in(copies)`.
+
+        What stays of a norm that is fused with its activation is the `activation`.
+        """
         holders = self._locations.holders[norm]
-        if len(holders) == 1 and not copies:
+        if len(holders) == 1 and not copies and activation is None:
             ((parent, name),) = holders
             if is_attached(parent, name):
                 self.edits.append(DetachEdit(parent, name))
@@ -60,9 +63,9 @@ class Installer:
             if _is_inserted(parent, name):
                 self._children_of(parent).remove(name)
                 return "nothing"
-        empty = stand_in(copies=copies)
-        self.edits.append(ModuleEdit(holders, norm, empty))
-        return describe_module(empty)
+        left = stand_in(copies=copies) if activation is None else by_itself(activation)
+        self.edits.append(ModuleEdit(holders, norm, left))
+        return describe_module(left)
 
     def move(self, norm: nn.Module, place: Place, *, copies: bool = False) -> str:
         """Move a norm, which keeps its hooks and mode, to another place, and return its path there.

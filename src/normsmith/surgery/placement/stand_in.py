@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from torch import Tensor, nn
 
 from normsmith._torch import children_of
 from normsmith.anatomy.hooks import After, attached_norms
-from normsmith.anatomy.kinds import is_producer, is_sequential
+from normsmith.anatomy.kinds import is_in_place, is_producer, is_sequential
 
 
 class Copied(nn.Identity):
@@ -30,6 +32,18 @@ def stand_in(*, copies: bool) -> nn.Module:
     (Identity(), Copied())
     """
     return Copied() if copies else nn.Identity()
+
+
+def by_itself(activation: nn.Module) -> nn.Module:
+    """An activation that was fused with a norm; one that overwrites its input gets a copy, as it had the norm's result.
+
+    >>> by_itself(nn.ReLU()), len(by_itself(nn.Sequential(nn.ReLU(inplace=True))))
+    (ReLU(), 2)
+    """
+    if not any(map(is_in_place, activation.modules())):
+        return activation
+    parts = dict(activation.named_children()) if is_sequential(activation) else {"act": activation}
+    return nn.Sequential(OrderedDict({"norm": Copied(), **parts}))
 
 
 def comes_right_after_a_producer(parent: nn.Module, name: str) -> bool:

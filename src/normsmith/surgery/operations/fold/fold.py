@@ -14,8 +14,10 @@ from normsmith.anatomy.batch_norms import BatchNorm, selected_batch_norms
 from normsmith.anatomy.broken_statistics import statistics_remarks
 from normsmith.anatomy.describe import describe_layer
 from normsmith.anatomy.forward import Forward, call
-from normsmith.anatomy.locations import Locations
-from normsmith.anatomy.remark import Refusal
+from normsmith.anatomy.kinds import is_norm
+from normsmith.anatomy.locations import Locations, find
+from normsmith.anatomy.other_libraries import is_fixed
+from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only
 from normsmith.anatomy.trace import trace
 from normsmith.errors import InputError
@@ -26,16 +28,7 @@ from normsmith.surgery.plans.edits import Edit, ModuleEdit, ParameterEdit, Requi
 from normsmith.surgery.plans.operation import Decisions, operation
 from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation
-
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "hardswish": nn.Hardswish,
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-}
+from normsmith.surgery.targets.activations import activation_of
 
 
 def fold(model: nn.Module, batch: Any = None, *, forward: Forward = call, only: Only = None) -> Plan:
@@ -48,7 +41,9 @@ def fold(model: nn.Module, batch: Any = None, *, forward: Forward = call, only: 
     convolutions take part, grouped ones too, and linear layers of others that a probe shows to be linear; of norms
     all that `convert` reads and that go by running statistics. Between the two may be what only moves numbers
     (flatten, view, transpose, a slice), for which a batch is needed: each channel's scale is repeated over its
-    positions. The weights are computed in float64 and kept in their dtype; where there is no bias, there is one
+    positions. Layers of any class fold too that hold vectors alone and do nothing to a channel in evaluation but scale
+    and shift it, tried with a few numbers (ActNorm, layer scale, frozen norms); one that is no norm stays where it
+    cannot be folded. The weights are computed in float64 and kept in their dtype; where there is no bias, there is one
     then. In the norm's place stands an `nn.Identity`, or its activation where they were one layer, so that all
     paths stay; the norm's keys leave the state dict.
 
@@ -113,20 +108,24 @@ def fold_pairs(
 def find_pairs(model: nn.Module, batch: Any, forward: Forward, only: Only) -> Decisions:
     """The norms that can be folded, each with its partner, and those that cannot."""
     locations = Locations(model)
-    chosen = selected_batch_norms(locations, "fold", only)
+    chosen = selected_batch_norms(locations, "fold", only, also=is_fixed)
     owners = Owners(locations)
     partners = Partners(trace(model, batch, forward=forward), owners).find(chosen)
     folds = [partner for partner in partners.values() if isinstance(partner, Fold)]
     refused = [partner for norm in chosen if isinstance(partner := partners[norm], Refusal)]
     return {
         "pairs": [_as_row(fold, owners) for fold in folds],
-        "refusals": [asdict(partner) for partner in refused],
+        "refusals": [asdict(row) for row in refused if is_norm(find(model, row.path))],
+        "kept": [asdict(row) for row in refused if not is_norm(find(model, row.path))],
     }
 
 
 @operation("fold", find=find_pairs)
 def build(
-    model: nn.Module, pairs: Sequence[Sequence[Any]], refusals: Sequence[Mapping[str, str]] = ()
+    model: nn.Module,
+    pairs: Sequence[Sequence[Any]],
+    refusals: Sequence[Mapping[str, str]] = (),
+    kept: Sequence[Mapping[str, str]] = (),
 ) -> Plan:
     """Plan to fold the pairs of `fold_pairs`; norms of which something is against it now are refused too.
 
@@ -166,6 +165,7 @@ def build(
         model,
         changes=tuple(changes),
         refusals=tuple(refused.values()),
+        kept=tuple(Remark(**row) for row in kept),
         edits=tuple(edits),
         expects=Expectation("same", "may differ"),
         warnings=statistics_remarks(
@@ -224,7 +224,7 @@ def _as_fold(row: Sequence[Any], owners: Owners) -> Fold:
 def _folded(producer: nn.Module, rows: Sequence[tuple[Fold, BatchNorm]]) -> tuple[nn.Parameter, nn.Parameter]:
     weights = Weights.of(producer)
     for fold, norm in rows:
-        affine = affine_of(norm)
+        affine = affine_of(norm).of_width(width(producer, fold.side))
         if fold.repeats is not None:
             affine = affine.repeated(fold.repeats, width(producer, fold.side))
         (weights.fold_after if fold.side == "after" else weights.fold_before)(affine)
@@ -263,10 +263,11 @@ def _changes(
 def _stand_in(fold: Fold, norm: BatchNorm) -> nn.Module:
     """What comes in the norm's place: its activation, or nothing."""
     parts: dict[str, Any] = {} if fold.dimensions is None else {"norm": FoldedNorm(fold.dimensions)}
-    if norm.activation is not None and norm.origin == "other":  # timm's, whose parts keep their paths
-        return nn.Sequential(OrderedDict(parts | children_of(norm.module)))
-    if norm.activation is not None:
-        parts["act"] = _ACTIVATIONS[norm.activation]()
+    activation = activation_of(norm)
+    if isinstance(activation, nn.Sequential):  # timm's, whose parts keep their paths
+        return nn.Sequential(OrderedDict(parts | children_of(activation)))
+    if activation is not None:
+        parts["act"] = activation
     if len(parts) == 2:
         return nn.Sequential(OrderedDict(parts))
     return next(iter(parts.values())) if parts else nn.Identity()

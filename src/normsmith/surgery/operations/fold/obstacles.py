@@ -18,11 +18,12 @@ from normsmith._torch import (
     forward_pre_hooks_of,
     parameters_of,
 )
-from normsmith.anatomy.batch_norms import BatchNorm
+from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm
 from normsmith.anatomy.broken_statistics import broken_statistics
 from normsmith.anatomy.kinds import is_prepared, is_producer
 from normsmith.anatomy.linear_layers import read_linear
 from normsmith.anatomy.locations import Locations
+from normsmith.anatomy.other_libraries import read_fixed
 from normsmith.anatomy.read_batch_norm import read_batch_norm
 from normsmith.anatomy.remark import Refusal
 from normsmith.surgery.operations.fold.weights import affine_of
@@ -82,7 +83,9 @@ def foldable_norm(module: nn.Module, locations: Locations) -> BatchNorm | Refusa
     path, bound = locations.paths[module][0], locations.why_not_replaceable(module, "folding")
     if bound is not None:
         return Refusal(path, bound)
-    norm = read_batch_norm(module)
+    norm = read_batch_norm(module) if is_batch_norm(module) else None
+    if norm is None or isinstance(norm, Refusal):
+        norm = read_fixed(module) or norm or Refusal(path, "it is no batch norm")
     if isinstance(norm, Refusal):
         return norm.at(path)
     if norm.lazy or norm.is_uninitialised:
@@ -104,7 +107,8 @@ def obstacle(fold: Fold, norm: BatchNorm, owners: Owners, between: Iterable[nn.M
     if own is not None:
         return own
     wide, narrow = width(producer, fold.side), norm.features * (fold.repeats or 1)
-    if wide % narrow if fold.repeats else wide != narrow:
+    is_for_all = norm.layouts is not None and norm.features == 1
+    if not is_for_all and (wide % narrow if fold.repeats else wide != narrow):
         return f"it has {norm.features} channels, {path} has {wide}"
     hooked = _hooked(fold, owners, between)
     if hooked is not None:

@@ -103,6 +103,10 @@ class Partners:
         path = self._owners.path(producer)
         elsewhere = Obstacle(f"its channels are not in the dimension in which {path} has its own")
         expected, linear = _dimensions(producer), read_linear(producer) is not None
+        if norm.layouts is not None:
+            count = expected if way.norm.entry.shape is None else len(way.norm.entry.shape)
+            fits = (count, count - 1 if linear else 1) in norm.layouts and (linear or count == expected)
+            return 1 if fits and not _moves(way) else elsewhere
         if way.norm.entry.shape is None:
             fits = norm.dimensions is None or norm.dimensions + 2 == expected
             return 1 if fits or (linear and norm.dimensions == 1) else elsewhere

@@ -26,6 +26,12 @@ class Affine:
         which = torch.arange(channels, device=self.scale.device) // repeats % len(self.scale)
         return Affine(self.scale[which], self.shift[which])
 
+    def of_width(self, channels: int) -> Affine:
+        """The same for so many channels, where one number is for all of them."""
+        return (
+            self if len(self.scale) != 1 else Affine(self.scale.expand(channels), self.shift.expand(channels))
+        )
+
 
 def affine_of(norm: BatchNorm) -> Affine:
     """The scale γ/σ and shift β − γ·μ/σ of a norm that goes by its running statistics."""
