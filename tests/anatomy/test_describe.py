@@ -24,6 +24,10 @@ class FrozenNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(6))
 
 
+def opens_at_once(step):
+    return 3.0, 5.0
+
+
 @pytest.mark.parametrize(
     ("layer", "text"),
     [
@@ -34,6 +38,13 @@ class FrozenNorm(nn.Module):
         (BatchNorm1d(8, ghost_batch_size=16), "BatchNorm1d(8, ghost_batch_size=16)"),
         (BatchNorm1d(8, process_group="world"), "BatchNorm1d(8, process_group='world')"),
         (BatchRenorm1d(8, total_steps=100), "BatchRenorm1d(8, total_steps=100)"),
+        (BatchRenorm1d(8, schedule="crossq"), "BatchRenorm1d(8, schedule=crossq)"),
+        (
+            BatchRenorm1d(8, schedule=opens_at_once, track="std"),
+            "BatchRenorm1d(8, schedule=opens_at_once, track=std)",
+        ),
+        (BatchRenorm1d(8, total_steps=9, momentum=None), "BatchRenorm1d(8, total_steps=9, momentum=None)"),
+        (nn.BatchNorm2d(8, momentum=0.0123456789), "nn.BatchNorm2d(8, momentum=0.0123457)"),
         (BatchNormAct2d(8, activation="relu"), "BatchNormAct2d(8, activation='relu')"),
         (frozen(), "BatchNorm1d(4, frozen)"),
         (FrozenNorm(), "FrozenNorm(6)"),

@@ -55,7 +55,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(normsmith, operation, tmp_p
     _, task, words = operation
     ran = normsmith("fix", task, *words)
     assert ran.code == 0
-    assert "evaluation: expected" in ran.out
+    assert "evaluation: the outputs" in ran.out
     assert "dry run" in ran.err
     assert not list(tmp_path.iterdir())
 
@@ -236,7 +236,12 @@ class Code:
         (("--strip", "--fold"), ("--strip and --fold",)),
         (("--strip", "--norm", "layer"), ("--norm goes with --insert",)),
         (("--plan", "p.json", "--only", "2"), ("--only", "--plan")),
-        (("--convert", "renrom"), ("renrom", "renorm")),
+        (("--convert", "renrom"), ("renrom", "did you mean renorm?")),
+        (("--convert", "renorm", "--set", "momntum=1"), ("no setting 'momntum'", "did you mean momentum?")),
+        (("--convert", "renorm", "--set", "schedule=crosq"), ("did you mean crossq?",)),
+        (("--convert", "group", "--set", "num_groups=0"), ("num_groups: expected a positive whole number",)),
+        (("--convert", "renorm", "--set", "first="), ("expected a setting of the new layers",)),
+        (("--insert", "before", "--norm", "btach"), ("did you mean batch?",)),
         (("--convert", "renorm", "--set", "total_steps"), ("total_steps",)),
         (("--convert", "renorm", "--set", "where=3"), ("where=3",)),
         (("--convert", "renorm", "--set", "speed=3"), ("speed",)),
@@ -259,6 +264,7 @@ class Code:
         (("--strip", "--checkpoint", "empty.pt"), ("a state dict", "'epoch'")),
         (("--strip", "--checkpoint", "other.pt"), ("weights of Sequential", "keys missing")),
         (("--plan", "none.json"), ("none.json",)),
+        (("--plan", "text.json"), ("text.json", "did you mean text.pt?")),
         (("--plan", "text.pt"), ("plan",)),
     ],
 )
@@ -279,8 +285,40 @@ def test_a_task_that_cannot_work_is_one_line(normsmith, tmp_path):
     refused(normsmith("fix", "bad.py:task", "--strip"), "missing")
 
 
-def test_a_network_without_norms_has_none_to_convert(normsmith, tiny):
-    refused(normsmith("fix", tiny("task"), "--convert", "renorm"), "expected batch norms")
+@pytest.mark.parametrize("operation", [("--convert", "renorm"), ("--fold",), ("--recalibrate",)])
+def test_a_network_without_norms_is_told_how_to_get_some(normsmith, tiny, operation):
+    helps = "there is nothing to fold" if operation == ("--fold",) else "insert puts norms before or after"
+    refused(normsmith("fix", tiny("task"), *operation), "expected batch norm", helps)
+
+
+@pytest.mark.parametrize(
+    ("task", "operation", "said"),
+    [
+        ("task", ("--strip",), "the network has no norms; --insert before puts some in"),
+        ("task", ("--place", "after"), "the network has no norms; --insert before puts some in"),
+        ("normed", ("--convert", "batch"), "2 changes"),
+        ("normed", ("--convert", "torch"), "the norms that there are stand as asked for"),
+    ],
+)
+def test_a_plan_without_changes_says_why(normsmith, tiny, task, operation, said):
+    ran = normsmith("fix", tiny(task), *operation)
+    assert ran.code == 0
+    assert said in ran.err + ran.out
+
+
+def test_a_plan_may_begin_with_the_mark_of_an_editor(normsmith, tiny, tmp_path):
+    assert normsmith("fix", tiny("normed"), "--strip", "--save-plan", "plan.json").code == 0
+    plan = tmp_path / "plan.json"
+    plan.write_text(plan.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert normsmith("fix", tiny("normed"), "--plan", "plan.json").code == 0
+
+
+def test_settings_are_shown_and_lines_fit_a_page(normsmith, tiny):
+    settings = ("--set", "schedule=crossq", "--set", "momentum=0.0123456789")
+    shown = normsmith("fix", tiny("normed"), "--convert", "renorm", *settings).out
+    assert "schedule=crossq" in shown
+    assert "momentum=0.0123457" in shown
+    assert max(map(len, shown.splitlines())) <= 100
 
 
 def test_the_exact_mode_takes_the_most_passes_and_says_whether_they_were_enough(normsmith, tiny):

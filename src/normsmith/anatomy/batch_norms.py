@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from normsmith._text import count, path_text, some
 from normsmith._torch import NormBase, TorchBatchNorm, TorchInstanceNorm, buffers_of, parameters_of
 from normsmith.anatomy.behaviour import behaviour_of
 from normsmith.anatomy.kinds import holds_statistics
@@ -91,6 +92,9 @@ def is_batch_norm(module: nn.Module) -> bool:
     return behaviour is not None and behaviour.kind == "running"
 
 
+_WITHOUT = {"fold": "there is nothing to fold"}
+
+
 def selected_batch_norms(
     locations: Locations,
     verb: str,
@@ -116,7 +120,12 @@ def selected_batch_norms(
     }
     chosen = selected(norms, only, first, last)
     if not chosen:
-        where = f"none of its {len(norms)} batch norms is selected" if norms else "it has no batch norm"
+        there = some([path_text(paths[0]) for paths in norms.values()], 5)
+        where = (
+            f"none of its {count(len(norms), 'batch norm')} is selected: {there}"
+            if norms
+            else f"it has no batch norm; {_WITHOUT.get(verb, 'insert puts norms before or after its activations')}"
+        )
         model = next(iter(locations.paths))
         raise SurgeryError(f"{verb}: expected batch norms in {type(model).__name__}, but {where}")
     return chosen

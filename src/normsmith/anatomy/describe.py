@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
+from normsmith._text import exact
 from normsmith._torch import TorchBatchNorm
 from normsmith.anatomy.kinds import channels, is_producer
 from normsmith.anatomy.linear_layers import read_linear
+from normsmith.layers.schedules import PRESETS
 from normsmith.layers.statistics import StatisticsBase
 
 
@@ -47,7 +50,21 @@ def describe_layer(layer: Any) -> str:
         value = getattr(layer, name, None)
         if value is not None:
             parts.append(f"{name}={value!r}" if isinstance(value, (int, str)) else name)
+    parts += _unusual(layer)
     if isinstance(layer, StatisticsBase) and layer.pinned is not None:
         parts.append("frozen")
     library = "nn." if type(layer).__module__.startswith("torch.nn.") else ""
     return f"{library}{kind}({', '.join(parts)})"
+
+
+def _unusual(layer: Any) -> Iterator[str]:
+    """The momentum and the renorm settings of a norm that are not those that a new one has."""
+    momentum = getattr(layer, "momentum", 0.1)
+    if momentum != 0.1:
+        yield f"momentum={momentum if momentum is None else exact(momentum)}"
+    schedule = getattr(layer, "schedule", None)
+    if schedule is not None and layer.total_steps is None:
+        names = (name for name, preset in PRESETS.items() if preset() == schedule)
+        yield f"schedule={next(names, getattr(schedule, '__name__', type(schedule).__name__))}"
+    if getattr(layer, "track", "var") != "var":
+        yield f"track={layer.track}"

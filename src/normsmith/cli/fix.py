@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from enum import StrEnum
@@ -16,11 +18,15 @@ from torch import nn
 
 from normsmith import surgery
 from normsmith._text import count
+from normsmith.anatomy.batch_norms import is_batch_norm
+from normsmith.anatomy.kinds import is_norm
 from normsmith.errors import InputError
 from normsmith.measure import MAX_PASSES
 from normsmith.surgery import Checkpoint, Plan
 from normsmith.surgery.checkpoints.allowed import ALLOWED
+from normsmith.surgery.checkpoints.read import nearest
 from normsmith.surgery.checkpoints.write import PICKLED, check_target, save_text
+from normsmith.surgery.plans.table import WIDTH
 from normsmith.surgery.targets.conversions import TARGETS
 from normsmith.surgery.targets.factory import NAMES
 from normsmith.tasks import Task, build, check, evaluation_batches, example, forward_of, load, seeded
@@ -210,8 +216,22 @@ def _finish(plan: Plan, *, partial: bool, diff: bool, output: Path | None, like:
     if refused:
         _say("parts are refused, see above; --partial does the rest")
         raise typer.Exit(1)
+    if not (plan.changes or plan.refusals):
+        _say(_nothing(plan.model))
     if output is None:
         _say("dry run: no weights are written without --output")
+
+
+def _nothing(network: nn.Module) -> str:
+    """Why a plan changes nothing."""
+    if any(is_norm(module) or is_batch_norm(module) for module in network.modules()):
+        return "nothing to change: the norms that there are stand as asked for"
+    return "nothing to change: the network has no norms; --insert before puts some in"
+
+
+def _width() -> int:
+    """The columns of a table: those of the terminal, at most so many as fit a page."""
+    return min(WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else WIDTH
 
 
 _TAKES = {
@@ -267,7 +287,7 @@ class _Request:
             "--plan": lambda: Plan.from_json(model, _text(self._value)),
         }
         plan = makers[self._name]()
-        return plan, str(plan)
+        return plan, plan.text(_width())
 
     def _recalibration(self, task: Task, model: nn.Module) -> tuple[Plan, str]:
         with seeded(0, task.device):  # a dataset may augment at random
@@ -293,7 +313,13 @@ class _TrainingSet:
         return evaluation_batches(self._task, "train")
 
 
-_NAMED = ("model", "to", "norm", "where", "only", "batch", "forward")
+_NAMED = {
+    name
+    for operation in (surgery.convert, surgery.insert)
+    for name, parameter in inspect.signature(operation).parameters.items()
+    if parameter.kind is not parameter.VAR_KEYWORD
+}
+"""What the operations themselves take, which is no setting of the new layers."""
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -309,7 +335,8 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise InputError(f"cannot read the plan {path}: {reason}") from error
+        meant = nearest(path) if isinstance(error, FileNotFoundError) else ""
+        raise InputError(f"cannot read the plan {path}: {reason}{meant}") from error

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
+from normsmith._choices import did_you_mean
 from normsmith.errors import InputError
 from normsmith.layers.batch_renorm import RenormBase
 from normsmith.layers.converters import RefusesConverters
@@ -28,6 +29,7 @@ class _WithActivation(RefusesConverters):
         if activation is not None and activation not in ACTIVATIONS:
             raise InputError(
                 f"activation: expected one of {', '.join(ACTIVATIONS)}, or None; got {activation!r}"
+                f"{did_you_mean(activation, ACTIVATIONS)}"
             )
         self.activation = activation
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from normsmith._choices import did_you_mean
 from normsmith.errors import InputError
 from normsmith.ops import Renorm
 from normsmith.ops.call import eager
@@ -156,7 +157,7 @@ def schedule_named(schedule: str | Schedule) -> Schedule:
     if isinstance(schedule, str) or not callable(schedule):
         raise InputError(
             f"schedule: expected one of {', '.join(PRESETS)}, or a callable step -> (r_max, d_max); "
-            f"got {schedule!r}"
+            f"got {schedule!r}{did_you_mean(schedule, PRESETS)}"
         )
     return schedule
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, NoReturn
 import torch
 from torch import Tensor
 
+from normsmith._choices import check_choice
 from normsmith._torch import buffers_of
 from normsmith.errors import InputError
 from normsmith.layers._layouts import call_strided, is_strided
@@ -56,8 +57,7 @@ class WhitenBase(StatisticsBase):
                 raise InputError(f"{name}: expected a positive whole number, got {number!r}")
         if num_features % groups:
             raise InputError(f"groups: expected a divisor of num_features={num_features}, got {groups}")
-        if method not in METHODS:
-            raise InputError(f"method: expected one of {', '.join(map(repr, METHODS))}; got {method!r}")
+        check_choice("method", method, METHODS)
         super().__init__(
             num_features,
             eps,

@@ -83,7 +83,7 @@ class MeasurableLayers:
             listed = "".join(f"; {remark.text}" for remark in self.kept)
             raise SurgeryError(
                 f"{operation}: expected batch norm layers with running statistics, found none to change in "
-                f"{type(self.model).__name__}{listed}"
+                f"{type(self.model).__name__}{listed or '; insert puts norms before or after its activations'}"
             )
         return self.layers
 

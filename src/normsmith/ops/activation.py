@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from normsmith._choices import did_you_mean
 from normsmith.errors import InputError
 
 _aten = torch.ops.aten
@@ -47,5 +48,8 @@ def activation_named(name: str | None) -> Activation | None:
     if name is None:
         return None
     if name not in ACTIVATIONS:
-        raise InputError(f"activation: expected one of {', '.join(ACTIVATIONS)}, or None; got {name!r}")
+        raise InputError(
+            f"activation: expected one of {', '.join(ACTIVATIONS)}, or None; got {name!r}"
+            f"{did_you_mean(name, ACTIVATIONS)}"
+        )
     return ACTIVATIONS[name]

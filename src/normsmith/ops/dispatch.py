@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from normsmith._choices import did_you_mean
 from normsmith.errors import BackendError
 from normsmith.ops._check import make_call
 from normsmith.ops._shapes import Batch
@@ -119,5 +120,8 @@ def _forced(name: str, x: Tensor, call: Call) -> Backend:
             if reason is not None:
                 raise BackendError(f"NORMSMITH_BACKEND={name} cannot serve this call: {reason}; unset it")
             return backend
-    names = ", ".join(backend.name for backend in BACKENDS)
-    raise BackendError(f"NORMSMITH_BACKEND: expected one of {names}; got {name!r}; unset it or correct it")
+    names = [backend.name for backend in BACKENDS]
+    raise BackendError(
+        f"NORMSMITH_BACKEND: expected one of {', '.join(names)}; got {name!r}{did_you_mean(name, names)}; "
+        "unset it or correct it"
+    )

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from normsmith._choices import check_choice
 from normsmith._torch import has_function_transforms
 from normsmith.errors import InputError
 from normsmith.ops._shapes import Batch, PerChannel
@@ -112,8 +113,7 @@ def whiten(
         running = RunningWhitening(running_mean, running_whitening, num_batches_tracked)
     by_batch = normalize_with == "batch"
     _check(x, groups, weight, bias, running)
-    if method not in METHODS:
-        raise InputError(f"method: expected one of {', '.join(map(repr, METHODS))}; got {method!r}")
+    check_choice("method", method, METHODS)
     if not by_batch and running is None:
         raise InputError("whitening: expected running_mean and running_whitening to whiten by, got None")
     valid = valid_elements(mask, x)

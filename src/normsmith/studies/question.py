@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
+from normsmith._choices import did_you_mean
 from normsmith.errors import StudyError
 from normsmith.studies import questions
 from normsmith.studies.lab import Lab, Requests
@@ -61,7 +62,7 @@ def select(names: tuple[str, ...]) -> tuple[Question, ...]:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise StudyError(
-            f"no question is called {unknown[0]!r}: expected one of {', '.join(known)} "
-            "(`normsmith questions` says what they ask)"
+            f"no question is called {unknown[0]!r}: expected one of {', '.join(known)} (`normsmith questions` says "
+            f"what they ask){did_you_mean(unknown[0], known)}"
         )
     return tuple(known[name] for name in dict.fromkeys(names)) if names else tuple(known.values())

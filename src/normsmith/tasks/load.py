@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import sys
 import traceback
 from importlib.util import module_from_spec, spec_from_file_location
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from normsmith._choices import did_you_mean
 from normsmith._text import error_text
 from normsmith.errors import MissingExtraError, TaskError
 from normsmith.tasks.digits import digits_cnn, digits_mlp
@@ -43,7 +45,7 @@ def load(name: str) -> Task:
         return EMBEDDED[name]()
     place, separator, attribute = name.rpartition(":")
     if not (separator and place and attribute.isidentifier()):
-        raise TaskError(f"no task {name!r}; expected {_FORMS}")
+        raise TaskError(f"no task {name!r}; expected {_FORMS}{did_you_mean(name, EMBEDDED)}")
     is_file = place.endswith(".py") or "/" in place or "\\" in place
     module = _from_file(place) if is_file else _from_package(place)
     return _task_of(module, attribute, place)
@@ -54,8 +56,12 @@ def _from_file(place: str) -> ModuleType:
     try:
         source = path.read_bytes()
     except OSError as error:
-        what = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
-        raise TaskError(f"cannot load a task from {place}: {what} ({path})") from error
+        what = (
+            f"no such file ({path})" if isinstance(error, FileNotFoundError) else f"{error.strerror} ({path})"
+        )
+        raise TaskError(
+            f"cannot load a task from {place}: {what}{did_you_mean(path.name, _beside(path))}"
+        ) from error
     digest = hashlib.sha256(str(path).encode() + b"\0" + source).hexdigest()[:16]
     module_name = f"_normsmith_task_{digest}"
     if module_name in sys.modules:
@@ -72,6 +78,11 @@ def _from_file(place: str) -> ModuleType:
         del sys.modules[module_name]
         raise _failed(place, path, error) from error
     return module
+
+
+def _beside(path: Path) -> list[str]:
+    """The Python files in the folder of a file that is not there."""
+    return [file.name for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
 
 
 def _from_package(place: str) -> ModuleType:
@@ -104,6 +115,13 @@ def _failed(place: str, path: Path | None, error: BaseException) -> TaskError:
     return TaskError(f"cannot load a task from {where}: {error_text(error)}")
 
 
+def _offered(module: ModuleType) -> list[str]:
+    """What a module has that may be a task, or make one."""
+    return [
+        name for name, value in vars(module).items() if isinstance(value, Task) or inspect.isfunction(value)
+    ]
+
+
 def _task_of(module: ModuleType, attribute: str, place: str) -> Task:
     made = _made.get((module.__name__, attribute))
     if made is not None:
@@ -111,7 +129,9 @@ def _task_of(module: ModuleType, attribute: str, place: str) -> Task:
     if not hasattr(module, attribute):
         tasks = sorted(name for name, value in vars(module).items() if isinstance(value, Task))
         there = f"tasks there: {', '.join(tasks)}" if tasks else "there is no Task in it"
-        raise TaskError(f"{place} has no attribute {attribute!r}; {there}")
+        raise TaskError(
+            f"{place} has no attribute {attribute!r}; {there}{did_you_mean(attribute, _offered(module))}"
+        )
     value: Any = getattr(module, attribute)
     if isinstance(value, Task):
         return value

@@ -22,6 +22,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from normsmith._choices import did_you_mean
 from normsmith.errors import TaskError
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
@@ -131,7 +132,9 @@ class Task:
     def dataset(self, split: str) -> Dataset[Any]:
         """The dataset of "train", "validation" or "test"."""
         if split not in SPLITS:
-            raise self.error(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+            raise self.error(
+                f"split must be one of {', '.join(SPLITS)}, got {split!r}{did_you_mean(split, SPLITS)}"
+            )
         dataset: Dataset[Any] = getattr(self, split)
         return dataset
 

@@ -59,3 +59,19 @@ def test_what_json_cannot_hold_is_said():
         by_hand.to_json()
     with pytest.raises(SurgeryError, match="of no operation"):
         by_hand.on(normed())
+
+
+def test_plans_from_before_settings_were_shown_are_read():
+    model = nn.Sequential(nn.BatchNorm1d(4, momentum=0.3))
+    text = convert(model, "renorm", schedule="crossq").to_json()
+    assert "BatchRenorm1d(4, momentum=0.3, schedule=crossq)" in text
+    first = text.replace(", schedule=crossq", "").replace(", momentum=0.3", "")
+    assert Plan.from_json(model, first).changes == convert(model, "renorm", schedule="crossq").changes
+    with pytest.raises(SurgeryError, match="expected the plan's changes"):
+        Plan.from_json(nn.Sequential(nn.BatchNorm1d(5)), first)
+
+
+def test_a_wrong_operation_meets_the_near_one():
+    text = convert(normed(), "group").to_json().replace('"convert"', '"covnert"')
+    with pytest.raises(SurgeryError, match=r"got 'covnert'; did you mean convert\?"):
+        Plan.from_json(normed(), text)

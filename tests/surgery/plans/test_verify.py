@@ -29,7 +29,7 @@ def test_verification_finds_what_is_not_as_expected():
     found = lying(model, evaluation="differs", training="differs").verify((BATCH, None))
     assert found.evaluation > 1e-3
     assert found.training == found.evaluation
-    assert "expected differs" in str(found)
+    assert "the outputs change" in str(found)
     with pytest.raises(SurgeryError, match="got the same to the last bit"):
         frozen.verify(torch.zeros(3, 4))
     assert state_of(model) == before
@@ -189,10 +189,10 @@ def test_the_training_mode_is_tried_only_where_something_is_expected_of_it():
 
 def test_a_verification_is_printed_in_rows():
     assert str(Verification(Expectation("same", "may differ"), 2e-7, None)).splitlines() == [
-        "evaluation: expected same, largest difference 2.0e-07 in float32"
+        "evaluation: the outputs stay the same; largest difference 2e−07 in float32"
     ]
     assert str(Verification(Expectation("same", "differs"), 0.0, 0.25, ("1.norm",))).splitlines() == [
-        "evaluation: expected same, largest difference 0.0e+00 in float32",
-        "training: expected differs, largest difference 2.5e-01 in float32",
+        "evaluation: the outputs stay the same; largest difference 0 in float32",
+        "training: the outputs change; largest difference 0.25 in float32",
         "not reached by this batch: 1.norm",
     ]

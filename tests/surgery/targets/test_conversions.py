@@ -287,7 +287,7 @@ def test_groups_that_do_not_divide_the_channels_are_refused():
 @pytest.mark.parametrize(
     ("to", "options", "message"),
     [
-        ("ghost", {}, r"^convert to ghost with \{\}: expected ghost_batch_size"),
+        ("ghost", {}, r"^convert to ghost: expected ghost_batch_size"),
         ("batch", {"num_groups": 2}, "^convert to batch with .*num_groups"),
         ("group", {"ghost_batch_size": 2}, "^convert to group with .*ghost_batch_size"),
         ("renorm", {"total_steps": 0}, "^convert to renorm with .*total_steps"),

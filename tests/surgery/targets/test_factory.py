@@ -9,7 +9,7 @@ from torch import nn
 from normsmith import layers
 from normsmith.anatomy.kinds import Signal
 from normsmith.errors import InputError, SurgeryError
-from normsmith.surgery.targets.factory import NAMES, check_norm, group_count, make_norm
+from normsmith.surgery.targets.factory import NAMES, check_norm, group_count, made_of, make_norm, settings_of
 
 LAST = {"features": 8, "channels_last": True}
 
@@ -118,3 +118,32 @@ def test_names_and_callables_are_checked_before_anything_is_made():
 def test_groups_are_as_many_as_fit_up_to_eight_of_two_channels_at_least(features):
     fitting = [n for n in range(1, 9) if features % n == 0 and (features // n >= 2 or n == 1)]
     assert group_count(features) == max(fitting)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        (
+            layers.BatchRenorm1d,
+            {"num_features": 4, "momntum": 1},
+            "has no setting 'momntum'; did you mean momentum",
+        ),
+        (nn.GroupNorm, {"num_groups": 2, "num_channels": 4, "groups": 1}, "did you mean num_groups"),
+        (
+            nn.GroupNorm,
+            {"num_groups": 0, "num_channels": 4},
+            "num_groups: expected a positive whole number, got 0",
+        ),
+        (nn.GroupNorm, {"num_groups": True, "num_channels": 4}, "got True"),
+        (nn.LayerNorm, {"normalized_shape": 4, "zzz": 4}, "LayerNorm has no setting 'zzz'; it takes eps"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_those_that_there_are(kind, settings, said):
+    with pytest.raises(InputError, match=said):
+        made_of(kind, **settings)
+
+
+@pytest.mark.parametrize("kind", [layers.BatchNorm1d, layers.BatchRenorm2d, nn.BatchNorm2d])
+def test_settings_are_those_of_the_bases_too(kind):
+    assert {"eps", "momentum", "affine", "track_running_stats"} <= set(settings_of(kind))
+    assert not {"num_features", "device", "dtype", "kwargs", "args", "self"} & set(settings_of(kind))

@@ -48,7 +48,7 @@ def read(path: Path, allow: Sequence[str] = ()) -> Content:
         if path.is_dir():
             path = file_of(path)
         if not path.exists():
-            raise InputError(f"cannot read {path}: no such file{_nearest(path)}")
+            raise InputError(f"cannot read {path}: no such file{nearest(path)}")
         if not path.is_file():
             raise InputError(f"cannot read {path}: expected a file or a folder, got a device or a pipe")
         try:
@@ -162,8 +162,8 @@ def _not_torchs(path: Path, error: Exception) -> InputError:
     )
 
 
-def _nearest(path: Path) -> str:
-    """The file in the same folder that may have been meant."""
+def nearest(path: Path) -> str:
+    """The end of a refusal for a file that is not there: the one in its folder that may have been meant."""
     try:
         return did_you_mean(path.name, (file.name for file in path.parent.iterdir()))
     except OSError:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from normsmith._choices import did_you_mean
 from normsmith._torch import buffers_of
 from normsmith.anatomy.batch_norms import BatchNorm, selected_batch_norms
 from normsmith.anatomy.broken_statistics import broken_statistics, statistics_remarks
@@ -77,7 +78,7 @@ def convert(
       outputs: the same in evaluation; in training: may differ
     """
     if to not in TARGETS:
-        raise InputError(f"to: expected one of {', '.join(TARGETS)}, got {to!r}")
+        raise InputError(f"to: expected one of {', '.join(TARGETS)}, got {to!r}{did_you_mean(to, TARGETS)}")
     locations = Locations(model)
     chosen = selected_batch_norms(locations, "convert", only, first, last)
     dimensions = _Dimensions(model)

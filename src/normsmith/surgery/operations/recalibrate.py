@@ -118,7 +118,7 @@ class Recalibration:
         lines += [f"warning {remark.text}" for remark in self.plan.warnings]
         if self.gap is not None:
             passes = f" after {count(self.passes, 'pass')}" if self.mode == "exact" else ""
-            lines.append(f"largest gap, over {_BATCHES[self.gap_of]}: {self.gap:.1e}{passes}")
+            lines.append(f"largest gap, over {_BATCHES[self.gap_of]}: {number(self.gap, 2)}{passes}")
         if self.mode == "exact" and not self.converged:
             lines.append(self._not_exact())
         if self.loss_before is not None and self.loss_after is not None:
@@ -138,7 +138,7 @@ _BATCHES = {"sample": "a sample of the batches", "all": "all batches"}
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1e}"
+    return "–" if value is None else number(value, 2)
 
 
 def recalibrate(

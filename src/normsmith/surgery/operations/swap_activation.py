@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from normsmith._choices import did_you_mean
 from normsmith._torch import children_of
 from normsmith.anatomy.aliasing import read_in_place
 from normsmith.anatomy.describe import describe_module
@@ -53,7 +54,9 @@ def swap_activation(model: nn.Module, activation: str, *, batch: Any = None, for
 def _find(model: nn.Module, activation: str, batch: Any, forward: Forward) -> Decisions:
     """The activations that are swapped, those that stay, and those that should be swapped and cannot."""
     if activation not in _SWAPS:
-        raise InputError(f"activation must be one of {', '.join(_SWAPS)}, got {activation!r}")
+        raise InputError(
+            f"activation must be one of {', '.join(_SWAPS)}, got {activation!r}{did_you_mean(activation, _SWAPS)}"
+        )
     graph, locations = trace(model, batch, forward=forward), Locations(model)
     kind = type(_SWAPS[activation]())
     hidden = hidden_activations(graph)

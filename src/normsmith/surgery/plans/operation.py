@@ -22,6 +22,7 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
+from normsmith._choices import did_you_mean
 from normsmith.anatomy.isolation import garbage_collector_paused
 from normsmith.errors import SurgeryError
 
@@ -59,6 +60,7 @@ class Operation:
         if self.name not in VERBS:
             raise SurgeryError(
                 f"plan: expected an operation among {', '.join(sorted(VERBS))}, got {self.name!r}"
+                f"{did_you_mean(self.name, VERBS)}"
             )
         return VERBS[self.name].build(model, **self.arguments)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -15,18 +16,17 @@ from torch.optim import Optimizer
 from normsmith._text import count, error_text, path_text
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.remark import Refusal, Remark
-from normsmith.errors import InputError, NormsmithError, SurgeryError
+from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery.plans.edits import Edit, do_all, done, undo_all
 from normsmith.surgery.plans.in_float64 import decided_in_float64
 from normsmith.surgery.plans.operation import Operation
 from normsmith.surgery.plans.optimizers import Following
+from normsmith.surgery.plans.saved import FORMAT, check_format, refusing
+from normsmith.surgery.plans.table import WIDTH, table
 from normsmith.surgery.plans.verify import DifferenceError, Expectation, Verification, verify
 from normsmith.surgery.plans.wrappers import averaged, check_wrapped, wrapped_tensors
 
 _T = TypeVar("_T")
-
-FORMAT = 1
-"""Of saved plans: raised whenever one that was written before would be read as something else."""
 
 
 @dataclass(frozen=True)
@@ -237,12 +237,12 @@ class Plan:
         >>> Plan.from_json(model, text).apply()[1]
         Tanh()
         """
-        with _refusing("expected a plan as Plan.to_json writes it, got something else"):
+        with refusing("expected a plan as Plan.to_json writes it, got something else"):
             read = json.loads(text)
-            _check_format(read)
+            check_format(read)
             operation = Operation(read["operation"]["name"], dict(read["operation"]["arguments"]))
             changes = tuple(Change(**{**row, "also": tuple(row["also"])}) for row in read["changes"])
-        with _refusing(f"expected arguments of {operation.name!r} as Plan.to_json writes them, got others"):
+        with refusing(f"expected arguments of {operation.name!r} as Plan.to_json writes them, got others"):
             plan: Plan = operation.plan(model)
             _check_same(changes, plan)
             str(plan)  # remarks of other types would show only when somebody prints it
@@ -304,6 +304,10 @@ class Plan:
         return ((path, module) for path, module in after if module not in before)
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, width: int = WIDTH) -> str:
+        """What printing shows, in lines of so many columns."""
         counts = count(len(self.changes), "change"), count(len(self.refusals), "refusal")
         head = f"{self.title}: {', '.join(counts)}"
         rows = [
@@ -315,35 +319,10 @@ class Plan:
         rows += [(path_text(remark.path), "warning", remark.reason) for remark in self.warnings]
         rows += [(old, f"renamed {new}", "") for old, new in self.renamed.items()]
         rows += [(new, f"joins the optimizer's group of {old}", "") for new, old in self.joined.items()]
-        widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
-        lines = [f"  {path:<{widths[0]}}  {what:<{widths[1]}}  {why}".rstrip() for path, what, why in rows]
+        lines = table(rows, width)
         if self.expects.evaluation == "same":
             lines.append(f"  outputs: the same in evaluation; in training: {self.expects.training}")
         return "\n".join([head, *lines])
-
-
-@contextmanager
-def _refusing(expected: str) -> Iterator[None]:
-    """A block that reads somebody's text: whatever it raises that is no error of normsmith becomes a SurgeryError."""
-    try:
-        yield
-    except NormsmithError:
-        raise
-    except Exception as error:
-        raise SurgeryError(f"{expected}: {error_text(error)[:300]}") from error
-
-
-def _check_format(read: Any) -> None:
-    """Raise SurgeryError for a plan that another version of normsmith has saved in another form."""
-    if not (isinstance(read, dict) and "operation" in read):
-        return
-    written = read.get("format")
-    if type(written) is not int or written != FORMAT:
-        got = "one without a format" if written is None else f"format {written!r}"[:100]
-        raise SurgeryError(
-            f"expected a saved plan of format {FORMAT}, got {got}: another version of normsmith wrote it; make the "
-            "plan again with this one"
-        )
 
 
 def _several(name: str, given: Any, kind: type[_T]) -> list[_T]:
@@ -370,12 +349,22 @@ def _twin(model: nn.Module) -> nn.Module:
         ) from error
 
 
+_SHOWN_LATER = re.compile(r", (?:momentum|schedule|track)=[^,()]+")
+
+
+def _as_before(change: Change) -> Change:
+    """A change as plans of format 1 had it first, before they showed these settings, which its arguments have."""
+    return replace(
+        change, before=_SHOWN_LATER.sub("", change.before), after=_SHOWN_LATER.sub("", change.after)
+    )
+
+
 def _check_same(changes: Sequence[Change], plan: Plan) -> None:
     """Raise SurgeryError unless a plan makes these changes, apart from those that its model has already."""
     got, changed = plan.changes, {change.path for change in plan.changes}
     settled = {remark.path for remark in plan.kept} - changed
     expected = tuple(change for change in changes if change.path not in settled)
-    if expected == got:
+    if list(map(_as_before, expected)) == list(map(_as_before, got)):
         return
     first = next(
         (pair for pair in zip(expected, got, strict=False) if pair[0] != pair[1]),

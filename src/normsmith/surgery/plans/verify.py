@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from normsmith._text import error_text
+from normsmith._text import error_text, number
 from normsmith._torch import map_leaves
 from normsmith.anatomy.float64 import in_float64
 from normsmith.anatomy.forward import Forward, check_runnable, outputs
@@ -21,6 +21,13 @@ Outcome = Literal["same", "may differ", "differs"]
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 _COARSE = 3e-2
 """For half precision: a few units of its last digit, through a deep network."""
+
+
+_SAYS: dict[Outcome, str] = {
+    "same": "the outputs stay the same",
+    "differs": "the outputs change",
+    "may differ": "the outputs may change",
+}
 
 
 @dataclass(frozen=True)
@@ -51,14 +58,15 @@ class Verification:
     def __str__(self) -> str:
         differences = {"evaluation": self.evaluation, "training": self.training}
         rows = [
-            f"{mode}: expected {getattr(self.expects, mode)}, largest difference {difference:.1e} in {self.precision}"
+            f"{mode}: {_SAYS[getattr(self.expects, mode)]}; largest difference {number(difference, 2)} in "
+            f"{self.precision}"
             for mode, difference in differences.items()
             if difference is not None
         ]
         if self.rounding is not None:
             precision, difference = self.rounding
             rows.append(
-                f"decided in {self.precision}: the difference of {difference:.1e} in {precision} is rounding"
+                f"decided in {self.precision}: the difference of {number(difference, 2)} in {precision} is rounding"
             )
         rows += [f"not reached by this batch: {path}" for path in self.unreached]
         return "\n".join(rows)

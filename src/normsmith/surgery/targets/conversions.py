@@ -17,7 +17,7 @@ from normsmith.anatomy.remark import Refusal
 from normsmith.errors import InputError, NormsmithError
 from normsmith.layers.policy import Policy
 from normsmith.surgery.plans.verify import Outcome
-from normsmith.surgery.targets.factory import group_count
+from normsmith.surgery.targets.factory import group_count, made_of
 
 _Guess = tuple[int, str] | None
 
@@ -44,7 +44,10 @@ def converted(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) 
     try:
         return TARGETS[to](norm, to, options, guess)
     except (TypeError, InputError) as error:
-        raise InputError(f"convert to {to} with {options}: {error}") from error
+        with_ = (
+            f" with {', '.join(f'{name}={value!r}' for name, value in options.items())}" if options else ""
+        )
+        raise InputError(f"convert to {to}{with_}: {error}") from error
     except NormsmithError as error:
         return Refusal("", str(error))
 
@@ -92,7 +95,7 @@ def _schedule(norm: BatchNorm, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _torchs(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) -> Converted | Refusal:
-    if norm.origin == "torch":
+    if norm.origin == "torch" and not options:
         return Converted(norm.module, describe_layer(norm.module), "", "", "same", "same", changes=False)
     for name, used in {
         "activation": norm.activation is not None,
@@ -125,7 +128,11 @@ def _grouped(norm: BatchNorm, to: str, options: dict[str, Any], _: _Guess) -> Co
         return Refusal("", f"it is fused with its activation, {norm.activation}, which {to} norm has not")
     arguments = {"num_groups": group_count(norm.features) if to == "group" else 1, "eps": norm.eps, **options}
     try:
-        new = nn.GroupNorm(num_channels=norm.features, affine=norm.affine, device="meta", **arguments)
+        new = made_of(
+            nn.GroupNorm, num_channels=norm.features, affine=norm.affine, device="meta", **arguments
+        )
+    except InputError:
+        raise
     except ValueError as error:
         return Refusal("", str(error))
     for name in ("weight", "bias"):
@@ -161,7 +168,8 @@ def _made(norm: BatchNorm, kind: Any, settings: dict[str, Any]) -> Any:
     }
     if norm.affine and norm.tensors["bias"] is None:
         arguments["bias"] = False
-    new = kind(device="meta", **arguments) if norm.lazy else kind(norm.features, device="meta", **arguments)
+    features = () if norm.lazy else (norm.features,)
+    new: Any = made_of(kind, *features, device="meta", **arguments)
     for name in ("weight", "bias"):
         parameters_of(new)[name] = _parameter(norm, name)
     for name in list(buffers_of(new)):

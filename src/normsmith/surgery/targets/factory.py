@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from torch import nn
 
 from normsmith import layers
+from normsmith._choices import did_you_mean
 from normsmith.anatomy.kinds import Signal
 from normsmith.errors import InputError, SurgeryError
 
@@ -16,6 +19,8 @@ NAMES = ("batch", "renorm", "layer", "group")
 Norm = str | Callable[[int, nn.Module], nn.Module]
 
 _MOST_GROUPS = 8
+_NO_SETTING = {"num_features", "num_channels", "normalized_shape", "device", "dtype"}
+"""What a norm's constructor takes, and is given by the place where the norm stands."""
 
 
 def make_norm(norm: Norm, signal: Signal, layer: nn.Module, options: dict[str, Any]) -> nn.Module:
@@ -50,7 +55,9 @@ def check_norm(norm: Norm, options: dict[str, Any]) -> None:
                 f"options go with a norm's name, got {', '.join(options)} beside a callable; set them in it"
             )
     elif norm not in NAMES:
-        raise InputError(f"norm must be one of {', '.join(NAMES)} or a callable, got {norm!r}")
+        raise InputError(
+            f"norm must be one of {', '.join(NAMES)} or a callable, got {norm!r}{did_you_mean(norm, NAMES)}"
+        )
 
 
 def group_count(features: int) -> int:
@@ -65,11 +72,48 @@ def group_count(features: int) -> int:
 
 def _named(name: str, signal: Signal, options: dict[str, Any]) -> nn.Module:
     if name == "layer" and (signal.channels_last or signal.spatial == 0):
-        return nn.LayerNorm(signal.features, **options)
+        return made_of(nn.LayerNorm, signal.features, **options)
     if name in ("layer", "group"):
         groups = 1 if name == "layer" else options.get("num_groups", group_count(signal.features))
         rest = {key: value for key, value in options.items() if key != "num_groups"}
-        return nn.GroupNorm(groups, signal.features, **rest)
+        return made_of(nn.GroupNorm, num_groups=groups, num_channels=signal.features, **rest)
     kind = {"batch": "BatchNorm", "renorm": "BatchRenorm"}[name]
-    layer: nn.Module = getattr(layers, f"{kind}{max(signal.spatial, 1)}d")(signal.features, **options)
-    return layer
+    return made_of(getattr(layers, f"{kind}{max(signal.spatial, 1)}d"), signal.features, **options)
+
+
+def made_of(kind: Callable[..., nn.Module], *arguments: Any, **settings: Any) -> nn.Module:
+    """A layer with these settings.
+
+    Raises:
+        InputError: it has no such setting, with those that it has; or it cannot be made with a value.
+    """
+    groups = settings.get("num_groups", 1)
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+        raise InputError(f"num_groups: expected a positive whole number, got {groups!r}")
+    try:
+        return kind(*arguments, **settings)
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None:
+            raise
+        name, known = unknown[1], settings_of(kind)
+        raise InputError(
+            f"{getattr(kind, '__name__', kind)} has no setting {name!r}{did_you_mean(name, known)}; it takes "
+            f"{', '.join(known)}"
+        ) from error
+
+
+def settings_of(kind: Any) -> list[str]:
+    """The names of the settings that a layer's constructor takes, those of its bases too.
+
+    >>> settings_of(nn.GroupNorm)
+    ['num_groups', 'eps', 'affine', 'bias']
+    """
+    names = dict.fromkeys(
+        name
+        for base in kind.__mro__
+        if issubclass(base, nn.Module) and base is not nn.Module and "__init__" in vars(base)
+        for name, parameter in inspect.signature(base).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    )
+    return [name for name in names if name not in _NO_SETTING]
