@@ -15,7 +15,7 @@ from normsmith.anatomy.forward import call
 from normsmith.errors import NormsmithError, SurgeryError
 from normsmith.surgery import Plan
 from normsmith.surgery.plans.operation import VERBS, Operation
-from normsmith.surgery.plans.plan import FORMAT
+from normsmith.surgery.plans.saved import FORMAT
 
 SAVED = sorted((Path(__file__).parents[2] / "data").glob("plan-*.json"))
 OURS = {name: verb for name, verb in VERBS.items() if verb.build.__module__.startswith("normsmith.")}
