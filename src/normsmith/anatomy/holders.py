@@ -27,15 +27,10 @@ class Holders:
     Seen is what a forward, and the functions and methods that it calls, reach from `self` by names, subscripts and
     loops; not what they reach by computed names, from modules kept elsewhere, or where there is no source code.
 
-    >>> class Scaled(nn.Module):
-    ...     def __init__(self):
-    ...         super().__init__()
-    ...         self.norm = nn.BatchNorm1d(2)
-    ...     def forward(self, x):
-    ...         return x * self.norm.weight
-    >>> model = Scaled()  # whose source is not to be had here: it stands in no file
-    >>> Holders(model).reads.get(model.norm, {})
-    {}
+    >>> layer = nn.TransformerEncoderLayer(8, 2)
+    >>> holders = Holders(layer)
+    >>> holders.reads[layer.norm1]["eps"], layer.norm1 in holders.called
+    ('TransformerEncoderLayer', True)
     """
 
     def __init__(self, model: nn.Module) -> None:
