@@ -20,6 +20,7 @@ SPACES = {"1d": (), "2d": (4, 4), "3d": (3, 3, 3)}
 def make(name, **options):
     if "Renorm" in name:
         options.setdefault("schedule", "keras")
+        options.setdefault("track", "var")
     layer = getattr(ours, name)(3, **options)
     with torch.no_grad():
         layer.weight.uniform_(0.5, 2)

@@ -1,6 +1,7 @@
 """Batch renormalization: its definition, its schedules, and the defects of other layers, by name."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ KINDS = [("1d", (16, 3)), ("1d", (16, 3, 5)), ("2d", (8, 3, 4, 5)), ("3d", (4, 3
 
 
 def make(kind="1d", **options):
-    layer = getattr(ours, f"BatchRenorm{kind}")(3, **({"schedule": "keras"} | options))
+    layer = getattr(ours, f"BatchRenorm{kind}")(3, **({"schedule": "keras", "track": "var"} | options))
     if layer.affine:
         with torch.no_grad():
             layer.weight.uniform_(0.5, 2)
@@ -104,7 +105,7 @@ def test_defect_affine_false_creates_parameters():
 
 
 def test_defect_eps_in_the_wrong_place():
-    layer = ours.BatchRenorm1d(1, schedule="keras", affine=False, dtype=torch.float64)
+    layer = ours.BatchRenorm1d(1, schedule="keras", track="var", affine=False, dtype=torch.float64)
     layer.running_var.fill_(1e-5)
     x = torch.randn(64, 1, dtype=torch.float64) * 1e-5**0.5
     r, _ = layer.correction(x)
@@ -209,3 +210,27 @@ def test_tracking_the_deviation_is_the_papers_estimate():
     torch.testing.assert_close(
         layer.eval()(x), (x - layer.running_mean) / layer.running_std, rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("name", ["BatchRenorm1d", "BatchRenormAct1d", "LazyBatchRenorm1d"])
+def test_the_preset_of_keras_averages_what_keras_averages(name):
+    channels = () if "Lazy" in name else (1,)
+    options = {"activation": None} if "Act" in name else {}
+    layer = getattr(ours, name)(*channels, schedule="keras", eps=1e-3, momentum=0.01, **options)
+    x = torch.tensor([[1.0], [5.0]])
+    layer(x)
+    assert layer.track == "std"
+    torch.testing.assert_close(layer.running_std, torch.tensor([0.99 + 0.01 * math.sqrt(4 + 1e-3)]))
+    state = layer.state_dict()
+    del state["running_std"]
+    layer.load_state_dict(state)
+    torch.testing.assert_close(layer.running_std, (state["running_var"] + 1e-3).sqrt())
+
+
+@pytest.mark.parametrize(
+    "options", [{"schedule": "keras", "track": "var"}, {"schedule": "paper"}, {"total_steps": 9}]
+)
+def test_what_is_averaged_is_the_variance_otherwise(options):
+    layer = ours.BatchRenorm1d(1, **options)
+    assert layer.track == "var"
+    assert "running_std" not in layer.state_dict()

@@ -49,36 +49,36 @@ class TestBatchNormAct3d(LayerContract):
 
 class TestBatchRenorm1d(LayerContract):
     layer = index.BatchRenorm1d
-    options: ClassVar = {"schedule": "keras"}
+    options: ClassVar = {"schedule": "keras", "track": "var"}
 
 
 class TestBatchRenorm2d(LayerContract):
     layer = index.BatchRenorm2d
     space = (4, 3)
-    options: ClassVar = {"schedule": "keras"}
+    options: ClassVar = {"schedule": "keras", "track": "var"}
 
 
 class TestBatchRenorm3d(LayerContract):
     layer = index.BatchRenorm3d
     space = (2, 3, 2)
-    options: ClassVar = {"schedule": "keras"}
+    options: ClassVar = {"schedule": "keras", "track": "var"}
 
 
 class TestBatchRenormAct1d(LayerContract):
     layer = index.BatchRenormAct1d
-    options: ClassVar = {"schedule": "keras", "activation": "silu"}
+    options: ClassVar = {"schedule": "keras", "track": "var", "activation": "silu"}
 
 
 class TestBatchRenormAct2d(LayerContract):
     layer = index.BatchRenormAct2d
     space = (4, 3)
-    options: ClassVar = {"schedule": "keras", "activation": "silu"}
+    options: ClassVar = {"schedule": "keras", "track": "var", "activation": "silu"}
 
 
 class TestBatchRenormAct3d(LayerContract):
     layer = index.BatchRenormAct3d
     space = (2, 3, 2)
-    options: ClassVar = {"schedule": "keras", "activation": "silu"}
+    options: ClassVar = {"schedule": "keras", "track": "var", "activation": "silu"}
 
 
 class TestSequences(LayerContract):

@@ -126,7 +126,7 @@ def test_functions_like_convert_sync_batchnorm_are_refused_by_their_question(cop
 @pytest.mark.parametrize("name", [*PLAIN, *RENORM, *ACT, "LazyBatchNorm1d", "Whiten1d", "InputNorm"])
 def test_an_eps_below_zero_or_no_number_is_refused_when_made_and_when_set(name, eps):
     kind = getattr(ours, name)
-    options = {"schedule": "keras"} if "Renorm" in name else {}
+    options = {"schedule": "keras", "track": "var"} if "Renorm" in name else {}
     options |= {} if "Lazy" in name else {"num_features": 3}
     with pytest.raises(ValueError, match="eps: expected a finite number ≥ 0") as refused:
         kind(eps=eps, **options)

@@ -28,7 +28,7 @@ class Shared(nn.Module):
 NORMS = [
     ours.BatchNorm1d(4, dtype=torch.float64),
     ours.BatchNorm1d(4, dtype=torch.float64, ghost_batch_size=3),
-    ours.BatchRenorm1d(4, schedule="keras", dtype=torch.float64, momentum=0.5),
+    ours.BatchRenorm1d(4, schedule="keras", track="var", dtype=torch.float64, momentum=0.5),
     ours.BatchRenormAct1d(4, total_steps=20, dtype=torch.float64, activation="gelu", momentum=0.5),
 ]
 
@@ -58,7 +58,7 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(reentrant, norm)
 
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpointing_remembers_the_mask_and_the_policy(reentrant):
-    net = Shared(ours.BatchRenorm1d(4, schedule="keras", dtype=torch.float64))
+    net = Shared(ours.BatchRenorm1d(4, schedule="keras", track="var", dtype=torch.float64))
     twin = copy.deepcopy(net)
     x, mask = torch.randn(6, 4, dtype=torch.float64), torch.tensor([1, 1, 1, 1, 0, 0])
     with use_mask(net, mask), use_mask(twin, mask):
@@ -72,7 +72,7 @@ def test_checkpointing_remembers_the_mask_and_the_policy(reentrant):
 
 
 def test_checkpointing_twice_through_a_retained_graph():
-    net = Shared(ours.BatchRenorm1d(4, schedule="keras", dtype=torch.float64))
+    net = Shared(ours.BatchRenorm1d(4, schedule="keras", track="var", dtype=torch.float64))
     y = checkpoint(net, torch.randn(6, 4, dtype=torch.float64).requires_grad_(), use_reentrant=False).sum()
     first = torch.autograd.grad(y, net.first.weight, retain_graph=True)
     second = torch.autograd.grad(y, net.first.weight)

@@ -14,7 +14,7 @@ from normsmith.layers import use_mask
 def norms(dtype=torch.float64):
     yield ours.BatchNorm1d(4, dtype=dtype)
     yield ours.BatchNorm1d(4, dtype=dtype, ghost_batch_size=3)
-    yield ours.BatchRenorm1d(4, schedule="keras", dtype=dtype, momentum=0.5)
+    yield ours.BatchRenorm1d(4, schedule="keras", track="var", dtype=dtype, momentum=0.5)
     yield ours.BatchRenormAct1d(4, total_steps=20, dtype=dtype, activation="gelu", momentum=0.5)
 
 
@@ -165,3 +165,27 @@ def test_what_a_call_normalises_takes_the_nearest_mask():
 def test_layers_say_what_they_are(layer, is_batch_norm, measurable):
     assert layer.is_batch_norm == is_batch_norm
     assert (layer.unmeasurable is None) == measurable
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("kind", [ours.BatchNorm1d, ours.BatchNormAct1d, ours.Whiten1d, ours.InputNorm])
+def test_an_empty_batch_is_not_counted(kind, momentum):
+    layer = kind(3, momentum=momentum)
+    layer(torch.randn(8, 3))
+    before = copy.deepcopy(layer.state_dict())
+    assert layer(torch.empty(0, 3)).shape == (0, 3)
+    for name, value in layer.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_an_empty_batch_does_not_advance_a_schedule():
+    layer = ours.BatchRenorm1d(3, total_steps=10)
+    layer(torch.empty(0, 3))
+    assert layer.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(4, 5), (4, 3, 2, 2), (4,)])
+def test_a_wrong_shape_is_a_value_error_in_every_mode(training, shape):
+    with pytest.raises(ValueError, match=r"^BatchNorm1d: "):
+        ours.BatchNorm1d(3).train(training)(torch.randn(shape))

@@ -34,7 +34,7 @@ FAMILIES = {
     "cumulative": lambda: ours.BatchNorm1d(3, momentum=None),
     "ghost": lambda: ours.BatchNorm1d(3, ghost_batch_size=4),
     "act": lambda: ours.BatchNormAct1d(3),
-    "renorm": lambda: ours.BatchRenorm1d(3, schedule="keras"),
+    "renorm": lambda: ours.BatchRenorm1d(3, schedule="keras", track="var"),
     "renorm by std": lambda: ours.BatchRenorm1d(3, schedule="keras", track="std"),
     "whitening": lambda: ours.Whiten1d(3),
     "input": lambda: ours.InputNorm(3),

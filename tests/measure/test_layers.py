@@ -191,6 +191,6 @@ def test_other_statistics_take_the_place_of_the_buffers_which_are_not_written_to
 
 
 def test_running_deviations_are_statistics_of_layers_that_keep_them():
-    with_std, without = BatchRenorm2d(2, track="std", schedule="keras"), BatchRenorm1d(2, schedule="keras")
+    with_std, without = BatchRenorm2d(2, track="std", schedule="keras"), BatchRenorm1d(2, schedule="paper")
     assert MeasuredLayer("", with_std).statistics().std is with_std.running_std
     assert MeasuredLayer("", without).statistics().std is None

@@ -89,7 +89,7 @@ class RenormActBase(_WithActivation, RenormBase):
         activation: str | None = "relu",
         schedule: str | Schedule | None = None,
         total_steps: int | None = None,
-        track: Literal["var", "std"] = "var",
+        track: Literal["var", "std"] | None = None,
         ghost_batch_size: int | None = None,
         process_group: dist.ProcessGroup | Literal["world"] | None = None,
         on_small_batch: Literal["error", "running"] = "error",

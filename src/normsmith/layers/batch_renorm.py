@@ -33,7 +33,7 @@ class RenormBase(StatisticsBase):
         bias: bool = True,
         schedule: str | Schedule | None = None,
         total_steps: int | None = None,
-        track: Literal["var", "std"] = "var",
+        track: Literal["var", "std"] | None = None,
         ghost_batch_size: int | None = None,
         process_group: dist.ProcessGroup | Literal["world"] | None = None,
         on_small_batch: Literal["error", "running"] = "error",
@@ -49,20 +49,21 @@ class RenormBase(StatisticsBase):
             self.register_buffer("running_std", torch.ones_like(self.running_var))
 
     def _configure_renorm(
-        self, schedule: str | Schedule | None, total_steps: int | None, track: Literal["var", "std"]
+        self, schedule: str | Schedule | None, total_steps: int | None, track: Literal["var", "std"] | None
     ) -> None:
         """Check and keep the settings of batch renormalization."""
-        if track not in ("var", "std"):
+        if track not in ("var", "std", None):
             raise InputError(f"track: expected 'var' or 'std', got {track!r}")
         if schedule is not None and total_steps is not None:
             raise InputError("schedule, total_steps: expected one of the two; total_steps scales the default")
-        self.track = track
+        # Keras averages the standard deviation: with the variance the layer would not compute what its preset promises
+        self.track = track or ("std" if schedule == "keras" else "var")
         self.total_steps = total_steps
         self.schedule = schedule
 
     @property
     def schedule(self) -> Schedule | None:
-        """The bounds by step; None until it or `total_steps` is set."""
+        """The bounds by step; None until it or `total_steps` is set. To set it does not change what is averaged."""
         return self._schedule
 
     @schedule.setter
@@ -98,7 +99,7 @@ class RenormBase(StatisticsBase):
     def correction(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """r and d that a training forward on `x` would use, of shape (channels,); updates nothing.
 
-        >>> layer = BatchRenorm1d(1, schedule="keras", eps=0.0)
+        >>> layer = BatchRenorm1d(1, schedule="keras", track="var", eps=0.0)
         >>> [value.item() for value in layer.correction(torch.tensor([[1.0], [5.0]]))]
         [2.0, 3.0]
         """
@@ -170,7 +171,8 @@ class BatchRenorm1d(RenormBase, nn.BatchNorm1d):
         bias: with `affine`, whether there is β beside γ; False needs a torch whose batch norms know it.
         schedule: "paper", "crossq", "keras", "constant", or a callable step -> (r_max, d_max).
         total_steps: length of the training run in steps, for the default schedule; not together with `schedule`.
-        track: "var" averages the variance, as torch does; "std" the standard deviation, as the paper does.
+        track: "var" averages the variance, as torch does; "std" the standard deviation, as the paper and Keras do. None
+            is "std" with the schedule "keras", and "var" with all others.
         ghost_batch_size: in training, normalise every chunk of so many samples by its own statistics; None is all.
         process_group: ranks that share statistics, "world" for all, None for none; see `BatchNorm1d`.
         on_small_batch: one value per channel in training: "error", or "running" to use the running statistics.
@@ -225,7 +227,7 @@ class _LazyRenorm(LazyBase):
         bias: bool = True,
         schedule: str | Schedule | None = None,
         total_steps: int | None = None,
-        track: Literal["var", "std"] = "var",
+        track: Literal["var", "std"] | None = None,
         ghost_batch_size: int | None = None,
         process_group: dist.ProcessGroup | Literal["world"] | None = None,
         on_small_batch: Literal["error", "running"] = "error",
@@ -237,7 +239,7 @@ class _LazyRenorm(LazyBase):
             on_small_batch=on_small_batch, on_nonfinite=on_nonfinite,
         )  # fmt: skip
         self._configure_renorm(schedule, total_steps, track)  # type: ignore[operator]
-        if track == "std" and self.running_var is not None:
+        if self.track == "std" and self.running_var is not None:
             like: Any = {"device": self.running_var.device, "dtype": self.running_var.dtype}
             self.register_buffer("running_std", UninitializedBuffer(**like))
 

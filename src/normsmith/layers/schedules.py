@@ -128,6 +128,8 @@ def crossq() -> Linear:
 def keras() -> Linear:
     """Keras's default: the correction is never clipped, from the first step on.
 
+    The same results as Keras need `track="std"` too, which layers that are given the name "keras" take by themselves.
+
     >>> import torch
     >>> keras()(torch.tensor(0))
     (inf, inf)

@@ -369,7 +369,7 @@ def test_the_model_itself_may_be_the_norm():
 def test_hooks_fire_once_and_their_handles_still_remove_them():
     model, seen = nn.Sequential(nn.BatchNorm2d(3)), []
     handle = model[0].register_forward_hook(lambda *_: seen.append("first"))
-    plan = convert(model, to="renorm", schedule="keras")
+    plan = convert(model, to="renorm", schedule="keras", track="var")
     second = model[0].register_forward_hook(lambda *_: seen.append("second"))  # after planning
     plan.apply()
     model(images(8)())
@@ -385,7 +385,7 @@ def test_hooks_fire_once_and_their_handles_still_remove_them():
 
 def test_hooks_of_every_kind_know_the_new_module():
     model = hooked()
-    plan = convert(model, to="renorm", schedule="keras")
+    plan = convert(model, to="renorm", schedule="keras", track="var")
     old = model[1]
     plan.apply()
     model.seen.clear()

@@ -82,7 +82,7 @@ def test_what_is_frozen(what: Any, pinned: bool, trains: bool) -> None:
 
 
 def test_normsmiths_layers_stay_the_same_objects() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), layers.BatchRenormAct2d(4, schedule="keras"))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), layers.BatchRenormAct2d(4, schedule="keras", track="var"))
     layer, plan = model[1], freeze(model, "statistics")
     assert plan.apply()[1] is layer
     assert layer.policy == ("running", False)

@@ -108,7 +108,7 @@ def test_an_optimizer_with_one_history_for_all_is_refused():
         add_norms(model).apply(optimizer=optimizer)
     assert state_of(model) == before
     normed_model = normed()
-    convert(normed_model, to="renorm", schedule="keras").apply(
+    convert(normed_model, to="renorm", schedule="keras", track="var").apply(
         optimizer=torch.optim.LBFGS(normed_model.parameters())
     )
 

@@ -145,7 +145,7 @@ def test_an_average_follows_with_its_own_values():
     ema = AveragedModel(model, use_buffers=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     step(model, BATCH, optimizer)
-    plan = convert(model, to="renorm", schedule="keras")
+    plan = convert(model, to="renorm", schedule="keras", track="var")
     values = ema.module[1].weight.clone(), ema.module[1].running_mean.clone()
     plan.apply(ema=ema)
     assert type(ema.module[1]) is layers.BatchRenorm1d
@@ -188,7 +188,7 @@ def test_a_copy_needs_no_optimizer():
 
 def test_reverting_needs_what_was_left():
     model = normed()
-    plan = convert(model, to="renorm", schedule="keras")
+    plan = convert(model, to="renorm", schedule="keras", track="var")
     with pytest.raises(SurgeryError, match="is not applied"):
         plan.revert()
     plan.apply()
@@ -203,7 +203,7 @@ def test_reverting_needs_what_was_left():
 
 def test_modes_and_devices_of_in_between_are_kept():
     model = normed().train()
-    plan = convert(model, to="renorm", schedule="keras")
+    plan = convert(model, to="renorm", schedule="keras", track="var")
     plan.apply().eval().double()
     plan.revert()
     assert not model[1].training

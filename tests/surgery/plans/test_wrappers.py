@@ -24,7 +24,7 @@ def group():
 @pytest.mark.usefixtures("group")
 def test_inside_ddp():
     model = DistributedDataParallel(normed())
-    plan = convert(model, to="renorm", schedule="keras")
+    plan = convert(model, to="renorm", schedule="keras", track="var")
     assert [change.path for change in plan.changes] == ["module.1"]
     plan.verify(BATCH)
     plan.apply()

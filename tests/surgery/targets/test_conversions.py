@@ -51,7 +51,7 @@ SOURCES = {
     "torch": lambda: nn.BatchNorm2d(4, eps=1e-3, momentum=0.3),
     "sync": lambda: nn.SyncBatchNorm(4, eps=1e-3, momentum=0.3),
     "ours": lambda: layers.BatchNorm2d(4, eps=1e-3, momentum=0.3),
-    "renorm": lambda: layers.BatchRenorm2d(4, eps=1e-3, momentum=0.3, schedule="keras"),
+    "renorm": lambda: layers.BatchRenorm2d(4, eps=1e-3, momentum=0.3, schedule="keras", track="var"),
     "fused": lambda: layers.BatchNormAct2d(4, eps=1e-3, momentum=0.3, activation="tanh"),
 }
 KINDS = {
@@ -248,7 +248,7 @@ def test_notes_for_people():
 
 
 def test_an_option_replaces_the_setting_that_it_contradicts():
-    old = layers.BatchRenorm2d(4, schedule="keras")
+    old = layers.BatchRenorm2d(4, schedule="keras", track="var")
     assert become(old, "renorm", total_steps=50).new.total_steps == 50
     kept = converted(read_batch_norm(old), "renorm", {"momentum": 0.5}, None)
     assert (kept.new.schedule, kept.new.momentum) == (old.schedule, 0.5)

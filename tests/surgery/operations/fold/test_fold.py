@@ -183,7 +183,7 @@ def test_norms_in_a_row_that_are_made_in_another_order_than_they_are_called() ->
     ("norm", "stays"),
     [
         (layers.BatchNormAct2d(4, activation="silu"), nn.SiLU),
-        (layers.BatchRenormAct2d(4, schedule="keras"), nn.ReLU),
+        (layers.BatchRenormAct2d(4, schedule="keras", track="var"), nn.ReLU),
         (layers.BatchNormAct2d(4, activation=None), nn.Identity),
         (BatchNormAct2d(4, nn.Hardswish()), nn.Sequential),
         (FrozenBatchNorm2d(4, eps=0.1), nn.Identity),
