@@ -338,3 +338,13 @@ def test_statistics_that_are_broken_are_named_and_healed(normsmith, tiny, tmp_pa
     assert refused_.code == 1
     assert "running_var is negative in 3 of 16 channels" in refused_.out
     assert "heals 2: its running_var is negative" in normsmith(*words, "--recalibrate").out
+
+
+@pytest.mark.parametrize(
+    ("norm", "said"), [("renorm", "renorm before each"), ("group", "group norm before each")]
+)
+def test_the_title_of_an_insertion_is_english(normsmith, tiny, norm, said):
+    settings = ("--set", "total_steps=9") if norm == "renorm" else ()
+    assert normsmith("fix", tiny("task"), "--insert", "before", "--norm", norm, *settings).out.startswith(
+        said
+    )

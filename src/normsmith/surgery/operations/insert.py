@@ -154,7 +154,7 @@ def build(
         changes += biases.remove_if_redundant(place.bias, new)
     name = norm if isinstance(norm, str) else getattr(norm, "__name__", type(norm).__name__)
     return Plan(
-        f"{name} norm {where} each activation",
+        f"{name if name.endswith('norm') else f'{name} norm'} {where} each activation",
         model,
         tuple(changes),
         tuple(Refusal(**row) for row in refusals),
