@@ -178,6 +178,9 @@ def test_transforms_of_torch_func_point_to_the_block_and_run_in_it(family):
 
 
 @pytest.mark.compiles
+@pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning"
+)  # torch's compiler does so
 @pytest.mark.parametrize("family", ["norm", "renorm", "whitening", "torch"])
 def test_compiled_forwards_leave_no_trace_within_and_one_each_outside(family):
     torch._dynamo.reset()
