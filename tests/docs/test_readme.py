@@ -1,4 +1,4 @@
-"""The README is short, shows code at once, and its own-network example works as it stands."""
+"""The README is short, shows code at once, and its commands run as they are written, on the page's own task."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
 from tests.docs.pages import ROOT, blocks
+from torch.optim.swa_utils import AveragedModel
 
 from normsmith.studies import Verdict
+from normsmith.tasks import load
 
 README = ROOT / "README.md"
+INDEX = ROOT / "docs/index.md"
 TASK_FILE = "my_task.py"
+QUICK = "--seeds 1 --steps 10 --jobs 1 --format json --report r.html --store sqlite:///s.db"
 
 
 def test_short_with_code_or_a_picture_at_once() -> None:
@@ -23,28 +29,54 @@ def test_short_with_code_or_a_picture_at_once() -> None:
     assert any(line.startswith(("```", "![")) for line in lines[:20])
 
 
-def test_own_network_example_is_a_study(tmp_path: Path) -> None:
-    """The fifteen lines of my_task.py and the command below them, with fewer seeds and steps."""
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the README's task, of at most fifteen lines, and a checkpoint as weight averaging leaves it."""
     (task,) = [block.code for block in blocks(README, "python") if "Task(" in block.code]
     assert len(task.splitlines()) <= 15
     (tmp_path / TASK_FILE).write_text(task, encoding="utf-8")
-    (command,) = re.findall(
-        rf"^\$ normsmith (study {TASK_FILE}:task -q \S+)$", README.read_text(), re.MULTILINE
+    (checkpoint,) = re.findall(
+        r'`torch.save\(averaged_model.state_dict\(\), "(.+?)"\)`', README.read_text("utf-8")
     )
-    quick = "--seeds 1 --steps 10 --jobs 1 --format json --report r.html --store sqlite:///s.db"
-    done = subprocess.run(
-        [sys.executable, "-m", "normsmith", *f"{command} {quick}".split()],
-        cwd=tmp_path,
+    averaged = AveragedModel(load(str(tmp_path / f"{TASK_FILE}:task")).model())
+    torch.save(averaged.state_dict(), tmp_path / checkpoint)
+    return tmp_path
+
+
+def commands(page: Path) -> list[str]:
+    """What is typed after `normsmith` in the consoles of a page; comments left out."""
+    consoles = "".join(block.code for block in blocks(page, "console"))
+    return [found.strip() for found in re.findall(r"^\$ normsmith ([^#\n]+)", consoles, re.MULTILINE)]
+
+
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command as it stands; a study with fewer seeds and steps."""
+    more = f" {QUICK}" if command.startswith("study ") else ""
+    return subprocess.run(
+        [sys.executable, "-m", "normsmith", *f"{command}{more}".split()],
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=240,
         check=False,
     )
+
+
+def test_there_are_commands() -> None:
+    assert {command.split()[0] for command in commands(README)} == {"study", "questions", "fix"}
+    assert {command.split()[0] for command in commands(INDEX)} == {"study", "fix"}
+
+
+@pytest.mark.parametrize("command", dict.fromkeys(commands(README) + commands(INDEX)))
+def test_every_command_runs(command: str, folder: Path) -> None:
+    done = run(command, folder)
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    (answer,) = result["answers"]
-    assert answer["question"] == command.split()[-1]
-    assert {effect["verdict"] for effect in answer["effects"]} <= set(Verdict)
-    assert {effect["name"] for effect in answer["effects"]} == {"relu", "tanh", "sigmoid"}
-    assert "placement" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    if command.startswith("study "):
+        (answer,) = json.loads(done.stdout)["answers"]
+        assert answer["question"] == command.rsplit(maxsplit=1)[-1]
+        assert {effect["verdict"] for effect in answer["effects"]} <= set(Verdict)
+        assert {effect["name"] for effect in answer["effects"]} == {"relu", "tanh", "sigmoid"}
+        assert answer["question"] in (folder / "r.html").read_text(encoding="utf-8")
+    for output in re.findall(r"--output (\S+)", command):
+        assert (folder / output).exists()
