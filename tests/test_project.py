@@ -27,7 +27,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 INDEXES = ["normsmith"] + [
     f"normsmith.{info.name}"
     for info in pkgutil.iter_modules(normsmith.__path__)
-    if info.ispkg and info.name != "cli"
+    if info.ispkg and info.name != "cli" and not info.name.startswith("_")
 ]
 
 

@@ -1,8 +1,9 @@
-"""No private name of torch stands outside of the one file for them."""
+"""No private name of torch stands outside of the one package for them, and each there is tested."""
 
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from torch import nn
 
 import normsmith
+from normsmith import _torch
 
 SOURCES = Path(normsmith.__file__).parent
 
@@ -61,11 +63,11 @@ def _is_private(name: str) -> bool:
     return last in OF_MODULES | OF_OTHERS or (first in ("torch", "functorch") and private)
 
 
-def test_no_private_name_of_torch_stands_outside_of_the_one_file() -> None:
+def test_no_private_name_of_torch_stands_outside_of_the_one_package() -> None:
     misplaced = {
         (path, name)
         for file in SOURCES.rglob("*.py")
-        if (path := file.relative_to(SOURCES).as_posix()) != "_torch.py"
+        if not (path := file.relative_to(SOURCES).as_posix()).startswith("_torch/")
         for name in private_names(file.read_text(encoding="utf-8"))
     }
     assert misplaced - OURS == set()
@@ -109,3 +111,38 @@ def test_a_private_name_of_torch_is_noticed(planted: str) -> None:
 )
 def test_other_names_are_left_alone(innocent: str) -> None:
     assert not list(private_names(innocent))
+
+
+def test_each_function_of_the_package_is_tested_and_says_what_it_needs() -> None:
+    functions = {name: value for name, value in vars(_torch).items() if inspect.isfunction(value)}
+    assert functions
+    for name, function in functions.items():
+        module = function.__module__.removeprefix("normsmith._torch.")
+        tests = Path(__file__).parent / "_torch" / f"test_{module}.py"
+        assert f"_torch.{name}(" in tests.read_text(encoding="utf-8"), name
+        assert "Needs" in (function.__doc__ or ""), name
+
+
+def test_what_the_package_offers_is_all_that_its_files_hold() -> None:
+    offered = {
+        name
+        for file in (SOURCES / "_torch").glob("[!_]*.py")
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        for name in _defined(node)
+        if not name.startswith("_")
+    }
+    assert set(_torch.__all__) == offered
+
+
+def _defined(node: ast.stmt) -> list[str]:
+    """The names that a statement of a module defines."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = (
+        node.targets
+        if isinstance(node, ast.Assign)
+        else [node.target]
+        if isinstance(node, ast.AnnAssign)
+        else []
+    )
+    return [target.id for target in targets if isinstance(target, ast.Name)]

@@ -67,7 +67,7 @@ class Calls:
         inner = frozenset[Event]().union(*(call.inner for call in calls))
         names = [*parameters_of(module), *buffers_of(module)]
         paths = [f"{path}.{name}" for path in self._owners.locations.paths[module] for name in names]
-        read = [self._parameters[path] for path in paths if path in self._parameters]
+        read = [self._reads_by_path[path] for path in paths if path in self._reads_by_path]
         return any(set(self._graph.consumers(parameter)) - inner for parameter in read)
 
     def producer(self, event: Event) -> Call | None:
@@ -96,5 +96,5 @@ class Calls:
         return by_path
 
     @cached_property
-    def _parameters(self) -> dict[str, Event]:
+    def _reads_by_path(self) -> dict[str, Event]:
         return {event.path: event for event in self._graph.events if event.kind == "parameter"}
