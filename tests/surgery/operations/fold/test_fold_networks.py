@@ -229,6 +229,37 @@ def test_one_sample_is_enough_where_the_batch_stays_apart(name: str) -> None:
         check_same(model, folded, draw(*shape))
 
 
+class LayerScale(nn.Module):
+    """A scale of each feature, the last dimension, and a shift."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.gamma, self.beta = nn.Parameter(torch.rand(features) + 0.5), nn.Parameter(torch.rand(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma + self.beta
+
+
+@pytest.mark.parametrize(
+    ("body", "features", "layer"),
+    [
+        (lambda net, x: net.scale(net.fc(x)), 8, nn.Linear(6, 8)),
+        (lambda net, x: net.scale(net.fc(x).unflatten(-1, (2, 4))), 4, nn.Linear(6, 8)),
+        (lambda net, x: net.scale(net.fc(x.mT).mT), 8, nn.Conv1d(6, 8, 1)),
+        (lambda net, x: net.fc(net.scale(x).mT), 6, nn.Conv1d(6, 8, 3)),
+        (lambda net, x: net.scale(net.fc(x).unsqueeze(-1)), 1, nn.Linear(6, 8)),
+    ],
+    ids=["beside", "in heads", "after a convolution", "before a convolution", "one number for all"],
+)  # fmt: skip
+def test_scales_of_others_through_moves(body: Any, features: int, layer: nn.Module) -> None:
+    model = ready(Net(body, scale=LayerScale(features), fc=copy.deepcopy(layer)))
+    plan = fold(copy.deepcopy(model), draw(4, 5, 6))
+    assert len(plan.changes) == 2
+    folded = plan.apply()
+    check_same(model, folded, draw(4, 5, 6))
+    check_same(model, folded, draw(2, 7, 6))
+
+
 # What is refused, and why.
 
 

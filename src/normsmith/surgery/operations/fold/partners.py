@@ -98,31 +98,30 @@ class Partners:
         return fold if reason is None else Obstacle(reason)
 
     def _repeats(self, norm: BatchNorm, way: Way, side: _Side) -> int | Obstacle:
-        """How many of the producer's channels in a row are one of the norm's, which are in dimension 1."""
+        """How many of the producer's channels in a row are one of the norm's."""
         producer = way.producer.module
         path = self._owners.path(producer)
         elsewhere = Obstacle(f"its channels are not in the dimension in which {path} has its own")
         expected, linear = _dimensions(producer), read_linear(producer) is not None
-        if norm.layouts is not None:
-            count = expected if way.norm.entry.shape is None else len(way.norm.entry.shape)
-            fits = (count, count - 1 if linear else 1) in norm.layouts and (linear or count == expected)
-            return 1 if fits and not _moves(way) else elsewhere
         if way.norm.entry.shape is None:
             fits = norm.dimensions is None or norm.dimensions + 2 == expected
-            return 1 if fits or (linear and norm.dimensions == 1) else elsewhere
+            fits = (fits or (linear and norm.dimensions == 1)) and (expected, 1) in (
+                norm.layouts or {(expected, 1)}
+            )
+            return 1 if fits else elsewhere
         first, last = (way.producer, way.norm) if side == "after" else (way.norm, way.producer)
         shape, layer_shape = first.end.shape, (way.producer.end if side == "after" else last.entry).shape
-        if not shape or not layer_shape or not (linear or len(layer_shape) == expected):
+        norms = _dimension_of_channels(norm, way.norm.entry.shape)
+        if not shape or not layer_shape or norms is None or not (linear or len(layer_shape) == expected):
             return elsewhere
-        its = len(layer_shape) - 1 if linear else 1
-        moves = _moves(way)
-        if not moves and its == 1:
+        its, moves = len(layer_shape) - 1 if linear else 1, _moves(way)
+        if norm.features == 1 or (not moves and its == norms):  # one number is for all
             return 1
         if shape[0] == 1 and not all(keeps_the_batch_apart(event, channels_last=linear) for event in moves):
             return Obstacle(
                 f"{label(moves[0])} may mix the channels with the batch, which one sample does not show; give two"
             )
-        dimensions = (its, 1) if side == "after" else (1, its)
+        dimensions = (its, norms) if side == "after" else (norms, its)
         repeats = repeats_between(moves, shape, dimensions, width(producer, side), norm.features, side)
         return elsewhere if repeats is None else repeats
 
@@ -166,6 +165,13 @@ def _together(after: Obstacle, before: Obstacle) -> str:
             "could do its work"
         )
     return "; ".join(reason for reason in (after.reason, before.reason) if reason)
+
+
+def _dimension_of_channels(norm: BatchNorm, shape: tuple[int, ...]) -> int | None:
+    """In which a norm has its channels: 1, and where somebody's scale and shift has them for such a shape."""
+    if norm.layouts is None:
+        return 1
+    return next((dimension for count, dimension in sorted(norm.layouts) if count == len(shape)), None)
 
 
 def _moves(way: Way) -> list[Event]:
