@@ -62,6 +62,18 @@ def test_a_successor_has_all_hooks_and_those_bound_to_the_module_are_bound_to_it
     assert calls == [new]
 
 
+def test_modules_that_share_hooks_get_those_that_come_later_too() -> None:
+    module, other = nn.Identity(), nn.Identity()
+    calls: list[nn.Module] = []
+    first = module.register_forward_hook(lambda module, *_: calls.append(module))
+    _torch.share_hooks(module, other)
+    other.register_forward_pre_hook(lambda module, *_: calls.append(module))
+    other(torch.zeros(1))
+    first.remove()
+    module(torch.zeros(1))
+    assert calls == [other, other, module]
+
+
 def test_no_hooks_of_torch_are_forgotten() -> None:
     ways = ("forward", "forward_pre", "backward", "backward_pre", "state_dict", "state_dict_pre")
     loading = ("load_state_dict_pre", "load_state_dict_post")

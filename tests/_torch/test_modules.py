@@ -59,6 +59,13 @@ def test_torch_calls_the_private_methods_that_layers_override() -> None:
     nn.Sequential(layer).load_state_dict({"0.weight": torch.eye(2), "0.bias": torch.ones(2)})
     assert torch.equal(layer.bias.detach(), torch.ones(2).double())
     assert calls == ["_apply", "_load_from_state_dict"]
+    assert _torch.convert_tensors(layer, lambda tensor: 3 * tensor) is layer
+    missing: list[str] = []
+    _torch.load_own_state(layer, {"0.weight": torch.eye(2)}, "0.", {}, True, missing, [], [])
+    assert torch.equal(layer.weight.detach(), torch.eye(2).double())
+    assert torch.equal(layer.bias.detach(), torch.full((2,), 3.0).double())
+    assert missing == ["0.bias"]
+    assert calls == ["_apply", "_load_from_state_dict"] * 2
 
 
 @pytest.mark.compiles

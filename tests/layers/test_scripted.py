@@ -1,6 +1,7 @@
 """TorchScript: a model in evaluation scripts as one of torch's layers, or says what to do."""
 
 import copy
+import io
 import warnings
 
 import pytest
@@ -10,7 +11,9 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import normsmith.layers as ours
+from normsmith import surgery
 from normsmith.errors import InputError
+from normsmith.layers.policy import Policy
 from normsmith.layers.scripted import activated
 from normsmith.ops import ACTIVATIONS
 
@@ -134,6 +137,129 @@ class OwnForward(ours.BatchNorm1d):
 
 def test_a_class_of_others_with_a_forward_of_its_own_is_not_exchanged():
     assert OwnForward(3).__prepare_scriptable__().__class__ is OwnForward
+
+
+# A model after it was scripted: to Python as it was.
+
+
+def scripted_model():
+    norms = [make("BatchNorm1d"), make("BatchRenorm1d", track="std"), make("BatchNormAct1d")]
+    net = nn.Sequential(*norms, nn.Linear(3, 3)).eval()
+    twin = copy.deepcopy(net)
+    torch.jit.script(net)
+    assert not any(module is norm for module, norm in zip(net, norms, strict=False))
+    return net, twin, norms
+
+
+def pickled(net):
+    buffer = io.BytesIO()
+    torch.save(net, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+def test_its_state_is_read_and_loaded():
+    net, twin, norms = scripted_model()
+    torch.testing.assert_close(net.state_dict(), twin.state_dict(), rtol=0, atol=0)
+    assert list(net[:3]) == norms
+    net, twin, norms = scripted_model()
+    doubled = {name: 2 * value for name, value in twin.state_dict().items()}
+    net.load_state_dict(doubled, assign=True)
+    torch.testing.assert_close(net.train().state_dict(), doubled, rtol=0, atol=0)
+    assert list(net[:3]) == norms
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+def test_its_copies_hold_layers(copied):
+    net, twin, _ = scripted_model()
+    other, x = copied(net), batch("BatchNorm1d")
+    assert [type(module) for module in other] == [type(module) for module in twin]
+    torch.testing.assert_close(other.train()(x), twin.train()(x), rtol=0, atol=0)
+
+
+def test_it_moves_to_another_dtype_whole():
+    net, twin, _ = scripted_model()
+    net.double().train()(batch("BatchNorm1d").double())
+    twin.double().train()(batch("BatchNorm1d").double())
+    assert {name: value.dtype for name, value in net.state_dict().items()} == {
+        name: value.dtype for name, value in twin.state_dict().items()
+    }
+
+
+def test_its_parameters_are_the_layers():
+    net = nn.Sequential(make("BatchNorm1d"), make("BatchNormAct1d")).half().eval()
+    before = list(net.parameters())
+    torch.jit.script(net)
+    assert all(after is parameter for after, parameter in zip(net.parameters(), before, strict=True))
+
+
+def test_blocks_and_settings_reach_the_layers():
+    net, twin, norms = scripted_model()
+    x, mask = batch("BatchNorm1d"), torch.tensor([1, 1, 1, 0, 1, 1])
+    with ours.use_mask(net, mask), ours.use_mask(twin, mask):
+        torch.testing.assert_close(net(x), twin(x))
+    assert list(net[:3]) == norms
+    assert [norm.pinned for norm in ours.freeze(scripted_model()[0])[:3]] == [Policy("running", False)] * 3
+    net, _, norms = scripted_model()
+    net[0].freeze()
+    assert norms[0].pinned is not None
+    assert net[0].epsilon == norms[0].eps
+    with pytest.raises(AttributeError, match="'BatchNorm1d' object has no attribute 'nothing'"):
+        net[0].nothing  # noqa: B018
+    surgery.convert(scripted_model()[0], to="renorm", total_steps=100)
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = make("BatchNorm1d")
+
+    def forward(self, x, mask):
+        return self.norm(x, mask=mask)
+
+
+def test_a_script_that_fails_leaves_the_model_as_it_was():
+    net, x, mask = Masked().eval(), torch.randn(4, 3, 5), torch.rand(4, 5) < 0.6
+    want, norm = net(x, mask), net.norm
+    with pytest.raises(RuntimeError, match="mask"):
+        torch.jit.script(net)
+    torch.testing.assert_close(net(x, mask), want, rtol=0, atol=0)
+    assert net.norm is norm
+
+
+def test_it_is_scripted_again_traced_and_compiled():
+    net, twin, _ = scripted_model()
+    x = batch("BatchNorm1d")
+    want = twin(x)
+    for made in (torch.jit.script(net), torch.jit.trace(net, x), torch.fx.symbolic_trace(net)):
+        torch.testing.assert_close(made(x), want, rtol=1e-4, atol=1e-5)
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.export.export(net, (x,)).module()(x), want, rtol=1e-4, atol=1e-5)
+    assert net[2].activation == "relu"
+
+
+def test_tied_layers_stay_tied_and_handles_of_hooks_go_on():
+    net = nn.Sequential(norm := make("BatchNorm1d"), nn.ReLU(), norm).eval()
+    calls = []
+    torch.jit.script(net)
+    handle = net[0].register_forward_hook(lambda module, *_: calls.append(module))
+    twin = copy.deepcopy(net)
+    assert twin[0] is twin[2]
+    assert net.train()[0] is net[2] is norm
+    net(batch("BatchNorm1d"))
+    assert calls == [norm, norm]
+    handle.remove()
+    net(batch("BatchNorm1d"))
+    assert calls == [norm, norm]
+
+
+def test_all_layers_return_at_once():
+    net = nn.Sequential(*(make("BatchNorm1d") for _ in range(3)))
+    norms = list(net)
+    torch.jit.script(net.eval())
+    net[0].train()
+    assert list(net) == norms
 
 
 # torch.jit.trace.

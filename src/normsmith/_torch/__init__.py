@@ -35,11 +35,14 @@ from normsmith._torch.hooks import (
     forward_pre_hooks_of,
     hand_over_hooks,
     keyword_pre_hooks_of,
+    share_hooks,
 )
 from normsmith._torch.modules import (
     buffers_of,
     children_of,
     children_so_far,
+    convert_tensors,
+    load_own_state,
     parameters_of,
 )
 from normsmith._torch.processes import (
@@ -85,6 +88,7 @@ __all__ = [
     "children_of",
     "children_so_far",
     "compiled_module",
+    "convert_tensors",
     "differentiable_sum",
     "for_captured",
     "forward_hooks_of",
@@ -101,12 +105,14 @@ __all__ = [
     "keyword_pre_hooks_of",
     "leaves_and_layout",
     "leaves_of",
+    "load_own_state",
     "map_leaves",
     "mark_constant",
     "name_triton_kernels",
     "number_of_dispatch_modes",
     "parameters_of",
     "recomputed_segment",
+    "share_hooks",
     "timeout_of",
     "version_of",
     "with_layout",

@@ -63,6 +63,14 @@ def hand_over_hooks(old: nn.Module, new: nn.Module) -> None:
             vars(new)[name] = vars(old)[name]
 
 
+def share_hooks(module: nn.Module, other: nn.Module) -> None:
+    """Let another module have the very hooks of a module: those that are added to either are added to both.
+
+    Needs that attributes of a new `nn.Module` with "hook" in their names are its hooks.
+    """
+    vars(other).update({name: vars(module)[name] for name in _HOOK_ATTRIBUTES if name in vars(module)})
+
+
 def _rebind(hooks: dict[int, Any], old: nn.Module, new: nn.Module) -> None:
     for key, hook in hooks.items():
         inner = getattr(hook, "hook", None)

@@ -48,3 +48,14 @@ def children_so_far(module: nn.Module) -> Mapping[str, nn.Module | None]:
     """
     held: Any = module.__dict__.get("_modules", {})
     return held if isinstance(held, dict) else dict(held.items())  # a scripted module's is no mapping
+
+
+def convert_tensors(module: nn.Module, *arguments: Any, **options: Any) -> nn.Module:
+    """Do to a module what `model.to(...)` does to each. Needs `nn.Module._apply`, which layers override."""
+    converted: nn.Module = module._apply(*arguments, **options)  # type: ignore[no-untyped-call]
+    return converted
+
+
+def load_own_state(module: nn.Module, *arguments: Any, **options: Any) -> None:
+    """Do to a module what `model.load_state_dict(...)` does to each. Needs `nn.Module._load_from_state_dict`."""
+    module._load_from_state_dict(*arguments, **options)

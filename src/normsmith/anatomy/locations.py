@@ -13,6 +13,7 @@ from normsmith._torch import children_of, is_compiled_in_place
 from normsmith.anatomy.holders import Holders
 from normsmith.anatomy.kinds import is_prepared
 from normsmith.errors import InputError, SurgeryError
+from normsmith.layers.scripted import give_places_back
 
 
 def check_changeable(model: nn.Module) -> None:
@@ -48,6 +49,7 @@ class Locations:
 
     def __init__(self, model: nn.Module) -> None:
         check_changeable(model)
+        give_places_back(model)
         self.paths: dict[nn.Module, tuple[str, ...]] = {model: ("",)}
         self.holders: dict[nn.Module, tuple[tuple[nn.Module, str], ...]] = {model: ()}
         for path, module in model.named_modules(remove_duplicate=False):

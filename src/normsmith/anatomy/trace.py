@@ -11,6 +11,7 @@ from normsmith.anatomy.graph import Graph
 from normsmith.anatomy.locations import check_changeable
 from normsmith.anatomy.trace_by_running import followed_by_forward
 from normsmith.anatomy.trace_by_symbols import followed_by_symbols
+from normsmith.layers.scripted import give_places_back
 
 
 def trace(model: nn.Module, batch: Any = None, *, forward: Forward = call) -> Graph:
@@ -44,4 +45,5 @@ def trace(model: nn.Module, batch: Any = None, *, forward: Forward = call) -> Gr
     [2]
     """
     check_changeable(model)
+    give_places_back(model)
     return followed_by_symbols(model) if batch is None else followed_by_forward(model, batch, forward)

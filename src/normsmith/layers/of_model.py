@@ -6,6 +6,7 @@ from torch import nn
 
 from normsmith._torch import buffers_of
 from normsmith.errors import InputError
+from normsmith.layers.scripted import give_places_back
 from normsmith.layers.statistics import StatisticsBase
 
 
@@ -15,6 +16,7 @@ def norms_of(model: nn.Module, caller: str) -> list[StatisticsBase]:
     Raises:
         InputError: there is none.
     """
+    give_places_back(model)
     layers = [module for module in model.modules() if isinstance(module, StatisticsBase)]
     if not layers:
         raise InputError(
@@ -30,6 +32,7 @@ def norms_of_others(model: nn.Module) -> dict[str, nn.Module]:
     >>> list(norms_of_others(nn.Sequential(nn.BatchNorm1d(3), nn.LayerNorm(3))))
     ['0']
     """
+    give_places_back(model)
     return {
         path: module
         for path, module in model.named_modules()

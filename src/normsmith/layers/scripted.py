@@ -3,6 +3,7 @@
 Annotations here are no strings: TorchScript reads them.
 """
 
+import copy
 import gc
 from typing import Any
 
@@ -16,32 +17,96 @@ from normsmith._torch import (
     TorchBatchNorm,
     buffers_of,
     children_so_far,
-    forward_hooks_of,
-    forward_pre_hooks_of,
+    convert_tensors,
+    load_own_state,
     parameters_of,
+    share_hooks,
 )
 from normsmith.errors import InputError
+from normsmith.layers._symbolic import call_in_graph, is_symbol
 from normsmith.layers._where import where
 
 
 class _StandIn(TorchBatchNorm):
-    """A torch norm that stands in a model which was scripted, until the model trains again.
+    """A torch norm that stands in the place of a layer while `torch.jit.script` compiles the model.
 
-    `torch.jit.script` exchanges the layers in the very model that it is given, not in a copy. Parameters and buffers
-    are those of the layer, so the model evaluates as before; before it trains, each layer takes its place again.
+    `torch.jit.script` exchanges the layers in the very model that it is given, not in a copy, and does not say when it
+    is done. A stand-in evaluates as the layer does. Whatever else Python does with it is done by the layer: copies and
+    pickles, and what is read of it but torch's attributes; and what changes a module, or reads its state, gives all
+    layers their places again.
     """
 
+    def __call__(
+        self,
+        input: Tensor,
+        mask: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        residual: Tensor | None = None,
+    ) -> Any:
+        """Evaluate; what torch's forward does not take is given to the layer."""
+        others = () if mask is sample_weight is residual is None else (mask, sample_weight, residual)
+        if others and not isinstance(self, _Evaluated):
+            return _in_its_place(self)(input, *others)
+        return call_in_graph(self, input, *others) if is_symbol(input) else super().__call__(input, *others)
+
     def train(self, mode: bool = True) -> Any:
-        """Give the place back to the layer, which trains; in evaluation nothing changes."""
-        if not mode:
-            return super().train(mode)
-        layer: nn.Module = vars(self)["layer"][0]
-        for module in gc.get_objects():
-            if issubclass(type(module), nn.Module):
-                children: Any = children_so_far(module)
-                for name in [name for name, child in children.items() if child is self]:
-                    children[name] = layer
-        return layer.train(mode)
+        """Set the mode of the layer."""
+        return _in_its_place(self).train(mode)
+
+    def _apply(self, *arguments: Any, **options: Any) -> Any:
+        return convert_tensors(_in_its_place(self), *arguments, **options)
+
+    def state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """The state of the layer, under its names."""
+        return _in_its_place(self).state_dict(*arguments, **options)
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        load_own_state(_in_its_place(self), *arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_") or "layer" not in vars(self):
+                raise
+            return getattr(_layer_of(self), name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(_layer_of(self), memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _itself, (_layer_of(self),)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        made: nn.Module = _layer_of(self).__prepare_scriptable__()
+        return made
+
+
+def _layer_of(new: nn.Module) -> Any:
+    return vars(new)["layer"][0]
+
+
+def _itself(layer: nn.Module) -> nn.Module:
+    return layer
+
+
+def _in_its_place(new: _StandIn) -> Any:
+    """The layer of a stand-in, after all layers have taken their places again, in all models: the search is long."""
+    for module in gc.get_objects():
+        if issubclass(type(module), nn.Module):
+            children: Any = children_so_far(module)
+            for name, child in children.items():
+                if isinstance(child, _StandIn):
+                    children[name] = _layer_of(child)
+    return _layer_of(new)
+
+
+def give_places_back(model: nn.Module) -> None:
+    """Have the layers of a model that was scripted in their places, where tools look for them."""
+    for module in model.modules():
+        if isinstance(module, _StandIn):
+            _in_its_place(module)
+            break
 
 
 class BatchNorm1d(_StandIn, nn.BatchNorm1d):
@@ -78,10 +143,13 @@ class _Evaluated(_StandIn):
             )
         if input.dim() not in self.dimensions:
             raise RuntimeError(f"expected an input of {self.dimensions} dimensions, got {input.dim()}")
-        y = F.batch_norm(
-            input, self.running_mean, self.running_var, self.weight, self.bias,
-            self.running_mean is None, 0.0, self.eps,
-        )  # fmt: skip
+        mean = self.running_mean
+        weight: Tensor | None = self.weight
+        bias: Tensor | None = self.bias
+        if mean is not None:  # of whose dtype torch wants γ and β
+            weight = None if weight is None else weight.to(mean.dtype)
+            bias = None if bias is None else bias.to(mean.dtype)
+        y = F.batch_norm(input, mean, self.running_var, weight, bias, mean is None, 0.0, self.eps)
         if residual is not None:
             y = y + residual
         y = activated(y, self.activation)
@@ -115,7 +183,7 @@ def stand_in(layer: Any, *, plain: bool) -> _StandIn:
 
     Args:
         layer: any norm that evaluates by a running mean and variance.
-        plain: whether torch's layer does in training what it does.
+        plain: whether torch's layer does in training what it does; used where γ and β have the statistics' dtype.
 
     Raises:
         InputError: there is nothing of torch that computes the same; says what to do.
@@ -123,23 +191,21 @@ def stand_in(layer: Any, *, plain: bool) -> _StandIn:
     obstacle = _obstacle(layer)
     if obstacle is not None:
         raise InputError(f"{where(layer)}: torch.jit.script: {obstacle}")
+    mean = layer.running_mean
+    plain = plain and all(mean is None or vector.dtype == mean.dtype for vector in layer.parameters())
     kind: type[_StandIn] = _PLAIN[max(layer.spatial)] if plain else _Evaluated
     new: Any = kind(layer.num_features, layer.epsilon, layer.momentum, False, False, device="meta")
     new.affine, new.track_running_stats = layer.affine, layer.track_running_stats
     parameters_of(new).update(parameters_of(layer))
     held = dict(buffers_of(layer))
-    std, mean = held.pop("running_std", None), held["running_mean"]
+    std = held.pop("running_std", None)
     if std is not None:
         held["running_var"] = std.detach() ** 2 - layer.epsilon  # with which torch evaluates the same
     buffers_of(new).update(held)
-    for name, vector in parameters_of(new).items():
-        if mean is not None and vector is not None and vector.dtype != mean.dtype:
-            parameters_of(new)[name] = nn.Parameter(vector.detach().to(mean.dtype), vector.requires_grad)
     if not plain:
         new.activation, new.frozen = layer.activation or "", layer.pinned is not None
         new.dimensions = [2 + dimensions for dimensions in layer.spatial]
-    forward_hooks_of(new).update(forward_hooks_of(layer))
-    forward_pre_hooks_of(new).update(forward_pre_hooks_of(layer))
+    share_hooks(layer, new)
     vars(new)["layer"] = (layer,)  # in a tuple: no child, and nothing that TorchScript looks into
     new.training = False
     made: _StandIn = new

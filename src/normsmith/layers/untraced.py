@@ -44,8 +44,8 @@ def without_a_trace(model: nn.Module) -> Iterator[None]:
     >>> y.flatten(), layer.running_mean, layer.num_batches_tracked
     (tensor([-1.,  1.]), tensor([0.]), tensor(0))
     """
-    ours = [module for module in model.modules() if isinstance(module, StatisticsBase)]
     others = norms_of_others(model)
+    ours = [module for module in model.modules() if isinstance(module, StatisticsBase)]
     if not ours and not others:
         raise InputError(
             f"without_a_trace: expected a model with norms that keep running statistics, got {type(model).__name__} "
