@@ -58,5 +58,5 @@ def test_long_lists_are_cut():
 
 
 def test_what_was_read_is_shown_in_a_few_words():
-    assert shown({"a": 1, 2: 3}) == "a dict of 'a', 2"
+    assert shown({"a": 1, 2: 3}) == "a dict of 'a', 2 (int)"
     assert shown([1]) == "a list"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from normsmith.errors import InputError
-from normsmith.surgery.checkpoints.folder import file_of, shards_of
+from normsmith.surgery.checkpoints.folder import files_of, shards_of
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from normsmith.surgery.checkpoints.folder import file_of, shards_of
 def test_the_file_that_hugging_face_takes(tmp_path, files, taken):
     for name in files:
         (tmp_path / name).touch()
-    assert file_of(tmp_path) == tmp_path / taken
+    assert files_of(tmp_path)[0] == tmp_path / taken
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_other_folders_are_refused_with_what_to_do(tmp_path, file, said):
     if file:
         (folder / file).touch()
     with pytest.raises(InputError, match=said):
-        file_of(folder)
+        files_of(folder)
 
 
 def index(folder, weight_map):
@@ -61,7 +61,7 @@ def test_each_part_is_read_once(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"weight_map": {"x": "gone.bin"}}, "it names gone.bin, which is not there; download all 1 part"),
+        ({"weight_map": {"x": "gone.bin"}}, "it names gone.bin, which is not there; download all its parts"),
         ({"weight_map": {"x": "../secret.bin"}}, "expected names of files beside it, got '../secret.bin'"),
         ({"weight_map": {"x": "/etc/passwd"}}, "expected names of files beside it"),
         ({"weight_map": {"x": 3}}, 'expected an index with "weight_map"'),

@@ -166,3 +166,20 @@ def test_without_a_checkpoint_it_is_the_state_dict(tmp_path):
     model = network(1)
     assert save_checkpoint(model, tmp_path / "a.pt") == ()
     assert same(torch.load(tmp_path / "a.pt"), dict(model.state_dict()))
+
+
+def test_wrappers_of_parts_stay_within_names_and_new_values_stand_beside_the_old(tmp_path):
+    model = nn.Sequential(nn.Linear(6, 16, bias=False), nn.BatchNorm1d(16), nn.Linear(16, 2)).eval()
+    state = {
+        f"module.{name.replace('0.', '0._orig_mod.')}": value for name, value in model.state_dict().items()
+    }
+    torch.save({"net": state, "ema": state}, tmp_path / "a.pt")
+    loaded = load_checkpoint(model, tmp_path / "a.pt", key="net")
+    assert "without the prefix module., without _orig_mod. within names" in str(loaded)
+    notes = save_checkpoint(surgery.fold(model).apply(), tmp_path / "b.pt", like=loaded)
+    assert "ema is another copy of the model and stays as it was" in notes
+    written = torch.load(tmp_path / "b.pt")["net"]
+    assert set(written) == {
+        "module.0._orig_mod.weight", "module.0._orig_mod.bias", "module.2.weight", "module.2.bias"
+    }  # fmt: skip
+    assert torch.equal(written["module.0._orig_mod.bias"], model[0].bias)

@@ -45,6 +45,11 @@ TAKEN = {
     "swa_of_compiled.pt": averaged(torch.compile(MODEL, backend="eager")),
     "swa_in_lightning.ckpt": {"state_dict": prefixed("model.", averaged(MODEL))},
     "ddp_around_compile.pt": prefixed("module._orig_mod.", STATE),
+    "part_was_compiled.pt": {f"{name[0]}._orig_mod{name[1:]}": value for name, value in STATE.items()},
+    "compiled_part_in_ddp.pt": {
+        f"module.{name.replace('1.', '1._orig_mod.')}": value for name, value in STATE.items()
+    },
+    "part_in_ddp.pt": {"model": {name.replace("1.", "1.module."): value for name, value in STATE.items()}},
     "compile_around_ddp.pt": prefixed("_orig_mod.module.", STATE),
     "all_three.pt": prefixed("model.module._orig_mod.module.", STATE),
     "lightning.ckpt": {"epoch": 1, "state_dict": prefixed("model.", STATE), "optimizer_states": [OPTIMIZER]},
@@ -197,7 +202,22 @@ def test_non_strict_names_what_it_forgives_and_forgives_nothing_missing(tmp_path
     ("content", "said"),
     [
         ({"epoch": 3}, "expected a state dict, .* got a dict of 'epoch'"),
-        ({}, "got a dict of nothing"),
+        ({}, "got an empty dict"),
+        (None, "got None"),
+        (3, "got an int"),
+        (torch.ones(2), "got a float32 Tensor"),
+        (
+            {name: value.long() for name, value in STATE.items()},
+            r"got a dict of '0.weight', .*\(int64 Tensor\)",
+        ),
+        (STATE | {5: torch.ones(2)}, "whose keys are text, got one with the key 5"),
+        (STATE | {"1.weight": [1.0]}, r"1.weight: expected a tensor of shape \(16,\), got a list"),
+        (
+            {name: value.to("meta") for name, value in STATE.items()},
+            "0.weight cannot be copied: Cannot copy out of meta",
+        ),
+        ({"a.b": STATE, "a": {"b": OTHER}}, "got two that are both called a.b"),
+        ({name: value for name, value in STATE.items() if name != "1.weight"}, r"1 key missing \(1.weight\)"),
         ([1, 2], "got a list"),
         (OPTIMIZER, "got a dict of 'state', 'param_groups'"),
         ({"0.weight": torch.zeros(1)}, "expected weights of Sequential: .* missing"),
@@ -273,3 +293,17 @@ def test_folders_and_indices_of_hugging_face_are_taken(tmp_path):
         model = network()
         load_checkpoint(model, path)
         assert is_same(model, MODEL)
+
+
+def test_the_key_of_one_state_dict_is_said_in_the_singular(tmp_path):
+    torch.save({"params": STATE}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match="there is params; did you mean params"):
+        load_checkpoint(network(), tmp_path / "a.pt", key="parms")
+
+
+def test_other_files_of_weights_in_the_folder_are_named(tmp_path):
+    save_file(STATE, tmp_path / "model.safetensors")
+    torch.save(OTHER, tmp_path / "pytorch_model.bin")
+    loaded = load_checkpoint(network(), tmp_path)
+    assert not loaded.is_plain
+    assert "not read, though in the folder: pytorch_model.bin" in str(loaded)

@@ -112,3 +112,20 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.pt")
     with pytest.raises(InputError, match="got a device or a pipe"):
         read(tmp_path / "pipe.pt")
+
+
+def test_a_link_to_nothing_and_a_name_that_no_system_takes_are_one_line(tmp_path):
+    (tmp_path / "link.pt").symlink_to("gone.pt")
+    with pytest.raises(InputError, match=r"no such file, but a link to one that is not there$"):
+        read(tmp_path / "link.pt")
+    with pytest.raises(InputError, match=r"cannot read .*: File name too long"):
+        read(tmp_path / f"{'x' * 300}.pt")
+
+
+def test_a_tensor_in_two_parts_is_refused(tmp_path):
+    for name in ("a.bin", "b.bin"):
+        torch.save({"x": torch.ones(1)}, tmp_path / name)
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text('{"weight_map": {"x": "a.bin", "y": "b.bin"}}')
+    with pytest.raises(InputError, match=r"expected each tensor in one part, got x in b\.bin and before it"):
+        read(index)

@@ -68,3 +68,8 @@ def test_safetensors_hold_tensors_alone(tmp_path):
         InputError, match=r"safetensors hold tensors alone, and _extra_state is none; write a \.pt"
     ):
         write.save(Stateful().state_dict(), tmp_path / "model.safetensors")
+
+
+def test_a_name_that_no_system_takes_is_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"cannot write .*: File name too long"):
+        write.check_target(tmp_path / f"{'x' * 300}.pt", force=False, suffixes=write.PICKLED)

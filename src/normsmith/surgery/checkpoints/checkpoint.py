@@ -48,12 +48,20 @@ class Checkpoint:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the file was the model's state dict and nothing else."""
-        return not (self.key or self.prefix or self.others or self.unexpected or self.fit.match.counters)
+        """Whether the file was the state dict of the model and nothing else."""
+        match = self.fit.match
+        removed = self.prefix or match.inner
+        return not (
+            self.key or removed or self.others or self.unexpected or match.counters or self.content.unread
+        )
 
     def __str__(self) -> str:
         prefix = f", without the prefix {self.prefix}" if self.prefix else ""
+        if self.fit.match.inner:
+            prefix += f", without {' and '.join(self.fit.match.inner)} within names"
         lines = [f"{self.path}: took {self.key or 'its state dict'}{prefix}"]
+        if self.content.unread:
+            lines.append(f"  not read, though in the folder: {some(self.content.unread, 10)}")
         if self.others:
             verb = "is" if len(self.others) == 1 else "are"
             lines.append(f"  there {verb} also {some(self.others, 10)}, for --key")

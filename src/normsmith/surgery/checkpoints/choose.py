@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,17 +34,20 @@ def choose(
     every = state_dicts(content)
     if prefix and not prefix.endswith("."):
         prefix = f"{prefix}."
-    wanted = model.state_dict(keep_vars=True)
+    wanted, part = model.state_dict(keep_vars=True), prefix is not None
     tried = [
-        Fit(state, match(state.tensors, wanted, start, part=prefix is not None))
+        Fit(state, match(state.tensors, wanted, start, part=part))
         for state in _under(every, key, content, path)
         for start in wrapped_prefixes(state.tensors, prefix)
     ]
-    complete = [fit for fit in tried if fit.match.is_complete]
-    fitting = [fit for fit in complete if not fit.match.unexpected]
+    inner = [
+        Fit(fit.state, match(fit.state.tensors, wanted, fit.match.prefix, part=part, inner=True))
+        for fit in tried
+    ]
     fitting = (
-        fitting
-        or ([] if strict else complete)
+        _fitting(tried, strict=True)
+        or _longest(_fitting(inner, strict=True))
+        or ([] if strict else _fitting(tried, strict=False) or _longest(_fitting(inner, strict=False)))
         or [
             Fit(fit.state, replace(fit.match, missing=(), unexpected=(), is_translated=True))
             for fit in tried
@@ -59,17 +63,23 @@ def choose(
     return fitting[0], every
 
 
+def _fitting(tried: Sequence[Fit], *, strict: bool) -> list[Fit]:
+    """Those that have all of the model's values and, if strict, nothing else."""
+    return [fit for fit in tried if fit.match.is_complete and not (strict and fit.match.unexpected)]
+
+
+def _longest(fitting: Sequence[Fit]) -> list[Fit]:
+    """Of those that take the same keys, as a wrapper at the beginning may be one of a part too, the longest prefix."""
+    by_keys = {(fit.state.keys, tuple(fit.match.names.items())): fit for fit in fitting}
+    return list(by_keys.values())
+
+
 def values(fit: Fit, model: nn.Module) -> dict[str, Any]:
     """The model's state dict: what stands under the prefix, with what an old file lacks or has under a tied name."""
     state, prefix = fit.state.tensors, fit.match.prefix
-    unexpected = set(fit.match.unexpected)
-    named = {
-        key.removeprefix(prefix): value
-        for key, value in state.items()
-        if key.startswith(prefix) and key not in unexpected
-    }
     if fit.match.is_translated:
-        return named
+        return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    named = {name: state[key] for name, key in fit.match.names.items()}
     wanted = model.state_dict(keep_vars=True)
     tied = {id(wanted[name]): value for name, value in named.items()}
     for name, own in wanted.items():
@@ -88,7 +98,8 @@ def _under(every: Sequence[StateDict], key: str | None, content: Any, path: Path
     named = named or [state for state in every if state.name.startswith(f"{key}.")]
     if not named:
         names = [state.name for state in every if state.name]
-        there = f"there are {some(names, 10)}" if names else f"there is {shown(content)}"
+        verb = "is" if len(names) == 1 else "are"
+        there = f"there {verb} {some(names, 10)}" if names else f"there is {shown(content)}"
         raise InputError(
             f"{path}: expected a state dict under the key {key!r}; {there}{did_you_mean(key, names)}"
         )
@@ -114,7 +125,17 @@ def check_loads(model: nn.Module, state: Mapping[str, Any], path: Path) -> None:
         try:
             model.load_state_dict(state)
         except Exception as error:  # a module's own code for loading may raise anything
-            raise InputError(f"{path}: expected weights of {type(model).__name__}: {short(error)}") from error
+            raise InputError(
+                f"{path}: expected weights of {type(model).__name__}: {_reason(error)}"
+            ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a model does not take a state dict; of tensors that cannot be copied the first, with what torch says."""
+    first = re.search(
+        r'named "([^"]+)".*?exception occurred : \(["\'](.+?)["\'],?\)\.', str(error), re.DOTALL
+    )
+    return short(error) if first is None else f"{first[1]} cannot be copied: {first[2]}"
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

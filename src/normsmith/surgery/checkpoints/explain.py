@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from normsmith._choices import did_you_mean
 from normsmith._text import count, some
@@ -25,6 +25,11 @@ _MOST = 5
 def several_fit(fitting: Sequence[Fit], path: Path) -> InputError:
     """The error for a file in which more than one state dict, or more than one part of it, is the model's."""
     names = [fit.state.name for fit in fitting]
+    if len({fit.state.keys for fit in fitting}) > len(set(names)):
+        return InputError(
+            f"{path}: expected one state dict of this model, got two that are both called {names[0]}; save one of them "
+            "by itself"
+        )
     if len(set(names)) > 1:
         return InputError(
             f"{path}: expected one state dict of this model, got {some(list(dict.fromkeys(names)), 10)}; name one: "
@@ -48,6 +53,13 @@ def none_fits(
     """The error for a file in which no state dict is the model's, by the one that comes nearest."""
     kind = type(model).__name__
     if not every:
+        no_name = (
+            next((key for key in content if not isinstance(key, str)), None) if _is_state(content) else None
+        )
+        if no_name is not None:
+            return InputError(
+                f"{path}: expected a state dict, whose keys are text, got one with the key {no_name!r}"
+            )
         return InputError(f"{path}: expected a state dict, by itself or under a key, got {shown(content)}")
     if not tried:
         return _no_such_prefix(every, path, prefix or "")
@@ -79,8 +91,22 @@ def none_fits(
 def shown(content: Any) -> str:
     """What was read, in a few words."""
     if isinstance(content, Mapping):
-        return f"a dict of {some([repr(key) for key in content], _MOST) or 'nothing'}"
-    return f"a {type(content).__name__}"
+        kinds = sorted({_kind(value) for value in content.values()})
+        keys = some([repr(key) for key in content], _MOST)
+        return f"a dict of {keys} ({some(kinds, 3)})" if content else "an empty dict"
+    kind = _kind(content)
+    return "None" if content is None else f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
+
+
+def _is_state(content: Any) -> bool:
+    return isinstance(content, Mapping) and any(isinstance(value, Tensor) for value in content.values())
+
+
+def _kind(value: Any) -> str:
+    """What a value is, in a word or two."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} Tensor"
+    return type(value).__name__
 
 
 def _no_such_prefix(every: Sequence[StateDict], path: Path, prefix: str) -> InputError:
@@ -127,8 +153,10 @@ def _differences(model: nn.Module, fit: Fit) -> str:
         if isinstance(module, TorchBatchNorm)
         for name in module.state_dict()
     }
-    if match.missing and norms and set(match.missing) <= norms and not match.shapes:
-        number = len({name.rpartition(".")[0] for name in match.missing})
+    paths = {name.rpartition(".")[0] for name in match.missing}
+    of_these = {name for name in norms if name.rpartition(".")[0] in paths}
+    if match.missing and set(match.missing) <= norms and not (match.shapes or of_these & match.names.keys()):
+        number = len(paths)
         return (
             f"it holds nothing of {count(number, 'batch norm')} ({some(match.missing, 3)}); if they were folded into "
             "their layers, take the checkpoint from before that"
@@ -142,6 +170,8 @@ def _differences(model: nn.Module, fit: Fit) -> str:
         )
     if match.shapes:
         key, got, own = match.shapes[0]
+        if isinstance(got, str):
+            return "; ".join((*parts, f"{key}: expected a tensor of shape {own}, got a {got}"))
         parts.append(
             f"{count(len(match.shapes), 'tensor')} of another shape, as {key}: expected {own}, got {got}"
         )

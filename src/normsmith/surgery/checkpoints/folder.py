@@ -18,8 +18,8 @@ _FILES = [
 """What libraries of Hugging Face look for in a folder, in that order."""
 
 
-def file_of(folder: Path) -> Path:
-    """The file of a folder that holds the weights, or the index of those that do.
+def files_of(folder: Path) -> list[Path]:
+    """The file of a folder that holds the weights, or the index of those that do; after it others that do so too.
 
     Raises:
         InputError: a folder of another kind; the message says what makes a file of it.
@@ -42,9 +42,9 @@ def file_of(folder: Path) -> Path:
             f"{folder}: expected weights, got a SavedModel of TensorFlow; carry its weights over to the network in "
             "torch, then torch.save(model.state_dict(), 'weights.pt')"
         )
-    for name in _FILES:
-        if (folder / name).is_file():
-            return folder / name
+    with_weights = [folder / name for name in _FILES if (folder / name).is_file()]
+    if with_weights:
+        return with_weights
     files = sorted(file.name for file in folder.iterdir() if file.is_file())
     got = f"name one of its files: {some(files, 5)}" if files else "it holds no file"
     raise InputError(f"{folder}: expected a folder with {_FILES[0]} or pytorch_model.bin in it; {got}")
@@ -68,5 +68,5 @@ def shards_of(index: Path) -> list[Path]:
         if Path(name).name != name:
             raise InputError(f"{index}: expected names of files beside it, got {name!r}")
         if not file.is_file():
-            raise InputError(f"{index}: it names {name}, which is not there; download all {len(names)} parts")
+            raise InputError(f"{index}: it names {name}, which is not there; download all its parts")
     return files

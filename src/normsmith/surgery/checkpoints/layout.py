@@ -71,7 +71,7 @@ def _renewed(
     else:
         of_model = set(names.values())
     left_out = _left_out(own, model, checkpoint)
-    new = {f"{prefix}{name}": value for name, value in own.items() if name not in left_out}
+    new = {checkpoint.fit.match.key_of(name): value for name, value in own.items() if name not in left_out}
     renewed = copy(state)  # an OrderedDict with the versions of its modules stays one
     assert hasattr(renewed, "pop")
     for key in of_model - new.keys():

@@ -26,9 +26,10 @@ def load_checkpoint(
     """Load the weights of a file or folder into a model, as training scripts and libraries write them.
 
     A state dict by itself or under any key, with the names as they are or after `module.`, `_orig_mod.`, `model.` in
-    any order, in files of torch.save or safetensors, in a folder of Hugging Face or the index of its parts. Nothing
-    in a file is executed. All of the model's values must be there; an old file may lack `num_batches_tracked`.
-    Where several state dicts fit, "state_dict", "model_state_dict" or "model" is taken, and the others are named.
+    any order (the first two within names as well, where a part of the model was wrapped), in files of torch.save or
+    safetensors, in a folder of Hugging Face or the index of its parts. Nothing in a file is executed. All of the
+    model's values must be there; an old file may lack `num_batches_tracked`. Where several state dicts fit,
+    "state_dict", "model_state_dict" or "model" is taken, and the others are named.
 
     Args:
         model: gets the weights; it is as it was if they are refused.

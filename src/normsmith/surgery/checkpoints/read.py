@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from normsmith._choices import did_you_mean
 from normsmith._text import some
 from normsmith.errors import InputError, MissingExtraError
 from normsmith.surgery.checkpoints.allowed import allowing, names_for
-from normsmith.surgery.checkpoints.folder import file_of, shards_of
+from normsmith.surgery.checkpoints.folder import files_of, shards_of
 from normsmith.surgery.checkpoints.foreign import foreign
 
 
@@ -26,12 +26,13 @@ class Content:
     """What was read: `value`, as it was saved, and the form of the file that it is from.
 
     `form` is "torch", "safetensors", or "shards" for weights that several files hold; `metadata` is the texts that
-    a safetensors file carries along.
+    a safetensors file carries along, `unread` the names of other files of weights in the folder that was given.
     """
 
     value: Any
     form: str
     metadata: dict[str, str] | None = field(default=None)
+    unread: tuple[str, ...] = ()
 
 
 def read(path: Path, allow: Sequence[str] = ()) -> Content:
@@ -45,13 +46,14 @@ def read(path: Path, allow: Sequence[str] = ()) -> Content:
         InputError: nothing is there, it is no checkpoint of torch, or holds what cannot be unpickled safely.
     """
     with allowing(allow):
-        if path.is_dir():
-            path = file_of(path)
-        if not path.exists():
-            raise InputError(f"cannot read {path}: no such file{nearest(path)}")
-        if not path.is_file():
-            raise InputError(f"cannot read {path}: expected a file or a folder, got a device or a pipe")
         try:
+            if path.is_dir():
+                first, *others = files_of(path)
+                return replace(read(first, allow), unread=tuple(file.name for file in others))
+            if not path.exists():
+                raise InputError(f"cannot read {path}: no such file{nearest(path)}")
+            if not path.is_file():
+                raise InputError(f"cannot read {path}: expected a file or a folder, got a device or a pipe")
             if path.name.endswith(".index.json"):
                 return _parts(path, allow)
             return _one(path, allow)
@@ -78,6 +80,11 @@ def _parts(index: Path, allow: Sequence[str]) -> Content:
         value = _one(part, allow).value
         if not isinstance(value, dict):
             raise InputError(f"{part}: expected a state dict, got {type(value).__name__}")
+        twice = next((name for name in value if name in state), None)
+        if twice is not None:
+            raise InputError(
+                f"{index}: expected each tensor in one part, got {twice} in {part.name} and before it"
+            )
         state |= value
     return Content(state, "shards")
 
@@ -165,6 +172,8 @@ def _not_torchs(path: Path, error: Exception) -> InputError:
 def nearest(path: Path) -> str:
     """The end of a refusal for a file that is not there: the one in its folder that may have been meant."""
     try:
+        if path.is_symlink():
+            return ", but a link to one that is not there"
         return did_you_mean(path.name, (file.name for file in path.parent.iterdir()))
     except OSError:
         return f"; there is no folder {path.parent}"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normsmith._files import replacing
+from normsmith._files import explained, replacing
 from normsmith.errors import InputError, MissingExtraError
 from normsmith.surgery.checkpoints.read import short
 
@@ -20,6 +20,11 @@ def check_target(path: Path, *, force: bool, suffixes: tuple[str, ...]) -> None:
     """Raise InputError unless a file of one of these kinds can be written at `path`."""
     if path.suffix not in suffixes:
         raise InputError(f"{path}: expected a file name that ends in {' or '.join(suffixes)}")
+    with explained(lambda reason: InputError(f"cannot write {path}: {reason}")):
+        _check_place(path, force=force)
+
+
+def _check_place(path: Path, *, force: bool) -> None:
     if not path.parent.is_dir():
         raise InputError(f"{path}: expected a folder to write in, got {path.parent}, which is none")
     if path.is_dir():
