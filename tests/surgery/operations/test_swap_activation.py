@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from normsmith.errors import InputError, SurgeryError
-from normsmith.surgery import Plan, insert, swap_activation
+from normsmith.layers import BatchNorm1d, BatchRenorm1d
+from normsmith.surgery import Plan, convert, insert, swap_activation
 
 
 @pytest.mark.parametrize(("name", "kind"), [("relu", nn.ReLU), ("tanh", nn.Tanh), ("sigmoid", nn.Sigmoid)])
@@ -158,3 +159,22 @@ class TestSwap(SurgeryContract):
 
     def plan(self, model: nn.Module) -> Plan:
         return swap_activation(model, "tanh", batch=self.batch)
+
+
+def test_a_norm_on_the_activation_that_was_converted_meanwhile_is_not_lost():
+    model, batch = Attribute(), torch.randn(5, 4)
+    insert(model, "batch", "after").apply()
+    swap = swap_activation(model, "tanh", batch=batch)
+    late = swap_activation(model, "sigmoid", batch=batch)
+    swap.apply()
+    conversion = convert(model, "renorm", total_steps=10)
+    conversion.apply()
+    with pytest.raises(SurgeryError, match="undo that first"):
+        swap.revert()
+    with pytest.raises(SurgeryError, match="changed after the plan"):
+        late.apply()
+    assert type(model.act.norm) is BatchRenorm1d
+    conversion.revert()
+    swap.revert()
+    assert type(model.act) is nn.ReLU
+    assert type(model.act.norm) is BatchNorm1d

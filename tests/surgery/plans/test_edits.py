@@ -359,3 +359,18 @@ def test_several_edits_of_one_module_restore_it():
     assert type(model[1]) is nn.Identity
     undo_all(iter(several))
     assert state_of(model) == before
+
+
+def test_a_child_that_both_hold_must_still_be_there():
+    old, new, norm = nn.ReLU(), nn.Tanh(), nn.BatchNorm1d(3)
+    old.norm = new.norm = norm
+    model = nn.Sequential(old)
+    edit = ModuleEdit(((model, "0"),), old, new)
+    assert edit.is_possible()
+    old.norm = nn.Identity()
+    assert not edit.is_possible()
+    old.norm = norm
+    edit.do()
+    assert edit.is_undoable()
+    new.norm = nn.Identity()
+    assert not edit.is_undoable()
