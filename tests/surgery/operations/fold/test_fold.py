@@ -461,3 +461,11 @@ def test_a_norm_whose_statistics_are_read_elsewhere_is_refused(batch):
     plan = fold(ReadsAStatistic(), batch)
     assert not plan.changes
     assert "its tensors are used outside of its own forward" in plan.refusals[0].reason
+
+
+def test_a_new_bias_trains_where_beta_did():
+    model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8)).eval()
+    model[1].requires_grad_(False)
+    folded = fold(model).apply()[0]
+    assert folded.weight.requires_grad
+    assert not folded.bias.requires_grad

@@ -171,6 +171,15 @@ def test_stored_parameters_are_like_the_layers():
 
 
 @pytest.mark.parametrize("trains", [True, False])
+def test_a_new_bias_trains_as_the_beta_does_whose_work_it_takes_over(trains):
+    weights = Weights.of(nn.Linear(3, 4, bias=False).requires_grad_(not trains))
+    weight, bias = weights.stored(nn.Parameter(torch.zeros(4), trains))
+    assert (weight.requires_grad, bias.requires_grad) == (not trains, trains)
+    kept = nn.Linear(3, 4)
+    assert Weights.of(kept).stored(nn.Parameter(torch.zeros(4), False))[1].requires_grad
+
+
+@pytest.mark.parametrize("trains", [True, False])
 def test_a_new_bias_trains_as_the_weight_does(trains):
     layer = nn.Linear(3, 4, bias=False).requires_grad_(trains)
     weight, bias = Weights.of(layer).stored()

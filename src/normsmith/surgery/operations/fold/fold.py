@@ -228,7 +228,7 @@ def _folded(producer: nn.Module, rows: Sequence[tuple[Fold, BatchNorm]]) -> tupl
         if fold.repeats is not None:
             affine = affine.repeated(fold.repeats, width(producer, fold.side))
         (weights.fold_after if fold.side == "after" else weights.fold_before)(affine)
-    return weights.stored()
+    return weights.stored(_beta(rows))
 
 
 def _beta(rows: Sequence[tuple[Fold, BatchNorm]]) -> nn.Parameter | None:

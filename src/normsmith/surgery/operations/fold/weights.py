@@ -95,15 +95,18 @@ class Weights:
         self.weight = before
         self._scale_second(norm.scale, repeats)
 
-    def stored(self) -> tuple[nn.Parameter, nn.Parameter]:
-        """New parameters of the layer's dtype, device, memory format and `requires_grad`."""
+    def stored(self, beta: nn.Parameter | None = None) -> tuple[nn.Parameter, nn.Parameter]:
+        """New parameters of the layer's dtype, device, memory format and `requires_grad`.
+
+        A bias that is new trains if `beta` does, whose work it takes over; without one, if the weight does.
+        """
         old: Any = self.producer.weight
         new = self.weight.T if self.linear and self.linear.is_transposed else self.weight
         weight = torch.empty_like(old, requires_grad=False).copy_(new)
         bias = self.bias.to(device=old.device, dtype=old.dtype)
         old_bias: Any = self.producer.bias
-        trains = old.requires_grad if old_bias is None else old_bias.requires_grad
-        return nn.Parameter(weight, old.requires_grad), nn.Parameter(bias, trains)
+        before = next(one for one in (old_bias, beta, old) if one is not None)
+        return nn.Parameter(weight, old.requires_grad), nn.Parameter(bias, before.requires_grad)
 
     def _scale_second(self, values: Tensor, repeats: int) -> None:
         """Multiply where dimension 0 is (group, `repeats`) and dimension 1 the channels of the group."""
