@@ -119,9 +119,28 @@ def test_a_layer_that_no_batch_reaches_is_kept():
     network = Branches()
     network.spare = nn.BatchNorm1d(4)
     result = recalibrate(network, class_sorted())
-    assert [(remark.path, "reached" in remark.reason) for remark in result.kept] == [("spare", True)]
+    assert [(remark.path, remark.reason) for remark in result.kept] == [("spare", "no batch reached it")]
     result.apply()
     assert network.spare.running_var.tolist() == [1.0] * 4
+
+
+def test_a_norm_whose_statistics_are_used_by_hand_is_kept_for_that_reason():
+    class ByHand(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.norm = nn.BatchNorm1d(8), nn.BatchNorm1d(8)
+
+        def forward(self, x):
+            return nn.functional.batch_norm(self.first(x), self.norm.running_mean, self.norm.running_var)
+
+    (kept,) = recalibrate(ByHand(), class_sorted()).kept
+    assert kept.path == "norm"
+    assert kept.reason == "the forward of ByHand computes with its statistics and never calls it"
+
+
+def test_a_layer_that_one_value_reaches_is_kept():
+    result = recalibrate(nn.Sequential(nn.BatchNorm1d(4)), [torch.ones(1, 4)])
+    assert [remark.reason for remark in result.kept] == ["fewer than two values per channel reached it"]
 
 
 def test_values_that_are_not_finite():

@@ -13,7 +13,7 @@ from normsmith._choices import check_choice
 from normsmith._text import count, number, path_text, signed
 from normsmith.anatomy.broken_statistics import broken_statistics, broken_values
 from normsmith.anatomy.forward import Forward, call, check_runnable, unwrapped
-from normsmith.anatomy.locations import find
+from normsmith.anatomy.locations import Locations, find
 from normsmith.anatomy.remark import Remark
 from normsmith.anatomy.select import Only
 from normsmith.errors import InputError, SurgeryError
@@ -230,7 +230,9 @@ def recalibrate(
     with passes.borrowed_model():
         before = None if loss is None else passes.run(loader, own, loss=loss)
         result = population.exact(max_passes) if mode == "exact" else population.fast("all" if again else gap)
-    kept = tuple(_with_fault(model, remark) for remark in (*_unreached(layers, result), *measurable.kept))
+    kept = tuple(
+        _with_fault(model, remark) for remark in (*_unreached(model, layers, result), *measurable.kept)
+    )
     _check_finite(layers, result.statistics, kept)
     return Recalibration(
         _plan(model, layers, result),
@@ -283,9 +285,14 @@ def _healed(
             yield Remark(layer.path, broken.text)
 
 
-def _unreached(layers: Sequence[MeasuredLayer], result: PopulationResult) -> Iterator[Remark]:
+def _unreached(
+    model: nn.Module, layers: Sequence[MeasuredLayer], result: PopulationResult
+) -> Iterator[Remark]:
+    code = Locations(model).code
     for layer, moments in zip(layers, result.moments, strict=True):
-        if not has_variance(moments):
+        if moments is None:
+            yield Remark(layer.path, code.by_hand(layer.layer) or "no batch reached it")
+        elif not has_variance(moments):
             yield Remark(layer.path, "fewer than two values per channel reached it")
 
 
