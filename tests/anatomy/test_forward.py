@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict, UserDict, namedtuple
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from normsmith.anatomy.forward import call, check_runnable, flat, outputs, unwrapped
+from normsmith.anatomy.forward import call, check_runnable, copied, flat, outputs, unwrapped
+from normsmith.anatomy.preserve import preserved
 from normsmith.errors import SurgeryError
 
 
@@ -150,3 +153,48 @@ def test_wrappers_are_looked_through():
         assert unwrapped(nn.Sequential(wrapped))[0] is wrapped
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_a_copied_batch_has_its_own_tensors_of_all_kinds():
+    @dataclass
+    class Graphs:
+        nodes: torch.Tensor
+
+    class Bound:
+        def __init__(self):
+            self.x = torch.zeros(1)
+
+        def __deepcopy__(self, _):
+            raise TypeError("bound to this process")
+
+    x, bound = torch.zeros(1), Bound()
+    batch = (
+        x,
+        {"again": x},
+        UserDict(mask=x),
+        Graphs(x),
+        bound,
+        "label",
+        None,
+        torch.ones(1, requires_grad=True) * 2,
+    )
+    copy = copied(batch)
+    assert copy[0] is copy[1]["again"]
+    assert copy[4] is bound
+    assert copy[5:7] == batch[5:7]
+    for tensor in (copy[0], copy[2]["mask"], copy[3].nodes, copy[7]):
+        tensor.detach().add_(1)
+    assert x.item() == 0
+    assert batch[7].item() == 2
+
+
+def test_outputs_draw_from_pythons_and_numpys_random_numbers_by_the_seed():
+    class Masking(nn.Module):
+        def forward(self, x):
+            return x * random.random() * np.random.rand()
+
+    runs = []
+    for _ in range(2):
+        with preserved(Masking()):
+            runs.append(outputs(Masking(), torch.ones(1), call, training=True)[0])
+    assert runs[0] == runs[1]

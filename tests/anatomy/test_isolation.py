@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import random
 import subprocess
 import sys
 import threading
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,6 +20,7 @@ from normsmith.anatomy.isolation import (
     forget_compiled,
     garbage_collector_paused,
     same_random_numbers,
+    seed_random_numbers,
 )
 
 
@@ -126,3 +129,22 @@ def test_compiled_modules_run_as_written_within_the_block_and_are_compiled_again
     model(torch.ones(1, 2))
     assert compilations == [1, 1]
     assert is_compiler_loaded()
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(()).item()])
+def test_whatever_draws_random_numbers_goes_on_as_if_nothing_was_drawn(draw):
+    with same_random_numbers(nn.ReLU()):
+        first = draw()
+    with pytest.raises(ZeroDivisionError), same_random_numbers(nn.ReLU()):
+        _ = draw() / 0
+    assert draw() == first
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(()).item()])
+def test_seeds_are_those_of_every_generator(draw):
+    drawn = []
+    with same_random_numbers(nn.ReLU()):
+        for seed in (1, 1, 2):
+            seed_random_numbers(seed)
+            drawn.append(draw())
+    assert drawn[0] == drawn[1] != drawn[2]

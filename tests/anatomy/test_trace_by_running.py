@@ -159,3 +159,19 @@ def test_the_fast_path_of_attention_is_set_back(enabled):
         assert torch.backends.mha.get_fastpath_enabled() == enabled
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def test_a_model_that_writes_to_its_input_leaves_the_batch_as_it_was():
+    class Centred(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2))
+
+        def forward(self, x):
+            return self.net(x.sub_(0.5))
+
+    batch = torch.randn(4, 3)
+    before = batch.clone()
+    graph = trace(Centred(), batch)
+    assert torch.equal(batch, before)
+    assert names(graph.events)[:3] == ["input 0", "sub", "ReLU"]

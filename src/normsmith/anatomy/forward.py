@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from itertools import chain
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from normsmith._torch import compiled_module, map_leaves
+from normsmith.anatomy.isolation import seed_random_numbers
 from normsmith.errors import SurgeryError
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -47,6 +49,35 @@ def _moved(value: Any, first: Tensor | None) -> Any:
     return map_leaves(moved, value)
 
 
+def copied(batch: Any) -> Any:
+    """A batch with tensors of its own, for a forward that may write to what it is given.
+
+    A tensor that is there twice is so in the copy. Of an object that holds tensors and cannot be copied it is the
+    object itself.
+
+    >>> x = torch.zeros(1)
+    >>> twice = copied((x, {"again": x}))
+    >>> _ = nn.ReLU()(twice[0].sub_(1))
+    >>> x, twice[0] is twice[1]["again"]
+    (tensor([0.]), True)
+    """
+    copies: dict[int, Tensor] = {}
+
+    def own(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            if id(leaf) not in copies:
+                copies[id(leaf)] = leaf.detach().clone().requires_grad_(leaf.requires_grad)
+            return copies[id(leaf)]
+        if isinstance(leaf, nn.Module) or next(flat(leaf), None) is None:
+            return leaf
+        try:
+            return deepcopy(leaf)
+        except Exception:  # noqa: BLE001  somebody's class
+            return leaf
+
+    return map_leaves(own, batch)
+
+
 def outputs(model: nn.Module, batch: Any, forward: Forward, *, training: bool, seed: int = 0) -> list[Tensor]:
     """Copies of the floating-point tensors that `forward(model, batch)` returns, without gradients.
 
@@ -55,7 +86,7 @@ def outputs(model: nn.Module, batch: Any, forward: Forward, *, training: bool, s
     """
     with torch.no_grad():
         model.train(training)
-        torch.manual_seed(seed)
+        seed_random_numbers(seed)
         output = forward(model, batch)
     return [tensor.detach().clone() for tensor in flat(output) if tensor.is_floating_point()]
 

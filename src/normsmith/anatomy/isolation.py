@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -32,14 +34,27 @@ def forget_compiled() -> None:
 
 @contextmanager
 def same_random_numbers(model: nn.Module) -> Iterator[None]:
-    """A block after which the random states of torch, on the model's devices too, are what they were before it.
+    """A block after which all random states are what they were before it: torch's, Python's and numpy's.
 
-    Every pass of a model in such a block draws the same numbers.
+    Those of torch on the model's devices too. Every pass of a model in such a block draws the same numbers.
     """
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     cuda = sorted(device.index for device in devices if device.type == "cuda")
-    with torch.random.fork_rng(devices=cuda):
-        yield
+    pythons, numpys = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=cuda):
+            yield
+    finally:
+        random.setstate(pythons)
+        np.random.set_state(numpys)
+
+
+def seed_random_numbers(seed: int) -> None:
+    """Seed torch, Python and numpy, from which models draw in training: masks of Hugging Face's speech models are
+    numpy's."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
 
 
 class _Pauses:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from normsmith._text import error_text
 from normsmith._torch import DispatchMode, version_of, without_torch_functions
 from normsmith.anatomy.events import EventLog
-from normsmith.anatomy.forward import Forward, check_runnable, flat
+from normsmith.anatomy.forward import Forward, check_runnable, copied, flat
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.isolation import eager_forwards
 from normsmith.anatomy.kinds import is_in_place, is_opaque, plain_name
@@ -27,13 +27,13 @@ from normsmith.errors import SurgeryError
 
 
 def followed_by_forward(model: nn.Module, batch: Any, forward: Forward) -> Graph:
-    """The graph of `forward(model, batch)`, run once in evaluation mode and without gradients.
+    """The graph of `forward(model, batch)`, run once in evaluation mode and without gradients, on a copy of the batch.
 
     Raises:
         SurgeryError: the forward fails, or the model has tensors without values.
     """
     check_runnable(model)
-    recorder = _Recorder(model)
+    recorder, batch = _Recorder(model), copied(batch)
     with preserved(model), recorder.recording():
         model.eval()
         recorder.take_inputs(batch)

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from normsmith._torch import buffers_of, leaves_of
-from normsmith.anatomy.forward import Forward, call
+from normsmith._torch import buffers_of, leaves_of, version_of
+from normsmith.anatomy.forward import Forward, call, copied, flat
 from normsmith.anatomy.isolation import eager_forwards, same_random_numbers
 from normsmith.anatomy.preserve import preserved
 from normsmith.layers import use_mask
@@ -151,12 +151,16 @@ class Passes:
         called: list[Meter] = []
         masked = self.mask is not None
         with same_random_numbers(self.model), measured_inputs(meters, rule, masked=masked) as current:
+            writes = True
             for number, batch in enumerate(batches):
                 current.called = []
                 current.sampled = None if sample is None else sample.add(number, batch)
                 current.mask = None if self.mask is None else tensor_of_batch(batch, self.mask, "mask")
+                given = copied(batch) if writes else batch  # a loader may give the same tensors in every pass
+                versions = [version_of(tensor) for tensor in flat(given)]
                 with self._mask_in_force(current.mask):
-                    output = self.forward(self.model, batch)
+                    output = self.forward(self.model, given)
+                writes = writes and versions != [version_of(tensor) for tensor in flat(given)]
                 rows = _rows(batch)
                 samples += rows
                 if loss is not None:

@@ -112,3 +112,23 @@ def test_no_output_waits_for_the_next_batch():
         three_norms(), list(torch.randn(3, 4, 8)), forward=forward, loss=lambda output, _: output.mean()
     )
     assert len(outputs) == 9
+
+
+@pytest.mark.parametrize("mode", ["fast", "exact"])
+def test_batches_to_which_the_model_writes_stay_and_are_measured_as_they_are(mode):
+    class Writing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(8)
+
+        def forward(self, x):
+            return self.norm(x.mul_(2).add_(1))
+
+    batches = class_sorted()
+    before = [batch.clone() for batch in batches]
+    model = Writing()
+    recalibrate(model, batches, mode=mode).apply()
+    assert all(map(torch.equal, batches, before))
+    inputs = 2 * torch.cat(before) + 1
+    torch.testing.assert_close(model.norm.running_mean, inputs.mean(0))
+    torch.testing.assert_close(model.norm.running_var, inputs.var(0))

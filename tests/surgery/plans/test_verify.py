@@ -1,5 +1,8 @@
 """Verification: what is not as expected is said, and the model is as before."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from tests.surgery.small import BATCH, normed, plain
@@ -196,3 +199,19 @@ def test_a_verification_is_printed_in_rows():
         "training: the outputs change; largest difference 0.25 in float32",
         "not reached by this batch: 1.norm",
     ]
+
+
+def test_random_numbers_of_python_and_numpy_are_the_same_before_and_after():
+    class Masked(nn.Module):
+        """As speech models mask spans of time in training, with numpy's random numbers."""
+
+        def __init__(self):
+            super().__init__()
+            self.net = plain()
+
+        def forward(self, x):
+            return self.net(x) * (np.random.rand() + random.random() if self.training else 1.0)
+
+    plan = convert(nn.Sequential(Masked(), nn.BatchNorm1d(2)), "batch")
+    assert plan.changes
+    assert plan.verify(BATCH).training == pytest.approx(0, abs=1e-5)

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from normsmith._text import error_text, number
-from normsmith._torch import map_leaves
 from normsmith.anatomy.float64 import in_float64
-from normsmith.anatomy.forward import Forward, check_runnable, outputs
+from normsmith.anatomy.forward import Forward, check_runnable, copied, outputs
 from normsmith.anatomy.preserve import preserved
 from normsmith.errors import SurgeryError
 from normsmith.surgery.plans.in_place import nothing_in_place
@@ -150,8 +149,7 @@ def _run(model: nn.Module, batch: Any, forward: Forward, mode: str, when: str) -
     # a forward in training moves the statistics, and the next mode must not see that
     with preserved(model):
         try:
-            own = map_leaves(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, batch)
-            return outputs(model, own, forward, training=mode == "training")
+            return outputs(model, copied(batch), forward, training=mode == "training")
         except Exception as error:
             raise SurgeryError(
                 f"a forward in {mode}, {when} the change, failed on this batch: {error_text(error)}"
