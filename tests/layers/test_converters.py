@@ -73,6 +73,8 @@ def test_convert_sync_batchnorm_of_a_plain_layer_is_right(name):
         make("BatchNorm1d", process_group="world"),
         make("BatchNorm1d", on_small_batch="running"),
         make("BatchNorm2d").freeze(),
+        make("BatchNorm2d").freeze("batch"),
+        make("BatchRenorm1d", track="std"),
     ],
     ids=lambda layer: repr(layer)[:60],
 )

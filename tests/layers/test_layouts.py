@@ -1,6 +1,7 @@
 """Inputs that are not strided: MKLDNN's work in every layer, others are refused by name."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -83,3 +84,14 @@ def test_others_are_refused_and_nothing_is_updated(name, kind, training):
     with pytest.raises(InputError, match=f"^Sequential.0: expected one block .*{says}"):
         nn.Sequential(layer)(make(torch.randn(4, 3, 5, 5)))
     torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.compiles  # where the shapes of arguments are checked, that check comes first
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    "given", [None, "text", torch.ones(4, 3, 5, 5).numpy(), [1.0]], ids=lambda value: str(type(value))
+)
+def test_what_is_no_tensor_is_named(name, given):
+    kind = re.escape(str(type(given)))
+    with pytest.raises(InputError, match=rf"^Sequential\.0: expected a tensor, got {kind}; make one"):
+        nn.Sequential(LAYERS[name]())(given)

@@ -26,5 +26,5 @@ def test_others_are_those_that_hold_a_running_mean():
         nn.InstanceNorm1d(3, track_running_stats=True),
         nn.LayerNorm(3),
     )
-    assert list(norms_of_others(model)) == ["1", "4"]
-    assert list(norms_of_others(model[1])) == [""]
+    assert list(norms_of_others(model, "here")) == ["1", "4"]
+    assert list(norms_of_others(model[1], "here")) == [""]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from normsmith.errors import InputError
 from normsmith.ops.inverse_root import inverse_root, newton, zca
 
 
@@ -53,6 +54,19 @@ def test_gradients_of_matrices_with_equal_eigenvalues_are_right(method: str) -> 
 
     assert torch.autograd.gradcheck(run, (covariance,))
     assert torch.autograd.gradgradcheck(run, (covariance,))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, within jvp
+def test_forward_mode_is_refused_with_what_to_do_and_that_works() -> None:
+    covariance = covariance_of(3)
+
+    def total(covariance: Tensor, method: str) -> Tensor:
+        return inverse_root(((covariance + covariance.mT) / 2).unsqueeze(0), method, 40).pow(3).sum()
+
+    with pytest.raises(InputError, match=r'no derivative in forward mode .* method="newton", which has both'):
+        torch.func.hessian(total)(covariance, "zca")
+    want = torch.func.jacrev(torch.func.grad(total))(covariance, "zca")
+    torch.testing.assert_close(torch.func.hessian(total)(covariance, "newton"), want, rtol=1e-5, atol=1e-5)
 
 
 def test_newton_is_its_formula_and_goes_to_zca() -> None:

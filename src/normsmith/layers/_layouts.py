@@ -12,20 +12,24 @@ from normsmith.layers._where import where
 
 
 def is_strided(x: Tensor) -> bool:
-    """Whether the elements of a tensor are plain numbers, each at a place that strides tell."""
-    return x.layout is torch.strided and not (x.is_nested or x.is_quantized)
+    """Whether it is a tensor whose elements are plain numbers, each at a place that strides tell."""
+    return getattr(x, "layout", None) is torch.strided and not (x.is_nested or x.is_quantized)
 
 
 def call_strided(layer: nn.Module, x: Tensor, *others: Any) -> Tensor:
     """Call a layer with what an MKLDNN tensor holds; its output is one as well.
 
     Raises:
-        InputError: x is sparse, nested or quantised.
+        InputError: x is sparse, nested or quantised, or no tensor.
 
     >>> from normsmith.layers import BatchNorm2d
     >>> BatchNorm2d(3)(torch.ones(2, 3, 4, 4).to_mkldnn()).layout
     torch._mkldnn
     """
+    if not isinstance(x, Tensor):
+        raise InputError(
+            f"{where(layer)}: expected a tensor, got {type(x)}; make one, e.g. with torch.as_tensor"
+        )
     if not x.is_mkldnn:
         raise InputError(f"{where(layer)}: expected one block of floating-point numbers, got {_described(x)}")
     arguments = [each.to_dense() if isinstance(each, Tensor) and each.is_mkldnn else each for each in others]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -27,6 +27,7 @@ class RefusesConverters(TruthfulProperties, nn.Module):
     """
 
     _epsilon: float
+    is_batch_norm: ClassVar[bool]
 
     @property
     def epsilon(self) -> float:
@@ -43,6 +44,8 @@ class RefusesConverters(TruthfulProperties, nn.Module):
         """
         lost = self._lost_by_fusers()
         if lost is not None:
+            if is_called_by("convert_sync"):
+                self._refuse_converters()
             raise RefusedAttributeError(
                 f"{type(self).__name__} has no eps: torch's fusers read that to fold a plain batch norm, and would "
                 f"drop {lost}; read epsilon, and fold with normsmith.surgery"
@@ -94,9 +97,12 @@ class RefusesConverters(TruthfulProperties, nn.Module):
             and name not in children_so_far(self)
             and is_called_by("fuse_known_modules")
         ):
+            do = 'fold it first (normsmith.surgery.fold), or normsmith.convert(model, to="torch")'
+            if not self.is_batch_norm:
+                do = "leave it out of what is to be fused, and it stays as it is, in floating point"
             raise SurgeryError(
                 f"{where(self)}: torch's quantisation fuses torch's own batch norms only, got {type(self).__name__}; "
-                'fold it first (normsmith.surgery.fold), or normsmith.convert(model, to="torch")'
+                f"{do}"
             )
         return super().__getattr__(name)
 

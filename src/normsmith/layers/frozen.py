@@ -34,7 +34,7 @@ def freeze(model: _Model, normalize_with: Literal["batch", "running"] = "running
     >>> [net.train()[place].policy.normalize_with for place in (0, 2)]
     ['running', 'running']
     """
-    others = norms_of_others(model)
+    others = norms_of_others(model, "freeze")
     if others:
         named = some([f"{path or type(module).__name__}" for path, module in others.items()], most=5)
         raise InputError(

@@ -6,7 +6,7 @@ from torch import nn
 
 from normsmith._torch import buffers_of
 from normsmith.errors import InputError
-from normsmith.layers.scripted import give_places_back
+from normsmith.layers.models import check_model
 from normsmith.layers.statistics import StatisticsBase
 
 
@@ -14,9 +14,9 @@ def norms_of(model: nn.Module, caller: str) -> list[StatisticsBase]:
     """The norms of normsmith in a model, at least one; `caller` is named in the message otherwise.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or `model` is none.
     """
-    give_places_back(model)
+    check_model(model, caller)
     layers = [module for module in model.modules() if isinstance(module, StatisticsBase)]
     if not layers:
         raise InputError(
@@ -26,13 +26,16 @@ def norms_of(model: nn.Module, caller: str) -> list[StatisticsBase]:
     return layers
 
 
-def norms_of_others(model: nn.Module) -> dict[str, nn.Module]:
+def norms_of_others(model: nn.Module, caller: str) -> dict[str, nn.Module]:
     """The modules of other classes that hold a running mean, by their paths in the model.
 
-    >>> list(norms_of_others(nn.Sequential(nn.BatchNorm1d(3), nn.LayerNorm(3))))
+    Raises:
+        InputError: `model` is none; `caller` is named in the message.
+
+    >>> list(norms_of_others(nn.Sequential(nn.BatchNorm1d(3), nn.LayerNorm(3)), "here"))
     ['0']
     """
-    give_places_back(model)
+    check_model(model, caller)
     return {
         path: module
         for path, module in model.named_modules()

@@ -10,6 +10,7 @@ from torch import nn
 from normsmith._torch import mark_constant
 from normsmith.errors import InputError
 from normsmith.layers._where import where
+from normsmith.layers.models import check_model
 from normsmith.ops import Sync, own_group
 
 
@@ -32,12 +33,13 @@ def join_ranks(model: nn.Module) -> None:
     over.
 
     Raises:
-        InputError: torch.distributed is not initialised, or what was given is no process group.
+        InputError: torch.distributed is not initialised, or what was given is no process group or no model.
         SyncError: a rank did not arrive in time.
 
     >>> from normsmith.layers import BatchNorm1d
     >>> join_ranks(nn.Sequential(BatchNorm1d(3)))  # no norm here shares its statistics
     """
+    check_model(model, "join_ranks")
     for layer in model.modules():
         if isinstance(layer, SharesStatistics) and layer.process_group is not None:
             try:

@@ -44,7 +44,7 @@ def without_a_trace(model: nn.Module) -> Iterator[None]:
     >>> y.flatten(), layer.running_mean, layer.num_batches_tracked
     (tensor([-1.,  1.]), tensor([0.]), tensor(0))
     """
-    others = norms_of_others(model)
+    others = norms_of_others(model, "without_a_trace")
     ours = [module for module in model.modules() if isinstance(module, StatisticsBase)]
     if not ours and not others:
         raise InputError(

@@ -1,0 +1,21 @@
+"""What is given as a model to functions for all of its norms."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from normsmith.errors import InputError
+from normsmith.layers.scripted import give_places_back
+
+
+def check_model(model: object, caller: str) -> None:
+    """Refuse what is no model; the layers of one that was scripted are then in their places.
+
+    Raises:
+        InputError: it is no module; `caller` is named in the message.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"{caller}: expected an nn.Module, got {model if isinstance(model, type) else type(model)}"
+        )
+    give_places_back(model)
