@@ -178,3 +178,18 @@ def test_a_norm_on_the_activation_that_was_converted_meanwhile_is_not_lost():
     swap.revert()
     assert type(model.act) is nn.ReLU
     assert type(model.act.norm) is BatchNorm1d
+
+
+def test_a_norm_that_was_put_on_the_new_activation_goes_before_it():
+    model, batch = Attribute(), torch.randn(5, 4)
+    swap = swap_activation(model, "tanh", batch=batch)
+    swap.apply()
+    insertion = insert(model, "batch", "after")
+    insertion.apply()
+    with pytest.raises(SurgeryError, match="undo that first"):
+        swap.revert()
+    model(batch)
+    insertion.revert()
+    swap.revert()
+    assert type(model.act) is nn.ReLU
+    model(batch)

@@ -361,7 +361,7 @@ def test_several_edits_of_one_module_restore_it():
     assert state_of(model) == before
 
 
-def test_a_child_that_both_hold_must_still_be_there():
+def test_children_must_be_those_of_the_time_of_planning():
     old, new, norm = nn.ReLU(), nn.Tanh(), nn.BatchNorm1d(3)
     old.norm = new.norm = norm
     model = nn.Sequential(old)
@@ -373,4 +373,6 @@ def test_a_child_that_both_hold_must_still_be_there():
     edit.do()
     assert edit.is_undoable()
     new.norm = nn.Identity()
+    assert not edit.is_undoable()
+    new.norm, new.other = norm, nn.Identity()
     assert not edit.is_undoable()

@@ -58,7 +58,8 @@ class ModuleEdit(Edit):
 
     The new one takes over the old one's mode and hooks (handles that users hold go on working) and the tensors
     that both hold when the edit is planned; `undo` gives them back as they are then, so training in between is
-    kept. Children that both hold (norms that hang on an activation) must still be those whenever it is done or undone.
+    kept. Norms that hang on them by hooks are children, which must be those that were there when the edit was planned
+    whenever it is done or undone.
     """
 
     holders: tuple[tuple[nn.Module, str], ...]
@@ -67,15 +68,14 @@ class ModuleEdit(Edit):
     new: nn.Module
     carries: tuple[str, ...] = field(init=False)
     """Names of the parameters and buffers that are the same tensor in both."""
-    _children: Mapping[str, nn.Module] = field(init=False, repr=False)
+    _children: Mapping[nn.Module, Mapping[str, nn.Module | None]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         old, new = _tensors(self.old), _tensors(self.new)
         same = tuple(name for name, tensor in new.items() if tensor is not None and old.get(name) is tensor)
         object.__setattr__(self, "carries", same)
-        children = {name: child for name, child in children_of(self.new).items() if child is not None}
-        both = {name: c for name, c in children.items() if children_of(self.old).get(name) is c}
-        object.__setattr__(self, "_children", both)
+        children = {module: dict(children_of(module)) for module in (self.old, self.new)}
+        object.__setattr__(self, "_children", children)
 
     def is_possible(self) -> bool:
         return self._stands(self.old) and all(
@@ -98,7 +98,7 @@ class ModuleEdit(Edit):
         return (parent for parent, _ in self.holders)
 
     def _stands(self, module: nn.Module) -> bool:
-        same = all(children_of(module).get(name) is child for name, child in self._children.items())
+        same = children_of(module) == self._children[module]
         return same and all(children_of(parent).get(name) is module for parent, name in self.holders)
 
     def _hand_over(self, current: nn.Module, successor: nn.Module) -> None:
