@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from tests.surgery.foreign import KINDS, ActNorm, ImageAffine, MovingAverages, used
@@ -72,3 +75,34 @@ def test_norms_of_others_are_norms_and_scales_are_none():
     told = {name for name, (make, _) in KINDS.items() if is_norm(used(make()))}
     kinds = {name for name, (_, kind) in KINDS.items() if kind in ("running", "own")}
     assert told == kinds | {"statistics that never change"}
+
+
+def test_tables_are_no_vectors_of_channels():
+    class Table(nn.Module):
+        def __init__(self, size):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(size))
+
+        def forward(self, x):
+            tried.append(x.numel())
+            return x * self.weight
+
+    tried: list[int] = []
+    assert behaviour_of(Table(2_000_000)) is None
+    assert not tried
+    assert behaviour_of(Table(300)).kind == "fixed"
+
+
+def test_random_numbers_of_python_and_numpy_are_as_they_were():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+
+        def forward(self, x):
+            return x * self.weight * (random.random() + np.random.rand())
+
+    python, numpy = random.getstate(), np.random.get_state()[1].tolist()
+    behaviour_of(Noisy())
+    assert random.getstate() == python
+    assert np.random.get_state()[1].tolist() == numpy

@@ -12,12 +12,16 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from normsmith._torch import NormBase, buffers_of, children_of, parameters_of
+from normsmith.anatomy.isolation import same_random_numbers
 from normsmith.layers.ours import Ours
 
 Kind = Literal["fixed", "running", "own", "first batch"]
 _KNOWN = (NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, Ours, torch.jit.ScriptModule)
 _LAYOUTS = ((2, 1), (3, 1), (3, 2), (4, 1), (4, 3), (5, 1))
 """Numbers of dimensions that inputs may have, each with the dimension of the channels."""
+
+_MOST_CHANNELS = 2**16
+"""Longer vectors are tables of words or positions rather than channels, and inputs for them would fill the memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +71,7 @@ def behaviour_of(module: nn.Module) -> Behaviour | None:
         twin = _Twin(module)
     except Exception:  # noqa: BLE001  somebody's layer that cannot be copied
         return None
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), same_random_numbers(module):
         affine = {layout: fit for layout in _LAYOUTS if (fit := twin.affine(*layout)) is not None}
         if not affine:
             return twin.own_statistics()
@@ -84,7 +88,11 @@ def _may_be_a_norm(module: nn.Module) -> bool:
         return False
     tensors = list(_tensors(module))
     return any(t.is_floating_point() for t in tensors) and all(
-        not is_lazy(t) and not t.is_meta and sum(size > 1 for size in t.shape) <= 1 for t in tensors
+        not is_lazy(t)
+        and not t.is_meta
+        and t.numel() <= _MOST_CHANNELS
+        and sum(size > 1 for size in t.shape) <= 1
+        for t in tensors
     )
 
 
