@@ -99,6 +99,26 @@ def test_json_is_the_plan_alone(normsmith, tiny):
     assert plan.apply()[2].num_groups == 4
 
 
+def test_what_a_network_prints_is_not_among_the_json(normsmith, tiny, tmp_path):
+    file, _, name = tiny("normed").rpartition(":")
+    (tmp_path / "loud.py").write_text(
+        "from dataclasses import replace\n"
+        "from normsmith.tasks import load\n"
+        f"inner = load({f'{file}:{name}'!r})\n"
+        "def network():\n"
+        "    model = inner.model()\n"
+        "    model.register_forward_hook(lambda *_: print('called'))\n"
+        "    return model\n"
+        "task = replace(inner, model=network)\n"
+        "print('read')\n"
+    )
+    ran = normsmith("fix", "loud.py:task", "--convert", "renorm", "--set", "total_steps=9", "--json")
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["title"] == "convert to renorm"
+    assert "called" in ran.err
+    assert "read" in ran.err
+
+
 def test_the_diff_is_that_of_the_tree(normsmith, tiny):
     lines = normsmith("fix", tiny("normed"), "--strip", "--only", "5", "--diff").out.splitlines()
     changed = [line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")]

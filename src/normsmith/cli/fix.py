@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -171,17 +172,25 @@ def fix(
             "--max-passes": max_passes,
         },
     )
-    loaded = load(task)
-    check(loaded)
-    model = build(loaded, 0)
     loading = {"key": key, "prefix": prefix, "strict": not non_strict, "allow": allow or ()}
-    read = _loaded(model, checkpoint, loading)
-    planned, text = request.plan(loaded, model)
-    verification = planned.verify(example(loaded), forward=forward_of(loaded))
-    sys.stdout.write(planned.to_json() + "\n" if as_json else f"{text}\n{verification}\n")
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # a network may print in its forward
+        planned, read, text = _planned(request, load(task), checkpoint, loading)
+    sys.stdout.write(planned.to_json() + "\n" if as_json else f"{text}\n")
     if save_plan is not None:
         save_text(planned.to_json(), save_plan)
     _finish(planned, partial=partial, diff=diff, output=output, like=read)
+
+
+def _planned(
+    request: _Request, task: Task, checkpoint: Path | None, loading: dict[str, Any]
+) -> tuple[Plan, Checkpoint | None, str]:
+    """The plan for a task's network with the weights of a checkpoint, what was read of that, and the text to show."""
+    check(task)
+    model = build(task, 0)
+    read = _loaded(model, checkpoint, loading)
+    plan, text = request.plan(task, model)
+    verification = plan.verify(example(task), forward=forward_of(task))
+    return plan, read, f"{text}\n{verification}"
 
 
 def _loaded(model: nn.Module, checkpoint: Path | None, options: dict[str, Any]) -> Checkpoint | None:
