@@ -209,6 +209,25 @@ def test_blocks_and_settings_reach_the_layers():
     surgery.convert(scripted_model()[0], to="renorm", total_steps=100)
 
 
+def test_what_is_set_or_reset_is_that_of_the_layers():
+    net, _, norms = scripted_model()
+    for norm in list(net[:3]):
+        norm.momentum, norm.weight = None, nn.Parameter(torch.full((3,), 2.0))
+        norm.reset_running_stats()
+    assert all(net[place] is norm for place, norm in enumerate(norms))
+    assert [norm.momentum for norm in norms] == [None] * 3
+    assert all(torch.equal(norm.weight, torch.full((3,), 2.0)) for norm in norms)
+    assert torch.equal(norms[1].running_std, torch.ones(3))
+    net, _, norms = scripted_model()
+    net[1].reset_parameters()
+    assert torch.equal(norms[1].weight, torch.ones(3))
+    net, twin, norms = scripted_model()
+    net[0].training = True
+    assert norms[0].training
+    torch.optim.swa_utils.update_bn([batch("BatchNorm1d")], net)
+    assert [norm.momentum for norm in norms] == [norm.momentum for norm in twin[:3]]
+
+
 class Masked(nn.Module):
     def __init__(self):
         super().__init__()

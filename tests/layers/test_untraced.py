@@ -136,13 +136,16 @@ def test_accumulate_takes_only_what_runs_outside():
     torch.testing.assert_close(buffers(layer), buffers(twin))
 
 
-def test_copies_and_pickles_of_the_block_leave_traces_again():
-    layer = ours.BatchNorm1d(3)
-    with without_a_trace(layer):
-        copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))]
+@pytest.mark.parametrize("family", ["norm", "renorm", "torch", "torch, cumulative"])
+def test_copies_and_pickles_of_the_block_leave_traces_again(family):
+    net = nn.Sequential(FAMILIES[family]())
+    with without_a_trace(net):
+        copies = [copy.deepcopy(net), pickle.loads(pickle.dumps(net))]
+        assert repr(net[0].track_running_stats) == str(not family.startswith("torch"))
     for twin in copies:
         twin(X)
-        assert twin.num_batches_tracked == 1
+        assert twin[0].track_running_stats is True
+        assert twin[0].num_batches_tracked == 1
 
 
 def test_a_lazy_layer_takes_its_channels_within_the_block():

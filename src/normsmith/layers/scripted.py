@@ -71,6 +71,21 @@ class _StandIn(TorchBatchNorm):
                 raise
             return getattr(_layer_of(self), name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if "layer" in vars(self):
+            setattr(_layer_of(self), name, value)  # without a search: torch.jit.script itself sets attributes
+
+    def reset_parameters(self) -> None:
+        """Reset the layer."""
+        if "layer" in vars(self):  # not in the constructor
+            _in_its_place(self).reset_parameters()
+
+    def reset_running_stats(self) -> None:
+        """Reset the statistics of the layer."""
+        if "layer" in vars(self):
+            _in_its_place(self).reset_running_stats()
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(_layer_of(self), memo)
 
@@ -206,8 +221,8 @@ def stand_in(layer: Any, *, plain: bool) -> _StandIn:
         new.activation, new.frozen = layer.activation or "", layer.pinned is not None
         new.dimensions = [2 + dimensions for dimensions in layer.spatial]
     share_hooks(layer, new)
-    vars(new)["layer"] = (layer,)  # in a tuple: no child, and nothing that TorchScript looks into
     new.training = False
+    vars(new)["layer"] = (layer,)  # in a tuple: no child, and nothing that TorchScript looks into
     made: _StandIn = new
     return made
 

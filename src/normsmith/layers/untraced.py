@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Self
 
 from torch import nn
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer
 
 from normsmith._torch import buffers_of
 from normsmith.errors import InputError
@@ -15,6 +16,26 @@ from normsmith.layers.statistics import StatisticsBase
 
 _FORWARDS = (nn.BatchNorm1d.forward, nn.SyncBatchNorm.forward)
 """Forwards that read and update no running statistics in training where `track_running_stats` is False."""
+
+
+class _Off(int):
+    """A setting that is False in an open block; in copies and pickles that are made there it is what it was before."""
+
+    before: bool
+
+    def __new__(cls, before: bool) -> Self:
+        off = super().__new__(cls, False)
+        off.before = before
+        return off
+
+    def __repr__(self) -> str:
+        return repr(False)
+
+    def __deepcopy__(self, memo: object) -> bool:
+        return self.before
+
+    def __reduce_ex__(self, protocol: object) -> tuple[type[bool], tuple[bool]]:
+        return bool, (self.before,)
 
 
 @contextmanager
@@ -52,7 +73,7 @@ def without_a_trace(model: nn.Module) -> Iterator[None]:
             "without any; its forwards leave no trace"
         )
     for path, module in others.items():
-        if any(is_lazy(buffer) for buffer in module.buffers(recurse=False)):
+        if any(isinstance(buffer, UninitializedBuffer) for buffer in module.buffers(recurse=False)):
             raise InputError(
                 f"without_a_trace: expected norms that know their channels, got a lazy one at {path!r}; run the model "
                 "once before"
@@ -62,14 +83,15 @@ def without_a_trace(model: nn.Module) -> Iterator[None]:
             stack.enter_context(_with_attribute(layer, "leaves_trace", False))
         for module in others.values():
             if type(module).forward in _FORWARDS:
-                stack.enter_context(_with_attribute(module, "track_running_stats", False))
+                off = _Off(bool(module.track_running_stats))
+                stack.enter_context(_with_attribute(module, "track_running_stats", off))
             else:
                 stack.enter_context(_with_buffers_back(module))
         yield
 
 
 @contextmanager
-def _with_attribute(module: nn.Module, name: str, value: bool) -> Iterator[None]:
+def _with_attribute(module: nn.Module, name: str, value: int) -> Iterator[None]:
     earlier = getattr(module, name)
     try:
         setattr(module, name, value)
