@@ -137,3 +137,20 @@ def test_a_name_that_was_taken_in_between_is_not_overwritten():
     edit.do()
     host.norm = nn.Identity()
     assert not edit.is_undoable()
+
+
+def test_a_norm_that_was_moved_away_and_back_is_not_taken_out_without_its_new_hook():
+    host, norm = nn.Linear(3, 3), nn.LayerNorm(3)
+    first = AttachEdit(host, "norm", norm, "before", channels_last=True)
+    first.do()
+    detached = DetachEdit(host, "norm")
+    detached.do()
+    again = AttachEdit(host, "norm", norm, "before", channels_last=True)
+    again.do()
+    assert again.is_undoable()
+    assert not first.is_undoable()
+    again.undo()
+    detached.undo()
+    assert first.is_undoable()
+    first.undo()
+    assert not attached_norms(host)

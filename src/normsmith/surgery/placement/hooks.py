@@ -36,10 +36,9 @@ class AttachEdit(Edit):
         return not hasattr(self.host, self.name)
 
     def is_undoable(self) -> bool:
-        return (
-            children_of(self.host).get(self.name) is self.norm
-            and self._hook in attached_norms(self.host).values()
-        )
+        # the very hook: an equal one, which moved the norm away and back, is not for this edit to take out
+        hangs = any(hook is self._hook for hook in attached_norms(self.host).values())
+        return hangs and children_of(self.host).get(self.name) is self.norm
 
     def do(self) -> None:
         children_of(self.host)[self.name] = self.norm
