@@ -41,3 +41,13 @@ def test_layers_of_a_model_that_was_scripted_are_in_their_places():
     torch.jit.script(net)
     check_model(net, "here")
     assert net[0] is norm
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_scripted_model_is_no_model_in_python(name):
+    scripted = torch.jit.script(nn.Sequential(nn.BatchNorm1d(3)))
+    with pytest.raises(
+        InputError, match=f"^{name}: expected a model in Python, got a scripted one; give the model"
+    ):
+        FUNCTIONS[name](scripted)

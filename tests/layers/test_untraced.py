@@ -148,6 +148,17 @@ def test_copies_and_pickles_of_the_block_leave_traces_again(family):
         assert twin[0].num_batches_tracked == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_scripted_part_has_its_buffers_back():
+    net = nn.Sequential(torch.jit.script(nn.BatchNorm1d(3)), ours.BatchNorm1d(3))
+    before = copy.deepcopy(net.state_dict())
+    with without_a_trace(net):
+        net(X)
+    torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
+    net(X)
+    assert net[0].num_batches_tracked == net[1].num_batches_tracked == 1
+
+
 def test_a_lazy_layer_takes_its_channels_within_the_block():
     layer = ours.LazyBatchNorm1d()
     with without_a_trace(layer):

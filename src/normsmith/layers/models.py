@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from normsmith.errors import InputError
@@ -12,10 +13,14 @@ def check_model(model: object, caller: str) -> None:
     """Refuse what is no model; the layers of one that was scripted are then in their places.
 
     Raises:
-        InputError: it is no module; `caller` is named in the message.
+        InputError: it is no module, or a scripted one; `caller` is named in the message.
     """
     if not isinstance(model, nn.Module):
         raise InputError(
             f"{caller}: expected an nn.Module, got {model if isinstance(model, type) else type(model)}"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            f"{caller}: expected a model in Python, got a scripted one; give the model that it was made from"
         )
     give_places_back(model)

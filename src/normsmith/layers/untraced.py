@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Self
 
+import torch
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer
 
@@ -82,7 +83,8 @@ def without_a_trace(model: nn.Module) -> Iterator[None]:
         for layer in ours:
             stack.enter_context(_with_attribute(layer, "leaves_trace", False))
         for module in others.values():
-            if type(module).forward in _FORWARDS:
+            scripted = isinstance(module, torch.jit.ScriptModule)  # whose class has no forward to look at
+            if not scripted and type(module).forward in _FORWARDS:
                 off = _Off(bool(module.track_running_stats))
                 stack.enter_context(_with_attribute(module, "track_running_stats", off))
             else:
