@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from normsmith._torch import LazyNormBase, NormBase, buffers_of, children_of, parameters_of
-from normsmith.anatomy.batch_norms import TENSORS, BatchNorm, tensors_of
+from normsmith.anatomy.batch_norms import TENSORS, BatchNorm, is_batch_norm, tensors_of
 from normsmith.anatomy.behaviour import behaviour_of
 from normsmith.anatomy.kinds import has_own_forward, is_prepared
 from normsmith.anatomy.other_libraries import read_by_probe
@@ -51,6 +51,17 @@ def read_batch_norm(module: nn.Module) -> BatchNorm | Refusal:
         if isinstance(module, RenormBase)
         else None,
     )
+
+
+def fused_activation(module: nn.Module) -> str | None:
+    """The name of the activation that is in one layer with a norm; None where there is none, or it is not known.
+
+    >>> from normsmith.layers import BatchNormAct2d
+    >>> fused_activation(BatchNormAct2d(8, activation="silu")), fused_activation(nn.BatchNorm2d(8))
+    ('silu', None)
+    """
+    norm = read_batch_norm(module) if is_batch_norm(module) else None
+    return norm.activation if isinstance(norm, BatchNorm) else None
 
 
 def _obstacles(module: nn.Module, names: Iterable[str]) -> Iterator[str]:

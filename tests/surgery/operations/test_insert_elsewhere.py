@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from tests.surgery.networks import BatchNormAct2d as TimmBatchNormAct2d
 from tests.surgery.networks import images
 from tests.surgery.small import (
     Convolutional,
@@ -20,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from normsmith.errors import SurgeryError
+from normsmith.layers import BatchNormAct2d
 from normsmith.surgery import insert, strip, trace
 
 
@@ -198,3 +200,37 @@ def test_a_compiled_model_does_not_miss_an_attached_norm():
     assert not torch.allclose(compiled(batch), plain)
     plan.revert()
     assert torch.equal(compiled(batch), plain)
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+@pytest.mark.parametrize("fused", [lambda: BatchNormAct2d(4), lambda: TimmBatchNormAct2d(4, nn.ReLU())])
+def test_an_activation_in_one_layer_with_a_norm_gets_no_other_until_that_is_stripped(fused, where):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), fused(), nn.Conv2d(4, 2, 3))
+    (refusal,) = insert(model, "batch", where).refusals
+    assert refusal.path == "1"
+    assert (
+        "its activation, relu, is in one layer with a norm already; strip the norms first" in refusal.reason
+    )
+    plan = insert(strip(model).apply(), "batch", where)
+    assert plan.changes
+    assert not plan.refusals
+    assert where == "after" or any(change.path == "0.bias" for change in plan.changes)
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_channels_of_a_slice_are_known_from_the_layer_after_the_sum(where):
+    class Causal(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act, self.end = nn.Conv1d(4, 4, 3, padding=2), nn.ReLU(), nn.Conv1d(4, 2, 1)
+
+        def forward(self, x):
+            return self.end(x + self.act(self.conv(x)[:, :, :-2]))
+
+    model, batch = Causal(), torch.randn(3, 4, 9)
+    plan = insert(model, "batch", where, batch=batch)
+    assert not plan.refusals
+    plan.apply()
+    (norm,) = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
+    assert norm.num_features == 4
+    assert model(batch).shape == (3, 2, 9)

@@ -13,11 +13,13 @@ from tests.surgery.networks import (
     images,
     lived_in,
 )
+from tests.surgery.networks import BatchNormAct2d as TimmBatchNormAct2d
 from tests.surgery.small import Net
 from tests.surgery.states import state_of
 from torch import nn
 
 from normsmith.errors import InputError
+from normsmith.layers import BatchNormAct2d
 from normsmith.surgery import Plan, insert, place, trace
 
 
@@ -241,3 +243,36 @@ def test_norms_that_hooks_apply_to_channels_that_are_last_move_too():
     torch.testing.assert_close(model(x), expected)
     assert torch.equal(model.lin.bias, torch.zeros(4))
     assert place(model, "before", batch=x).renamed == {"act.norm": "lin.norm"}
+
+
+class Bottleneck(nn.Module):
+    """x + norm(f(x)), without an activation after the sum, as MobileNet has it; `act`: with one."""
+
+    def __init__(self, act: bool) -> None:
+        super().__init__()
+        self.stem, self.layer, self.norm = nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4)
+        self.act, self.head = nn.ReLU() if act else nn.Identity(), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(self.act(x + self.norm(self.layer(x))))
+
+
+def test_a_norm_before_a_sum_stays_unless_an_activation_follows_the_sum():
+    plan = place(Bottleneck(act=False), "after")
+    assert not plan.refusals
+    assert plan.kept[0].path == "norm"
+    assert "no activation is right after it, but the function add" in plan.kept[0].reason
+    (refusal,) = place(Bottleneck(act=True), "after").refusals
+    assert "cross the addition" in refusal.reason
+
+
+@pytest.mark.parametrize("fused", [lambda: BatchNormAct2d(4), lambda: TimmBatchNormAct2d(4, nn.ReLU())])
+def test_a_norm_in_one_layer_with_its_activation_is_before_it(fused):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), fused(), nn.Conv2d(4, 2, 3))
+    (refusal,) = place(model, "after").refusals
+    assert refusal.path == "1"
+    assert "in one layer with its activation, relu; strip leaves that one" in refusal.reason
+    plan = place(model, "before")
+    assert not plan.refusals
+    assert "before its activation already, relu" in plan.kept[0].reason

@@ -3,13 +3,14 @@
 import pytest
 import torch
 from tests.contracts.surgery import ALL, SurgeryContract
+from tests.surgery.networks import BatchNormAct2d as TimmBatchNormAct2d
 from tests.surgery.networks import images
 from tests.surgery.small import Gated, mlp
 from torch import nn
 from torch.nn import functional as F
 
 from normsmith.errors import InputError, SurgeryError
-from normsmith.layers import BatchNorm1d, BatchRenorm1d
+from normsmith.layers import BatchNorm1d, BatchNormAct2d, BatchRenorm1d
 from normsmith.surgery import Plan, convert, insert, swap_activation
 
 
@@ -193,3 +194,11 @@ def test_a_norm_that_was_put_on_the_new_activation_goes_before_it():
     swap.revert()
     assert type(model.act) is nn.ReLU
     model(batch)
+
+
+@pytest.mark.parametrize("fused", [lambda: BatchNormAct2d(4), lambda: TimmBatchNormAct2d(4, nn.ReLU())])
+def test_an_activation_in_one_layer_with_a_norm_is_refused_by_its_layer(fused):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), fused(), nn.Conv2d(4, 2, 3), fused())
+    (refusal,) = swap_activation(model, "tanh").refusals  # the last one is the network's output
+    assert refusal.path == "1"
+    assert refusal.reason == "its activation, relu, is in one layer with a norm; make them two layers"

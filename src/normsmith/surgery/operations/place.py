@@ -13,7 +13,7 @@ from normsmith.anatomy.aliasing import needs_a_copy, used_elsewhere
 from normsmith.anatomy.broken_statistics import statistics_remarks
 from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
-from normsmith.anatomy.graph import Event, rank_of
+from normsmith.anatomy.graph import Event, Graph, rank_of
 from normsmith.anatomy.hooks import Attached, attached_norms
 from normsmith.anatomy.kinds import has_own_forward, is_norm
 from normsmith.anatomy.locations import Locations, find
@@ -24,6 +24,7 @@ from normsmith.anatomy.passing import (
     norm_before,
     passed_by,
 )
+from normsmith.anatomy.read_batch_norm import fused_activation
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.residual import closed_by, residual_form
 from normsmith.anatomy.select import Only, selected
@@ -85,7 +86,11 @@ def _find(model: nn.Module, where: str, batch: Any, forward: Forward, only: Only
     moves = _Moves(Places(model, trace(model, batch, forward=forward)), where)
     norms = {module: paths for module, paths in moves.at.locations.paths.items() if is_norm(module)}
     for norm in selected(norms, only, None, None):
-        moves.look_at(norm)
+        activation = fused_activation(norm)
+        if activation is None:
+            moves.look_at(norm)
+        else:
+            moves.leave(norm, activation)
     return {
         "where": where,
         "moves": moves.rows,
@@ -189,6 +194,16 @@ class _Moves:
         row = {"norm": path, "place": asdict(fitted), "needs_bias": needs_bias}
         self.rows.append(row | {"copies": True} if copies else row)
 
+    def leave(self, norm: nn.Module, activation: str) -> None:
+        """Note a norm that is in one layer with its activation, which comes after it."""
+        path = self.at.locations.paths[norm][0]
+        if self.where == "before":
+            reason = f"it is before its activation already, {activation}, in one layer with it"
+            self.kept.append(Remark(path, reason))
+        else:
+            reason = f"it is in one layer with its activation, {activation}; strip leaves that one, and insert puts a "
+            self.refusals.append(Refusal(path, reason + "norm after it"))
+
     def _obstacle(self, norm: nn.Module) -> str | None:
         kind, locations = type(norm).__name__, self.at.locations
         if has_own_forward(norm):
@@ -237,7 +252,7 @@ class _Moves:
             return after[0] if self.where == "after" else source
         if other:
             return Remark(path, f"it is {self.where} its activation already")
-        adds = [consumer for consumer in consumers if consumer.role == "add"]
+        adds = [e for e in consumers if e.role == "add" and _leads_to_an_activation(graph, e)]
         if self.where == "after" and adds:
             block = closed_by(graph, adds)
             shape = f" of a residual block, {residual_form(graph, block)}" if block is not None else ""
@@ -288,6 +303,14 @@ def _of_host(place: Place, host: nn.Module, norm: str) -> Iterator[Change]:
     if not place.in_sequence:
         new = norm if place.side == "replaces" else f"{describe_module(host)}, which calls the norm"
         yield Change(place.host, describe_module(host), new, "the norm's new place")
+
+
+def _leads_to_an_activation(graph: Graph, add: Event) -> bool:
+    """Whether an activation comes after an addition, or after others that take its result."""
+    later = list(effective_consumers(graph, add))
+    return any(
+        e.role == "activation" or (e.role == "add" and _leads_to_an_activation(graph, e)) for e in later
+    )
 
 
 def _beside(place: Place) -> str:

@@ -16,9 +16,11 @@ from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.graph import Graph
 from normsmith.anatomy.kinds import is_activation
 from normsmith.anatomy.locations import Locations, find
+from normsmith.anatomy.read_batch_norm import fused_activation
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.trace import trace
 from normsmith.errors import InputError, SurgeryError
+from normsmith.surgery.placement.places import hidden_events
 from normsmith.surgery.placement.search import hidden_activations
 from normsmith.surgery.plans.edits import ModuleEdit
 from normsmith.surgery.plans.operation import Decisions, operation
@@ -65,8 +67,10 @@ def _find(model: nn.Module, activation: str, batch: Any, forward: Forward) -> De
         if event.module is None:
             reason = f"its forward calls the function {event.name}; make it a module"
             refusals.append(Refusal(event.path, reason))
+    in_norms, within = _fused(graph)
+    refusals += in_norms
     for module, (path, *_) in locations.paths.items():
-        if not is_activation(module):
+        if not is_activation(module) or module in within:
             continue
         is_hidden = {event in hidden for event in graph.of(module)}
         if is_hidden == {False}:
@@ -125,6 +129,20 @@ def build(
         tuple(Remark(**row) for row in kept),
         edits=tuple(edits),
     )
+
+
+def _fused(graph: Graph) -> tuple[list[Refusal], set[nn.Module]]:
+    """Why activations that are in one layer with a norm stay, and the modules in such layers."""
+    hidden, refusals, within = hidden_events(graph), list[Refusal](), set[nn.Module]()
+    for event in graph.having("norm"):
+        name = None if event.module is None else fused_activation(event.module)
+        if event.module is None or name is None:
+            continue
+        within.update(event.module.modules())
+        if event in hidden:
+            reason = f"its activation, {name}, is in one layer with a norm; make them two layers"
+            refusals.append(Refusal(event.path, reason))
+    return refusals, within
 
 
 def _obstacle(

@@ -31,7 +31,7 @@ def layer_with_redundant_bias(graph: Graph, result: Event, side: Position) -> st
     beside its host; after its host, it is applied to all that the host's output is used for.
     """
     shared = side != "after" and graph.is_used_elsewhere(result)
-    while type(result.module) is nn.Identity and not shared:
+    while _copies_at_most(result) and not shared:
         result = result.sources[0]
         shared = graph.is_used_elsewhere(result)
     layer = result.module
@@ -45,13 +45,18 @@ def layer_that_needs_a_bias(graph: Graph, norm: Event, source: Event) -> str | N
 
     `source` is the event whose result the norm is applied to.
     """
-    while type(source.module) is nn.Identity and not graph.is_used_elsewhere(source):
+    while _copies_at_most(source) and not graph.is_used_elsewhere(source):
         source = source.sources[0]
     layer = source.module
     if layer is None or not is_producer(layer) or getattr(layer, "bias", None) is not None:
         return None
     alone = not graph.is_used_elsewhere(source) and len(graph.of(layer)) == 1
     return source.path if alone and getattr(norm.module, "bias", None) is not None else None
+
+
+def _copies_at_most(event: Event) -> bool:
+    """Whether a call returns what it takes, or a copy, as what `strip` leaves does."""
+    return type(event.module) is nn.Identity or (event.kind == "function" and event.name == "clone")
 
 
 def layers_that_need_a_bias(

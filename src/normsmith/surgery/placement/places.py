@@ -172,7 +172,8 @@ class Places:
             later = waiting.pop(0)
             if later.role == "producer" and later.sources and later.module is not None:
                 return later
-            if later.keeps_channels or later.role in ("activation", "norm"):
+            sums = later.role == "add" and later.shape == event.shape
+            if sums or later.keeps_channels or later.role in ("activation", "norm"):
                 waiting.extend(self.graph.consumers(later))
         return None
 

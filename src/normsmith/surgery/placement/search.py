@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from normsmith.anatomy.graph import Event, Graph, is_recurrent
 from normsmith.anatomy.passing import effective_consumers, effective_source, norm_after, norm_before
+from normsmith.anatomy.read_batch_norm import fused_activation
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.residual import branch_ends, identity_skips
 from normsmith.anatomy.select import Only, selected
@@ -52,8 +53,9 @@ class Search:
     def run(self) -> None:
         """Look at every activation that is wanted."""
         for event in self.places_of.graph.events:
-            if (event.role == "activation" or is_recurrent(event)) and self._is_wanted(event):
-                self._look_at(event)
+            fused = fused_activation(event.module) if event.role == "norm" and event.module else None
+            if (event.role == "activation" or is_recurrent(event) or fused) and self._is_wanted(event):
+                self._look_at(event, fused)
 
     def _is_wanted(self, event: Event) -> bool:
         locations = self.places_of.locations
@@ -62,9 +64,13 @@ class Search:
         module = event.module or next(m for m, paths in locations.paths.items() if event.path in paths)
         return bool(selected({module: locations.paths[module]}, self.only, None, None))
 
-    def _look_at(self, event: Event) -> None:
+    def _look_at(self, event: Event, fused: str | None) -> None:
         if event not in self.places_of.hidden:
             _note(self.kept, event, Remark(event.path, f"{event.name} is the network's output"))
+            return
+        if fused:
+            reason = f"its activation, {fused}, is in one layer with a norm already; strip the norms first"
+            _note(self.refusals, event, Refusal(event.path, reason))
             return
         if event in self.places_of.gates:
             reason = f"{event.name} is a gate: its result only multiplies another"
