@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 from normsmith import layers
 from normsmith.anatomy import Refusal
 from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm
-from normsmith.anatomy.read_batch_norm import read_batch_norm
+from normsmith.anatomy.read_batch_norm import fused_activation, read_batch_norm
 
 
 def test_a_subclass_of_ours_by_somebody_is_one():
@@ -143,3 +143,10 @@ def test_what_must_not_be_touched_is_refused_with_its_reason(module, reason):
     assert isinstance(refusal, Refusal)
     assert refusal.path == ""
     assert re.search(reason, refusal.reason)
+
+
+def test_the_activation_in_one_layer_with_a_norm_has_a_name():
+    assert fused_activation(layers.BatchNormAct2d(4, activation="silu")) == "silu"
+    assert fused_activation(BatchNormAct2d(4, nn.ReLU())) == "relu"
+    for plain in (layers.BatchNormAct2d(4, activation=None), nn.BatchNorm2d(4), OwnForward(4), nn.ReLU()):
+        assert fused_activation(plain) is None
