@@ -127,11 +127,13 @@ def count(n: int, noun: str) -> str:
 def plural(noun: str) -> str:
     """The regular plural of a noun.
 
-    >>> plural("seed"), plural("process"), plural("entry"), plural("key")
-    ('seeds', 'processes', 'entries', 'keys')
+    >>> plural("seed"), plural("process"), plural("entry"), plural("key"), plural("hypothesis")
+    ('seeds', 'processes', 'entries', 'keys', 'hypotheses')
     """
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
         return f"{noun[:-1]}ies"
+    if noun.endswith("sis"):
+        return f"{noun.removesuffix('is')}es"
     return f"{noun}{'es' if noun.endswith('s') else 's'}"
 
 

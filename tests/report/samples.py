@@ -2,6 +2,7 @@
 
 import math
 import random
+from statistics import median
 
 from normsmith.studies.results import (
     Answer,
@@ -13,6 +14,7 @@ from normsmith.studies.results import (
     Table,
     Verdict,
 )
+from normsmith.studies.statistics import Interval
 
 SEEDS = tuple(range(8))
 NASTY = "</script><img src=x onerror=alert(1)>"
@@ -36,8 +38,9 @@ def effect(
     p: float = 0.0078,
 ) -> Effect:
     draw = random.Random(name)
-    values = tuple(centre + draw.gauss(0, spread) for _ in seeds)
-    middle = sum(values) / len(values)
+    values = [centre + draw.gauss(0, spread) for _ in seeds]
+    effects = [Interval(value, math.inf if index < censored else value) for index, value in enumerate(values)]
+    middle = median(values)
     half = 2.2 * spread / math.sqrt(len(values))
     return Effect(
         name=name,
@@ -50,11 +53,12 @@ def effect(
         better=better,
         margin=margin,
         seeds=seeds,
-        values=values,
-        censored=censored,
-        estimate=middle,
-        low=middle - half,
-        high=middle + half,
+        effects=tuple(effects),
+        median=Interval(middle, middle),
+        interval=Interval(middle - half, math.inf if censored > 1 else middle + half),
+        beyond=sum(low > margin for low, _ in effects),
+        short=sum(high < margin for _, high in effects),
+        needed=8,
         p=p,
         p_adjusted=min(1.0, 2 * p),
         verdict=verdict,
@@ -155,7 +159,14 @@ def learning_rates() -> Answer:
         headline="The largest rate that still trains is 4 octaves higher with batch norm.",
         effects=(
             effect(
-                "largest rate", 4.1, 0.5, margin=2, verdict=Verdict.HOLDS, scale="difference", unit="octaves"
+                "largest rate",
+                4.1,
+                0.5,
+                margin=2,
+                verdict=Verdict.HOLDS,
+                scale="difference",
+                unit="octaves",
+                better="higher",
             ),
         ),
         charts=(response(),),
@@ -182,6 +193,7 @@ def placement() -> Answer:
                 scale="difference",
                 unit="points",
                 kind="equivalence",
+                better="higher",
             ),
         ),
         charts=(curves(),),
@@ -205,6 +217,7 @@ def small_batches() -> Answer:
                 verdict=Verdict.INCONCLUSIVE,
                 scale="difference",
                 unit="points",
+                better="higher",
                 p=0.11,
             ),
         ),

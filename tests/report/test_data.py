@@ -1,11 +1,11 @@
 import csv
 import io
-import math
 
 import pytest
 from tests.report import samples
 
 from normsmith.report.data import CSV_COLUMNS, to_csv, to_json
+from normsmith.studies import notation
 from normsmith.studies.results import StudyResult
 
 STUDIES = [samples.ordinary, samples.nasty, samples.one_seed, samples.empty]
@@ -21,21 +21,21 @@ def test_csv_has_a_row_for_each_effect_and_seed(make):
     result = make()
     rows = list(csv.DictReader(io.StringIO(to_csv(result))))
     expected = [
-        (answer.question, effect, seed, value)
+        (answer.question, effect, seed, interval)
         for answer in result.answers
         for effect in answer.effects
-        for seed, value in zip(effect.seeds, effect.values, strict=True)
+        for seed, interval in zip(effect.seeds, effect.effects, strict=True)
     ]
     assert len(rows) == len(expected)
-    for row, (question, effect, seed, value) in zip(rows, expected, strict=True):
+    for row, (question, effect, seed, interval) in zip(rows, expected, strict=True):
         assert tuple(row) == CSV_COLUMNS
         assert row["question"] == question
-        assert (int(row["seed"]), float(row["value"])) == (seed, value)
-        assert float(row["value_shown"]) == (math.exp(-value) if effect.scale == "ratio" else value)
-        summary = {
-            name: float(row[name]) for name in ("estimate", "low", "high", "margin", "p", "p_adjusted")
-        }
+        assert (int(row["seed"]), float(row["effect_low"]), float(row["effect_high"])) == (seed, *interval)
+        assert row["shown"].lstrip("'") == notation.span(effect, interval)
+        summary = {name: float(row[name]) for name in ("margin", "p", "p_adjusted", "beyond", "short")}
         assert summary == {name: getattr(effect, name) for name in summary}
+        for name in ("median", "interval"):
+            assert (float(row[f"{name}_low"]), float(row[f"{name}_high"])) == getattr(effect, name)
         assert (row["verdict"], int(row["censored_seeds"])) == (effect.verdict.value, effect.censored)
 
 
@@ -60,4 +60,4 @@ def test_no_text_is_a_formula_and_negative_numbers_stay_numbers(start):
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     named = ("task", "question", "effect", "hypothesis", "treatment", "control", "unit")
     assert {row[name] for row in rows for name in named} == {f"'{attack}"}
-    assert float(rows[0]["value"]) == effect.values[0] < 0
+    assert float(rows[0]["effect_low"]) == effect.effects[0].low < 0

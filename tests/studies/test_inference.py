@@ -1,4 +1,4 @@
-"""Tests and intervals against enumeration, textbooks and scipy."""
+"""Sign counts, order statistics and Holm against scipy, enumeration and the literature."""
 
 from __future__ import annotations
 
@@ -10,152 +10,129 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from tests.studies.claims import enumerated
 
 from normsmith.studies import _inference as inference
 from normsmith.studies._pairs import Effects
 
+INFINITE = math.inf
 
-class TestSignFlip:
-    @pytest.mark.parametrize("count", [1, 2, 5, 8, 14])
-    def test_the_smallest_p_there_is(self, count):
-        effects = np.arange(1.0, count + 1)
-        assert inference.sign_flip(effects) == min(1.0, 2 / 2**count)
-        assert inference.sign_flip(effects, "greater") == 1 / 2**count
-        assert inference.sign_flip(-effects, "greater") == 1.0
 
-    @given(
-        effects=st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=8),
-        alternative=st.sampled_from(["two-sided", "greater"]),
-    )
+def effects_of(low, high=None, margin=1.0, *, equivalence=False):
+    low = np.asarray(low, float)
+    return Effects(low, low if high is None else np.asarray(high, float), margin, equivalence)
+
+
+class TestSignTest:
+    @given(seeds=st.integers(1, 40), data=st.data())
     @settings(max_examples=60, deadline=None)
-    def test_agrees_with_enumeration_also_with_ties(self, effects, alternative):
-        assert inference.sign_flip(np.array(effects), alternative) == pytest.approx(
-            enumerated(effects, alternative), abs=1e-12
-        )
-
-    @given(seed=st.integers(0, 2**32), count=st.integers(6, 12))
-    @settings(max_examples=20, deadline=None)
-    def test_of_signed_ranks_is_wilcoxon(self, seed, count):
-        effects = np.random.default_rng(seed).normal(0.5, 1, count)
-        assert inference.sign_flip(inference.signed_ranks(effects)) == pytest.approx(
-            stats.wilcoxon(effects, method="exact").pvalue
-        )
+    def test_is_the_binomial_test(self, seeds, data):
+        counted = np.array(data.draw(st.lists(st.booleans(), min_size=seeds, max_size=seeds)))
+        oracle = stats.binomtest(int(counted.sum()), seeds, alternative="greater").pvalue
+        assert inference.sign_test(counted) == pytest.approx(oracle, rel=1e-9)
 
     def test_many_studies_at_once_are_each_alone(self):
-        effects = np.random.default_rng(0).normal(0.5, 1, (3, 4, 8))
-        at_once = inference.sign_flip(effects)
+        counted = np.random.default_rng(0).random((3, 4, 8)) < 0.7
+        at_once = inference.sign_test(counted)
         assert at_once.shape == (3, 4)
         for index in np.ndindex(3, 4):
-            assert at_once[index] == inference.sign_flip(effects[index])
+            assert at_once[index] == inference.sign_test(counted[index])
 
-    def test_beyond_enumeration_is_near_it(self):
-        effects = np.random.default_rng(1).integers(-3, 6, 17).astype(float)
-        signs = np.array(list(itertools.product((1, -1), repeat=16)))
-        sums = np.abs(signs @ effects[1:] + effects[0])  # the other half mirrors it
-        exact = (sums >= abs(effects.sum())).mean()
-        assert 0.01 < exact < 0.2
-        drawn = inference.sign_flip(effects)
-        assert drawn == pytest.approx(exact, abs=4 * math.sqrt(exact / 2**14))
-        assert drawn == inference.sign_flip(effects[::-1]) == inference.sign_flip(-effects)
+
+class TestEvidence:
+    def test_counts_pairs_on_either_side_of_the_margin(self):
+        evidence = inference.weigh(effects_of([2.0, 3.0, 4.0, 1.0, -5.0]))  # 1 lies on the margin: neither
+        assert (evidence.beyond, evidence.short) == (3, 1)
+        assert evidence.p_holds == 2 * stats.binomtest(3, 5, alternative="greater").pvalue
+        assert evidence.p_short == 2 * stats.binomtest(1, 5, alternative="greater").pvalue
+        assert evidence.p_reversed == evidence.p_short
+        assert evidence.median == (2.0, 2.0)
+
+    def test_an_open_pair_counts_only_where_all_of_it_lies(self):
+        low, high = [2.0, -INFINITE, 0.0, -INFINITE], [INFINITE, 0.0, INFINITE, INFINITE]
+        evidence = inference.weigh(effects_of(low, high))
+        assert (evidence.beyond, evidence.short) == (1, 1)
+        assert evidence.median == (-INFINITE, INFINITE)
+
+    @pytest.mark.parametrize(
+        ("values", "beyond", "short"),
+        [([0.0, 0.5, -0.5, 0.9], 4, 0), ([2.0, 3.0, -2.0, 0.0], 1, 2), ([2.0, 1.5, 4.0, 9.0], 0, 4)],
+    )
+    def test_equivalence_is_two_tests(self, values, beyond, short):
+        evidence = inference.weigh(effects_of(values, equivalence=True))
+        assert (evidence.beyond, evidence.short) == (beyond, short)
+        sides = [sum(value > -1 for value in values), sum(value < 1 for value in values)]
+        tests = [stats.binomtest(count, 4, alternative="greater").pvalue for count in sides]
+        assert evidence.p_holds == 2 * max(tests)
+        assert evidence.p_reversed == 2.0
+
+    @given(values=st.lists(st.floats(-5, 5), min_size=1, max_size=25))
+    @settings(max_examples=60, deadline=None)
+    def test_the_median_is_numpys(self, values):
+        median = inference.weigh(effects_of(values)).median
+        assert median.low == median.high == pytest.approx(np.median(values), abs=1e-12)
+
+
+class TestInterval:
+    @pytest.mark.parametrize("seeds", [6, 8, 10, 12, 20, 31])
+    def test_is_the_textbooks(self, seeds):
+        """The narrowest pair of order statistics, as far from either end, that covers at least 95 %."""
+        order = np.arange(seeds, dtype=float)
+        low, high = inference.median_interval(order, order)
+        cut = int(low)
+        assert high == seeds - 1 - cut
+        assert stats.binom.cdf(cut, seeds, 0.5) <= 0.025 < stats.binom.cdf(cut + 1, seeds, 0.5)
+
+    def test_of_few_seeds_is_their_range(self):
+        assert inference.median_interval(np.array([3.0, 1.0]), np.array([3.0, 1.0])) == (1.0, 3.0)
+
+    def test_is_of_the_lower_ends_below_and_the_upper_ends_above(self):
+        low = np.array([*range(9), -INFINITE], float)
+        high = np.array([*range(9), 3.0], float)
+        assert inference.median_interval(low, high) == (0.0, 7.0)
+        unknown = np.full(10, INFINITE)
+        assert inference.median_interval(-unknown, unknown) == (-INFINITE, INFINITE)
 
 
 class TestHolm:
-    @pytest.mark.parametrize(
-        ("given_p", "adjusted"),
-        [
-            ((), ()),
-            ((0.04,), (0.04,)),
-            ((0.01, 0.04, 0.03), (0.03, 0.06, 0.06)),  # 3 × .01, then 2 × .03, then .04 held up by it
-            ((0.5, 0.4, 0.9), (1.0, 1.0, 1.0)),
-            ((0.02, 0.02, 0.02), (0.06, 0.06, 0.06)),
-            ((0.001, 0.02, 0.03), (0.003, 0.04, 0.04)),
-        ],
-    )
-    def test_by_hand(self, given_p, adjusted):
-        assert inference.holm(given_p) == pytest.approx(adjusted)
+    @given(p_values=st.lists(st.floats(1e-6, 1), min_size=1, max_size=5))
+    @settings(max_examples=60, deadline=None)
+    def test_without_sequences_is_holms(self, p_values):
+        nobody = [None] * len(p_values)
+        ranked = sorted(range(len(p_values)), key=p_values.__getitem__)
+        expected, largest = {}, 0.0
+        for rank, index in enumerate(ranked):
+            largest = max(largest, min(1.0, p_values[index] * (len(p_values) - rank)))
+            expected[index] = largest
+        adjusted = inference.holm(p_values, [False] * len(p_values), nobody)
+        assert adjusted == pytest.approx([expected[index] for index in range(len(p_values))])
 
-    @pytest.mark.parametrize("hypotheses", [1, 2, 3])
-    @pytest.mark.parametrize("sides", [1, 2])
-    def test_seeds_needed_are_the_fewest(self, hypotheses, sides):
-        reach = [seeds for seeds in range(1, 20) if hypotheses * sides / 2**seeds < 0.05]
-        assert inference.seeds_needed(hypotheses, sides) == reach[0]
+    def test_what_rests_on_another_takes_its_level(self):
+        assert inference.holm([0.01, 0.02, 0.024], [True] * 3, [None, 0, None]) == (0.02, 0.04, 0.04)
+        # without its level, not tested
+        assert inference.holm([0.03, 0.001, 0.9], [True] * 3, [None, 0, None]) == (0.06, 1.0, 0.9)
+        # what it rests on was turned down: its level goes to the others
+        assert inference.holm([0.01, 0.001, 0.04], [False, True, True], [None, 0, None]) == (0.02, 1.0, 0.04)
 
-
-class TestIntervals:
-    def test_ranks_agree_with_a_textbook(self):
-        """Hollander & Wolfe, Nonparametric Statistical Methods, 1973: depression scores, as R's wilcox.test."""
-        before = np.array([1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30])
-        after = np.array([0.878, 0.647, 0.598, 2.05, 1.06, 1.29, 1.06, 3.14, 1.29])
-        effects = np.round(before - after, 9)
-        assert inference.sign_flip(inference.signed_ranks(effects)) == pytest.approx(0.0390625)
-        assert inference.rank_interval(effects) == pytest.approx((0.010, 0.786))
-        assert np.median(inference.walsh_averages(effects)) == pytest.approx(0.46)
-
-    @given(seed=st.integers(0, 2**32), count=st.integers(6, 9))
-    @settings(max_examples=5, deadline=None)
-    def test_ranks_hold_what_their_test_does_not_reject(self, seed, count):
-        effects = np.random.default_rng(seed).normal(size=count)
-        low, high = inference.rank_interval(effects)
-        averages = inference.walsh_averages(effects)
-        between = (averages[1:] + averages[:-1]) / 2
-        kept = [inference.sign_flip(inference.signed_ranks(effects - shift)) > 0.05 for shift in between]
-        assert [low < shift < high for shift in between] == kept
-
-    def test_mean_is_scipys_bca(self):
-        effects = np.sort(np.random.default_rng(2).exponential(size=9))
-        expected = stats.bootstrap(
-            (effects,), np.mean, n_resamples=9_999, method="BCa", rng=np.random.default_rng(7)
-        )
-        assert inference.mean_interval(effects) == pytest.approx(
-            tuple(expected.confidence_interval), rel=0.03
-        )
-
-    def test_mean_of_equal_effects_is_a_point(self):
-        assert inference.mean_interval(np.full(8, 0.1)) == (0.1, 0.1)
+    def test_sequences_keep_the_chance_of_any_false_statement(self):
+        """Two heads and what rests on the first; whichever are true nulls, p-values as large as they may be."""
+        draw = np.random.default_rng(0).random((4000, 3))
+        for nulls in itertools.product([False, True], repeat=3):
+            p_values = np.where(nulls, draw, 0.0)
+            false = sum(
+                any(
+                    null and p <= inference.ALPHA
+                    for null, p in zip(nulls, inference.holm(row, [True] * 3, [None, 0, None]), strict=True)
+                )
+                for row in p_values.tolist()
+            )
+            assert false <= stats.binom.ppf(0.999, len(draw), inference.ALPHA)
 
 
-def effects(values, *, at_least=(), at_most=(), unknown=(), margin=0.0, equivalence=False):
-    """Paired effects of which those at the given places are bounds, or not known at all."""
-    flags = [np.isin(np.arange(len(values)), places) for places in (at_least, at_most, unknown)]
-    return Effects(np.array(values, float), *flags, margin, equivalence)
-
-
-class TestWeigh:
-    VALUES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
-
-    def test_known_effects_are_averaged(self):
-        evidence = inference.weigh(effects(self.VALUES))
-        assert evidence.estimate == 4.5
-        assert (
-            (evidence.low, evidence.high)
-            == (evidence.floor, evidence.roof)
-            == inference.mean_interval(np.array(self.VALUES))
-        )
-        assert evidence.ceiling == evidence.roof
-        assert evidence.p == 2 / 2**8
-
-    def test_a_bound_above_opens_the_roof_and_one_below_the_floor(self):
-        above = inference.weigh(effects(self.VALUES, at_least=range(4)))
-        assert (above.roof, above.high) == (math.inf, 8.0)
-        assert math.isfinite(above.floor)
-        below = inference.weigh(effects(self.VALUES, at_most=range(4)))
-        assert (below.floor, below.low) == (-math.inf, 1.0)
-        assert below.roof == below.ceiling < math.inf
-
-    def test_p_is_that_of_the_worst_case(self):
-        certain = inference.weigh(effects(self.VALUES, at_least=[7]))
-        doubtful = inference.weigh(effects(self.VALUES, at_most=[7]))
-        assert certain.p == 2 / 2**8
-        assert doubtful.p > certain.p  # the eighth may be as bad as can be
-
-    def test_what_is_not_known_lifts_the_ceiling_alone(self):
-        evidence = inference.weigh(effects([0.0] * 5 + [1.0] * 3, unknown=range(5)))
-        assert evidence.ceiling == math.inf
-        assert math.isfinite(evidence.roof)
-
-    def test_equivalence_is_not_shown_by_what_is_not_known(self):
-        same = effects([0.0] * 8, margin=1.0, equivalence=True)
-        unseen = effects([0.0] * 8, unknown=range(5), margin=1.0, equivalence=True)
-        assert inference.weigh(same).p == 1 / 2**8
-        assert inference.weigh(unseen).p > 0.05
+def test_how_many_are_needed_is_what_the_tests_ask():
+    for seeds, hypotheses in itertools.product(range(1, 25), (1, 2, 3)):
+        needed = inference.pairs_needed(seeds, hypotheses)
+        assert (needed is None) == (seeds < inference.seeds_needed(hypotheses))
+        if needed is not None:
+            enough = [2 * hypotheses * inference.tail(seeds)[count] <= 0.05 for count in (needed - 1, needed)]
+            assert enough == [False, True]
+    assert inference.pairs_needed(10, 2) == 9

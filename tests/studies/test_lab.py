@@ -12,7 +12,7 @@ from normsmith.studies.lab import EXTENSIONS, Lab, Tuned
 from normsmith.studies.statistics import Hypothesis
 from normsmith.studies.trial import Outcome
 
-CLAIM = Hypothesis("metric", "it is better", "one", "other", "points", "difference", 0.0, "higher")
+CLAIM = Hypothesis("metric", "it is better", "one", "other", "points", "difference", 0.1, "higher")
 
 
 @pytest.mark.parametrize("higher", [True, False])

@@ -1,4 +1,4 @@
-"""How effects are written: one sign convention, ratios as treatment over control."""
+"""How effects are written: what happened to the quantity, ratios as treatment over control."""
 
 import math
 
@@ -8,25 +8,44 @@ from tests.report import samples
 from normsmith.studies import notation
 from normsmith.studies.figures import headline
 from normsmith.studies.results import Verdict
-from normsmith.studies.statistics import Hypothesis, Pairs, judge
+from normsmith.studies.statistics import Hypothesis, Interval, Pairs, judge
 
 
-def test_a_ratio_leaves_the_logarithm_and_a_difference_keeps_its_sign():
+def at(value):
+    return Interval(value, value)
+
+
+def test_a_ratio_leaves_the_logarithm_and_a_difference_has_its_sign():
     ratio = samples.effect("tanh", 0.9, 0.1, margin=math.log(1.5), verdict=Verdict.HOLDS).model_copy(
-        update={"estimate": math.log(2.5), "low": math.log(0.5), "high": math.log(4)}
+        update={"median": at(math.log(2.5)), "interval": Interval(math.log(0.5), math.log(4))}
     )
     assert notation.estimate_and_interval(ratio) == "0.4× (0.25× to 2×)"
-    assert notation.margin(ratio) == "at most 0.667×"
+    assert (notation.margin(ratio), notation.missed(ratio)) == ("below 0.667×", "above 0.667×")
     higher = ratio.model_copy(update={"better": "higher"})
     assert notation.estimate_and_interval(higher) == "2.5× (0.5× to 4×)"
-    assert notation.margin(higher) == "at least 1.5×"
+    assert notation.margin(higher) == "above 1.5×"
     assert notation.margin(higher.model_copy(update={"kind": "equivalence"})) == "within 0.667× to 1.5×"
-    assert notation.margin(ratio.model_copy(update={"margin": 0.0})) == "less than 1×"
-    points = ratio.model_copy(
+    points = higher.model_copy(
         update={"scale": "difference", "unit": "points", "kind": "equivalence", "margin": 1.0}
     )
     assert notation.estimate_and_interval(points) == "+0.916 points (−0.693 to +1.39)"
     assert notation.margin(points) == "within ±1 points"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "higher", "lower"),
+    [
+        (1.0, 1.0, "+1", "−1"),
+        (1.0, math.inf, "at least +1", "at most −1"),
+        (-math.inf, 1.0, "at most +1", "at least −1"),
+        (1.0, 3.0, "+1 to +3", "−3 to −1"),
+        (-math.inf, math.inf, "not known", "not known"),
+    ],
+)
+def test_what_is_known_by_its_bounds_says_so(low, high, higher, lower):
+    for better, said in (("higher", higher), ("lower", lower)):
+        hypothesis = Hypothesis("a", "b", "c", "d", "points", "difference", 1.0, better)
+        assert notation.span(hypothesis, Interval(low, high)) == said
 
 
 def test_a_ratio_beyond_floating_point_is_infinite_not_an_error():
@@ -39,19 +58,30 @@ def test_too_few_seeds_have_a_range_and_no_interval():
     assert notation.interval_name(samples.one_seed().answers[0].effects) == "range of the seeds"
 
 
-@pytest.mark.parametrize("better", ["higher", "lower"])
-def test_what_speaks_for_the_claim_has_a_plus_everywhere(better):
-    """Whichever way the metric points: in the headline, the table and the interval of the sentence."""
-    claim = Hypothesis("share", "the share is better", "BN", "no norm", "points", "difference", 0.0, better)
+@pytest.mark.parametrize(("better", "sign"), [("higher", "+"), ("lower", "−")])
+def test_an_effect_is_what_happened_to_the_quantity_everywhere(better, sign):
+    """Whichever way the claim points: in the headline, the table and the interval of the sentence."""
+    claim = Hypothesis("share", "the share is better", "BN", "no norm", "points", "difference", 0.1, better)
     good, bad = (0.5, 0.2) if better == "higher" else (0.2, 0.5)
     (effect,) = judge([Pairs(claim, tuple(range(8)), (good,) * 8, (bad,) * 8)])
-    assert notation.estimate(effect) == "+0.3 points"
-    assert notation.estimate_and_interval(effect) == "+0.3 points (+0.3 to +0.3)"
-    assert headline("It helps", [effect]) == "It helps: holds (share +0.3 points)."
-    assert "BN is 0.3 points better than no norm (95 % interval +0.3 to +0.3, p = 0.0078" in effect.sentence
+    assert effect.verdict is Verdict.HOLDS
+    assert notation.estimate(effect) == f"{sign}0.3 points"
+    assert notation.estimate_and_interval(effect) == f"{sign}0.3 points ({sign}0.3 to {sign}0.3)"
+    assert headline("It helps", [effect]) == f"It helps: holds (share {sign}0.3 points)."
+    assert f"BN against no norm: {sign}0.3 points (95 % interval {sign}0.3 to" in effect.sentence
+    side = "above +0.1" if better == "higher" else "below −0.1"
+    assert f"8 of 8 seeds lie {side} points" in effect.sentence
+
+
+def test_a_headline_does_not_hide_what_failed():
+    claim = Hypothesis("share", "it is better", "BN", "no norm", "points", "difference", 0.1, "higher")
+    (effect,) = judge([Pairs(claim, tuple(range(8)), (0.5,) * 8, (0.2,) * 8, failed=(2, 5))])
+    assert headline("It helps", [effect]) == "It helps: holds (share +0.3 points, but 2 of 8 diverged)."
 
 
 def test_noise_of_additions_is_no_effect():
-    effect = samples.effect("x", 0.0, 0.1, margin=1.0, verdict=Verdict.INCONCLUSIVE, scale="difference")
+    effect = samples.effect(
+        "x", 0.0, 0.1, margin=1.0, verdict=Verdict.INCONCLUSIVE, scale="difference", better="higher"
+    )
     assert notation.amount(effect, 1e-17) == "0"
     assert notation.amount(effect, -3e-9) == "−3e−09"

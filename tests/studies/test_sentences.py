@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from statistics import fmean
 
 import pytest
 from tests.studies.claims import (
@@ -22,17 +21,18 @@ from tests.studies.claims import (
 from normsmith.studies.statistics import Pairs, judge
 
 
-def test_sentence_says_effect_interval_p_and_seeds():
-    faster, slower = a_hypothesis(name="a"), a_hypothesis(name="b", margin=0.0)
+def test_sentence_says_effect_interval_p_and_how_many_seeds():
+    faster, slower = a_hypothesis(name="a"), a_hypothesis(name="b")
     first, second = judge([pairs_of(FAST, SLOW, faster), pairs_of(SCATTERED, SAME, slower)])
     assert first.sentence == (
-        "Holds: BN needs 0.401× the steps of no norm (95 % interval 0.351× to 0.429×, adjusted p = 0.016, "
-        "8 seeds); the claim is at most 0.667×."
+        "Holds: BN needs 0.405× the steps of no norm (95 % interval 0.364× to 0.45×, adjusted p = 0.0039); "
+        "10 of 10 seeds lie below 0.667×."
     )
-    assert (first.p, first.p_adjusted) == (2 / 2**8, 4 / 2**8)
-    assert second.p_adjusted == second.p  # the last of Holm's steps
-    assert first.values == pytest.approx([math.log(s / f) for f, s in zip(FAST, SLOW, strict=True)])
-    assert first.estimate == pytest.approx(fmean(first.values))
+    assert (first.p, first.p_adjusted) == (2 / 2**10, 4 / 2**10)
+    for (low, high), fast, slow in zip(first.effects, FAST, SLOW, strict=True):
+        assert low == high == pytest.approx(math.log(slow / fast))
+    assert second.sentence.startswith("Does not hold here: the typical seed does not differ between BN")
+    assert "10 of 10 seeds lie above 0.667×" in second.sentence
 
 
 @pytest.mark.parametrize(
@@ -52,38 +52,46 @@ def test_what_is_spent_is_needed_and_the_rest_is_had(unit, better, said):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"margin": math.log(1.5)}, "the claim is at most 0.667×"),
-        ({"margin": math.log(1.5), "better": "higher"}, "the claim is at least 1.5×"),
-        ({"margin": 0.0}, "the claim is lower steps"),
-        ({**POINTS, "margin": 2.0}, "the claim is at least 2 points better"),
-        ({"margin": math.log(1.5), "kind": "equivalence"}, "the same was to mean within a factor of 1.5"),
-        ({**POINTS, "margin": 1.0, "kind": "equivalence"}, "the same was to mean within 1 points"),
+        ({}, "5 of 10 seeds lie below 0.667×, 5 above 0.667×; 9 of 10 seeds on one side decide"),
+        ({"better": "higher"}, "5 of 10 seeds lie above 1.5×, 5 below 1.5×; 9 of 10"),
+        ({**POINTS, "margin": 2.0}, "5 of 10 seeds lie above +2 points, 5 below +2 points"),
+        ({"kind": "equivalence"}, "0 of 10 seeds lie within 0.667× to 1.5×, 5 on one side of 0.667× to 1.5×"),
+        ({**POINTS, "margin": 1.0, "kind": "equivalence"}, "0 of 10 seeds lie within ±1 points"),
     ],
 )
-def test_a_claim_that_is_not_met_is_said(changes, said):
-    steps = tuple(range(60, 140, 10))
+def test_what_is_inconclusive_says_what_is_missing(changes, said):
+    steps = (50,) * 5 + (150,) * 5
     effect = effect_of(steps, steps[::-1], a_hypothesis(**changes))
     assert said in effect.sentence
 
 
-def test_ends_that_censoring_leaves_open_are_named_on_the_side_where_they_are():
+def test_what_is_enough_by_itself_is_not_beside_others():
+    """9 of 10 pairs: p = 0.021 alone, and of three hypotheses 0.064."""
+    nine = (100,) * 9 + (300,)
+    pairs = [pairs_of(nine, (200,) * 10, a_hypothesis(name=name)) for name in "abc"]
+    assert all("enough by itself, not beside" in effect.sentence for effect in judge(pairs, most=3))
+    assert "decide" not in judge(pairs[:1])[0].sentence
+
+
+def test_open_ends_are_named_on_the_side_where_they_are():
     never_without = effect_of(FAST, NEVER).sentence
-    assert "0.0873× or less to 0.112×" in never_without
-    assert "no norm never got there for 8 seeds" in never_without
+    assert "BN needs at most 0.0998× the steps" in never_without
+    assert "0.112× or less" in never_without
+    assert "an arm never got there for 10 of 10 seeds" in never_without
     never_with = effect_of(NEVER, FAST).sentence
-    assert "× to 11.5× or more" in never_with
-    hypothesis = a_hypothesis(scale="difference", unit="octaves", better="higher", margin=2.0)
-    beyond = effect_of((BUDGET + 1,) * 8, (396.0, 397.0) * 4, hypothesis).sentence
-    assert "+5 or more" in beyond
+    assert "at least 10×" in never_with
+    assert "8.91× or more" in never_with
+    hypothesis = a_hypothesis(scale="difference", unit="octaves", better="higher", margin=1.5)
+    beyond = effect_of((BUDGET + 1,) * 10, (396.0, 397.0) * 5, hypothesis).sentence
+    assert "+4 or more" in beyond
 
 
 def test_numbers_are_written_as_everywhere_else():
     """Thousands are grouped, and minus signs are true."""
-    samples = a_hypothesis(**{**POINTS, "unit": "samples"}, margin=0.0)
+    samples = a_hypothesis(**{**POINTS, "unit": "samples"}, margin=0.5)
     (effect,) = judge([Pairs(samples, tuple(range(20)), (13345.0,) * 20, (1000.0,) * 20)])
-    assert "BN is 12,345 samples better than no norm" in effect.sentence
-    assert "p = 0.00012, 20 seeds" in effect.sentence
-    points = effect_of(SCATTERED, SAME, a_hypothesis(**POINTS, margin=0.0))
+    assert "BN against no norm: +12,345 samples" in effect.sentence
+    points = effect_of(SCATTERED, SAME, a_hypothesis(**POINTS, margin=0.5))
     assert "\N{MINUS SIGN}" in points.sentence
     assert "-" not in points.sentence
 

@@ -19,13 +19,17 @@ CSV_COLUMNS = (
     "kind",
     "better",
     "seed",
-    "value",
-    "value_shown",
+    "effect_low",
+    "effect_high",
+    "shown",
     "censored_seeds",
-    "estimate",
-    "low",
-    "high",
+    "median_low",
+    "median_high",
+    "interval_low",
+    "interval_high",
     "margin",
+    "beyond",
+    "short",
     "p",
     "p_adjusted",
     "verdict",
@@ -41,8 +45,9 @@ def to_json(result: StudyResult) -> str:
 def to_csv(result: StudyResult) -> str:
     """One row for each effect and seed, the effect's summary repeated on each.
 
-    `value`, `estimate`, `low`, `high` and `margin` are as in `Effect`: positive as claimed, natural logarithms
-    where `scale` is "ratio"; `value_shown` is then the ratio of treatment to control. Text that a spreadsheet
+    `effect_low` and `effect_high` (equal unless the effect is censored), the median, the interval and the margin are
+    as in `Effect`: positive as claimed, natural logarithms where `scale` is "ratio". `shown` is the effect as the
+    report writes it. Text that a spreadsheet
     would run as a formula is preceded by an apostrophe.
     """
     out = io.StringIO()
@@ -57,8 +62,9 @@ def _rows(result: StudyResult) -> Iterator[list[str | int | float]]:
     for answer in result.answers:
         for e in answer.effects:
             names = [result.task, answer.question, e.name, e.hypothesis, e.treatment, e.control]
-            summary = [e.censored, e.estimate, e.low, e.high, e.margin, e.p, e.p_adjusted, e.verdict.value]
-            for seed, value in zip(e.seeds, e.values, strict=True):
+            counts = [e.margin, e.beyond, e.short]
+            summary = [e.censored, *e.median, *e.interval, *counts, e.p, e.p_adjusted, e.verdict.value]
+            for seed, interval in zip(e.seeds, e.effects, strict=True):
                 yield [
                     *names,
                     e.unit,
@@ -66,8 +72,8 @@ def _rows(result: StudyResult) -> Iterator[list[str | int | float]]:
                     e.kind,
                     e.better,
                     seed,
-                    value,
-                    notation.shown(e, value),
+                    *interval,
+                    notation.span(e, interval),
                     *summary,
                 ]
 

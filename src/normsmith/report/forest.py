@@ -6,7 +6,7 @@ than beside it: the same figure reads well on a telephone and on paper.
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 from normsmith import _text
@@ -15,6 +15,7 @@ from normsmith.report.palette import VERDICT_COLOURS
 from normsmith.report.plots import Figure, base_axis, base_layout, plain
 from normsmith.studies import notation
 from normsmith.studies.results import Effect, Verdict
+from normsmith.studies.statistics import Interval
 
 _LINE = 17  # pixels of a line of the label
 _INTERVAL = 16  # from the label to the interval
@@ -25,6 +26,7 @@ _SYMBOLS = {
     Verdict.NOT_HERE: "circle",
     Verdict.REVERSED: "diamond",
     Verdict.INCONCLUSIVE: "square",
+    Verdict.NOT_JUDGED: "square",
 }
 _FILLED = {Verdict.HOLDS, Verdict.REVERSED}
 
@@ -41,16 +43,16 @@ def _axis_of(effect: Effect) -> tuple[str, str, bool]:
 
 
 def _points_left(effect: Effect) -> bool:
-    """Whether the claim lies to the left: differences are positive as claimed, ratios are as measured."""
+    """Whether the claim lies to the left."""
     return notation.position(effect, 1.0) < 0
 
 
 def _figure(effects: list[Effect]) -> Figure:
     low, high = _range(effects)
-    rows = list(_rows(effects))
+    rows = list(_rows(effects, (low, high)))
     bottom = rows[-1].seeds + _SEEDS
     layout = base_layout(height=bottom + 64)
-    layout["xaxis"] = {**base_axis(), **_x_axis(effects[0], low, high)}
+    layout["xaxis"] = {**base_axis(), **_x_axis(effects, low, high)}
     layout["yaxis"] = {"range": [bottom, 0], "visible": False, "fixedrange": True}
     layout["annotations"] = [_label(row) for row in rows]
     layout["shapes"] = [
@@ -70,20 +72,21 @@ def _measure(effect: Effect) -> str:
 
 
 class _Row:
-    """Where one effect is drawn, in pixels from the top."""
+    """Where one effect is drawn: in pixels from the top, between the left and right edges of the axis."""
 
-    def __init__(self, effect: Effect, top: int) -> None:
+    def __init__(self, effect: Effect, top: int, edges: tuple[float, float]) -> None:
         self.effect = effect
+        self.edges = edges
         self.name = plain(effect.name, width=44)
         self.top = top
         self.interval = top + _LINE * (self.name.count("<br>") + 2) + _INTERVAL
         self.seeds = self.interval + _SEEDS
 
 
-def _rows(effects: Sequence[Effect]) -> Iterator[_Row]:
+def _rows(effects: Sequence[Effect], edges: tuple[float, float]) -> Iterator[_Row]:
     top = 4
     for effect in effects:
-        row = _Row(effect, top)
+        row = _Row(effect, top, edges)
         yield row
         top = row.seeds + _GAP
 
@@ -91,7 +94,7 @@ def _rows(effects: Sequence[Effect]) -> Iterator[_Row]:
 def _range(effects: Sequence[Effect]) -> tuple[float, float]:
     marks = [0.0]
     for effect in effects:
-        own = [*effect.values, effect.low, effect.estimate, effect.high, effect.margin]
+        own = [*chain.from_iterable(effect.effects), *effect.median, *effect.interval, effect.margin]
         own += [-effect.margin] if effect.kind == "equivalence" else []
         marks += [notation.position(effect, mark) for mark in own]
     finite = [mark for mark in marks if math.isfinite(mark)]
@@ -100,7 +103,14 @@ def _range(effects: Sequence[Effect]) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _x_axis(effect: Effect, low: float, high: float) -> dict[str, Any]:
+def _direction(effects: Sequence[Effect]) -> str:
+    """Which way the claim lies, and what a triangle is, where there are some."""
+    claimed = f"farther {'left' if _points_left(effects[0]) else 'right'}: more as claimed"
+    return f"{claimed}; triangles: so far at least" if any(effect.censored for effect in effects) else claimed
+
+
+def _x_axis(effects: Sequence[Effect], low: float, high: float) -> dict[str, Any]:
+    effect = effects[0]
     # Ratios arrive as logarithms: a linear axis with ratios for labels is a log axis.
     if effect.scale == "ratio":
         ratios = ratio_ticks(low, high)
@@ -110,7 +120,7 @@ def _x_axis(effect: Effect, low: float, high: float) -> dict[str, Any]:
         labels = [("+" if tick > 0 else "") + _text.exact(tick) for tick in ticks]
     title = [
         plain(_measure(effect), width=44, lines=1),
-        f"farther {'left' if _points_left(effect) else 'right'}: more as claimed",
+        _direction(effects),
     ]
     return {
         "range": [low, high],
@@ -169,31 +179,25 @@ def _traces(row: _Row) -> list[dict[str, Any]]:
     effect = row.effect
     colour = VERDICT_COLOURS[effect.verdict]
     shared = {"type": "scatter", "cliponaxis": False}
+    known = [_known(effect, interval) for interval in effect.effects]
     return [
         {
             **shared,
             "mode": "markers",
-            "x": [_mark(effect, value) for value in effect.values],
-            "y": [row.seeds] * len(effect.values),
-            "marker": {"color": colour, "size": 8, "opacity": 0.4, "symbol": "circle"},
+            "x": [_mark(effect, value) for value, _ in known],
+            "y": [row.seeds] * len(known),
+            "marker": {"color": colour, "size": 8, "opacity": 0.4, "symbol": [symbol for _, symbol in known]},
             "text": [
-                f"seed {seed}: {notation.amount(effect, value)}"
-                for seed, value in zip(effect.seeds, effect.values, strict=False)
+                f"seed {seed}: {notation.span(effect, interval)}"
+                for seed, interval in zip(effect.seeds, effect.effects, strict=True)
             ],
             "hovertemplate": "%{text}<extra></extra>",
         },
-        {
-            **shared,
-            "mode": "lines",
-            "x": [_mark(effect, effect.low), _mark(effect, effect.high)],
-            "y": [row.interval, row.interval],
-            "line": {"color": colour, "width": 3},
-            "hoverinfo": "skip",
-        },
+        *_interval(row, shared, colour),
         {
             **shared,
             "mode": "markers",
-            "x": [_mark(effect, effect.estimate)],
+            "x": [_mark(effect, _known(effect, effect.median)[0])],
             "y": [row.interval],
             "marker": {
                 "color": colour if effect.verdict in _FILLED else "paper",
@@ -208,6 +212,48 @@ def _traces(row: _Row) -> list[dict[str, Any]]:
     ]
 
 
+def _interval(row: _Row, shared: dict[str, Any], colour: str) -> list[dict[str, Any]]:
+    """The line of an interval; an open end runs to the edge of the figure and has an arrow."""
+    effect, edges = row.effect, row.edges
+    left, right = sorted(notation.position(effect, end) for end in effect.interval)
+    ends = [max(left, edges[0]), min(right, edges[1])]
+    line = {
+        **shared,
+        "mode": "lines",
+        "x": [float(f"{end:.6g}") for end in ends],
+        "y": [row.interval, row.interval],
+        "line": {"color": colour, "width": 3},
+        "hoverinfo": "skip",
+    }
+    open_ends = [
+        (float(f"{end:.6g}"), symbol)
+        for end, true, symbol in zip(ends, (left, right), ("triangle-left", "triangle-right"), strict=True)
+        if math.isinf(true)
+    ]
+    if not open_ends:
+        return [line]
+    arrows = {
+        **shared,
+        "mode": "markers",
+        "x": [end for end, _ in open_ends],
+        "y": [row.interval] * len(open_ends),
+        "marker": {"color": colour, "size": 10, "symbol": [symbol for _, symbol in open_ends]},
+        "hoverinfo": "skip",
+    }
+    return [line, arrows]
+
+
+def _known(effect: Effect, interval: Interval) -> tuple[float, str]:
+    """The value that is known of an effect, and the symbol that says on which side it is open."""
+    low, high = interval
+    if math.isfinite(low) and math.isfinite(high):
+        return (low + high) / 2, "circle"
+    if math.isinf(low) and math.isinf(high):
+        return 0.0, "circle-open"
+    value, side = (low, 1.0) if math.isfinite(low) else (high, -1.0)
+    return value, "triangle-right" if notation.position(effect, side) > 0 else "triangle-left"
+
+
 def _mark(effect: Effect, value: float) -> float | None:
     return float(f"{notation.position(effect, value):.6g}") if math.isfinite(value) else None
 
@@ -215,9 +261,7 @@ def _mark(effect: Effect, value: float) -> float | None:
 def _description(effects: Sequence[Effect]) -> str:
     """The figure in words, for those who do not see it."""
     rows = "; ".join(f"{e.name}: {notation.estimate_and_interval(e)}, {e.verdict.value}" for e in effects)
-    what = (
-        "Ratio of treatment to control" if effects[0].scale == "ratio" else "Difference, positive as claimed"
-    )
+    what = "Ratio of treatment to control" if effects[0].scale == "ratio" else "Treatment minus control"
     return f"{what}, with its {notation.interval_name(effects)}. {rows}."
 
 
@@ -225,8 +269,8 @@ def _table(effects: Sequence[Effect]) -> tuple[tuple[str, ...], tuple[tuple[str,
     """A row for each seed, a column for each effect."""
     cells = [
         {
-            seed: notation.amount(effect, value)
-            for seed, value in zip(effect.seeds, effect.values, strict=False)
+            seed: notation.span(effect, interval)
+            for seed, interval in zip(effect.seeds, effect.effects, strict=True)
         }
         for effect in effects
     ]

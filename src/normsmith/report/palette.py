@@ -16,6 +16,7 @@ VERDICT_COLOURS = {
     Verdict.NOT_HERE: "not-here",
     Verdict.REVERSED: "reversed",
     Verdict.INCONCLUSIVE: "inconclusive",
+    Verdict.NOT_JUDGED: "not-judged",
 }
 
 _LIGHT = {
@@ -31,6 +32,7 @@ _LIGHT = {
     "not-here": "#4d5563",
     "reversed": "#b33a00",
     "inconclusive": "#7d5a00",
+    "not-judged": "#5a606b",
 }
 _DARK = {
     "paper": "#15181e",
@@ -45,6 +47,7 @@ _DARK = {
     "not-here": "#b4bcc9",
     "reversed": "#ff9466",
     "inconclusive": "#e3b95c",
+    "not-judged": "#a5abb6",
 }
 _LIGHT_SERIES = ("#0b62a4", "#c94f00", "#00856a", "#a3327f", "#8f6a00", "#4b93c9", "#5c5f68")
 _DARK_SERIES = ("#6cb2f0", "#ff9a5c", "#3fc7a0", "#ea8fc8", "#dfbb55", "#a9d4f5", "#b3b6be")

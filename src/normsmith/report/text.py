@@ -18,6 +18,7 @@ _STYLES = {
     Verdict.NOT_HERE: "bold",
     Verdict.REVERSED: "bold red",
     Verdict.INCONCLUSIVE: "yellow",
+    Verdict.NOT_JUDGED: "dim",
 }
 _MOST_FAILURES = 5  # groups printed one by one; the report has them all
 _ASCII = str.maketrans(
@@ -79,7 +80,7 @@ def _cells(effect: Effect, safe: _SafeText, *, narrow: bool) -> list[Text]:
     return [
         safe(effect.name),
         Text("\n").join(safe(part) for line in lines if line for part in line.split("\n")),
-        safe(_text.probability(effect.p_adjusted)),
+        safe("" if effect.verdict is Verdict.NOT_JUDGED else _text.probability(effect.p_adjusted)),
         safe(effect.verdict.value, _STYLES[effect.verdict]),
     ]
 

@@ -1,195 +1,153 @@
-"""The numbers behind verdicts: exact sign-flip tests, intervals, Holm, and what censoring leaves open."""
+"""The numbers behind verdicts: exact sign counts against a margin, order statistics, and Holm's correction.
+
+Everything here holds for every distribution of the effects, with skew, ties and censoring: a sign test asks no more
+than whether more pairs lie on one side of the margin than a coin would put there.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
 
 import numpy as np
 
-from normsmith.studies._pairs import Array, Effects
+from normsmith.studies._pairs import Array, Effects, Interval
 
 ALPHA = 0.05
-EXACT_UP_TO = 14
-"""Seeds up to which every sign assignment is tried; beyond, as many drawn with a fixed seed."""
-RESAMPLES = 9_999
+"""The chance, at most, that a question says something false of a hypothesis, in either direction."""
+
 INTERVAL_FROM = 6
-"""Seeds below which no two-sided 95 % statement exists (2 / 2⁵ > 0.05): the range of the values is given."""
+"""Seeds below which no 95 % statement exists (2 / 2⁵ > 0.05): the range of the effects is given."""
+
+
+@cache
+def tail(seeds: int) -> Array:
+    """P(X ≥ k) for k = 0…seeds, X the number of heads in so many tosses of a fair coin; shape (seeds + 1,).
+
+    >>> tail(3).tolist()
+    [1.0, 0.875, 0.5, 0.125]
+    """
+    ways = [math.comb(seeds, k) for k in range(seeds + 1)]
+    return np.array([sum(ways[k:]) / 2**seeds for k in range(seeds + 1)])
+
+
+def sign_test(counted: Array) -> Array:
+    """One-sided p-values of a sign test: `counted` (…, n) says which pairs lie on the side in question → (…).
+
+    The null hypothesis is that the median effect lies at the margin or on its other side. Pairs that lie at the
+    margin, or whose side is not known, count against. Arbuthnot, Phil. Trans. 27, 1710.
+    """
+    return np.asarray(tail(counted.shape[-1])[counted.sum(axis=-1)])
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one set of paired effects amounts to: an estimate, its interval, and a p-value.
+    """What one set of paired effects amounts to: the median effect, its interval, and a p-value each way.
 
-    `low` and `high` are finite and meant to be shown. `floor` and `roof` are the ends of the interval if every
-    censored effect is as bad, or as good, as it can be; they are infinite where there is no bound. `ceiling` is the
-    roof if pairs of which nothing is known are as good as they can be, too: a claim is only turned down where even
-    the ceiling lies short of it.
+    Attributes:
+        median: of the effects; a point where censoring does not hide it.
+        interval: the 95 % interval of the median, at least; with fewer than `INTERVAL_FROM` seeds their range.
+        beyond: how many pairs lie where the claim says: beyond the margin (equivalence: within it).
+        short: how many pairs lie where it says not: short of the margin (equivalence: beyond it, on one side).
+        p_holds, p_short: two times the one-sided p-value of either, since there are two directions.
+        p_reversed: as `p_short`, for the margin on the other side; 1 for an equivalence.
     """
 
-    estimate: float
-    low: float
-    high: float
-    floor: float
-    roof: float
-    ceiling: float
-    p: float
+    median: Interval
+    interval: Interval
+    beyond: int
+    short: int
+    p_holds: float
+    p_short: float
+    p_reversed: float
 
-
-def sign_flip(effects: Array, alternative: Literal["two-sided", "greater"] = "two-sided") -> Array:
-    """p-values of paired effects (…, n) → (…): the share of sign assignments with a sum as extreme.
-
-    Exact up to `EXACT_UP_TO` effects under the null hypothesis that an effect and its negative are equally
-    likely; ties and zeros are kept. Fisher, The Design of Experiments, 1935, §21.
-    """
-    # The effects are sorted, so that the order of the seeds does not matter where signs are drawn. A zero is added
-    # to a single effect: it changes no sum, and the library asks for two effects at least.
-    from scipy import stats  # a second of import time that worker processes are spared
-
-    oriented = effects * np.sign(effects.sum(axis=-1, keepdims=True))
-    order = np.lexsort((oriented, np.abs(effects)), axis=-1)
-    ordered = np.take_along_axis(effects, order, axis=-1)
-    if ordered.shape[-1] == 1:
-        ordered = np.concatenate([ordered, np.zeros_like(ordered)], axis=-1)
-    test = stats.permutation_test(
-        (ordered,),
-        _sum,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=2**EXACT_UP_TO,
-        alternative=alternative,
-        axis=-1,
-        rng=np.random.default_rng(0),
-    )
-    return np.asarray(test.pvalue)
-
-
-def _sum(effects: Array, axis: int) -> Array:
-    return np.asarray(effects.sum(axis=axis))
-
-
-def signed_ranks(effects: Array) -> Array:
-    """Ranks of the magnitudes (n,) with the signs of the effects; zeros are no evidence and get rank 0."""
-    from scipy import stats  # a second of import time that worker processes are spared
-
-    ranks = np.zeros(len(effects))
-    differ = effects != 0
-    ranks[differ] = stats.rankdata(np.abs(effects[differ])) * np.sign(effects[differ])
-    return ranks
-
-
-def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """p-values adjusted for their number, in their order. Holm, Scand. J. Statist. 6, 1979.
-
-    >>> holm([0.01, 0.04, 0.03])
-    (0.03, 0.06, 0.06)
-    """
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        largest = max(largest, min(1.0, p_values[index] * (len(p_values) - rank)))
-        adjusted[index] = largest
-    return tuple(adjusted)
-
-
-def seeds_needed(hypotheses: int, sides: Literal[1, 2]) -> int:
-    """The fewest seeds with which the smallest p-value there is, times `hypotheses`, is below `ALPHA`.
-
-    >>> [seeds_needed(hypotheses, sides=2) for hypotheses in (1, 2, 3)]
-    [6, 7, 7]
-    """
-    return math.floor(math.log2(hypotheses * sides / ALPHA)) + 1
-
-
-def mean_interval(effects: Array) -> tuple[float, float]:
-    """95 % interval of the mean: BCa bootstrap; a point where all effects are equal.
-
-    Mirrored effects have the mirrored interval. Efron, J. Amer. Statist. Assoc. 82, 1987.
-    """
-    from scipy import stats  # a second of import time that worker processes are spared
-
-    smallest, largest = float(effects.min()), float(effects.max())
-    if smallest == largest or len(effects) < INTERVAL_FROM:
-        return smallest, largest
-    if effects.mean() < 0:
-        low, high = mean_interval(-effects)
-        return -high, -low
-    interval = stats.bootstrap(
-        (np.sort(effects),),
-        np.mean,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        confidence_level=1 - ALPHA,
-        method="BCa",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
-
-
-def walsh_averages(effects: Array) -> Array:
-    """The averages of all pairs of effects, each with itself too, in order: n(n+1)/2 of them."""
-    first, second = np.triu_indices(len(effects))
-    return np.sort((effects[first] + effects[second]) / 2)
-
-
-def rank_interval(effects: Array) -> tuple[float, float]:
-    """95 % interval of the location, from the exact signed-rank test: ends may be infinite where effects are.
-
-    Its ends are order statistics of the Walsh averages. Hodges & Lehmann, Ann. Math. Statist. 34, 1963.
-    """
-    count = len(effects)
-    ways = np.ones(1)
-    for rank in range(1, count + 1):  # in how many ways ranks 1…n sum to 0, 1, 2, …
-        ways = np.convolve(ways, np.r_[1, np.zeros(rank - 1), 1])
-    outside = int((np.cumsum(ways) / 2.0**count <= ALPHA / 2).sum())
-    averages = walsh_averages(effects)
-    skipped = max(outside - 1, 0)
-    return float(averages[skipped]), float(averages[-1 - skipped])
+    @property
+    def p(self) -> float:
+        """The p-value of the direction that the pairs speak for."""
+        return min(1.0, self.p_holds, self.p_short)
 
 
 def weigh(effects: Effects) -> Evidence:
-    """Evidence from paired effects: mean, BCa interval and sign-flips if all are known; ranks if some are not.
-
-    Equivalence is tested against both margins (TOST), each by the sign-flips of the effects' distances to it.
-    """
-    if effects.censored:
-        return _weigh_censored(effects)
-    values, margin = effects.values, effects.margin
-    low, high = mean_interval(values)
-    p = _equivalence(values + margin, margin - values) if effects.equivalence else float(sign_flip(values))
-    return Evidence(float(values.mean()), low, high, low, high, high, p)
-
-
-def _weigh_censored(effects: Effects) -> Evidence:
-    """Evidence that does not rest on what censoring hides.
-
-    Ranks are compared, for the effects as they are, with those known to be `at_most` so much taken as the worst
-    there can be, and with those `at_least` so much as the best; p is the largest. Nothing is known of an effect
-    whose pair is censored on both sides: it is zero, evidence for neither side, and taken as the worst and the
-    best where zero would be evidence, namely of sameness.
-    """
-    values, margin = effects.values, effects.margin
-    worst = np.where(effects.at_most, -np.inf, values)
-    best = np.where(effects.at_least, np.inf, values)
-    brightest = np.where(effects.unknown, np.inf, best)
+    """Evidence from paired effects: exact sign counts against the margin, in two directions."""
+    low, high, margin = effects.low, effects.high, effects.margin
+    above, below = low > margin, high < margin
+    opposite = high < -margin
     if effects.equivalence:
-        worst, best = np.where(effects.unknown, -np.inf, worst), brightest
-        p = _equivalence(signed_ranks(worst + margin), signed_ranks(margin - best))
+        inside = [low > -margin, below]
+        outside = max(above, opposite, key=np.sum)
+        beyond, p_beyond = inside[0] & inside[1], max(float(sign_test(side)) for side in inside)
+        short, p_reversed = outside, 1.0
     else:
-        p = max(float(sign_flip(signed_ranks(case))) for case in (values, worst, best))
-    floor, roof = rank_interval(worst)[0], rank_interval(best)[1]
+        beyond, p_beyond = above, float(sign_test(above))
+        short, p_reversed = below, float(sign_test(opposite))
     return Evidence(
-        estimate=float(np.median(walsh_averages(values))),
-        low=floor if math.isfinite(floor) else float(values.min()),
-        high=roof if math.isfinite(roof) else float(values.max()),
-        floor=floor,
-        roof=roof,
-        ceiling=rank_interval(brightest)[1],
-        p=p,
+        median=Interval(float(_median(low)), float(_median(high))),
+        interval=median_interval(low, high),
+        beyond=int(beyond.sum()),
+        short=int(short.sum()),
+        p_holds=2 * p_beyond,
+        p_short=2 * float(sign_test(short)),
+        p_reversed=2 * p_reversed,
     )
 
 
-def _equivalence(above_lower: Array, below_upper: Array) -> float:
-    """The larger of the one-sided p-values that the effects lie above one margin and below the other."""
-    return max(float(sign_flip(side, "greater")) for side in (above_lower, below_upper))
+def median_interval(low: Array, high: Array) -> Interval:
+    """The 95 % interval of the median (at least), from order statistics of the lower and of the upper ends.
+
+    Thompson, Ann. Math. Statist. 7, 1936.
+    """
+    seeds = len(low)
+    skipped = int((2 * tail(seeds) <= ALPHA).sum()) - 1 if seeds >= INTERVAL_FROM else 0
+    return Interval(float(np.sort(low)[skipped]), float(np.sort(high)[seeds - 1 - skipped]))
+
+
+def _median(ends: Array) -> float:
+    """The middle value; infinite where one of the two middle ones is, and NaN never."""
+    ordered = np.sort(ends)
+    lower, upper = ordered[(len(ends) - 1) // 2], ordered[len(ends) // 2]
+    return float(lower if lower == upper else (lower + upper) / 2)
+
+
+def holm(p_values: Sequence[float], holds: Sequence[bool], after: Sequence[int | None]) -> tuple[float, ...]:
+    """p-values adjusted for their number, in their order.
+
+    A hypothesis `after` another (its index) is tested only once that one is said to hold, and takes over its level;
+    it adds nothing to their number. Without such, it is Holm, Scand. J. Statist. 6, 1979; with them, a graph of
+    Bretz et al., Statist. Med. 28, 2009. What is not tested has 1.
+
+    >>> nobody = [None, None, None]
+    >>> holm([0.01, 0.04, 0.03], [True, True, True], nobody)
+    (0.03, 0.06, 0.06)
+    >>> holm([0.01, 0.02, 0.03], [True, True, True], [None, 0, None])
+    (0.02, 0.04, 0.04)
+    """
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    waiting = [index for index, parent in enumerate(after) if parent is None]
+    while waiting:
+        index = min(waiting, key=lambda index: p_values[index])
+        largest = adjusted[index] = max(largest, min(1.0, p_values[index] * len(waiting)))
+        waiting.remove(index)
+        if holds[index] and largest <= ALPHA:
+            waiting += [child for child, parent in enumerate(after) if parent == index][:1]
+    return tuple(adjusted)
+
+
+def seeds_needed(hypotheses: int) -> int:
+    """The fewest seeds with which one of so many judged hypotheses can be decided.
+
+    >>> [seeds_needed(hypotheses) for hypotheses in (1, 2, 3)]
+    [6, 7, 7]
+    """
+    return math.floor(math.log2(2 * hypotheses / ALPHA)) + 1
+
+
+def pairs_needed(seeds: int, hypotheses: int) -> int | None:
+    """How many of the pairs must lie on one side to decide the hardest of so many; None where none suffice.
+
+    >>> pairs_needed(10, 2), pairs_needed(20, 3), pairs_needed(6, 2)
+    (9, 16, None)
+    """
+    enough = np.flatnonzero(2 * hypotheses * tail(seeds) <= ALPHA)
+    return int(enough[0]) if len(enough) else None

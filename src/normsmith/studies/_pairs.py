@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,23 +17,33 @@ _DIGITS = 12
 Array = NDArray[Any]
 
 
+class Interval(NamedTuple):
+    """Two ends, on the scale of an effect; infinite where censoring leaves them open, equal where a value is known."""
+
+    low: float
+    high: float
+
+
 @dataclass(frozen=True)
 class Hypothesis:
     """What a question claims of two arms, before it has seen a number.
 
     Attributes:
-        name: short, unique within the question.
+        name: short, and read alone, unique within the question.
         text: the claim in words.
         treatment: the arm that the claim is about.
         control: the arm that it is compared with.
         unit: what a value counts, e.g. "steps", "points", "octaves".
         scale: effects are differences in `unit`, or natural logarithms of ratios.
-        margin: what the effect must reach (superiority) or stay within (equivalence), on the effect's scale.
+        margin: what the effect must go beyond (superiority) or stay within (equivalence), on the effect's scale.
+            Best between the values that an effect can take: one that lies on it counts for neither side.
         better: whether higher or lower values speak for the treatment.
         kind: "superiority" (the treatment is better by the margin) or "equivalence" (the same within it).
+        after: the name of a hypothesis of the same question that this one rests on; it is judged only once that
+            one holds, and at its level.
 
     Raises:
-        StudyError: the margin is negative, not finite, or zero for an equivalence.
+        StudyError: the margin is not finite, or not above zero.
     """
 
     name: str
@@ -45,13 +55,12 @@ class Hypothesis:
     margin: float
     better: Literal["higher", "lower"]
     kind: Literal["superiority", "equivalence"] = "superiority"
+    after: str | None = None
 
     def __post_init__(self) -> None:
-        least = "above zero" if self.kind == "equivalence" else "of at least zero"
-        good = self.margin > 0 or (self.margin == 0 and self.kind == "superiority")
-        if not (good and math.isfinite(self.margin)):
+        if not (self.margin > 0 and math.isfinite(self.margin)):
             raise StudyError(
-                f"hypothesis {self.name!r}: expected a finite margin {least}, got {self.margin!r}"
+                f"hypothesis {self.name!r}: expected a finite margin above zero, got {self.margin!r}"
             )
 
 
@@ -67,6 +76,7 @@ class Pairs:
         treatment_censored: n flags: the true value is the given one or larger (steps to a target that was
             never reached are given as budget + 1); none by default.
         control_censored: as `treatment_censored`.
+        failed: how many trials of the treatment, and of the control, diverged.
         decided: why the numbers may not speak, if something else has decided so: the verdict is inconclusive
             with this as its reason.
 
@@ -81,6 +91,7 @@ class Pairs:
     control: tuple[float, ...]
     treatment_censored: tuple[bool, ...] = ()
     control_censored: tuple[bool, ...] = ()
+    failed: tuple[int, int] = (0, 0)
     decided: str | None = None
 
     def __post_init__(self) -> None:
@@ -101,31 +112,21 @@ class Pairs:
                         f"{arm}, got {value!r}; give a trial that diverged the worst value there is"
                     )
 
-    @property
-    def mostly_unknown(self) -> bool:
-        """Whether most pairs are censored in both arms."""
-        both = [a and b for a, b in zip(self.treatment_censored, self.control_censored, strict=True)]
-        return 2 * sum(both) > len(both)
-
     def effects(self) -> Effects:
         """The paired effects, positive in the direction of the claim."""
         treatment, control = np.array(self.treatment), np.array(self.control)
         if self.hypothesis.scale == "ratio":
-            values, decimals = (
-                np.log(treatment / control),
-                _DIGITS,
-            )  # the unit cancels before anything is rounded
+            # the unit cancels before anything is rounded
+            values, decimals = np.log(treatment / control), _DIGITS
         else:
             values, decimals = treatment - control, _decimals(treatment, control)
         more, less = np.array(self.treatment_censored), np.array(self.control_censored)
         if self.hypothesis.better == "lower":
             values, more, less = -values, less, more
-        unknown = more & less
+        values = np.round(values, decimals) + 0.0
         return Effects(
-            values=np.where(unknown, 0.0, np.round(values, decimals)) + 0.0,
-            at_least=more & ~unknown,
-            at_most=less & ~unknown,
-            unknown=unknown,
+            low=np.where(less, -np.inf, values),
+            high=np.where(more, np.inf, values),
             margin=round(self.hypothesis.margin, decimals),
             equivalence=self.hypothesis.kind == "equivalence",
         )
@@ -133,19 +134,12 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Effects:
-    """n paired effects, and what is known of each: its value, a bound on either side, or nothing (then zero)."""
+    """n paired effects, each an interval: a point if it is known, open (infinite) on the side that censoring hides."""
 
-    values: Array
-    at_least: Array
-    at_most: Array
-    unknown: Array
+    low: Array
+    high: Array
     margin: float
     equivalence: bool
-
-    @property
-    def censored(self) -> bool:
-        """Whether any of them is not known exactly."""
-        return bool((self.at_least | self.at_most | self.unknown).any())
 
 
 def _decimals(treatment: Array, control: Array) -> int:

@@ -130,7 +130,8 @@ def headline(claim: str, effects: Sequence[Effect]) -> str:
     """One sentence with the claim, the verdicts on it, and the estimates."""
     by_verdict: dict[Verdict, list[str]] = {}
     for effect in effects:
-        by_verdict.setdefault(effect.verdict, []).append(f"{effect.name} {notation.estimate(effect)}")
+        failed = f", but {effect.failed[0]} of {len(effect.seeds)} diverged" if effect.failed[0] else ""
+        by_verdict.setdefault(effect.verdict, []).append(f"{effect.name} {notation.estimate(effect)}{failed}")
     parts = [f"{verdict} ({', '.join(estimates)})" for verdict, estimates in by_verdict.items()]
     return f"{claim}: {'; '.join(parts)}."
 

@@ -10,7 +10,8 @@ from typing import Literal, TypeAlias, TypeVar
 
 from normsmith.errors import StudyError
 from normsmith.studies.arms import AS_IS, Arm
-from normsmith.studies.statistics import Hypothesis, Pairs
+from normsmith.studies.results import Effect
+from normsmith.studies.statistics import Hypothesis, Pairs, judge, most_judged
 from normsmith.studies.trial import Outcome, Trial
 from normsmith.tasks import Task
 
@@ -181,9 +182,13 @@ class Lab:
         return [value for seed, (value, _) in series.items() if seed in self.tuning_seeds]
 
     def pairs(
-        self, hypothesis: Hypothesis, treatment: dict[int, Sample], control: dict[int, Sample]
+        self,
+        hypothesis: Hypothesis,
+        treatment: dict[int, Sample],
+        control: dict[int, Sample],
+        failed: tuple[int, int] = (0, 0),
     ) -> Pairs:
-        """Pair two arms by seed; a seed of which either trial crashed is left out.
+        """Pair two arms by seed; a seed of which either trial crashed is left out. `failed` is as in `Pairs`.
 
         Raises:
             StudyError: no seed is left.
@@ -201,7 +206,20 @@ class Lab:
             tuple(control[seed][0] for seed in seeds),
             tuple(treatment[seed][1] for seed in seeds),
             tuple(control[seed][1] for seed in seeds),
+            failed,
         )
+
+    def judge(self, pairs: Sequence[Pairs]) -> tuple[Effect, ...]:
+        """Verdicts on the hypotheses of one question: as many as the study's seeds can decide, in their order."""
+        return judge(pairs, most_judged(len(self.seeds)))
+
+    def diverged(self, treatment: Tuned, control: Tuned) -> tuple[int, int]:
+        """How many trials of two arms diverged, of those that were measured."""
+        treated, plain = (
+            sum(outcome.status == "diverged" for outcome in self.measured(tuned).values())
+            for tuned in (treatment, control)
+        )
+        return treated, plain
 
 
 def _grown(tuned: Tuned) -> tuple[float, ...]:

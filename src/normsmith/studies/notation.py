@@ -1,8 +1,7 @@
 """How an effect is written, in headlines, sentences, tables and figures alike.
 
-One convention holds everywhere: a difference is shown as it is kept, positive in the direction of the claim, and
-with its sign; a ratio is shown as treatment over control, so that 0.4× of the steps speaks for a treatment that
-should need fewer.
+One convention holds everywhere: an effect is shown as what happened to the quantity, treatment against control:
+0.4× the steps, −0.33 of units flat, +4.1 points. Whether that speaks for the claim is said in words.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ from typing import Literal, Protocol, runtime_checkable
 
 from normsmith import _text
 from normsmith.studies._inference import INTERVAL_FROM
+from normsmith.studies._pairs import Interval
 from normsmith.studies.results import Effect
 
 _DECIMALS = 12
-"""Beyond these decimals a mean of differences is the noise of its additions, and no effect."""
+"""Beyond these decimals a difference is the noise of its subtraction, and no effect."""
 
 
 @runtime_checkable
@@ -37,16 +37,17 @@ class Scaled(Protocol):
 
 
 def position(effect: Scaled, value: float) -> float:
-    """Where a value stands on its axis: ratios stand at the logarithm of treatment over control."""
-    return -value if effect.scale == "ratio" and effect.better == "lower" else value
+    """Where a value stands on its axis: treatment minus control, or the logarithm of treatment over control."""
+    return -value if effect.better == "lower" else value
 
 
 def shown(effect: Scaled, value: float) -> float:
-    """The number that a reader sees for a value: the ratio of treatment to control, or the difference."""
+    """The number that a reader sees for a value: treatment over control, or treatment minus control."""
+    moved = position(effect, value) + 0.0  # no negative zero
     if effect.scale == "difference":
-        return value
+        return moved
     try:
-        return math.exp(position(effect, value))
+        return math.exp(moved)
     except OverflowError:
         return math.inf
 
@@ -55,7 +56,7 @@ def amount(effect: Scaled, value: float) -> str:
     """One value without its unit: `0.4×` or `+4.1`."""
     if effect.scale == "ratio":
         return _text.ratio(shown(effect, value))
-    return _text.signed(round(value, _DECIMALS))
+    return _text.signed(round(shown(effect, value), _DECIMALS))
 
 
 def unit(effect: Scaled) -> str:
@@ -63,20 +64,41 @@ def unit(effect: Scaled) -> str:
     return f" {effect.unit}" if effect.scale == "difference" and effect.unit else ""
 
 
+def span(effect: Scaled, interval: Interval) -> str:
+    """An effect that may be known by its bounds only: `0.4×`, `at least +3`, `at most 0.5×`, `+1 to +3`."""
+    left, right = sorted(interval, key=lambda end: position(effect, end))
+    if left == right:
+        return amount(effect, left)
+    if math.isinf(left):
+        return "not known" if math.isinf(right) else f"at most {amount(effect, right)}"
+    return f"at least {amount(effect, left)}" if math.isinf(right) else _between(effect, left, right)
+
+
+def ends(effect: Effect) -> str:
+    """The interval of an effect: `0.3× to 0.5×`, open where it is: `0.3× or more`, `0.5× or less`."""
+    left, right = sorted(effect.interval, key=lambda end: position(effect, end))
+    if math.isinf(left):
+        return "open on both sides" if math.isinf(right) else f"{amount(effect, right)} or less"
+    return f"{amount(effect, left)} or more" if math.isinf(right) else _between(effect, left, right)
+
+
+def _between(effect: Scaled, left: float, right: float) -> str:
+    return f"{amount(effect, left)} to {amount(effect, right)}"
+
+
 def estimate(effect: Effect) -> str:
     """The estimate alone: `0.4×` or `+4.1 points`."""
-    return f"{amount(effect, effect.estimate)}{unit(effect)}"
+    return f"{span(effect, effect.median)}{unit(effect)}"
 
 
 def estimate_and_interval(effect: Effect) -> str:
     """The estimate with its interval: `0.4× (0.3× to 0.5×)` or `+4.1 points (+1.2 to +7)`."""
-    low, high = sorted((effect.low, effect.high), key=lambda end: position(effect, end))
-    return f"{estimate(effect)} ({amount(effect, low)} to {amount(effect, high)})"
+    return f"{estimate(effect)} ({ends(effect)})"
 
 
 def interval_name(effects: Iterable[Effect]) -> str:
     """What the two ends of an estimate are; too few seeds have a range, and no 95 % interval."""
-    return interval_name_at(min((len(effect.values) for effect in effects), default=INTERVAL_FROM))
+    return interval_name_at(min((len(effect.seeds) for effect in effects), default=INTERVAL_FROM))
 
 
 def interval_name_at(seeds: int) -> str:
@@ -85,19 +107,29 @@ def interval_name_at(seeds: int) -> str:
 
 
 def margin(effect: Effect) -> str:
-    """What the interval is held against: `at most 0.667×`, `at least +2 points`, `within ±1 points`."""
-    end = amount(effect, effect.margin) + unit(effect)
+    """What the claim asks for: `below 0.667×`, `above +2 points`, `within ±1 points`."""
     if effect.kind == "superiority":
-        lower = effect.scale == "ratio" and effect.better == "lower"
-        if effect.margin == 0:
-            return f"{'less' if lower else 'more'} than {end}"
-        return f"{'at most' if lower else 'at least'} {end}"
-    if effect.scale == "ratio":
-        ends = sorted((-effect.margin, effect.margin), key=lambda value: position(effect, value))
-        return f"within {amount(effect, ends[0])} to {amount(effect, ends[1])}"
-    return f"within ±{_text.number(effect.margin)}{unit(effect)}"
+        return f"{'below' if effect.better == 'lower' else 'above'} {_edge(effect)}"
+    return f"within {_zone(effect)}"
+
+
+def missed(effect: Effect) -> str:
+    """Where a pair lies that speaks against the claim: `above 0.667×`, `below +2 points`, `beyond ±1 points`."""
+    if effect.kind == "superiority":
+        return f"{'above' if effect.better == 'lower' else 'below'} {_edge(effect)}"
+    return f"on one side of {_zone(effect)}"
+
+
+def _edge(effect: Effect) -> str:
+    return amount(effect, effect.margin) + unit(effect)
+
+
+def _zone(effect: Effect) -> str:
+    if effect.scale == "difference":
+        return f"±{_text.number(effect.margin)}{unit(effect)}"
+    return _between(effect, *sorted((-effect.margin, effect.margin), key=lambda end: position(effect, end)))
 
 
 def censoring(effect: Effect) -> str:
     """How many of the paired effects are bounds rather than values, or nothing."""
-    return f"{effect.censored} of {len(effect.values)} censored" if effect.censored else ""
+    return f"{effect.censored} of {len(effect.seeds)} censored" if effect.censored else ""

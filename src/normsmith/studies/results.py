@@ -5,14 +5,17 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from normsmith.studies._pairs import Interval
+
 
 class Verdict(StrEnum):
-    """The four answers a study can give."""
+    """The four answers a study can give, and none: what is only shown beside the hypotheses that are judged."""
 
     HOLDS = "holds"
     NOT_HERE = "does not hold here"
     REVERSED = "reversed"
     INCONCLUSIVE = "inconclusive"
+    NOT_JUDGED = "not judged"
 
 
 class _Data(BaseModel):
@@ -22,9 +25,24 @@ class _Data(BaseModel):
 class Effect(_Data):
     """One hypothesis, its paired effects (one a seed) and the verdict on it.
 
-    `values` are positive in the direction of the claim. With `scale="ratio"` they are natural logarithms of
-    a ratio; with `scale="difference"` they are in `unit`. `better` says which way the claim points: a report
-    shows the ratio of treatment to control, exp(value), or exp(-value) where lower is better.
+    Effects, margin, median and interval are positive in the direction of the claim; `studies.notation` writes them
+    as what happened to the quantity. With `scale="ratio"` they are natural logarithms of a ratio; with
+    `scale="difference"` they are in `unit`. Each is an interval: a point where it is known, open (infinite) where
+    censoring hides it.
+
+    Attributes:
+        name: of the hypothesis, as the others: `hypothesis` is its text, `kind`, `better` and `after` are as there.
+        seeds: n of them.
+        effects: n paired effects, in their order.
+        median: the estimate: the effect of the typical seed.
+        interval: its 95 % interval at least; with fewer than 6 seeds the range of the effects.
+        beyond: how many of the n lie where the claim says.
+        short: how many of the n lie where it says not.
+        needed: how many of the n, on one side, decide whatever the question's other hypotheses do; None: too few seeds.
+        failed: how many trials of the treatment, and of the control, diverged.
+        p: of the direction that the pairs speak for, doubled, since there are two.
+        p_adjusted: for the question's judged hypotheses.
+        sentence: the verdict and what it rests on, in words.
     """
 
     name: str
@@ -36,16 +54,24 @@ class Effect(_Data):
     kind: Literal["superiority", "equivalence"]
     better: Literal["higher", "lower"] = "higher"
     margin: float
+    after: str | None = None
     seeds: tuple[int, ...]
-    values: tuple[float, ...]
-    censored: int = 0
-    estimate: float
-    low: float
-    high: float
+    effects: tuple[Interval, ...]
+    median: Interval
+    interval: Interval
+    beyond: int
+    short: int
+    needed: int | None
+    failed: tuple[int, int] = (0, 0)
     p: float
     p_adjusted: float
     verdict: Verdict
     sentence: str
+
+    @property
+    def censored(self) -> int:
+        """How many of the paired effects are bounds rather than values."""
+        return sum(low != high for low, high in self.effects)
 
 
 class Line(_Data):

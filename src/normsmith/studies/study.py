@@ -22,7 +22,7 @@ from normsmith.studies.trial import Outcome, Trial
 from normsmith.tasks import Task, build, check, load
 from normsmith.tasks.task import length
 
-SEEDS: dict[Profile, int] = {"quick": 8, "full": 10}
+SEEDS: dict[Profile, int] = {"quick": 10, "full": 20}
 """How many seeds a profile takes when the user names no number."""
 
 KEPT = ("finished", "diverged")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tests.contracts.question import ACTIVE, TINY, QuestionContract, ask, hash_of, outcome
+from tests.contracts.question import ACTIVE, TINY, QuestionContract, ask, hash_of, outcome, verdicts
 from tests.surgery.networks import REAL
 from torch import nn
 
@@ -106,4 +106,4 @@ def test_renorm_that_did_nothing_is_noted():
 
 def test_a_reversed_world_is_said_to_be():
     findings, _ = ask("own-norms", lambda trial: outcome(20, 1.6 - final(trial), **ACTIVE), "normed")
-    assert {effect.verdict for effect in findings.effects} == {Verdict.REVERSED}
+    assert verdicts(findings) == {Verdict.REVERSED}

@@ -1,6 +1,6 @@
 """`placement`: before or after the activation."""
 
-from tests.contracts.question import QuestionContract, ask, hash_of, outcome, words
+from tests.contracts.question import QuestionContract, ask, hash_of, outcome, verdicts, words
 
 from normsmith.studies.results import Verdict
 
@@ -21,7 +21,7 @@ def test_for_s_shapes_the_claim_is_after():
 
     findings, _ = ask("placement", world, task="activations")
     assert [effect.name for effect in findings.effects] == ["relu", "tanh", "sigmoid"]
-    assert {effect.verdict for effect in findings.effects} == {Verdict.HOLDS}
+    assert verdicts(findings) == {Verdict.HOLDS}
 
 
 def test_the_same_final_metric_is_found_equivalent():

@@ -9,7 +9,7 @@ from normsmith.studies.arms import network, normalized
 from normsmith.studies.figures import arms_table, edge_notes, headline, rate_response, training_curves
 from normsmith.studies.lab import Lab, Requests
 from normsmith.studies.question import Findings, Question
-from normsmith.studies.statistics import Hypothesis, judge
+from normsmith.studies.statistics import Hypothesis
 
 MARGIN = -math.log(0.67)
 """Worth having: at most 0.67 of the steps."""
@@ -38,10 +38,11 @@ def ask(lab: Lab) -> Requests[Findings]:
             ),
             lab.series(tuned[norm], steps),
             lab.series(tuned[plain], steps),
+            lab.diverged(tuned[norm], tuned[plain]),
         )
         for activation, (plain, norm) in zip(activations, arms, strict=True)
     ]
-    effects = judge(pairs)
+    effects = lab.judge(pairs)
     best = list(tuned.values())
     return Findings(
         headline=headline("Batch norm reaches the target in fewer steps", effects),
@@ -59,7 +60,6 @@ QUESTION = Question(
     source="Ioffe & Szegedy 2015, section 4.2.2: Inception to 72.2 % in 13.3 instead of 31.0 million steps, "
     "2.1 at five times the learning rate (with dropout removed and other changes too)",
     method="Each arm at its own best learning rate, chosen on validation by the steps to the target; steps to "
-    "the target on test, paired by seed. “Never” counts as one step more than the budget and only ranks "
-    "are compared.",
+    "the target on test, paired by seed. “Never” is known as more than the budget, and as no more than that.",
     ask=ask,
 )

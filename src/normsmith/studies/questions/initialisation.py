@@ -10,7 +10,7 @@ from normsmith.studies.figures import band, headline
 from normsmith.studies.lab import Lab, Requests, Sample, Tuned
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Chart, Table
-from normsmith.studies.statistics import Hypothesis, Pairs, judge
+from normsmith.studies.statistics import Hypothesis, Pairs
 from normsmith.studies.trial import Trial
 
 GAINS = tuple(2.0**exponent for exponent in range(-6, 5))
@@ -35,7 +35,7 @@ def ask(lab: Lab) -> Requests[Findings]:
     tuned = yield from lab.tune([plain, norm], lab.shortfall)
     response = _Response(lab, target, tuned)
     yield response.trials()
-    effects = judge([_more_gains(response, name, norm, plain) for name in SIDES])
+    effects = lab.judge([_more_gains(response, name, norm, plain) for name in SIDES])
     return Findings(
         headline=headline(
             "Batch norm makes training less sensitive to the scale of initial weights", effects
@@ -90,7 +90,7 @@ def _more_gains(response: _Response, name: str, norm: Arm, plain: Arm) -> Pairs:
         control=plain.name,
         unit="gains",
         scale="difference",
-        margin=margin,
+        margin=margin - 0.5,  # gains are counted: between this count and the one before
         better="higher",
     )
     return response.lab.pairs(

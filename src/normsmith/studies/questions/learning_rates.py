@@ -12,7 +12,7 @@ from normsmith.studies.figures import headline, rate_response
 from normsmith.studies.lab import Lab, Requests, Sample, Tuned
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Table
-from normsmith.studies.statistics import Hypothesis, judge
+from normsmith.studies.statistics import Hypothesis
 
 BELOW, ABOVE = {"quick": 2, "full": 4}, 5
 """Octaves by which the sweep goes beyond the task's own grid of learning rates, down and up."""
@@ -31,7 +31,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         control=plain.name,
         unit="octaves",
         scale="difference",
-        margin=2.0,
+        margin=1.5,  # octaves are counted: between 2 and the count before
         better="higher",
     )
     reach = number(target, 4)
@@ -40,7 +40,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         text=f"the largest learning rate that reaches {reach} is at least 2 octaves (4×) larger",
     )
     width = claim(name="width", text=f"at least 2 octaves more of learning rates reach {reach}")
-    effects = judge(
+    effects = lab.judge(
         [
             lab.pairs(largest, sweep.largest(norm), sweep.largest(plain)),
             lab.pairs(width, sweep.width(norm), sweep.width(plain)),

@@ -12,7 +12,7 @@ from normsmith.studies.figures import arms_table, edge_notes, headline, rate_res
 from normsmith.studies.lab import Lab, Requests, Tuned
 from normsmith.studies.probes import renorm_activity
 from normsmith.studies.question import Findings, Question
-from normsmith.studies.statistics import Hypothesis, Pairs, judge
+from normsmith.studies.statistics import Hypothesis, Pairs
 from normsmith.tasks import build
 
 STRIPPED = AS_IS.but("stripped", edit(strip_batch_norm))
@@ -29,7 +29,7 @@ def ask(lab: Lab) -> Requests[Findings]:
     tuned = yield from lab.tune([AS_IS, STRIPPED, *changed.values()], lab.shortfall)
     pairs = [_better(lab, "norms help", tuned[AS_IS], tuned[STRIPPED])]
     pairs += [_better(lab, name, tuned[arm], tuned[AS_IS]) for name, arm in changed.items()]
-    effects = judge(pairs)
+    effects = lab.judge(pairs)
     best = list(tuned.values())
     return Findings(
         headline=headline("The network's batch norms help, and a change to them helps more", effects),
@@ -114,7 +114,12 @@ def _better(lab: Lab, name: str, treatment: Tuned, control: Tuned) -> Pairs:
         margin=1.0,
         better=lab.better,
     )
-    return lab.pairs(hypothesis, lab.series(treatment, lab.points), lab.series(control, lab.points))
+    return lab.pairs(
+        hypothesis,
+        lab.series(treatment, lab.points),
+        lab.series(control, lab.points),
+        lab.diverged(treatment, control),
+    )
 
 
 def _idle(lab: Lab, renorm: Tuned) -> tuple[str, ...]:

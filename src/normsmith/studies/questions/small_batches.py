@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from normsmith._text import exact
 from normsmith.errors import StudyError
 from normsmith.studies.arms import Arm, Value, normalized
 from normsmith.studies.figures import arms_table, band, edge_notes, headline
-from normsmith.studies.lab import Lab, Requests, Sample, Tuned
+from normsmith.studies.lab import Lab, Requests, Tuned
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Chart
-from normsmith.studies.statistics import Hypothesis, Pairs, judge
+from normsmith.studies.statistics import Hypothesis, Pairs
 
 SIZES = {"quick": (32, 4, 2), "full": (32, 16, 8, 4, 2)}
 
@@ -30,7 +30,7 @@ def ask(lab: Lab) -> Requests[Findings]:
     others = [normalized(None, "layer"), normalized(None, "group")]
     tuned = yield from lab.tune([*norms.values(), *others], lab.shortfall)
     _require_active_renorm(lab, [tuned[arm] for (norm, _), arm in norms.items() if norm == "renorm"])
-    effects = judge(_hypotheses(lab, norms, tuned, sizes))
+    effects = lab.judge(_hypotheses(lab, norms, tuned, sizes))
     best = list(tuned.values())
     return Findings(
         headline=headline("Batch norm fails at small batches and renorm cures it", effects),
@@ -52,12 +52,12 @@ def _hypotheses(
     largest, smallest = sizes[0], sizes[-1]
     good, bad, cured = norms["batch", largest], norms["batch", smallest], norms["renorm", smallest]
     points = {arm: lab.series(tuned[arm], lab.points) for arm in (good, bad, cured)}
-    sign = 1.0 if lab.task.higher_is_better else -1.0
-    loss = _combine(points[good], points[bad], lambda g, b: sign * (g - b))
-    gain = _combine(points[cured], points[bad], lambda c, b: sign * (c - b))
-    half = {seed: (value / 2, censored) for seed, (value, censored) in loss.items()}
-    none: dict[int, Sample] = dict.fromkeys(loss, (0.0, False))
-    claim = partial(Hypothesis, unit="points", scale="difference", better="higher")
+    halfway = {
+        seed: ((value + points[bad][seed][0]) / 2, False)
+        for seed, (value, _) in points[good].items()
+        if seed in points[bad]
+    }
+    claim = partial(Hypothesis, unit="points", scale="difference", better=lab.better)
     return [
         lab.pairs(
             claim(
@@ -67,8 +67,9 @@ def _hypotheses(
                 control=bad.name,
                 margin=2.0,
             ),
-            loss,
-            none,
+            points[good],
+            points[bad],
+            lab.diverged(tuned[good], tuned[bad]),
         ),
         lab.pairs(
             claim(
@@ -78,19 +79,22 @@ def _hypotheses(
                 control=bad.name,
                 margin=2.0,
             ),
-            gain,
-            none,
+            points[cured],
+            points[bad],
+            lab.diverged(tuned[cured], tuned[bad]),
         ),
         lab.pairs(
             claim(
                 name="renorm recovers half",
                 text=f"at {smallest} samples renorm recovers more than half of what batch norm loses",
                 treatment=cured.name,
-                control="half of batch norm's loss",
-                margin=0.0,
+                control=f"halfway between {bad.name} and {good.name}",
+                margin=0.1,
+                after="renorm is better",
             ),
-            gain,
-            half,
+            points[cured],
+            halfway,
+            lab.diverged(tuned[cured], tuned[bad]),
         ),
     ]
 
@@ -114,13 +118,6 @@ def _require_active_renorm(lab: Lab, arms: list[Tuned]) -> None:
                     f"renorm was not active in “{tuned.arm.name}”, seed {seed}: r stayed 1 and d stayed 0 at every "
                     "probe, so it was batch norm; give the study more steps"
                 )
-
-
-def _combine(
-    left: dict[int, Sample], right: dict[int, Sample], value: Callable[[float, float], float]
-) -> dict[int, Sample]:
-    """`value` of both samples, for the seeds that have both."""
-    return {seed: (value(left[seed][0], right[seed][0]), False) for seed in left if seed in right}
 
 
 def _by_size(lab: Lab, sizes: tuple[int, ...], tuned: dict[tuple[str, int], Tuned]) -> Chart:
