@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo test test-full lint bench compat gpu docs clean venv
+.PHONY: demo figures test test-full lint bench compat gpu docs clean venv
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -37,6 +37,10 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+
+figures: $(STAMP)
+	@echo "normsmith: the demo's questions asked anew; README's table and the verdicts of docs/claims.md (minutes)"
+	@$(BIN)/python scripts/figures.py
 
 bench: $(STAMP)
 	@echo "normsmith: benchmarks (minutes; results in benchmarks/results)"

@@ -115,20 +115,18 @@ def spread(values: list[float]) -> Ratio:
 
 def machine() -> str:
     """What the figures were measured on."""
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        )
-        if Path("/proc/cpuinfo").exists()
-        else iter(()),
-        platform.processor(),
-    )
     return (
-        f"{cpu}, {torch.get_num_threads()} torch threads; Python {platform.python_version()}, "
+        f"{processor()}, {torch.get_num_threads()} torch threads; Python {platform.python_version()}, "
         f"torch {torch.__version__}; {time.strftime('%Y-%m-%d')}"
     )
+
+
+def processor() -> str:
+    """The processor's name, as it says itself."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
 
 
 def write(name: str, title: str, table: str) -> None:
