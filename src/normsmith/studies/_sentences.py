@@ -65,9 +65,7 @@ def _meaning(effect: Effect, of: int) -> str:
     seeds, where = len(effect.seeds), notation.margin(effect)
     counted = f"{effect.beyond} of {_text.count(seeds, 'seed')} {_lie(effect.beyond)} {where}"
     if effect.verdict is Verdict.NOT_JUDGED:
-        return (
-            f"{counted}; a study of {seeds} seeds judges the question's first {_text.count(of, 'hypothesis')} only"
-        )
+        return f"{counted}; a study of {seeds} seeds judges the question's first {_text.count(of, 'hypothesis')} only"
     if effect.verdict is Verdict.HOLDS:
         return counted
     if effect.verdict is Verdict.REVERSED:
