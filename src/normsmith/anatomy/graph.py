@@ -36,7 +36,8 @@ class Event:
     - `kind`: "module" (the call of a layer, whose own calls are not looked at), "function", "input" of the model, or
       "parameter" (a tensor of the model that a function uses).
     - `path`: that of the module or the parameter; for a function that of the module whose forward calls it.
-    - `name`: the module's class; the function's name without the underscores of its variants ("add", "relu").
+    - `name`: the module's class; the function's name without the underscores of its variants ("add", "relu"). "write"
+      is no call: it is a tensor of which calls have overwritten parts, made of what was there and what they wrote.
     - `sources`: the events whose results the call takes, in the order of its arguments.
     - `shape`: that of its (first) result, where a real forward was followed.
     - `writes`: the events whose results the call overwrites, as `torch.relu_(x)` and `x += y` do.
