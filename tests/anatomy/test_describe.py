@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from normsmith.anatomy.describe import describe_layer, describe_module
+from normsmith.anatomy.describe import describe_layer, describe_module, label
+from normsmith.anatomy.graph import Event
+from normsmith.anatomy.trace import trace
 from normsmith.layers import BatchNorm1d, BatchNormAct2d, BatchRenorm1d
 
 
@@ -74,3 +76,9 @@ def test_a_process_group_is_named_and_not_printed():
 def test_any_module_has_one_line(module, text):
     assert describe_module(module) == text
     assert "\n" not in describe_module(module)
+
+
+def test_a_call_is_found_in_the_code_by_its_words():
+    graph = trace(nn.Sequential(nn.Linear(3, 6), nn.ReLU()))
+    assert [label(e) for e in graph.events] == ["the model's input", "Linear 0", "ReLU 1"]
+    assert label(Event(0, "function", "", "relu")) == "the function relu in the forward of the model"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from torch import nn
 
 from normsmith._torch import buffers_of, parameters_of
+from normsmith.anatomy.describe import label
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.kinds import RESHAPING_FUNCTIONS
 
@@ -49,11 +50,11 @@ def read_in_place(graph: Graph, event: Event) -> str | None:
         if reader is not None:
             if reader.name == "write" and graph.consumers(reader):
                 reader = graph.consumers(reader)[0]
-            what = _label(writer)
-            who = "the model's output" if reader is writer else _label(reader)
+            what = label(writer)
+            who = "the model's output" if reader is writer else label(reader)
             return (
                 f"{what} writes in place, and {who} {'is' if reader is writer else 'reads'} the tensor that was "
-                f"overwritten, not what {_label(event)} returns"
+                f"overwritten, not what {label(event)} returns"
             )
     return None
 
@@ -67,7 +68,7 @@ def needs_a_copy(graph: Graph, norm: Event, goes: Callable[[Event], bool]) -> bo
     """Whether what stands in the place of a norm must return another tensor than it takes, as the norm did.
 
     So it must if the norm's result is overwritten, or its input is after the norm's call: with one tensor in the
-    place of two, somebody would read what was never meant for him, or autograd would miss what it has saved. It need
+    place of two, a call would read what was never meant for it, or autograd would miss what it has saved. It need
     not where the norm alone takes the result of a layer that makes a new tensor and keeps none of it for its
     gradients. `goes`: which calls of other norms become identities too.
     """
@@ -94,11 +95,5 @@ def used_elsewhere(graph: Graph, module: nn.Module, paths: Collection[str]) -> s
             for consumer in graph.consumers(event):
                 inside = any(f"{consumer.path}.".startswith(f"{path}.") for path in paths)
                 if not inside:
-                    return f"{_label(consumer)} computes with its {event.path.rpartition('.')[2]}"
+                    return f"{label(consumer)} computes with its {event.path.rpartition('.')[2]}"
     return None
-
-
-def _label(event: Event) -> str:
-    if event.kind == "module":
-        return f"{event.name} {event.path}".rstrip()
-    return f"the function {event.name}" + (f" in the forward of {event.path}" if event.path else "")

@@ -1,4 +1,4 @@
-"""Layers described in one line, as plans show them."""
+"""Layers described in one line, as plans show them, and calls, as reasons name them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import nn
 
 from normsmith._text import exact
 from normsmith._torch import TorchBatchNorm
+from normsmith.anatomy.graph import Event
 from normsmith.anatomy.kinds import channels, is_producer
 from normsmith.anatomy.linear_layers import read_linear
 from normsmith.layers.schedules import PRESETS
@@ -55,6 +56,19 @@ def describe_layer(layer: Any) -> str:
         parts.append("frozen")
     library = "nn." if type(layer).__module__.startswith("torch.nn.") else ""
     return f"{library}{kind}({', '.join(parts)})"
+
+
+def label(event: Event) -> str:
+    """A call in words by which a person finds it in the code.
+
+    >>> label(Event(0, "function", "block", "relu"))
+    'the function relu in the forward of block'
+    """
+    if event.kind == "module":
+        return f"{event.name} {event.path}".rstrip()
+    if event.kind == "input":
+        return "the model's input"
+    return f"the function {event.name} in the forward of {event.path or 'the model'}"
 
 
 def _unusual(layer: Any) -> Iterator[str]:

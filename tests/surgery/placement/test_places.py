@@ -17,7 +17,7 @@ from normsmith.anatomy import Refusal
 from normsmith.anatomy.graph import Event
 from normsmith.anatomy.kinds import Signal
 from normsmith.surgery import trace
-from normsmith.surgery.placement.places import Place, Places, gates, hidden_events, label
+from normsmith.surgery.placement.places import Place, Places, gates, hidden_events
 
 
 def places(model: nn.Module, batch: Tensor | None = None) -> Places:
@@ -323,9 +323,3 @@ def test_multiplying_by_a_parameter_or_adding_is_no_gate():
 
     graph = trace(Net(body, lin=nn.Linear(3, 3), end=nn.Linear(3, 3)))
     assert gates(graph) == frozenset()
-
-
-def test_an_event_is_found_in_the_code_by_its_label():
-    graph = trace(nn.Sequential(nn.Linear(3, 6), nn.ReLU()))
-    assert [label(e) for e in graph.events[1:]] == ["Linear 0", "ReLU 1"]
-    assert label(Event(0, "function", "", "relu")) == "the function relu in the forward of the model"

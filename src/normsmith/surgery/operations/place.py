@@ -11,7 +11,7 @@ from torch import nn
 from normsmith._torch import TorchBatchNorm
 from normsmith.anatomy.aliasing import needs_a_copy, used_elsewhere
 from normsmith.anatomy.broken_statistics import statistics_remarks
-from normsmith.anatomy.describe import describe_module
+from normsmith.anatomy.describe import describe_module, label
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.graph import Event, Graph, rank_of
 from normsmith.anatomy.hooks import Attached, attached_norms
@@ -32,7 +32,7 @@ from normsmith.anatomy.trace import trace
 from normsmith.errors import InputError
 from normsmith.surgery.placement.bias import Biases, layer_that_needs_a_bias
 from normsmith.surgery.placement.installer import Installer
-from normsmith.surgery.placement.places import Place, Places, label
+from normsmith.surgery.placement.places import Place, Places
 from normsmith.surgery.placement.search import Search
 from normsmith.surgery.plans.operation import Decisions, operation
 from normsmith.surgery.plans.plan import Change, Plan

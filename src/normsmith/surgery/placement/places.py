@@ -13,6 +13,7 @@ from torch import nn
 from normsmith._choices import check_choice
 from normsmith._torch import children_of
 from normsmith.anatomy.aliasing import overwritten_after, read_in_place
+from normsmith.anatomy.describe import label
 from normsmith.anatomy.graph import Event, Graph, is_linear, is_recurrent, rank_of, spatial_of
 from normsmith.anatomy.kinds import Signal, channels, is_sequential
 from normsmith.anatomy.locations import Locations
@@ -209,17 +210,6 @@ def gates(graph: Graph) -> frozenset[Event]:
         if (event.role == "activation" and scales) or leads:
             gating.add(event)
     return frozenset(gating)
-
-
-def label(event: Event) -> str:
-    """An event in words by which a person finds it in the code.
-
-    >>> label(Event(0, "function", "block", "relu"))
-    'the function relu in the forward of block'
-    """
-    if event.kind == "module":
-        return f"{event.name} {event.path}".rstrip()
-    return f"the function {event.name} in the forward of {event.path or 'the model'}"
 
 
 def _multiplies(event: Event) -> bool:

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from normsmith.anatomy.describe import label
 from normsmith.anatomy.graph import Event, Graph, is_recurrent
 from normsmith.anatomy.passing import effective_consumers, effective_source, norm_after, norm_before
 from normsmith.anatomy.read_batch_norm import fused_activation
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.residual import branch_ends, identity_skips
 from normsmith.anatomy.select import Only, selected
-from normsmith.surgery.placement.places import Place, Places, gates, hidden_events, label
+from normsmith.surgery.placement.places import Place, Places, gates, hidden_events
 
 _R = TypeVar("_R", bound=Remark)
 
