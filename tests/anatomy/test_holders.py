@@ -16,7 +16,7 @@ def test_what_is_read_is_seen_and_who_reads_it(kind):
     reason = holders.why_bound(norm, nn.Identity())
     assert reason is not None
     assert reason.startswith(f"the forward of {kind.__name__} 0 reads its ")
-    assert reason.endswith(", which Identity has not")
+    assert reason.endswith(", which Identity does not have")
     assert holders.why_bound(norm, nn.BatchNorm1d(4)) is None
 
 

@@ -62,7 +62,7 @@ _TWO = "is after {} already, and two norms would be in one place"
 _FUNCTION = "its forward calls the function relu; make it a module"
 _CAT = "the function cat in the forward of the model "
 _CATS = {
-    "one": _CAT + "cannot hold a norm; make it a module",
+    "one": _CAT + "cannot hold a norm; call one there in your own code, or make it a module",
     **_each(_CAT + "takes more than the one result", "three.1 pooled"),
 }
 _TOWER = {

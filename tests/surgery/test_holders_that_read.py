@@ -75,11 +75,11 @@ def test_torchs_transformer_keeps_its_norms(norm_first):
     assert not surgery.strip(model, batch=x, only="norm").refusals
 
 
-def test_torchs_transformer_took_note_of_its_activation():
+def test_torchs_transformer_chose_its_fast_path_by_its_activation():
     x = torch.randn(2, 3, 8)
     (first, second) = surgery.swap_activation(transformer(nn.ReLU()), "tanh", batch=x).refusals
-    assert "took note" in first.reason
-    assert "took note" in second.reason
+    assert "chose its fast path by it" in first.reason
+    assert "chose its fast path by it" in second.reason
     model = surgery.swap_activation(transformer(nn.SiLU()), "tanh", batch=x).apply().eval()
     with torch.no_grad():
         fast = model(x)
@@ -99,7 +99,7 @@ class ReadsSlope(nn.Module):
 
 def test_an_activation_and_a_bias_that_are_read_stay():
     (refusal,) = surgery.swap_activation(ReadsSlope(), "tanh").refusals
-    assert "reads its negative_slope, which Tanh has not" in refusal.reason
+    assert "reads its negative_slope, which Tanh does not have" in refusal.reason
     plan = surgery.insert(ReadsSlope(), "batch")
     assert any(r.path == "a.bias" and "ReadsSlope reads it" in r.reason for r in plan.kept)
     assert plan.apply().a.bias is not None

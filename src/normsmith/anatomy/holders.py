@@ -43,7 +43,7 @@ class Holders:
                 self._look_at(module, f"{type(module).__name__} {path}".rstrip())
 
     def why_bound(self, module: nn.Module, new: Any) -> str | None:
-        """Why `new` cannot come in the place of a module: code reads attributes that it has not. None if it can.
+        """Why `new` cannot come in the place of a module: code reads attributes that it does not have. None if it can.
 
         >>> Holders(nn.Sequential(nn.ReLU())).why_bound(nn.ReLU(), nn.Identity()) is None
         True
@@ -53,7 +53,7 @@ class Holders:
             return None
         who = next(iter(missing.values()))
         names = ", ".join(name for name in missing if missing[name] == who)
-        return f"the forward of {who} reads its {names}, which {type(new).__name__} has not"
+        return f"the forward of {who} reads its {names}, which {type(new).__name__} does not have"
 
     def by_hand(self, norm: nn.Module) -> str | None:
         """Why what a norm's own forward does is of no effect, in words; None where it is called.

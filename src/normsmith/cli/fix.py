@@ -97,7 +97,8 @@ _Prefix = Annotated[
     typer.Option(metavar="PREFIX", help="For --checkpoint: the module whose part to take, as 'backbone.'."),
 ]
 _NonStrict = Annotated[
-    bool, typer.Option("--non-strict", help="For --checkpoint: leave out keys that the network has not.")
+    bool,
+    typer.Option("--non-strict", help="For --checkpoint: leave out keys that the network does not have."),
 ]
 _Allow = Annotated[
     list[str] | None,

@@ -172,7 +172,7 @@ def test_above_a_function_the_result_must_go_nowhere_else():
 
 def test_an_activation_that_is_a_function_holds_none():
     model = Net(pooled, conv=nn.Conv2d(3, 4, 1), end=nn.Conv2d(4, 1, 1))
-    assert "make it a module" in reason(place_after(model, "relu"))
+    assert "call one there in your own code, or make it a module" in reason(place_after(model, "relu"))
 
 
 def test_a_module_that_is_called_twice_holds_none():

@@ -272,8 +272,8 @@ def test_an_option_replaces_the_setting_that_it_contradicts():
         (lambda: layers.BatchNorm2d(4, on_small_batch="running"), "torch", 'has no on_small_batch="running"'),
         (lambda: layers.BatchNorm2d(4).freeze(), "torch", "has no freeze"),
         (lambda: layers.LazyBatchNorm2d(process_group="world"), "torch", "torch has no lazy SyncBatchNorm"),
-        (lambda: layers.BatchNormAct2d(4), "group", "fused with its activation, relu, which group norm has not"),
-        (lambda: layers.BatchNormAct2d(4), "layer", "fused with its activation, relu, which layer norm has not"),
+        (lambda: layers.BatchNormAct2d(4), "group", "fused with its activation, relu, and group norm has none"),
+        (lambda: layers.BatchNormAct2d(4), "layer", "fused with its activation, relu, and layer norm has none"),
     ],
 )  # fmt: skip
 def test_what_cannot_become_something_says_why(norm, to, why):

@@ -130,7 +130,7 @@ def build(
     """Plan a norm at each of some places, given as `dataclasses.asdict` writes a `Place`.
 
     Raises:
-        SurgeryError: the model has not the modules, or the norm cannot be made.
+        SurgeryError: the model does not have the modules, or the norm cannot be made.
 
     >>> place = {"host": "1", "side": "before", "in_sequence": True, "signal": {"features": 8}, "like": "0", "why": ""}
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))

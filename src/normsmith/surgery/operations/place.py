@@ -110,7 +110,7 @@ def build(
     """Plan to move norms, each given by its path, its new place, and the path of a layer that then needs a bias.
 
     Raises:
-        SurgeryError: the model has not the modules.
+        SurgeryError: the model does not have the modules.
 
     >>> place = {"host": "2", "side": "after", "in_sequence": True, "signal": {"features": 8}, "like": "", "why": ""}
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU())

@@ -141,7 +141,7 @@ def build(
     `copies`: the norms whose stand-in returns a copy of what it takes.
 
     Raises:
-        SurgeryError: the model has not the modules.
+        SurgeryError: the model does not have the modules.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
     >>> build(model, ["1"]).apply()[1]

@@ -108,7 +108,7 @@ def build(
     """Plan to replace the activations at some paths.
 
     Raises:
-        SurgeryError: the model has not the modules.
+        SurgeryError: the model does not have the modules.
 
     >>> build(nn.Sequential(nn.Linear(4, 8), nn.ReLU()), "tanh", ["1"]).apply()[1]
     Tanh()
@@ -154,9 +154,9 @@ def _obstacle(
     if False in is_hidden:
         return "it is the network's output, or a gate, at another call"
     for holder, name in locations.holders[activation]:
-        took_note = isinstance(holder, nn.TransformerEncoderLayer) and holder.activation_relu_or_gelu
-        if took_note and name == "activation":
-            return "TransformerEncoderLayer took note of it when it was made; make a new one with the other"
+        chose_by_it = isinstance(holder, nn.TransformerEncoderLayer) and holder.activation_relu_or_gelu
+        if chose_by_it and name == "activation":
+            return "TransformerEncoderLayer chose its fast path by it when it was made; make a new layer with the other"
     bound = locations.why_not_replaceable(activation, "swapping")
     return bound or locations.code.why_bound(activation, kind())
 

@@ -124,7 +124,7 @@ class Places:
     def _holds_none(self, event: Event) -> str | None:
         """Why no norm can be put on an event, if so."""
         if event.module is None:
-            return f"{label(event)} cannot hold a norm; make it a module"
+            return f"{label(event)} cannot hold a norm; call one there in your own code, or make it a module"
         if not self.graph.is_called_once(event.module):
             return f"{label(event)} is called more than once, and a norm on it would be in all places"
         if is_sequential(event.module):

@@ -125,7 +125,7 @@ def _grouped(norm: BatchNorm, to: str, options: dict[str, Any], _: _Guess) -> Co
     if norm.is_uninitialised:
         return Refusal("", "it does not know its number of channels yet (lazy); run the model once")
     if norm.activation is not None:
-        return Refusal("", f"it is fused with its activation, {norm.activation}, which {to} norm has not")
+        return Refusal("", f"it is fused with its activation, {norm.activation}, and {to} norm has none")
     arguments = {"num_groups": group_count(norm.features) if to == "group" else 1, "eps": norm.eps, **options}
     try:
         new = made_of(
