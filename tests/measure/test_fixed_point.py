@@ -67,7 +67,7 @@ def test_a_step_that_turns_out_worse_is_taken_back():
     torch.testing.assert_close(mean, target, rtol=0, atol=EXACT)
 
 
-def test_layers_outside_of_the_circle_follow_as_measured():
+def test_layers_outside_of_the_cycle_follow_as_measured():
     def update(means):
         return [point(1.0, 1.0), means[0] - 1.2 * means[1], 4 * means[1], 2 * means[2]]
 

@@ -21,12 +21,16 @@ from normsmith.layers.ours import Ours
 
 @dataclass(frozen=True)
 class Library:
-    """A library's renorm layer: the names of its tensors, with torch's for the same, and those of its settings."""
+    """A library's renorm layer, as its modules hold it.
+
+    - `tensors`: the names of its parameters and buffers, with torch's for the same.
+    - `settings`: the names of its attributes, with those of the same arguments of `read`.
+    - `read`: the function of `layers.interop` for its state dicts.
+    """
 
     name: str
     tensors: Mapping[str, str]
     settings: Mapping[str, str]
-    """The layer's attributes, with the names of the same arguments of `read`."""
     read: Callable[..., ImportedRenorm]
 
     def has(self, module: nn.Module) -> bool:

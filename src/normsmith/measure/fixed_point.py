@@ -49,7 +49,7 @@ class FixedPointSearch:
     def __init__(self, layers: Sequence[MeasuredLayer], calls: Sequence[int]) -> None:
         self._layers = layers
         self._order = list(dict.fromkeys(calls))
-        self._in_circle = _between_repeated(calls)
+        self._in_cycle = _between_repeated(calls)
         self._settled = -1
         self._mixing = False
         self._scales: dict[int, Tensor] = {}
@@ -68,20 +68,20 @@ class FixedPointSearch:
             gaps: how far the two are apart, None where nothing reached a layer.
         """
         result = list(measured)
-        circle = [number for number in self._in_circle if gaps[number] is not None]
-        if not circle:
+        cycle = [number for number in self._in_cycle if gaps[number] is not None]
+        if not cycle:
             return result
         self._mixing = not self._settles(gaps) or self._mixing
-        gap = largest([gaps[number] for number in circle])
+        gap = largest([gaps[number] for number in cycle])
         if self._mixing and gap <= EXACT:  # done: only the layers after them still follow
-            for number in circle:
+            for number in cycle:
                 result[number] = tried[number]
             return result
-        x, fx = self._vector(circle, tried), self._vector(circle, measured)
-        if self._settled < self._order.index(circle[0]):  # what reaches the circle still changes
+        x, fx = self._vector(cycle, tried), self._vector(cycle, measured)
+        if self._settled < self._order.index(cycle[0]):  # what reaches the cycle still changes
             return result
         mixed = self._mixed(x, fx - x, gap)
-        return result if mixed is None else self._with(result, circle, mixed)
+        return result if mixed is None else self._with(result, cycle, mixed)
 
     def _settles(self, gaps: Sequence[float | None]) -> bool:
         """Whether more layers than ever before have settled, counted from the first one called."""
@@ -117,10 +117,10 @@ class FixedPointSearch:
         ).solution
         return ((moved + self._damping * changed) @ shares).squeeze(1)
 
-    def _vector(self, circle: Sequence[int], statistics: Sequence[Statistics]) -> Tensor:
+    def _vector(self, cycle: Sequence[int], statistics: Sequence[Statistics]) -> Tensor:
         """Statistics as one vector: means in standard deviations, and logarithms, which keep variances positive."""
         parts = []
-        for number in circle:
+        for number in cycle:
             mean, var, std = statistics[number]
             spread = _positive(var.cpu().double() + self._layers[number].epsilon)
             scale = self._scales.setdefault(number, spread.sqrt())
@@ -128,9 +128,9 @@ class FixedPointSearch:
             parts += [] if std is None else [_positive(std.cpu().double()).log()]
         return torch.cat(parts)
 
-    def _with(self, statistics: list[Statistics], circle: Sequence[int], vector: Tensor) -> list[Statistics]:
-        """The statistics, those of the layers in the circle taken from a vector."""
-        for number in circle:
+    def _with(self, statistics: list[Statistics], cycle: Sequence[int], vector: Tensor) -> list[Statistics]:
+        """The statistics, those of the layers in the cycle taken from a vector."""
+        for number in cycle:
             channels = len(self._scales[number])
             mean, spread, vector = vector[:channels], vector[channels : 2 * channels], vector[2 * channels :]
             std = None

@@ -9,7 +9,7 @@ from normsmith.studies._pairs import Interval
 
 
 class Verdict(StrEnum):
-    """The four answers a study can give, and none: what is only shown beside the hypotheses that are judged."""
+    """The four answers a study can give, and "not judged" for hypotheses that it only shows beside those it judges."""
 
     HOLDS = "holds"
     NOT_HERE = "does not hold here"
@@ -31,7 +31,9 @@ class Effect(_Data):
     censoring hides it.
 
     Attributes:
-        name: of the hypothesis, as the others: `hypothesis` is its text, `kind`, `better` and `after` are as there.
+        name: the name of the hypothesis.
+        hypothesis: its text. What else is said of it (`treatment`, `control`, `unit`, `scale`, `kind`, `better`,
+            `margin`, `after`) is as in `studies.statistics.Hypothesis`.
         seeds: n of them.
         effects: n paired effects, in their order.
         median: the estimate: the effect of the typical seed.

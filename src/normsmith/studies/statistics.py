@@ -68,14 +68,14 @@ def judge(pairs: Sequence[Pairs], most: int = 2) -> tuple[Effect, ...]:
     after = [_parent(pair.hypothesis, names[:index]) for index, pair in enumerate(pairs)]
     if len(set(names)) != len(names):
         raise StudyError(f"expected hypotheses of different names, got {', '.join(names)}")
-    heads = [index for index, parent in enumerate(after) if parent is None][:most]
-    judged = [index in heads or _root(index, after) in heads for index in range(len(pairs))]
+    leading = [index for index, parent in enumerate(after) if parent is None][:most]
+    judged = [_root(index, after) in leading for index in range(len(pairs))]
     effects = [pair.effects() for pair in pairs]
     evidence = [weigh(effect) for effect in effects]
     p_values = [1.0 if pair.decided else each.p for pair, each in zip(pairs, evidence, strict=True)]
     adjusted = _adjusted(p_values, evidence, after, judged)
     return tuple(
-        _effect(pair, effect, each, p, len(heads), is_judged=is_judged)
+        _effect(pair, effect, each, p, len(leading), is_judged=is_judged)
         for pair, effect, each, p, is_judged in zip(pairs, effects, evidence, adjusted, judged, strict=True)
     )
 
@@ -114,7 +114,7 @@ def _adjusted(
 
 
 def _effect(
-    pairs: Pairs, effects: Effects, evidence: Evidence, p_adjusted: float, heads: int, *, is_judged: bool
+    pairs: Pairs, effects: Effects, evidence: Evidence, p_adjusted: float, of: int, *, is_judged: bool
 ) -> Effect:
     hypothesis = pairs.hypothesis
     verdict = _verdict(evidence, p_adjusted) if is_judged else Verdict.NOT_JUDGED
@@ -135,14 +135,14 @@ def _effect(
         interval=evidence.interval,
         beyond=evidence.beyond,
         short=evidence.short,
-        needed=pairs_needed(len(pairs.seeds), heads),
+        needed=pairs_needed(len(pairs.seeds), of),
         failed=pairs.failed,
         p=evidence.p,
         p_adjusted=p_adjusted,
         verdict=verdict,
         sentence="",
     )
-    return effect.model_copy(update={"sentence": sentence(effect, heads, pairs.decided)})
+    return effect.model_copy(update={"sentence": sentence(effect, of, pairs.decided)})
 
 
 def _verdict(evidence: Evidence, p_adjusted: float) -> Verdict:

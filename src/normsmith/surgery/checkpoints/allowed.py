@@ -21,9 +21,8 @@ _Global = tuple[Any, str]
 
 
 def _path(kind: str, made: Any) -> list[_Global]:
-    return [
-        (made, f"{module}.{kind}") for module in ("pathlib", "pathlib._local")
-    ]  # the latter in Python 3.13
+    modules = ("pathlib", "pathlib._local")  # the latter in Python 3.13
+    return [(made, f"{module}.{kind}") for module in modules]
 
 
 _ON_WINDOWS = os.name == "nt"

@@ -42,7 +42,7 @@ def state_dicts(content: Any) -> list[StateDict]:
     """All state dicts of a checkpoint, outermost first; what optimizers hold is none.
 
     >>> import torch
-    >>> [found.name for found in state_dicts({"epoch": 3, "model": {"weight": torch.ones(2)}})]
+    >>> [state.name for state in state_dicts({"epoch": 3, "model": {"weight": torch.ones(2)}})]
     ['model']
     """
     return [

@@ -68,10 +68,10 @@ def none_fits(
         return _only_more(complete, path)
     wanted = model.state_dict(keep_vars=True)
     elsewhere = [
-        Fit(state, found)
+        Fit(state, beside)
         for state in {fit.state.keys: fit.state for fit in tried}.values()
         for start in prefixes_of(state.tensors, wanted)
-        if (found := match(state.tensors, wanted, start, part=True)).is_complete
+        if (beside := match(state.tensors, wanted, start, part=True)).is_complete
     ]
     if elsewhere:
         keys = f" (of the state dict {elsewhere[0].state.name})" if elsewhere[0].state.name else ""

@@ -83,10 +83,10 @@ def _renewed(
 
 def _left_out(own: Mapping[str, Any], model: nn.Module, checkpoint: Checkpoint) -> set[str]:
     """What the file did without and the model still has in that way: counters at 0, names tied to another."""
-    found, held = checkpoint.fit.match, model.state_dict(keep_vars=True)
-    present = {id(held[name]) for name in found.names if name in held}
-    tied = {name for name in found.tied if name in held and id(held[name]) in present}
-    return tied | {name for name in found.counters if name in own and not own[name].any()}
+    match, held = checkpoint.fit.match, model.state_dict(keep_vars=True)
+    present = {id(held[name]) for name in match.names if name in held}
+    tied = {name for name in match.tied if name in held and id(held[name]) in present}
+    return tied | {name for name in match.counters if name in own and not own[name].any()}
 
 
 def _as_before(old: Any, new: Any) -> Any:

@@ -90,10 +90,12 @@ def wrapped_prefixes(keys: Iterable[str], wanted: str | None = None) -> list[str
     >>> wrapped_prefixes(["module.backbone.weight", "module.head.weight"], "backbone.")
     ['module.backbone.']
     """
-    found = {prefix for key in keys for prefix in _starts(key)}
-    if wanted in found:
+    prefixes = {prefix for key in keys for prefix in _starts(key)}
+    if wanted in prefixes:
         return [wanted]
-    fitting = [prefix for prefix in found if any(_is_wrapping(rest) for rest in _rests(prefix, wanted or ""))]
+    fitting = [
+        prefix for prefix in prefixes if any(_is_wrapping(rest) for rest in _rests(prefix, wanted or ""))
+    ]
     return sorted(fitting, key=lambda prefix: (len(prefix), prefix))
 
 
