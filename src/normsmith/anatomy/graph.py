@@ -16,6 +16,7 @@ from normsmith.anatomy.kinds import (
     PASSING,
     PASSING_FUNCTIONS,
     PRODUCING_FUNCTIONS,
+    RESHAPING,
     RESHAPING_FUNCTIONS,
     is_activation,
     is_norm,
@@ -350,7 +351,7 @@ def is_recurrent(event: Event) -> bool:
 def is_reshape(event: Event) -> bool:
     """Whether a call gives the values that it takes another shape, in the same order."""
     is_function = event.kind == "function" and event.name in RESHAPING_FUNCTIONS
-    return is_function or type(event.module) in (nn.Flatten, nn.Unflatten)
+    return is_function or type(event.module) in RESHAPING
 
 
 def _leaves(reshape: Event, dimension: int) -> bool:

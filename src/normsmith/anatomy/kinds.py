@@ -30,6 +30,8 @@ PASSING = (
     nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d,
 )  # fmt: skip
 """Layers that leave every channel what it is."""
+RESHAPING = (nn.Flatten, nn.Unflatten)
+"""Layers that do what `RESHAPING_FUNCTIONS` do."""
 
 ACTIVATION_FUNCTIONS = {kind.__name__.lower() for kind in ACTIVATIONS} | {
     "leaky_relu", "hard_sigmoid", "log_sigmoid", "rrelu", "hard_swish", "quick_gelu",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from normsmith._torch import leaves_of
-from normsmith.anatomy.kinds import RESHAPING_FUNCTIONS
+from normsmith.anatomy.kinds import RESHAPING, RESHAPING_FUNCTIONS
 
 Move = Callable[[Tensor], Tensor]
 """Does to any tensor of the shape that a call took what the call did: each number goes where its number went."""
@@ -18,7 +18,6 @@ REARRANGING_FUNCTIONS = {
     "transpose", "permute", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "squeeze", "unsqueeze", "narrow",
     "select", "getitem", "expand", "flip", "pixel_shuffle", "pixel_unshuffle",
 }  # fmt: skip
-_RESHAPING_MODULES = (nn.Flatten, nn.Unflatten)
 _REARRANGING_MODULES = (nn.PixelShuffle, nn.PixelUnshuffle)
 _TRANSPOSED_ATTRIBUTES = (torch.Tensor.T.__get__, torch.Tensor.mT.__get__)  # type: ignore[attr-defined]
 
@@ -30,7 +29,7 @@ def moves_by_name(name: str, module: nn.Module | None = None) -> bool:
     (True, True, False)
     """
     if module is not None:
-        return type(module) in (*_RESHAPING_MODULES, *_REARRANGING_MODULES)
+        return type(module) in (*RESHAPING, *_REARRANGING_MODULES)
     return name in RESHAPING_FUNCTIONS | REARRANGING_FUNCTIONS
 
 
@@ -62,7 +61,7 @@ def move_of_function(
 
 def move_of_module(module: nn.Module, result: Any) -> Move | None:
     """The move that a call of a module made of its input, or None where it did more."""
-    if type(module) in _RESHAPING_MODULES and isinstance(result, Tensor):
+    if type(module) in RESHAPING and isinstance(result, Tensor):
         return _reshape_to(result)
     return module.forward if type(module) in _REARRANGING_MODULES else None
 

@@ -15,7 +15,7 @@ from normsmith.anatomy.events import EventLog
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.hooks import call_with_attached_norms
 from normsmith.anatomy.isolation import garbage_collector_paused
-from normsmith.anatomy.kinds import VIEWING_FUNCTIONS, is_in_place, is_opaque, plain_name
+from normsmith.anatomy.kinds import RESHAPING, VIEWING_FUNCTIONS, is_in_place, is_opaque, plain_name
 from normsmith.anatomy.memory import Memory, Part
 from normsmith.anatomy.pooling import pooling_of
 from normsmith.anatomy.preserve import preserved
@@ -27,7 +27,7 @@ _NOT_WRITING = {"requires_grad_", "detach_", "retain_grad_", "share_memory_", "r
 
 _AUGMENTED = ("iadd", "isub", "imul", "itruediv", "ipow", "iand", "ior", "ixor")
 _WRITING = {"setitem", *_AUGMENTED}
-_VIEWING = (nn.Identity, nn.Flatten, nn.Unflatten, Dropout)
+_VIEWING = (nn.Identity, *RESHAPING, Dropout)
 """Layers that may return their input, or a view of it."""
 
 

@@ -19,7 +19,7 @@ def freeze(model: _Model, normalize_with: Literal["batch", "running"] = "running
     As `layer.freeze(normalize_with)` of each norm: "running" normalises by the running statistics in training too,
     "batch" by the batch's. γ and β go on training; set their `requires_grad` for that.
 
-    Torch's norms follow every `.train()` and cannot be pinned, so a model that holds any is refused, as it was:
+    Batch norms of torch and others follow every `.train()` and cannot be pinned, so a model that holds any is refused:
     `normsmith.surgery.freeze` makes them normsmith's, and freezes γ and β if asked to.
 
     Returns:

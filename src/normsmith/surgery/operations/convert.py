@@ -54,11 +54,10 @@ def convert(
     γ, β, running statistics, counter, eps and momentum are carried over, γ and β as the same parameters, so that
     optimizers keep them; other settings of our layers stay too unless `options`, which go to the new layers,
     say otherwise. What is read: torch's batch norms (lazy and synchronised ones too) and subclasses without a
-    forward of their own, normsmith's, timm's `BatchNormAct2d`, and `FrozenBatchNorm2d` of detectron2, torchvision
-    and Hugging Face, the batch renorm of sb3-contrib and torchrl; these by name, if on a probe they compute what the
-    name says. A layer whose class
-    does not say how many dimensions it takes gets those of the layer before it with as many channels. Names in
-    the state dict stay; "group" and "layer" have no statistics there.
+    forward of their own, and normsmith's; by name, if on a probe they compute what the name says, timm's
+    `BatchNormAct2d`, `FrozenBatchNorm2d` of detectron2, torchvision and Hugging Face, and the batch renorm of
+    sb3-contrib and torchrl. A layer whose class does not say how many dimensions it takes gets those of the layer
+    before it with as many channels. Names in the state dict stay; "group" and "layer" have no statistics there.
 
     Args:
         to: see above.
