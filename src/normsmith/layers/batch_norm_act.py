@@ -7,13 +7,11 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
-from normsmith._choices import did_you_mean
-from normsmith.errors import InputError
 from normsmith.layers.batch_renorm import RenormBase
 from normsmith.layers.converters import RefusesConverters
 from normsmith.layers.schedules import Schedule
 from normsmith.layers.statistics import StatisticsBase
-from normsmith.ops import ACTIVATIONS
+from normsmith.ops.activation import activation_named
 
 
 class _WithActivation(RefusesConverters):
@@ -26,11 +24,7 @@ class _WithActivation(RefusesConverters):
     activation: str | None
 
     def _set_activation(self, activation: str | None) -> None:
-        if activation is not None and activation not in ACTIVATIONS:
-            raise InputError(
-                f"activation: expected one of {', '.join(ACTIVATIONS)}, or None; got {activation!r}"
-                f"{did_you_mean(activation, ACTIVATIONS)}"
-            )
+        activation_named(activation)  # raises an error for another name
         self.activation = activation
 
     def extra_repr(self) -> str:

@@ -47,8 +47,7 @@ def to_csv(result: StudyResult) -> str:
 
     `effect_low` and `effect_high` (equal unless the effect is censored), the median, the interval and the margin are
     as in `Effect`: positive as claimed, natural logarithms where `scale` is "ratio". `shown` is the effect as the
-    report writes it. Text that a spreadsheet
-    would run as a formula is preceded by an apostrophe.
+    report writes it. Text that a spreadsheet would run as a formula is preceded by an apostrophe.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
