@@ -190,7 +190,7 @@ def test_an_a_a_study_is_rarely_called(store, tiny):
             )
             for stream in (0, 1)
         ]
-        hypothesis = Hypothesis("a-a", "one is better", "one", "other", "points", "difference", 0.0, "higher")
+        hypothesis = Hypothesis("a-a", "one is better", "one", "other", "points", "difference", 0.1, "higher")
         (effect,) = judge([Pairs(hypothesis, tuple(range(6)), *finals)])
         called += effect.verdict in (Verdict.HOLDS, Verdict.REVERSED)
     assert called <= 4  # 5 % of 24 is 1.2; more than 4 has probability 0.006

@@ -82,7 +82,8 @@ def behaviour_of(module: nn.Module) -> Behaviour | None:
 
 def _may_be_a_norm(module: nn.Module) -> bool:
     """Whether a layer of others holds what a norm holds: vectors and numbers, and nothing else."""
-    if isinstance(module, _KNOWN) or type(module).__module__.startswith(("torch.", "normsmith.")):
+    known_packages = ("torch.", "normsmith.layers.", "normsmith.surgery.")
+    if isinstance(module, _KNOWN) or type(module).__module__.startswith(known_packages):
         return False
     if children_of(module) or "forward" in vars(module) or type(module).forward is nn.Module.forward:
         return False

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from normsmith._torch import buffers_of, children_of, parameters_of
+from normsmith.anatomy.isolation import same_random_numbers
 from normsmith.anatomy.kinds import is_producer
 
 _PROBES = ((1e-3, (5,)), (1.0, (2, 3)), (1e3, (5,)))
@@ -88,5 +89,5 @@ def _output(module: nn.Module, weight: Tensor, bias: Tensor, x: Tensor) -> objec
     twin = deepcopy(module, {id(held[name]): p for name, p in new.items() if held[name] is not None})
     for name, parameter in new.items():
         twin.register_parameter(name, parameter)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), same_random_numbers(module):
         return type(twin).forward(twin.eval(), x)

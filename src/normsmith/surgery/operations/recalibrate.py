@@ -19,7 +19,7 @@ from normsmith.anatomy.select import Only
 from normsmith.errors import InputError, SurgeryError
 from normsmith.layers.batches import Select
 from normsmith.measure.across_ranks import Group, group_of
-from normsmith.measure.fixed_point import EXACT
+from normsmith.measure.fixed_point import EXACT, largest
 from normsmith.measure.layers import MeasuredLayer, measurable_layers
 from normsmith.measure.meter import has_variance
 from normsmith.measure.passes import Loss, Passes
@@ -88,7 +88,8 @@ class Recalibration:
     @property
     def gap(self) -> float | None:
         """The largest gap of a layer; None where it was not measured."""
-        return max((layer.gap for layer in self.layers if layer.gap is not None), default=None)
+        gaps = [layer.gap for layer in self.layers]
+        return None if all(gap is None for gap in gaps) else largest(gaps)
 
     @property
     def converged(self) -> bool | None:
