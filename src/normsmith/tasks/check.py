@@ -17,7 +17,8 @@ from normsmith._torch import leaves_of
 from normsmith.errors import TaskError
 from normsmith.tasks.build import build, seeded
 from normsmith.tasks.data import batches, evaluate
-from normsmith.tasks.task import Task
+from normsmith.tasks.finite import check_finite
+from normsmith.tasks.task import SPLITS, Task
 
 
 def check(task: Task) -> None:
@@ -25,13 +26,18 @@ def check(task: Task) -> None:
 
     The task and the caller's random state stay as they are.
 
-    Raises TaskError, which says in one line what failed and where: the model factory, the batch, the forward, the
-    loss (not a scalar, not finite, no gradient), the optimizer, or the metric (raises, no number, not finite).
+    Raises TaskError, which says in one line what failed and where: the data (NaN or infinity in a split), the model
+    factory, the batch, the forward, the loss (not a scalar, not finite, no gradient), the optimizer, or the metric
+    (raises, no number, not finite).
 
     >>> from normsmith.tasks.digits import digits_mlp
     >>> check(digits_mlp())
     """
     model = _model(task)
+    for split in SPLITS:
+        words = "training" if split == "train" else split
+        with seeded(0, task.device), _naming(task, f"the {words} data raised"):
+            check_finite(task, split)
     with seeded(0, task.device):
         with _naming(task, "the training data raised"):
             batch = next(batches(task, torch.Generator().manual_seed(0)))
