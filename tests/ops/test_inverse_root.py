@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from normsmith.errors import InputError
 from normsmith.ops.inverse_root import inverse_root, newton, zca
 
 
@@ -57,13 +56,13 @@ def test_gradients_of_matrices_with_equal_eigenvalues_are_right(method: str) -> 
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, within jvp
-def test_forward_mode_is_refused_with_what_to_do_and_that_works() -> None:
+def test_forward_mode_is_newtons_alone_and_a_hessian_has_another_way() -> None:
     covariance = covariance_of(3)
 
     def total(covariance: Tensor, method: str) -> Tensor:
         return inverse_root(((covariance + covariance.mT) / 2).unsqueeze(0), method, 40).pow(3).sum()
 
-    with pytest.raises(InputError, match=r'no derivative in forward mode .* method="newton", which has both'):
+    with pytest.raises(RuntimeError, match="jvp"):  # torch's own: a rule for it would keep the compiler out
         torch.func.hessian(total)(covariance, "zca")
     want = torch.func.jacrev(torch.func.grad(total))(covariance, "zca")
     torch.testing.assert_close(torch.func.hessian(total)(covariance, "newton"), want, rtol=1e-5, atol=1e-5)

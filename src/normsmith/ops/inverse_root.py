@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
-
-from normsmith.errors import InputError
 
 
 def inverse_root(covariance: Tensor, method: str = "zca", iterations: int = 5) -> Tensor:
@@ -86,14 +84,6 @@ class _InverseRoot(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(*inputs, *output)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor) -> NoReturn:
-        # torch differentiates no rule that is written here, so that forward mode within forward mode would be wrong
-        raise InputError(
-            'whitening: method "zca" has no derivative in forward mode (jvp, jacfwd, hessian); expected backward mode, '
-            'e.g. torch.func.jacrev(torch.func.grad(f)) for a Hessian, or method="newton", which has both'
-        )
 
     @staticmethod
     def backward(ctx: Any, *incoming: Tensor) -> Tensor:
