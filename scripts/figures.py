@@ -71,17 +71,20 @@ def where() -> dict[str, str]:
     import torch
     from benchmarks.protocol import processor
 
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short=10", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=True,
+    commit = git("rev-parse", "--short=10", "HEAD") + (
+        " with changes" if git("status", "--porcelain", "src") else ""
     )
     return {
         "machine": f"{os.cpu_count()} cores of {processor()}",
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
-        "commit": commit.stdout.strip(),
+        "commit": commit,
     }
+
+
+def git(*words: str) -> str:
+    """What git prints of this repository."""
+    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def with_figures(page: str, kept: dict[str, Any]) -> str:
