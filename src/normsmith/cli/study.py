@@ -15,7 +15,10 @@ from rich.console import Console
 from normsmith.cli.progress import StudyProgress
 from normsmith.report import check_writable, print_verdicts, to_csv, to_json, write_html
 from normsmith.studies import Settings, Store, StudyResult, run_study, select
+from normsmith.studies.study import SEEDS
 from normsmith.tasks import load
+
+_SEEDS = ", ".join(f"{count} {profile}" for profile, count in SEEDS.items())
 
 
 class Profile(StrEnum):
@@ -44,9 +47,7 @@ def study(
         list[str] | None,
         typer.Option("--question", "-q", help="A question to ask (again for more); all of them by default."),
     ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Seeds per arm.", show_default="8 quick, 10 full")
-    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds per arm.", show_default=_SEEDS)] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Worker processes.", show_default="one a core")
     ] = None,

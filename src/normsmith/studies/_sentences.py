@@ -63,20 +63,19 @@ def _censoring(effect: Effect) -> list[str]:
 def _meaning(effect: Effect, of: int) -> str:
     """Why the numbers have this verdict."""
     seeds, where = len(effect.seeds), notation.margin(effect)
-    counted = f"{effect.beyond} of {_text.count(seeds, 'seed')} {_lie(effect.beyond)} {where}"
+    counted = f"{effect.beyond} of {_text.count(seeds, 'seed')} {_lie(effect.beyond, seeds)} {where}"
     if effect.verdict is Verdict.NOT_JUDGED:
-        return f"{counted}; a study of {seeds} seeds judges the question's first {_text.count(of, 'hypothesis')} only"
+        judged = f"judges the question's first {_text.count(of, 'hypothesis')} only"
+        return f"{counted}; a study of {_text.count(seeds, 'seed')} {judged}"
     if effect.verdict is Verdict.HOLDS:
         return counted
     if effect.verdict is Verdict.REVERSED:
         return f"the claim was {where}, and the opposite is the case"
     if effect.verdict is Verdict.NOT_HERE:
-        return (
-            f"{effect.short} of {_text.count(seeds, 'seed')} {_lie(effect.short)} {notation.missed(effect)}"
-        )
+        return f"{effect.short} of {_text.count(seeds, 'seed')} {_lie(effect.short, seeds)} {notation.missed(effect)}"
     if effect.needed is None:
-        among = f" of {of}" if of > 1 else ""
-        return f"{counted}; at least {seeds_needed(of)} seeds are needed to decide a hypothesis{among}"
+        what = f"one of {of} hypotheses" if of > 1 else "a hypothesis"
+        return f"{counted}; at least {seeds_needed(of)} seeds are needed to decide {what}"
     return f"{counted}, {effect.short} {notation.missed(effect)}; {_obstacle(effect)}"
 
 
@@ -90,5 +89,5 @@ def _obstacle(effect: Effect) -> str:
     return decided
 
 
-def _lie(count: int) -> str:
-    return "lies" if count == 1 else "lie"
+def _lie(count: int, of: int) -> str:
+    return "lies" if 1 in (count, of) else "lie"

@@ -307,3 +307,10 @@ def test_other_files_of_weights_in_the_folder_are_named(tmp_path):
     loaded = load_checkpoint(network(), tmp_path)
     assert not loaded.is_plain
     assert "not read, though in the folder: pytorch_model.bin" in str(loaded)
+
+
+def test_a_single_name_that_is_allowed_may_stand_by_itself(tmp_path):
+    model = nn.Linear(2, 1)
+    torch.save({"model": model.state_dict(), "args": argparse.Namespace(lr=1)}, tmp_path / "last.pt")
+    loaded = load_checkpoint(nn.Linear(2, 1), tmp_path / "last.pt", allow="argparse.Namespace")
+    assert loaded.key == "model"

@@ -21,7 +21,7 @@ def load_checkpoint(
     key: str | None = None,
     prefix: str | None = None,
     strict: bool = True,
-    allow: Sequence[str] = (),
+    allow: str | Sequence[str] = (),
 ) -> Checkpoint:
     """Load the weights of a file or folder into a model, as training scripts and libraries write them.
 
@@ -54,7 +54,7 @@ def load_checkpoint(
     ('net', 'module.')
     """
     path, model = Path(path), unwrapped(model)
-    content = read(path, allow)
+    content = read(path, (allow,) if isinstance(allow, str) else allow)
     fit, every = choose(model, content.value, path, key=key, prefix=prefix, strict=strict)
     state = values(fit, model)
     check_loads(model, state, path)
