@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
@@ -66,9 +67,12 @@ def explained(failure: Failure) -> Iterator[None]:
 def _resolved(path: str | os.PathLike[str]) -> Path:
     """The file that a path names, links followed. Raises OSError for what no file system takes."""
     try:
-        return Path(path).resolve()
+        target = Path(path).resolve()
     except (RuntimeError, ValueError) as error:  # a link to itself in Python 3.11 and 3.12; a NUL in the name
         raise OSError(str(error)) from error
+    if target.is_symlink():  # a link to itself, from Python 3.13 on
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return target
 
 
 @contextmanager

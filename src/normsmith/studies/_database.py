@@ -147,7 +147,11 @@ def _file_engine(file: Path, mode: str) -> sa.Engine:
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(uri, uri=True, timeout=LOCK_SECONDS, check_same_thread=False)
-        connection.execute("PRAGMA synchronous = NORMAL")  # with a write-ahead log: safe against SIGKILL
+        try:
+            connection.execute("PRAGMA synchronous = NORMAL")  # with a write-ahead log: safe against SIGKILL
+        except BaseException:
+            connection.close()  # it is no database, or one that cannot be read: nobody else will close it
+            raise
         return connection
 
     return _transactional(sa.create_engine("sqlite://", creator=connect, poolclass=sa.QueuePool))

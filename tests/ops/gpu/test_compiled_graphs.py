@@ -17,6 +17,7 @@ DEVICE = "cpu" if INTERPRETED else "cuda"
 
 pytestmark = [
     pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning"),  # says torch on Python 3.13.0
     pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter"),  # inf − inf says numpy
     pytest.mark.filterwarnings(
         "ignore:.*torch.jit.script_method:DeprecationWarning"
