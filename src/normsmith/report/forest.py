@@ -159,8 +159,8 @@ def _margins(row: _Row) -> list[dict[str, Any]]:
     effect, top, bottom = row.effect, row.interval - 11, row.seeds + 7
     ends = [effect.margin] if effect.kind == "superiority" else [-effect.margin, effect.margin]
     ends = [notation.position(effect, end) for end in ends]
-    lines = [_vertical(end, top, bottom, color="ink", width=1.5, dash="dot") for end in ends if end]
-    if effect.kind == "superiority" or not effect.margin:
+    lines = [_vertical(end, top, bottom, color="ink", width=1.5, dash="dot") for end in ends]
+    if effect.kind == "superiority":
         return lines
     zone = {
         "type": "rect",
@@ -216,17 +216,17 @@ def _interval(row: _Row, shared: dict[str, Any], colour: str) -> list[dict[str, 
     """The line of an interval; an open end runs to the edge of the figure and has an arrow."""
     effect, edges = row.effect, row.edges
     left, right = sorted(notation.position(effect, end) for end in effect.interval)
-    ends = [max(left, edges[0]), min(right, edges[1])]
+    ends = [_rounded(max(left, edges[0])), _rounded(min(right, edges[1]))]
     line = {
         **shared,
         "mode": "lines",
-        "x": [float(f"{end:.6g}") for end in ends],
+        "x": ends,
         "y": [row.interval, row.interval],
         "line": {"color": colour, "width": 3},
         "hoverinfo": "skip",
     }
     open_ends = [
-        (float(f"{end:.6g}"), symbol)
+        (end, symbol)
         for end, true, symbol in zip(ends, (left, right), ("triangle-left", "triangle-right"), strict=True)
         if math.isinf(true)
     ]
@@ -255,7 +255,12 @@ def _known(effect: Effect, interval: Interval) -> tuple[float, str]:
 
 
 def _mark(effect: Effect, value: float) -> float | None:
-    return float(f"{notation.position(effect, value):.6g}") if math.isfinite(value) else None
+    return _rounded(notation.position(effect, value)) if math.isfinite(value) else None
+
+
+def _rounded(place: float) -> float:
+    """As many digits as a figure can show: a report holds many places."""
+    return float(f"{place:.6g}")
 
 
 def _description(effects: Sequence[Effect]) -> str:

@@ -209,6 +209,15 @@ class Lab:
             failed,
         )
 
+    def compare(self, hypothesis: Hypothesis, treatment: Tuned, control: Tuned, measure: Measure) -> Pairs:
+        """Pair two arms by the values of a measure, with how many trials of each diverged.
+
+        Raises:
+            StudyError: as `pairs`.
+        """
+        series = self.series(treatment, measure), self.series(control, measure)
+        return self.pairs(hypothesis, *series, self.diverged(treatment, control))
+
     def judge(self, pairs: Sequence[Pairs]) -> tuple[Effect, ...]:
         """Verdicts on the hypotheses of one question: as many as the study's seeds can decide, in their order."""
         return judge(pairs, most_judged(len(self.seeds)))

@@ -98,12 +98,8 @@ def estimate_and_interval(effect: Effect) -> str:
 
 def interval_name(effects: Iterable[Effect]) -> str:
     """What the two ends of an estimate are; too few seeds have a range, and no 95 % interval."""
-    return interval_name_at(min((len(effect.seeds) for effect in effects), default=INTERVAL_FROM))
-
-
-def interval_name_at(seeds: int) -> str:
-    """What the two ends of an estimate from so many seeds are."""
-    return "95 % interval" if seeds >= INTERVAL_FROM else "range of the seeds"
+    fewest = min((len(effect.seeds) for effect in effects), default=INTERVAL_FROM)
+    return "95 % interval" if fewest >= INTERVAL_FROM else "range of the seeds"
 
 
 def margin(effect: Effect) -> str:

@@ -25,7 +25,7 @@ def ask(lab: Lab) -> Requests[Findings]:
     tuned = yield from lab.tune(flat, lab.steps_to(target, "validation"), lab.shortfall)
     steps = lab.steps_to(target)
     pairs = [
-        lab.pairs(
+        lab.compare(
             Hypothesis(
                 name=activation or "own activation",
                 text=f"{norm.name} reaches {number(target, 4)} in at most 0.67 of the steps of {plain.name}",
@@ -36,9 +36,9 @@ def ask(lab: Lab) -> Requests[Findings]:
                 margin=MARGIN,
                 better="lower",
             ),
-            lab.series(tuned[norm], steps),
-            lab.series(tuned[plain], steps),
-            lab.diverged(tuned[norm], tuned[plain]),
+            tuned[norm],
+            tuned[plain],
+            steps,
         )
         for activation, (plain, norm) in zip(activations, arms, strict=True)
     ]

@@ -114,12 +114,7 @@ def _better(lab: Lab, name: str, treatment: Tuned, control: Tuned) -> Pairs:
         margin=1.0,
         better=lab.better,
     )
-    return lab.pairs(
-        hypothesis,
-        lab.series(treatment, lab.points),
-        lab.series(control, lab.points),
-        lab.diverged(treatment, control),
-    )
+    return lab.compare(hypothesis, treatment, control, lab.points)
 
 
 def _idle(lab: Lab, renorm: Tuned) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ def ask(lab: Lab) -> Requests[Findings]:
     for activation, (before, after, _) in zip(activations, arms, strict=True):
         claimed, other = (after, before) if _is_s_shaped(lab.task, activation) else (before, after)
         pairs.append(
-            lab.pairs(
+            lab.compare(
                 Hypothesis(
                     name=activation or "own activation",
                     text=f"{claimed.name} reaches {number(target, 4)} in at most 0.89 of the steps of {other.name}",
@@ -62,9 +62,9 @@ def ask(lab: Lab) -> Requests[Findings]:
                     margin=MARGIN,
                     better="lower",
                 ),
-                lab.series(tuned[claimed], steps),
-                lab.series(tuned[other], steps),
-                lab.diverged(tuned[claimed], tuned[other]),
+                tuned[claimed],
+                tuned[other],
+                steps,
             )
         )
     effects = lab.judge(pairs)

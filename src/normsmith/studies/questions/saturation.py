@@ -19,7 +19,7 @@ def ask(lab: Lab) -> Requests[Findings]:
     claim = partial(Hypothesis, treatment=norm.name, control=plain.name, scale="difference")
     effects = lab.judge(
         [
-            lab.pairs(
+            lab.compare(
                 claim(
                     name="final metric",
                     text="with sigmoids, batch norm improves the final test metric by at least 20 points",
@@ -27,9 +27,9 @@ def ask(lab: Lab) -> Requests[Findings]:
                     margin=19.9,  # between what 20 points are on small test sets: the next lower value falls short
                     better=lab.better,
                 ),
-                lab.series(tuned[norm], lab.points),
-                lab.series(tuned[plain], lab.points),
-                lab.diverged(tuned[norm], tuned[plain]),
+                tuned[norm],
+                tuned[plain],
+                lab.points,
             ),
             lab.pairs(
                 claim(

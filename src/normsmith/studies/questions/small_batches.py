@@ -59,7 +59,7 @@ def _hypotheses(
     }
     claim = partial(Hypothesis, unit="points", scale="difference", better=lab.better)
     return [
-        lab.pairs(
+        lab.compare(
             claim(
                 name="batch norm fails",
                 text=f"from {largest} to {smallest} samples batch norm loses more than 2 points",
@@ -67,11 +67,11 @@ def _hypotheses(
                 control=bad.name,
                 margin=2.0,
             ),
-            points[good],
-            points[bad],
-            lab.diverged(tuned[good], tuned[bad]),
+            tuned[good],
+            tuned[bad],
+            lab.points,
         ),
-        lab.pairs(
+        lab.compare(
             claim(
                 name="renorm is better",
                 text=f"at {smallest} samples renorm is more than 2 points better than batch norm",
@@ -79,9 +79,9 @@ def _hypotheses(
                 control=bad.name,
                 margin=2.0,
             ),
-            points[cured],
-            points[bad],
-            lab.diverged(tuned[cured], tuned[bad]),
+            tuned[cured],
+            tuned[bad],
+            lab.points,
         ),
         lab.pairs(
             claim(
