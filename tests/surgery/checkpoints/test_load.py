@@ -154,7 +154,7 @@ OPTIONS = {
 def test_taken_with_the_option_that_is_named(tmp_path, name):
     content, said, option = WITH_AN_OPTION[name]
     torch.save(content, tmp_path / name)
-    model = network()
+    safe, model = set(torch.serialization.get_safe_globals()), network()
     with pytest.raises(InputError) as refused:
         load_checkpoint(model, tmp_path / name)
     assert said in str(refused.value)
@@ -165,10 +165,7 @@ def test_taken_with_the_option_that_is_named(tmp_path, name):
     }
     load_checkpoint(model, tmp_path / name, **options)
     assert is_same(model, MODEL)
-    assert set(torch.serialization.get_safe_globals()) == SAFE
-
-
-SAFE = set(torch.serialization.get_safe_globals())
+    assert set(torch.serialization.get_safe_globals()) == safe
 
 
 def test_what_else_is_there_is_said(tmp_path):
