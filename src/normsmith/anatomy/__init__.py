@@ -8,9 +8,10 @@ Which file answers which question:
 - Who overwrites a tensor, and who then reads it? `memory` follows that while a trace is made, `storage` knows
   which tensors share elements, and `aliasing` answers for one call.
 - What is a module? `kinds` tells producers, norms and activations; `batch_norms` says what a batch norm consists of,
-  `read_batch_norm` reads one, `other_libraries` and `renorm_of_others` those that neither torch nor normsmith wrote;
-  `behaviour` tries what a layer of an unknown class does, and `linear_layers` whether one is linear; `hooks` recognises
-  norms that hooks apply; `describe` puts a layer, or a call, into one line.
+  `affine` the scale and shift that it amounts to, `read_batch_norm` reads one, `other_libraries` and
+  `renorm_of_others` those that neither torch nor normsmith wrote; `behaviour` tries what a layer of an unknown class
+  does, and `linear_layers` whether one is linear; `hooks` recognises norms that hooks apply; `describe` puts a layer,
+  or a call, into one line.
 - Which running statistics can be no data's? `broken_statistics` tells; `float64` says where that precision exists.
 - Which modules are meant, and who else holds them? `select` and `locations`, which knows what is shared. `holders`
   tells which attributes of a module the forwards of others read, from their `source` code.

@@ -98,6 +98,11 @@ def has_own_forward(norm: nn.Module) -> bool:
     return not (owner.__module__.startswith("torch.nn.") or is_ours(owner))
 
 
+def why_own_forward_binds(norm: nn.Module) -> str:
+    """Why a norm that has a forward of its own stays as it is, where nothing more is known of it."""
+    return f"{type(norm).__name__} has a forward of its own and may do more than normalise"
+
+
 def _is_known(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
     """Whether a module is an instance of one of `kinds`, or of a subclass that does not override the forward."""
     return isinstance(module, kinds) and any(

@@ -12,17 +12,14 @@ from torch import nn
 from normsmith._torch import children_of, is_compiled_in_place
 from normsmith.anatomy.holders import Holders
 from normsmith.anatomy.kinds import is_prepared
-from normsmith.errors import InputError, SurgeryError
+from normsmith.errors import SurgeryError
+from normsmith.layers.models import checked_module
 from normsmith.layers.scripted import give_places_back
 
 
 def check_changeable(model: nn.Module) -> None:
     """Raise InputError for what is no model, and SurgeryError for a scripted one, whose code is no Python any more."""
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"model: expected an nn.Module, got {model if isinstance(model, type) else type(model)}"
-        )
-    if isinstance(model, torch.jit.ScriptModule):
+    if isinstance(checked_module(model, "model"), torch.jit.ScriptModule):
         raise SurgeryError(
             "expected a model in Python, got a scripted one; change the model it was made from, and script that"
         )

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from normsmith._torch import buffers_of, parameters_of
+from normsmith.anatomy.affine import affine_of
 from normsmith.anatomy.batch_norms import TENSORS, BatchNorm
 from normsmith.anatomy.behaviour import behaviour_of
 from normsmith.anatomy.broken_statistics import broken_values
@@ -80,13 +81,7 @@ def read_renorm(module: nn.Module, library: Library) -> BatchNorm | Refusal:
         return Refusal("", str(error))
     if "weight" not in imported.state:
         tensors |= {"weight": None, "bias": None}
-    if not _evaluates_as(module, tensors, settings["eps"]):
-        return Refusal("", f"{kind} does not compute batch norm in evaluation, tried with a few numbers")
-    renamed = {own: theirs for own, theirs in library.tensors.items() if own != theirs}
-    notes = imported.notes
-    if renamed:
-        notes += (f"in the state dict {', '.join(renamed)} become {', '.join(renamed.values())}",)
-    return BatchNorm(
+    norm = BatchNorm(
         module,
         "other",
         len(tensors["running_mean"]),
@@ -95,21 +90,27 @@ def read_renorm(module: nn.Module, library: Library) -> BatchNorm | Refusal:
         settings["momentum"],
         {name: tensors.get(name) for name in TENSORS},
         renorm={"schedule": imported.schedule, "total_steps": None, "track": imported.track},
-        notes=notes,
+        notes=imported.notes + _renamings(library),
     )
+    if not _evaluates_as(norm):
+        return Refusal("", f"{kind} does not compute batch norm in evaluation, tried with a few numbers")
+    return norm
 
 
-def _evaluates_as(module: nn.Module, tensors: Mapping[str, Tensor | None], eps: float) -> bool:
-    """Whether evaluation is batch norm of these statistics, with this γ and β."""
-    behaviour = behaviour_of(module)
+def _renamings(library: Library) -> tuple[str, ...]:
+    """What is said of state dict keys that get torch's names."""
+    renamed = {own: theirs for own, theirs in library.tensors.items() if own != theirs}
+    if not renamed:
+        return ()
+    return (f"in the state dict {', '.join(renamed)} become {', '.join(renamed.values())}",)
+
+
+def _evaluates_as(norm: BatchNorm) -> bool:
+    """Whether a probe of the layer in evaluation shows the batch norm as which it was read."""
+    behaviour, affine = behaviour_of(norm.module), affine_of(norm)
     if behaviour is None or behaviour.scale is None or behaviour.shift is None:
         return False
-    mean, var, weight, bias = (
-        None if (held := tensors[name]) is None else held.detach().double().cpu()
-        for name in ("running_mean", "running_var", "weight", "bias")
+    return all(
+        torch.allclose(shown, read.cpu())
+        for shown, read in ((behaviour.scale, affine.scale), (behaviour.shift, affine.shift))
     )
-    assert mean is not None
-    assert var is not None
-    scale = (var + eps).rsqrt() * (1 if weight is None else weight)
-    shift = (0 if bias is None else bias) - mean * scale
-    return torch.allclose(behaviour.scale, scale) and torch.allclose(behaviour.shift, shift)

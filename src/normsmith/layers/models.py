@@ -15,12 +15,22 @@ def check_model(model: object, caller: str) -> None:
     Raises:
         InputError: it is no module, or a scripted one; `caller` is named in the message.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"{caller}: expected an nn.Module, got {model if isinstance(model, type) else type(model)}"
-        )
+    model = checked_module(model, caller)
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError(
             f"{caller}: expected a model in Python, got a scripted one; give the model that it was made from"
         )
     give_places_back(model)
+
+
+def checked_module(model: object, called: str) -> nn.Module:
+    """What is given as a model.
+
+    Raises:
+        InputError: it is no module; `called` is what the message calls it.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"{called}: expected an nn.Module, got {model if isinstance(model, type) else type(model)}"
+        )
+    return model

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from normsmith._choices import did_you_mean
 from normsmith._text import some
-from normsmith._torch import compiled_module
+from normsmith.anatomy.forward import unwrapped as inside_ranks
 from normsmith.anatomy.preserve import preserved
 from normsmith.errors import InputError
 from normsmith.surgery.checkpoints.entries import USUAL, StateDict, state_dicts
@@ -140,7 +139,5 @@ def _reason(error: Exception) -> str:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model within what torch.compile and data-parallel training put around it."""
-    inner = compiled_module(model)
-    if inner is None and isinstance(model, (nn.DataParallel, DistributedDataParallel)):
-        inner = model.module
-    return model if inner is None else unwrapped(inner)
+    inner = inside_ranks(model)
+    return unwrapped(inner.module) if isinstance(inner, nn.DataParallel) else inner

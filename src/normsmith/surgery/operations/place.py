@@ -15,7 +15,7 @@ from normsmith.anatomy.describe import describe_module, label
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.graph import Event, Graph, rank_of
 from normsmith.anatomy.hooks import Attached, attached_norms
-from normsmith.anatomy.kinds import has_own_forward, is_norm
+from normsmith.anatomy.kinds import has_own_forward, is_norm, why_own_forward_binds
 from normsmith.anatomy.locations import Locations, find
 from normsmith.anatomy.passing import (
     effective_consumers,
@@ -205,9 +205,9 @@ class _Moves:
             self.refusals.append(Refusal(path, reason + "norm after it"))
 
     def _obstacle(self, norm: nn.Module) -> str | None:
-        kind, locations = type(norm).__name__, self.at.locations
+        locations = self.at.locations
         if has_own_forward(norm):
-            return f"{kind} has a forward of its own and may do more than normalise"
+            return why_own_forward_binds(norm)
         if len(locations.holders[norm]) != 1:
             return "it is under several names, or is the model itself"
         if (held := locations.why_not_replaceable(norm, "moving")) is not None:

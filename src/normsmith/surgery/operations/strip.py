@@ -16,7 +16,7 @@ from normsmith.anatomy.behaviour import behaviour_of
 from normsmith.anatomy.describe import describe_module
 from normsmith.anatomy.forward import Forward, call
 from normsmith.anatomy.graph import Graph
-from normsmith.anatomy.kinds import has_own_forward, is_norm, is_producer
+from normsmith.anatomy.kinds import has_own_forward, is_norm, is_producer, why_own_forward_binds
 from normsmith.anatomy.locations import Locations, find
 from normsmith.anatomy.other_libraries import is_fixed
 from normsmith.anatomy.read_batch_norm import read_batch_norm
@@ -189,7 +189,7 @@ def _why_no_weights(norm: nn.Module) -> str:
     if behaviour is not None:
         return behaviour.text
     if has_own_forward(norm):
-        return f"{kind} has a forward of its own and may do more than normalise"
+        return why_own_forward_binds(norm)
     if is_ours(type(norm)) or getattr(norm, "running_mean", None) is not None:
         return f"{kind} is no batch norm, and fold reads batch norms alone"
     return f"{kind} goes by each sample's own statistics, which no weights can"
@@ -259,7 +259,7 @@ def _why_more(norm: nn.Module) -> str | None:
     if is_batch_norm(norm):
         read = read_batch_norm(norm)
         return read.reason if isinstance(read, Refusal) else None
-    return f"{type(norm).__name__} has a forward of its own and may do more than normalise"
+    return why_own_forward_binds(norm)
 
 
 def _fixed(locations: Locations, only: Only) -> Iterator[Remark]:

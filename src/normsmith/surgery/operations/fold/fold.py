@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from normsmith._torch import children_of, parameters_of
+from normsmith.anatomy.affine import affine_of
 from normsmith.anatomy.batch_norms import BatchNorm, selected_batch_norms
 from normsmith.anatomy.broken_statistics import statistics_remarks
 from normsmith.anatomy.describe import describe_layer
@@ -23,7 +24,7 @@ from normsmith.anatomy.trace import trace
 from normsmith.errors import InputError
 from normsmith.surgery.operations.fold.obstacles import Fold, Owners, foldable_norm, obstacle, width
 from normsmith.surgery.operations.fold.partners import Partners
-from normsmith.surgery.operations.fold.weights import Weights, affine_of
+from normsmith.surgery.operations.fold.weights import Weights
 from normsmith.surgery.plans.edits import Edit, ModuleEdit, ParameterEdit, RequireUnchanged
 from normsmith.surgery.plans.operation import Decisions, operation
 from normsmith.surgery.plans.plan import Change, Plan

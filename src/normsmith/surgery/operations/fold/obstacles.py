@@ -18,6 +18,7 @@ from normsmith._torch import (
     forward_pre_hooks_of,
     parameters_of,
 )
+from normsmith.anatomy.affine import affine_of
 from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm
 from normsmith.anatomy.broken_statistics import broken_statistics
 from normsmith.anatomy.kinds import is_prepared, is_producer
@@ -26,7 +27,6 @@ from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.other_libraries import read_fixed
 from normsmith.anatomy.read_batch_norm import read_batch_norm
 from normsmith.anatomy.remark import Refusal
-from normsmith.surgery.operations.fold.weights import affine_of
 
 _HooksOf = Callable[[nn.Module], Mapping[int, Any]]
 
