@@ -9,6 +9,6 @@ def test_the_version(normsmith):
 
 def test_help_says_what_is_taken_where_nothing_is_said(normsmith):
     shown = normsmith("study", "--help").out
-    for default in ("8 quick, 10 full", "one a core", "the task's", "sqlite:///study.db"):
+    for default in ("10 quick, 20 full", "one a core", "the task's", "sqlite:///study.db"):
         assert default in shown
     assert "(batch)" in normsmith("fix", "--help").out
