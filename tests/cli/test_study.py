@@ -166,6 +166,17 @@ def test_stores_that_are_not_ours_stay_as_they_were(normsmith, tiny, tmp_path):
         assert path.read_bytes() == before
 
 
+def test_a_trial_that_was_changed_in_the_store_is_no_answer(normsmith, tiny, tmp_path):
+    normsmith("study", tiny(), *SMALL, "--no-report")
+    with sqlite3.connect(tmp_path / "study.db") as connection:
+        (key,) = connection.execute("SELECT key FROM trials WHERE status = 'finished' LIMIT 1").fetchone()
+        changed = "UPDATE trials SET measurements = replace(measurements, '0.', '0.9') WHERE key = ?"
+        connection.execute(changed, (key,))
+    connection.close()
+    said = refused(normsmith("study", tiny(), *SMALL), key, "delete that row")
+    assert len(said.strip().splitlines()) == 1
+
+
 @pytest.fixture
 def interruptible():
     """Processes that a test starts react to interrupts, which a shell's background jobs are set to ignore."""
@@ -214,5 +225,5 @@ def count(path):
 
 def test_records_of_other_tasks_do_not_disturb(normsmith, tiny):
     with Store("sqlite:///study.db") as store:
-        store.put(Record("0" * 64, {}, "finished", "", {}, 1.0, {}))
+        store.put(Record({}, "finished", "", {}, 1.0, {}))
     assert normsmith("study", tiny(), *SMALL, "--no-report").code == 0

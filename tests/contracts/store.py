@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import struct
 from dataclasses import replace
@@ -17,10 +16,9 @@ from normsmith.studies.store import Record, Status, Store
 
 
 def a_record(name: str = "a", status: Status = "finished", **changes: Any) -> Record:
-    """A record whose key is the hash of `name`."""
+    """A record with `name` in its spec, and hence in its key."""
     record = Record(
-        key=hashlib.sha256(name.encode()).hexdigest(),
-        spec={"arm": ["norm"], "seed": 3, "learning_rate": 0.1, "probe_every": None},
+        spec={"name": name, "arm": ["norm"], "seed": 3, "learning_rate": 0.1, "probe_every": None},
         status=status,
         reason="" if status == "finished" else f"it {status}",
         measurements={"steps": [0, 5], "loss": [0.1 + 0.2, 1e-300], "probes": {"σ′": [0.25]}},

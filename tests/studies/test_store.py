@@ -18,19 +18,18 @@ import sqlalchemy as sa
 from tests.contracts.store import StoreContract, a_record
 
 from normsmith import errors
-from normsmith.errors import InputError
+from normsmith.errors import InputError, StoreError
 from normsmith.studies import _database
-from normsmith.studies.store import Store
+from normsmith.studies.store import Store, key_of
 
 # A study in a process of its own: puts records as fast as it can and says of each that it is in.
 WRITER = """
-import hashlib, sys
+import sys
 from normsmith.studies.store import Record, Store
 url, name, start, stop = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 with Store(url) as store:
     for number in range(start, stop):
-        key = hashlib.sha256(str(number).encode()).hexdigest()
-        store.put(Record(key, {"n": number}, "finished", "", {"loss": [number / 7] * 50}, 0.1, {"by": name}))
+        store.put(Record({"n": number}, "finished", name, {"loss": [number / 7] * 50}, 0.1, {"torch": "2.13"}))
         print(number, flush=True)
 """
 
@@ -42,7 +41,7 @@ def writer(url: str, name: str, start: int, stop: int) -> subprocess.Popen[str]:
 
 
 def key(number: int) -> str:
-    return a_record(str(number)).key
+    return key_of({"n": number}, {"torch": "2.13"})
 
 
 class TestSQLiteFile(StoreContract):
@@ -74,8 +73,6 @@ class TestRecord:
     @pytest.mark.parametrize(
         ("changes", "said"),
         [
-            ({"key": "abc"}, "64 hexadecimal digits"),
-            ({"key": "Z" * 64}, "64 hexadecimal digits"),
             ({"seconds": float("nan")}, "seconds"),
             ({"seconds": -1.0}, "seconds"),
         ],
@@ -98,7 +95,7 @@ class TestFile:
         Store(f"sqlite:///{tmp_path}/study.db").close()
         with sqlite3.connect(tmp_path / "study.db") as connection:
             assert connection.execute("SELECT application, schema_version FROM meta").fetchall() == [
-                ("normsmith", 2)
+                ("normsmith", 3)
             ]
             assert connection.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
         connection.close()
@@ -129,6 +126,67 @@ class TestFile:
         assert strict == {"loss": [{"$float": "nan"}, {"$float": "-inf"}, 0.5]}
 
 
+def altered(url: str, changes: str) -> None:
+    """Change every row of a SQLite store by hand."""
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+        connection.execute(f"UPDATE trials SET {changes}")
+    connection.close()
+
+
+class TestRowsThatWereChanged:
+    @pytest.fixture
+    def url(self, tmp_path):
+        url = f"sqlite:///{tmp_path}/study.db"
+        with Store(url) as store:
+            store.put(a_record())
+        return url
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            "measurements = replace(measurements, '1e-300', '2e-300')",
+            "measurements = '{}'",
+            "measurements = 'no JSON'",
+            """measurements = '{"loss": [{"$float": "much"}]}'""",
+            "spec = replace(spec, '0.1', '0.2')",
+            "spec = '[]'",
+            "versions = replace(versions, '2.13', '2.14')",
+            "status = 'diverged'",
+            "status = 'lost'",
+            "reason = 'none'",
+            "seconds = 7",
+            "seconds = 'long'",
+            "digest = ''",
+        ],
+    )
+    def test_are_refused_with_their_key(self, url, changes):
+        altered(url, changes)
+        with Store(url) as store, pytest.raises(StoreError, match=f"{a_record().key}.*delete that row"):
+            store.get([a_record().key])
+
+    def test_results_of_one_trial_are_not_those_of_another(self, url):
+        """A row whose content is whole, but stands under another key; and results copied with their digest."""
+        with Store(url) as store:
+            store.put(a_record("other", measurements={"loss": [0.5]}))
+        other = a_record("other").key
+        altered(
+            url, f"(measurements, digest) = (SELECT measurements, digest FROM trials WHERE key = '{other}')"
+        )
+        with Store(url) as store:
+            assert store.get([other])
+            with pytest.raises(StoreError, match=a_record().key):
+                store.get([a_record().key])
+        altered(url, f"key = '{'1' * 64}' WHERE key = '{other}'")
+        with Store(url) as store, pytest.raises(StoreError, match="1" * 64):
+            store.get(["1" * 64])
+
+    def test_a_result_that_was_not_asked_for_disturbs_nobody(self, url):
+        altered(url, "measurements = '{}'")
+        with Store(url) as store:
+            store.put(a_record("other"))
+            assert store.get([a_record("other").key])
+
+
 class TestSeveralStudies:
     def test_may_make_one_store_at_once(self, tmp_path):
         url, together = f"sqlite:///{tmp_path}/study.db", Barrier(8)
@@ -153,7 +211,7 @@ class TestSeveralStudies:
         with Store(url) as store:
             found = store.get(key(number) for number in range(300))
         assert [record.spec["n"] for record in found.values()] == list(range(300))
-        assert {record.versions["by"] for record in found.values()} == {"one", "two"}
+        assert {record.reason for record in found.values()} == {"one", "two"}
 
     def test_one_that_is_killed_loses_nothing_it_has_put(self, tmp_path):
         url = f"sqlite:///{tmp_path}/study.db"

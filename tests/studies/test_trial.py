@@ -136,7 +136,7 @@ def test_an_outcome_comes_back_from_the_store_as_it_went(store, tiny):
     outcome = train(load(tiny()), TRIAL)
     key = TRIAL.key("task", VERSIONS)
     store.put(
-        Record(key, TRIAL.spec(), outcome.status, "", outcome.measurements(), outcome.seconds, VERSIONS)
+        Record(TRIAL.content("task"), outcome.status, "", outcome.measurements(), outcome.seconds, VERSIONS)
     )
     back = Outcome.of(store.get([key])[key])
     assert math.isnan(back.loss[0])

@@ -25,8 +25,8 @@ from normsmith._text import error_text
 from normsmith.errors import InputError, MissingExtraError, StoreError
 
 APPLICATION = "normsmith"
-SCHEMA_VERSION = 2
-"""What a store's trials and their keys look like. 2: keys hold the declared names of edits and probes."""
+SCHEMA_VERSION = 3
+"""What a store's trials and their keys look like. 3: a row holds all that its key is a hash of, and a digest."""
 LOCK_SECONDS = 30
 """How long a write waits for another study that is writing to the same SQLite file."""
 

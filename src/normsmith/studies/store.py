@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
@@ -25,8 +28,7 @@ class Record:
     """One trial as it is stored.
 
     Attributes:
-        key: SHA-256 of all that decides the result, 64 hexadecimal digits.
-        spec: what the key is a hash of, readable.
+        spec: what was computed: with the versions, all that decides the result.
         status: `finished` and `diverged` are results; `raised`, `killed` and `timeout` are not.
         reason: why it did not finish; empty if it did.
         measurements: numbers, strings, lists and string-keyed dicts of them. Floats come back bit for bit,
@@ -35,10 +37,9 @@ class Record:
         versions: what computed it, by name.
 
     Raises:
-        InputError: the key is no SHA-256, the status is unknown, or the seconds are not finite.
+        InputError: the status is unknown, or the seconds are not finite.
     """
 
-    key: str
     spec: Mapping[str, Any]
     status: Status
     reason: str
@@ -47,12 +48,33 @@ class Record:
     versions: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        if len(self.key) != 64 or not set(self.key) <= set("0123456789abcdef"):
-            raise InputError(f"expected a trial's key of 64 hexadecimal digits, got {self.key!r}")
         if self.status not in get_args(Status):
             raise InputError(f"expected a status among {', '.join(get_args(Status))}, got {self.status!r}")
         if not (math.isfinite(self.seconds) and self.seconds >= 0):
             raise InputError(f"expected the seconds a trial took, got {self.seconds!r}")
+
+    @cached_property
+    def key(self) -> str:
+        """What the record is found by: `key_of` its spec and versions."""
+        return key_of(self.spec, self.versions)
+
+
+def key_of(spec: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    """SHA-256, in hexadecimal, of all that decides a trial's result.
+
+    Raises:
+        InputError: the spec holds something that JSON cannot.
+    """
+    return _sha256({**spec, "versions": versions})
+
+
+def _digest(row: Mapping[str, Any]) -> str:
+    """SHA-256 of a row, stored beside it: whether it is still as it was put."""
+    return _sha256([row["key"], float(row["seconds"]), *(row[name] for name in _NAMES if name != "seconds")])
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(_to_json(value), sort_keys=True).encode()).hexdigest()
 
 
 class _ExactJSON(sa.TypeDecorator[Any]):
@@ -63,9 +85,6 @@ class _ExactJSON(sa.TypeDecorator[Any]):
 
     def process_bind_param(self, value: Any, dialect: object) -> Any:
         return _to_json(value)
-
-    def process_result_value(self, value: Any, dialect: object) -> Any:
-        return _from_json(value)
 
 
 def _to_json(value: Any) -> Any:
@@ -100,6 +119,7 @@ _trials = sa.Table(
     sa.Column("measurements", _ExactJSON, nullable=False),
     sa.Column("seconds", sa.Double, nullable=False),
     sa.Column("versions", _ExactJSON, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
     sa.Column("created", sa.String(32), nullable=False),
 )
 _NAMES = tuple(field.name for field in fields(Record))
@@ -121,11 +141,11 @@ class Store:
         StoreError: the URL is malformed, or what it names is not a store, of another schema, or not writable.
         MissingExtraError: the database's driver is not installed.
 
-    >>> trial = Record("0" * 64, {"seed": 0}, "finished", "", {"accuracy": 0.97}, 0.4, {"torch": "2.13"})
+    >>> trial = Record({"seed": 0}, "finished", "", {"accuracy": 0.97}, 0.4, {"torch": "2.13"})
     >>> with Store("sqlite://") as store:
     ...     store.put(trial)
-    ...     records = store.get(["0" * 64, "1" * 64])
-    >>> records["0" * 64].measurements, len(records)
+    ...     records = store.get([trial.key, "1" * 64])
+    >>> records[trial.key].measurements, len(records)
     ({'accuracy': 0.97}, 1)
     """
 
@@ -137,16 +157,20 @@ class Store:
         """The records that are there, by key, in the order asked for.
 
         Raises:
-            StoreError: the store is closed or cannot be read.
+            StoreError: the store is closed or cannot be read, or a record is no longer as it was put.
         """
         wanted = list(dict.fromkeys(keys))
         records = {}
-        columns = [_trials.c[name] for name in _NAMES]
+        # JSON as text: what is none any more is then refused with its key.
+        columns = [
+            sa.cast(column, sa.Text).label(column.name) if isinstance(column.type, _ExactJSON) else column
+            for column in _trials.c
+        ]
         with self._connection() as connection:
             for start in range(0, len(wanted), _KEYS_A_QUERY):
                 some = wanted[start : start + _KEYS_A_QUERY]
                 for row in connection.execute(sa.select(*columns).where(_trials.c.key.in_(some))):
-                    records[row.key] = Record(**row._mapping)
+                    records[row.key] = self._record(dict(row._mapping))
         return {key: records[key] for key in wanted if key in records}
 
     def put(self, record: Record) -> None:
@@ -158,19 +182,33 @@ class Store:
             StoreError: the store is closed or cannot be written.
             InputError: the record holds something that JSON cannot.
         """
-        row = {name: getattr(record, name) for name in _NAMES}
-        row["reason"] = _storable(record.reason)
-        row["created"] = now()
+        record = replace(record, reason=_storable(record.reason))
+        row = {name: getattr(record, name) for name in ("key", *_NAMES)}
+        row |= {"digest": _digest(row), "created": now()}
         waiting = (_trials.c.key == record.key) & _trials.c.status.not_in(_FINAL)
-        replace, insert = _trials.update().where(waiting).values(row), _trials.insert().values(row)
+        update, insert = _trials.update().where(waiting).values(row), _trials.insert().values(row)
         for _ in range(2):  # once more if another study inserted the key between the two statements
             try:
                 with self._connection() as connection:
-                    if connection.execute(replace).rowcount == 0:
+                    if connection.execute(update).rowcount == 0:
                         connection.execute(insert)
                 return
             except IntegrityError:  # the key is there: final, or new since the update
                 continue
+
+    def _record(self, row: dict[str, Any]) -> Record:
+        """The record of a row, which must be what was put under its key."""
+        try:
+            row |= {name: _from_json(json.loads(row[name])) for name in ("spec", "measurements", "versions")}
+            intact = row["digest"] == _digest(row) and row["key"] == key_of(row["spec"], row["versions"])
+        except (InputError, TypeError, ValueError):
+            intact = False
+        if not intact:
+            raise StoreError(
+                f"expected trial {row['key']} in {self.url} as it was put there, got a row that was changed since; "
+                "delete that row, and its trial runs again, or choose another store"
+            )
+        return Record(**{name: row[name] for name in _NAMES})
 
     def count(self) -> int:
         """The number of records.

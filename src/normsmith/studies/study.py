@@ -207,8 +207,7 @@ class _Session:
         def finished(trial: Trial, outcome: Outcome) -> None:
             self.store.put(
                 Record(
-                    key=keys[trial],
-                    spec={**trial.spec(), "task": self.lab.task.name},
+                    spec=trial.content(self.reference.fingerprint),
                     status=outcome.status,
                     reason=outcome.reason,
                     measurements=outcome.measurements(),

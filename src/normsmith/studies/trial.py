@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from torch import nn
 
 from normsmith.studies.arms import Arm
 from normsmith.studies.names import name_of
-from normsmith.studies.store import Record, Status
+from normsmith.studies.store import Record, Status, key_of
 from normsmith.tasks import Task, batches, build, evaluating, metric, seeded
 
 ENGINE = 2
@@ -41,7 +40,7 @@ class Trial:
     stream: int = 0
 
     def spec(self) -> dict[str, Any]:
-        """The trial as JSON: what its key is a hash of, and what the store keeps beside the result."""
+        """The trial as JSON."""
         return {
             "arm": [edit.spec() for edit in self.arm.edits],
             "learning_rate": self.learning_rate,
@@ -52,10 +51,13 @@ class Trial:
             "probes": [name_of(probe) for probe in self.arm.probes],
         }
 
+    def content(self, task_fingerprint: str) -> dict[str, Any]:
+        """What the store keeps beside the result: with the versions, all that the key is a hash of."""
+        return {**self.spec(), "task": task_fingerprint, "engine": ENGINE}
+
     def key(self, task_fingerprint: str, versions: dict[str, str]) -> str:
         """SHA-256 over the trial, the task and the versions that compute it."""
-        content = {**self.spec(), "task": task_fingerprint, "engine": ENGINE, "versions": versions}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return key_of(self.content(task_fingerprint), versions)
 
 
 @dataclass(frozen=True)
