@@ -10,6 +10,8 @@ from normsmith.studies.results import (
     Effect,
     Failure,
     Line,
+    Strip,
+    StripChart,
     StudyResult,
     Table,
     Verdict,
@@ -150,6 +152,27 @@ def curves() -> Chart:
     )
 
 
+def choices() -> StripChart:
+    """Three arms; where seeds chose the same they lie at one place."""
+    draw = random.Random(5)
+    rows = tuple(
+        Strip(
+            label=label,
+            x=tuple(2.0 ** draw.choice(octaves) for _ in SEEDS),
+            kinds=tuple(draw.choice(("own", "He")) for _ in SEEDS),
+        )
+        for label, octaves in (("tanh, none", (-4, -3)), ("tanh, bn", (-1, 0, 1)), ("relu, none", (-5,)))
+    )
+    return StripChart(
+        name="choices",
+        title="What the seeds chose",
+        x_title="learning rate",
+        log_x=True,
+        rows=rows,
+        description="The best rate of each seed on validation. With batch norm it lies three octaves higher.",
+    )
+
+
 def learning_rates() -> Answer:
     return Answer(
         question="learning-rates",
@@ -169,7 +192,7 @@ def learning_rates() -> Answer:
                 better="higher",
             ),
         ),
-        charts=(response(),),
+        charts=(choices(), response()),
         trials=256,
     )
 
@@ -296,6 +319,13 @@ def nasty() -> StudyResult:
         lines=(line, other),
         description=NASTY,
     )
+    strips = StripChart(
+        name=NASTY,
+        title=NASTY,
+        x_title=LONG,
+        rows=(Strip(label=LONG, x=(1.0,), kinds=(NASTY,)),),
+        description=NASTY,
+    )
     answer = Answer(
         question=NASTY,
         title=NASTY,
@@ -303,7 +333,7 @@ def nasty() -> StudyResult:
         source=NASTY,
         headline=NASTY,
         effects=(bad,),
-        charts=(chart,),
+        charts=(chart, strips),
         tables=(Table(title=NASTY, columns=(NASTY, LONG), rows=((NASTY, "数字 🙂 é"),)),),
         notes=(NASTY, LONG),
         trials=1,

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from normsmith.report.axes import MOST_TICKS, log_axis, ratio_ticks, round_ticks
+from normsmith.report.axes import MOST_TICKS, axis_of, ratio_ticks, round_ticks
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,22 @@ def test_ratio_ticks_are_few_at_any_range_and_name_no_effect(decades):
 
 
 def test_ticks_of_learning_rates_are_powers_of_two_when_the_rates_are():
-    axis = log_axis(2.0**k for k in range(-10, 6))
-    assert axis["ticktext"] == [f"2<sup>{'−' if k < 0 else ''}{abs(k)}</sup>" for k in (-9, -6, -3, 0, 3)]
-    assert log_axis([0.01, 0.1, 1.0])["ticktext"] == ["0.01", "0.1", "1"]
+    axis = axis_of((2.0**k for k in range(-10, 6)), log=True)
+    assert [label for _, label in axis.ticks] == ["2⁻⁹", "2⁻⁶", "2⁻³", "2⁰", "2³"]
+    assert [label for _, label in axis_of([0.01, 0.1, 1.0], log=True).ticks] == ["0.01", "0.1", "1"]
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_an_axis_holds_its_values_and_little_more(log):
+    axis = axis_of([0.5, 2.0, 8.0, math.nan], log=log)
+    assert 0 < axis.share(0.5) < axis.share(2.0) < axis.share(8.0) < 1
+    assert not axis.shows(math.inf)
+    assert axis.shows(-1.0) is not log
+    assert all(0 <= share <= 1 for share, _ in axis.ticks)
+
+
+@pytest.mark.parametrize("values", [[], [3.0], [math.nan], [1e308, -1e308]])
+def test_an_axis_of_nothing_one_value_or_huge_ones_is_an_axis_still(values):
+    axis = axis_of(values)
+    assert axis.low < axis.high
+    assert all(math.isfinite(axis.share(value)) for value in values if axis.shows(value))

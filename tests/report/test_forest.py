@@ -1,10 +1,23 @@
 """Forest plots: every seed, the interval, the margin, and the side on which the claim lies."""
 
+import re
+
 import pytest
 from tests.report import samples
 
 from normsmith.report.forest import forest_figures
-from normsmith.studies import notation
+
+
+def lines(panel, class_):
+    """The ends of the lines of a class, in percent."""
+    found = re.findall(rf'<line x1="([-\d.]+)%" x2="([-\d.]+)%"[^>]* class="{class_}', panel.drawing)
+    return [(float(x1), float(x2)) for x1, x2 in found]
+
+
+def marks(panel):
+    """Symbols with their places, those of the seeds before that of the estimate."""
+    found = re.findall(r'href="#mark-([\w-]+)" x="([-\d.]+)%" y="(\d+)"', panel.drawing)
+    return [(symbol, float(x), int(y)) for symbol, x, y in found]
 
 
 def test_effects_of_other_units_get_figures_of_their_own():
@@ -12,39 +25,51 @@ def test_effects_of_other_units_get_figures_of_their_own():
     assert ratio.columns == ("seed", "sigmoid: after is faster", "relu: before is faster")
     assert points.columns == ("seed", "tanh: same accuracy")
     assert len(ratio.rows) == len(samples.SEEDS)
+    assert [panel.label for panel in ratio.panels] == [*ratio.columns[1:], ""]
 
 
 def test_the_forest_shows_every_seed_the_interval_and_the_margins():
-    effects = samples.placement().effects
-    _, points = forest_figures(effects)
-    seeds, interval, estimate = points.spec["data"]
-    shown = [notation.position(effects[2], low) for low, _ in effects[2].effects]
-    assert seeds["x"] == pytest.approx(shown, rel=1e-5)
-    ends = sorted(notation.position(effects[2], end) for end in effects[2].interval)
-    assert interval["x"] == pytest.approx(ends, rel=1e-5)
-    assert estimate["x"] == pytest.approx([notation.position(effects[2], effects[2].median.low)], rel=1e-5)
-    at = {shape["x0"] for shape in points.spec["layout"]["shapes"] if shape["type"] == "line"}
-    assert at == {-1.0, 0.0, 1.0}
-    low, high = points.spec["layout"]["xaxis"]["range"]
-    assert low < -1 < 1 < high
+    """Places on the axis are checked against the places of 0 and of the margins, which are known."""
+    effect = samples.placement().effects[2]
+    _, points = forest_figures([samples.placement().effects[0], effect])
+    row = points.panels[0]
+    ((zero, _),), (left, right) = lines(row, "zero"), [x for x, _ in lines(row, "margin")]
+    assert zero == pytest.approx((left + right) / 2, abs=1e-2)
+    scale = (right - left) / 2  # percent of a point: the margin is one
+
+    def place(value):
+        return pytest.approx(zero + scale * value, abs=1e-2)
+
+    *seeds, (symbol, middle, _) = marks(row)
+    assert [x for _, x, _ in seeds] == [place(low) for low, _ in effect.effects]
+    assert (symbol, middle) == ("holds", place(effect.median.low))
+    assert lines(row, "interval") == [(place(effect.interval.low), place(effect.interval.high))]
+    assert 0 < left < right < 100
 
 
 def test_effects_are_as_measured_so_a_claim_of_fewer_points_left():
     effect = samples.fewer_steps().effects[0]
     for better, sign, side in (("lower", -1, "left"), ("higher", 1, "right")):
         (figure,) = forest_figures([effect.model_copy(update={"better": better})])
-        assert figure.spec["data"][2]["x"] == pytest.approx([sign * effect.median.low], rel=1e-5)
-        assert f"farther {side}" in figure.spec["layout"]["xaxis"]["title"]["text"]
+        ((zero, _),), (*_, (_, middle, _)) = lines(figure.panels[0], "zero"), marks(figure.panels[0])
+        assert sign * (middle - zero) > 0
+        assert f"farther {side}" in figure.x_title
     assert len(forest_figures([effect, effect.model_copy(update={"better": "higher"})])) == 2
 
 
 def test_what_censoring_leaves_open_is_drawn_open():
     """Two of eight effects are at least so large, and so is the interval: fewer steps lie to the left."""
     (figure,) = forest_figures([samples.fewer_steps().effects[1]])
-    seeds, interval, arrows, _ = figure.spec["data"]
-    assert seeds["marker"]["symbol"] == ["triangle-left"] * 2 + ["circle"] * 6
-    assert arrows["marker"]["symbol"] == ["triangle-left"]
-    left, _ = figure.spec["layout"]["xaxis"]["range"]
-    assert interval["x"][0] == arrows["x"][0] == pytest.approx(left, rel=1e-5)
-    assert "triangles: so far at least" in figure.spec["layout"]["xaxis"]["title"]["text"]
+    row = figure.panels[0]
+    symbols = [symbol for symbol, _, _ in marks(row)]
+    assert symbols == ["triangle-left"] * 2 + ["circle"] * 6 + ["triangle-left", "holds"]
+    ((left, _),) = lines(row, "interval")
+    assert left == marks(row)[-2][1] == 0
+    assert "triangles: so far at least" in figure.x_title
     assert "at most" in dict(figure.rows)["0"]
+
+
+def test_the_key_has_the_colours_and_shapes_of_the_verdicts_that_are_there():
+    (ratio, _) = forest_figures(samples.placement().effects)
+    assert [entry.label for entry in ratio.key[-2:]] == ["holds", "reversed"]
+    assert [entry.symbol for entry in ratio.key[-2:]] == ["holds", "reversed"]

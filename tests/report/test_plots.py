@@ -1,39 +1,29 @@
-import math
+"""Charts: lines, bands and rings where the numbers are, and gaps where there are none."""
 
-import plotly.graph_objects as go
-import pytest
+import math
+import re
+
 from tests.report import samples
 
-from normsmith.report import palette
-from normsmith.report.forest import forest_figures
 from normsmith.report.plots import chart_figure, line_style
 from normsmith.studies.results import Chart, Line
 
 
-def painted(node, colours):
-    """A figure as the page's script paints it."""
-    if isinstance(node, list):
-        return [painted(item, colours) for item in node]
-    if not isinstance(node, dict):
-        return node
-    return {
-        key: colours[value] if key.endswith("color") and isinstance(value, str) else painted(value, colours)
-        for key, value in node.items()
-    }
+def chart(*lines, **options):
+    return chart_figure(
+        Chart(name="c", title="c", x_title="x", y_title="y", lines=lines, description="d", **options)
+    )
 
 
-def figures(result):
-    for answer in result.answers:
-        yield from forest_figures(answer.effects)
-        yield from (chart_figure(chart) for chart in answer.charts)
+def strokes(figure, class_):
+    """The numbers of each stretch of the paths of a class."""
+    (panel,) = figure.panels
+    paths = re.findall(rf'<path d="([^"]*)" class="{class_}[^"]*">', panel.drawing)
+    return [[re.findall(r"[\d.]+ -?[\d.]+", part) for part in path.split("M")[1:]] for path in paths]
 
 
-@pytest.mark.parametrize("make", [samples.ordinary, samples.nasty, samples.one_seed])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_plotly_knows_every_property_and_every_colour_has_a_name(make, scheme):
-    drawn = [go.Figure(painted(figure.spec, palette.PALETTES[scheme])) for figure in figures(make())]
-    assert drawn
-    assert all(figure.data for figure in drawn)
+def marks(figure, symbol):
+    return re.findall(rf'href="#mark-{symbol}" x="([\d.]+)%" y="([\d.]+)"', figure.panels[0].drawing)
 
 
 def test_a_gap_stays_a_gap_in_line_band_and_table():
@@ -45,32 +35,45 @@ def test_a_gap_stays_a_gap_in_line_band_and_table():
         high=(0.2, 0.3, None, 0.5, 0.6),
         marked=(2.0, 3.0),
     )
-    chart = Chart(name="c", title="c", x_title="x", y_title="y", lines=(line,), description="d")
-    figure = chart_figure(chart)
-    band, drawn, ring = figure.spec["data"]
-    assert drawn["y"] == [0.1, 0.2, None, 0.4, 0.5]
-    assert not drawn["connectgaps"]
-    assert band["y"].count(None) == 2  # two closed outlines
-    assert ring["x"] == [2.0]  # there is nothing to point at in the gap
+    figure = chart(line)
+    ((first, second),) = strokes(figure, "stroke")
+    assert (len(first), len(second)) == (2, 2)
+    ((left, right),) = strokes(figure, "band")
+    assert (len(left), len(right)) == (4, 4)  # two closed outlines
+    assert len(marks(figure, "circle")) == 4
+    assert len(marks(figure, "ring")) == 1  # there is nothing to point at in the gap
     assert [row[1] for row in figure.rows][1:3] == ["0.2 (0.1 to 0.3)", "–"]
+
+
+def test_a_higher_value_is_drawn_higher_and_a_larger_x_farther_right():
+    figure = chart(Line(label="arm", x=(1.0, 2.0), y=(0.1, 0.9)))
+    (x0, y0), (x1, y1) = [(float(x), float(y)) for x, y in marks(figure, "circle")]
+    assert x0 < x1
+    assert y0 > y1
 
 
 def test_what_has_no_logarithm_is_left_out_of_a_log_axis():
     line = Line(label="arm", x=(0.0, 1.0, 2.0), y=(1.0, -1.0, math.nan), low=(0.5, 0.5, 0.5), high=(2.0,) * 3)
-    chart = Chart(
-        name="c",
-        title="c",
-        x_title="x",
-        y_title="y",
-        log_x=True,
-        log_y=True,
-        lines=(line,),
-        description="d",
-    )
-    drawn = next(trace for trace in chart_figure(chart).spec["data"] if trace.get("connectgaps") is False)
-    assert (drawn["x"], drawn["y"]) == ([1.0, 2.0], [None, None])
+    figure = chart(line, log_x=True, log_y=True)
+    assert marks(figure, "circle") == []
+    assert strokes(figure, "stroke") == [[]]
+    ((band,),) = strokes(figure, "band")
+    assert len(band) == 4
+
+
+def test_the_key_has_every_line_and_the_ring_only_where_there_is_one():
+    curves, response = chart_figure(samples.curves()), chart_figure(samples.response())
+    assert [entry.label for entry in curves.key] == [line.label for line in samples.curves().lines]
+    assert response.key[-1].label == "chosen on validation"
+    assert response.key[-1].symbol == "ring"
 
 
 def test_thirty_lines_are_told_apart_by_colour_and_dash():
-    styles = {(line_style(i)["color"], line_style(i)["dash"]) for i in range(30)}
+    styles = {(line_style(i)["colour"], line_style(i)["dash"]) for i in range(30)}
     assert len(styles) == 30
+
+
+def test_names_are_text_and_not_elements():
+    drawn = chart_figure(samples.nasty().answers[0].charts[0]).panels[0].drawing
+    assert "<img" not in drawn
+    assert "&lt;img" in drawn

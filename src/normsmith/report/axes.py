@@ -2,10 +2,67 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from normsmith._text import exact
 
 MOST_TICKS = 7
+_LARGEST = 1e300  # beyond, the length of an axis would not be finite
+_RAISED = str.maketrans("0123456789−.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A stretch of numbers from one edge to the other; a log axis holds natural logarithms.
+
+    Attributes:
+        low, high: the numbers at its edges.
+        log: whether they are logarithms.
+        ticks: where its ticks are, as shares of its length, and their labels.
+    """
+
+    low: float
+    high: float
+    log: bool
+    ticks: tuple[tuple[float, str], ...]
+
+    def shows(self, value: float) -> bool:
+        """Whether a value has a place: it is not absurdly large, and has a logarithm where the axis is of those."""
+        return _has_place(value, log=self.log)
+
+    def share(self, value: float) -> float:
+        """Where a value lies, as a share of the length."""
+        return _share(math.log(value) if self.log else value, self.low, self.high)
+
+
+def axis_of(values: Iterable[float], *, log: bool = False, pad: float = 0.04) -> Axis:
+    """An axis that covers `values` and a little more, with ticks at the values themselves where a log axis has few.
+
+    >>> [label for _, label in axis_of([0.0, 1.0]).ticks], [label for _, label in axis_of([1, 8], log=True).ticks]
+    (['0', '0.2', '0.4', '0.6', '0.8', '1'], ['1', '8'])
+    """
+    finite = sorted({value for value in values if _has_place(value, log=log)}) or [1.0]
+    low, high = (math.log(finite[0]), math.log(finite[-1])) if log else (finite[0], finite[-1])
+    room = pad * (high - low) or 0.5
+    low, high = low - room, high + room
+    ticks = _pick(finite) if log else round_ticks(low, high)
+    places = [_share(math.log(tick) if log else tick, low, high) for tick in ticks]
+    return Axis(low, high, log, tuple(zip(places, _names(ticks), strict=True)))
+
+
+def _has_place(value: float, *, log: bool) -> bool:
+    return abs(value) < _LARGEST and (value > 0 or not log)
+
+
+def _share(value: float, low: float, high: float) -> float:
+    return (value - low) / (high - low)
+
+
+def _names(ticks: Sequence[float]) -> list[str]:
+    in_full = all(0.1 <= tick < 10000 for tick in ticks)
+    if not in_full and all(tick > 0 for tick in ticks) and _powers_of_two(ticks):
+        return [f"2{exact(math.log2(tick)).translate(_RAISED)}" for tick in ticks]
+    return [exact(tick) for tick in ticks]
 
 
 def round_ticks(low: float, high: float) -> list[float]:
@@ -41,14 +98,6 @@ def ratio_ticks(low: float, high: float) -> list[float]:
     return within if len(within) <= MOST_TICKS else [tick for tick in within if exact(tick)[-1] != "2"]
 
 
-def log_axis(values: Iterable[float]) -> dict[str, object]:
-    """A Plotly log axis that covers `values`, with ticks at the values themselves where they are few."""
-    positive = sorted({value for value in values if value > 0 and math.isfinite(value)})
-    if not positive:
-        return {"type": "log"}
-    return {"type": "log", "tickmode": "array", **_labelled(_pick(positive))}
-
-
 def _pick(positive: Sequence[float]) -> list[float]:
     if len(positive) <= MOST_TICKS:
         return list(positive)
@@ -56,14 +105,6 @@ def _pick(positive: Sequence[float]) -> list[float]:
         every = math.ceil(len(positive) / MOST_TICKS)
         return [value for value in positive if math.log2(value) % every == 0]
     return ratio_ticks(math.log(positive[0]), math.log(positive[-1]))
-
-
-def _labelled(ticks: Sequence[float]) -> dict[str, object]:
-    if _powers_of_two(ticks) and not all(0.1 <= tick < 10000 for tick in ticks):
-        labels = [f"2<sup>{exact(math.log2(tick))}</sup>" for tick in ticks]
-    else:
-        labels = [exact(tick) for tick in ticks]
-    return {"tickvals": list(ticks), "ticktext": labels}
 
 
 def _powers_of_two(values: Sequence[float]) -> bool:

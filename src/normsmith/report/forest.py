@@ -1,34 +1,25 @@
 """Forest plots: each paired effect with its seeds, its estimate and 95 % interval, and its margin.
 
-Rows are laid out in pixels (one unit of the y axis is one pixel), with the label above its interval rather
-than beside it: the same figure reads well on a telephone and on paper.
+A row is a drawing with its label above rather than beside it: the same figure reads well on a telephone and on paper.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
-from typing import Any
+
+from markupsafe import Markup
 
 from normsmith import _text
-from normsmith.report.axes import ratio_ticks, round_ticks
+from normsmith.report import svg
+from normsmith.report.axes import Axis, ratio_ticks, round_ticks
 from normsmith.report.palette import VERDICT_COLOURS
-from normsmith.report.plots import Figure, base_axis, base_layout, plain
+from normsmith.report.plots import Figure, KeyEntry, Panel
 from normsmith.studies import notation
 from normsmith.studies.results import Effect, Verdict
 from normsmith.studies.statistics import Interval
 
-_LINE = 17  # pixels of a line of the label
-_INTERVAL = 16  # from the label to the interval
-_SEEDS = 14  # from the interval to the seeds
-_GAP = 22  # from the seeds to the next label
-_SYMBOLS = {
-    Verdict.HOLDS: "circle",
-    Verdict.NOT_HERE: "circle",
-    Verdict.REVERSED: "diamond",
-    Verdict.INCONCLUSIVE: "square",
-    Verdict.NOT_JUDGED: "square",
-}
-_FILLED = {Verdict.HOLDS, Verdict.REVERSED}
+_HEIGHT = 40  # pixels of a row
+_INTERVAL, _SEEDS = 13, 29  # where they are drawn in it
 
 
 def forest_figures(effects: Sequence[Effect]) -> list[Figure]:
@@ -39,30 +30,34 @@ def forest_figures(effects: Sequence[Effect]) -> list[Figure]:
 
 
 def _axis_of(effect: Effect) -> tuple[str, str, bool]:
-    return effect.scale, effect.unit, _points_left(effect)
+    return effect.scale, effect.unit, points_left(effect)
 
 
-def _points_left(effect: Effect) -> bool:
-    """Whether the claim lies to the left."""
+def points_left(effect: Effect) -> bool:
+    """Whether the claim lies to the left, where an effect is drawn as measured."""
     return notation.position(effect, 1.0) < 0
 
 
 def _figure(effects: list[Effect]) -> Figure:
-    low, high = _range(effects)
-    rows = list(_rows(effects, (low, high)))
-    bottom = rows[-1].seeds + _SEEDS
-    layout = base_layout(height=bottom + 64)
-    layout["xaxis"] = {**base_axis(), **_x_axis(effects, low, high)}
-    layout["yaxis"] = {"range": [bottom, 0], "visible": False, "fixedrange": True}
-    layout["annotations"] = [_label(row) for row in rows]
-    layout["shapes"] = [
-        _vertical(0.0, 0, bottom, color="axis", width=1.5),
-        *(shape for row in rows for shape in _margins(row)),
+    axis = _axis(effects)
+    panels = [
+        Panel(effect.name, notation.estimate_and_interval(effect), _row(effect, axis), _class(effect))
+        for effect in effects
     ]
-    spec = {"data": [trace for row in rows for trace in _traces(row)], "layout": layout}
-    columns, cells = _table(effects)
-    title = ": ".join(filter(None, ("Paired effects", _measure(effects[0]))))
-    return Figure(title, _description(effects), "", spec, (), columns, cells)
+    columns, rows = _table(effects)
+    return Figure(
+        title=": ".join(filter(None, ("Paired effects", _measure(effects[0])))),
+        description=_description(effects),
+        panels=(*panels, Panel("", "", svg.drawing(24, svg.labels(axis, 16)))),
+        x_title=" · ".join(filter(None, (_measure(effects[0]), *_direction(effects)))),
+        key=_key(effects),
+        columns=columns,
+        rows=rows,
+    )
+
+
+def _class(effect: Effect) -> str:
+    return "beside" if effect.verdict is Verdict.NOT_JUDGED else ""
 
 
 def _measure(effect: Effect) -> str:
@@ -71,196 +66,106 @@ def _measure(effect: Effect) -> str:
     return f"ratio of {effect.unit}" if effect.unit else "ratio"
 
 
-class _Row:
-    """Where one effect is drawn: in pixels from the top, between the left and right edges of the axis."""
-
-    def __init__(self, effect: Effect, top: int, edges: tuple[float, float]) -> None:
-        self.effect = effect
-        self.edges = edges
-        self.name = plain(effect.name, width=44)
-        self.top = top
-        self.interval = top + _LINE * (self.name.count("<br>") + 2) + _INTERVAL
-        self.seeds = self.interval + _SEEDS
-
-
-def _rows(effects: Sequence[Effect], edges: tuple[float, float]) -> Iterator[_Row]:
-    top = 4
-    for effect in effects:
-        row = _Row(effect, top, edges)
-        yield row
-        top = row.seeds + _GAP
-
-
-def _range(effects: Sequence[Effect]) -> tuple[float, float]:
+def _axis(effects: Sequence[Effect]) -> Axis:
     marks = [0.0]
     for effect in effects:
         own = [*chain.from_iterable(effect.effects), *effect.median, *effect.interval, effect.margin]
         own += [-effect.margin] if effect.kind == "equivalence" else []
         marks += [notation.position(effect, mark) for mark in own]
     finite = [mark for mark in marks if math.isfinite(mark)]
-    low, high = min(finite), max(finite)
-    pad = 0.06 * (high - low) or 0.1
-    return low - pad, high + pad
-
-
-def _direction(effects: Sequence[Effect]) -> str:
-    """Which way the claim lies, and what a triangle is, where there are some."""
-    claimed = f"farther {'left' if _points_left(effects[0]) else 'right'}: more as claimed"
-    return f"{claimed}; triangles: so far at least" if any(effect.censored for effect in effects) else claimed
-
-
-def _x_axis(effects: Sequence[Effect], low: float, high: float) -> dict[str, Any]:
-    effect = effects[0]
+    pad = 0.06 * (max(finite) - min(finite)) or 0.1
+    low, high = min(finite) - pad, max(finite) + pad
     # Ratios arrive as logarithms: a linear axis with ratios for labels is a log axis.
-    if effect.scale == "ratio":
-        ratios = ratio_ticks(low, high)
-        ticks, labels = [math.log(ratio) for ratio in ratios], [f"{_text.exact(r)}×" for r in ratios]
+    if effects[0].scale == "ratio":
+        named = [(math.log(ratio), f"{_text.exact(ratio)}×") for ratio in ratio_ticks(low, high)]
     else:
-        ticks = round_ticks(low, high)
-        labels = [("+" if tick > 0 else "") + _text.exact(tick) for tick in ticks]
-    title = [
-        plain(_measure(effect), width=44, lines=1),
-        _direction(effects),
-    ]
-    return {
-        "range": [low, high],
-        "tickmode": "array",
-        "tickvals": ticks,
-        "ticktext": labels,
-        "title": {
-            "text": "<br>".join(filter(None, title)),
-            "standoff": 8,
-            "font": {"size": 13, "color": "muted"},
-        },
-    }
+        named = [(tick, ("+" if tick > 0 else "") + _text.exact(tick)) for tick in round_ticks(low, high)]
+    return Axis(low, high, log=False, ticks=tuple(((at - low) / (high - low), name) for at, name in named))
 
 
-def _label(row: _Row) -> dict[str, Any]:
-    return {
-        "xref": "paper",
-        "x": 0,
-        "xanchor": "left",
-        "y": row.top,
-        "yanchor": "top",
-        "align": "left",
-        "showarrow": False,
-        "borderpad": 0,
-        "text": f"<b>{row.name}</b><br>{plain(notation.estimate_and_interval(row.effect), width=44, lines=1)}",
-        "font": {"size": 13, "color": "ink"},
-        "bgcolor": "paper",
-    }
+def _direction(effects: Sequence[Effect]) -> Iterator[str]:
+    """Which way the claim lies, and what a triangle is, where there are some."""
+    yield f"farther {'left' if points_left(effects[0]) else 'right'}: more as claimed"
+    if any(effect.censored for effect in effects):
+        yield "triangles: so far at least"
 
 
-def _vertical(x: float, top: int, bottom: int, **line: Any) -> dict[str, Any]:
-    return {"type": "line", "x0": x, "x1": x, "y0": top, "y1": bottom, "layer": "below", "line": line}
+def _key(effects: Sequence[Effect]) -> tuple[KeyEntry, ...]:
+    """What is drawn, and the colours and shapes of the verdicts that are there."""
+    verdicts = dict.fromkeys(effect.verdict for effect in effects)
+    return (
+        KeyEntry(f"estimate, {notation.interval_name(effects)}", "muted", "solid", "circle"),
+        KeyEntry("one seed each", "muted faint", "", "circle"),
+        KeyEntry("margin, and the side of the claim", "muted", "", "margin"),
+        KeyEntry("no effect", "muted", "", "zero"),
+        *(
+            KeyEntry(verdict.value, VERDICT_COLOURS[verdict], "", VERDICT_COLOURS[verdict])
+            for verdict in verdicts
+        ),
+    )
 
 
-def _margins(row: _Row) -> list[dict[str, Any]]:
-    effect, top, bottom = row.effect, row.interval - 11, row.seeds + 7
-    ends = [effect.margin] if effect.kind == "superiority" else [-effect.margin, effect.margin]
-    ends = [notation.position(effect, end) for end in ends]
-    lines = [_vertical(end, top, bottom, color="ink", width=1.5, dash="dot") for end in ends]
-    if effect.kind == "superiority":
-        return lines
-    zone = {
-        "type": "rect",
-        "x0": -effect.margin,
-        "x1": effect.margin,
-        "y0": top,
-        "y1": bottom,
-        "layer": "below",
-        "fillcolor": "grid",
-        "line": {"width": 0},
-    }
-    return [zone, *lines]
-
-
-def _traces(row: _Row) -> list[dict[str, Any]]:
-    effect = row.effect
+def _row(effect: Effect, axis: Axis) -> Markup:
     colour = VERDICT_COLOURS[effect.verdict]
-    shared = {"type": "scatter", "cliponaxis": False}
-    known = [_known(effect, interval) for interval in effect.effects]
-    return [
-        {
-            **shared,
-            "mode": "markers",
-            "x": [_mark(effect, value) for value, _ in known],
-            "y": [row.seeds] * len(known),
-            "marker": {"color": colour, "size": 8, "opacity": 0.4, "symbol": [symbol for _, symbol in known]},
-            "text": [
-                f"seed {seed}: {notation.span(effect, interval)}"
-                for seed, interval in zip(effect.seeds, effect.effects, strict=True)
-            ],
-            "hovertemplate": "%{text}<extra></extra>",
-        },
-        *_interval(row, shared, colour),
-        {
-            **shared,
-            "mode": "markers",
-            "x": [_mark(effect, _known(effect, effect.median)[0])],
-            "y": [row.interval],
-            "marker": {
-                "color": colour if effect.verdict in _FILLED else "paper",
-                "size": 12,
-                "opacity": 1,
-                "symbol": _SYMBOLS[effect.verdict],
-                "line": {"color": colour, "width": 2.5},
-            },
-            "text": [f"{plain(notation.estimate_and_interval(effect))}: {effect.verdict.value}"],
-            "hovertemplate": "%{text}<extra></extra>",
-        },
-    ]
+    margin = notation.position(effect, effect.margin)
+    return svg.drawing(
+        _HEIGHT,
+        *backdrop(axis, margin, _HEIGHT, both=effect.kind == "equivalence"),
+        *_seeds(effect, axis, colour),
+        *interval(axis, sorted(notation.position(effect, end) for end in effect.interval), _INTERVAL, colour),
+        svg.mark(colour, _at(effect, axis, known(effect.median)[0]), _INTERVAL, colour, in_words(effect)),
+    )
 
 
-def _interval(row: _Row, shared: dict[str, Any], colour: str) -> list[dict[str, Any]]:
+def in_words(effect: Effect) -> str:
+    """What a row says, where the pointer rests on its estimate."""
+    return f"{effect.name}: {notation.estimate_and_interval(effect)}: {effect.verdict.value}"
+
+
+def backdrop(axis: Axis, margin: float, height: int, *, both: bool) -> Iterator[Markup]:
+    """The side of the claim, the grid, "no effect" and the margin; an equivalence lies between `both` margins."""
+    margins = sorted(axis.share(end) for end in ((-margin, margin) if both else (margin,)))
+    claimed = (margins[0], margins[-1]) if both else (0.0, margins[0]) if margin < 0 else (margins[0], 1.0)
+    zero = axis.share(0.0)
+    yield svg.area(claimed, (0, height), "claimed")
+    yield svg.grid(axis, 0, height)
+    yield svg.line((zero, zero), (0, height), "zero")
+    for share in margins:
+        yield svg.line((share, share), (0, height), "margin")
+
+
+def _seeds(effect: Effect, axis: Axis, colour: str) -> Iterator[Markup]:
+    for seed, bounds in zip(effect.seeds, effect.effects, strict=True):
+        value, side = known(bounds)
+        towards = notation.position(effect, side)
+        symbol = ("triangle-right" if towards > 0 else "triangle-left") if side else "circle"
+        symbol = "circle-open" if all(map(math.isinf, bounds)) else symbol
+        hint = f"seed {seed}: {notation.span(effect, bounds)}"
+        yield svg.mark(symbol, _at(effect, axis, value), _SEEDS, f"{colour} faint", hint)
+
+
+def interval(axis: Axis, ends_of: Sequence[float], y: float, colour: str) -> Iterator[Markup]:
     """The line of an interval; an open end runs to the edge of the figure and has an arrow."""
-    effect, edges = row.effect, row.edges
-    left, right = sorted(notation.position(effect, end) for end in effect.interval)
-    ends = [_rounded(max(left, edges[0])), _rounded(min(right, edges[1]))]
-    line = {
-        **shared,
-        "mode": "lines",
-        "x": ends,
-        "y": [row.interval, row.interval],
-        "line": {"color": colour, "width": 3},
-        "hoverinfo": "skip",
-    }
-    open_ends = [
-        (end, symbol)
-        for end, true, symbol in zip(ends, (left, right), ("triangle-left", "triangle-right"), strict=True)
-        if math.isinf(true)
-    ]
-    if not open_ends:
-        return [line]
-    arrows = {
-        **shared,
-        "mode": "markers",
-        "x": [end for end, _ in open_ends],
-        "y": [row.interval] * len(open_ends),
-        "marker": {"color": colour, "size": 10, "symbol": [symbol for _, symbol in open_ends]},
-        "hoverinfo": "skip",
-    }
-    return [line, arrows]
+    left, right = ends_of
+    ends = axis.share(max(left, axis.low)), axis.share(min(right, axis.high))
+    yield svg.line(ends, (y, y), f"interval {colour}")
+    for end, true, symbol in zip(ends, (left, right), ("triangle-left", "triangle-right"), strict=True):
+        if math.isinf(true):
+            yield svg.mark(symbol, end, y, colour)
 
 
-def _known(effect: Effect, interval: Interval) -> tuple[float, str]:
-    """The value that is known of an effect, and the symbol that says on which side it is open."""
-    low, high = interval
+def known(bounds: Interval) -> tuple[float, float]:
+    """The value that is known of an effect, and the sign of the side on which it is open (0: none, or both)."""
+    low, high = bounds
     if math.isfinite(low) and math.isfinite(high):
-        return (low + high) / 2, "circle"
+        return (low + high) / 2, 0.0
     if math.isinf(low) and math.isinf(high):
-        return 0.0, "circle-open"
-    value, side = (low, 1.0) if math.isfinite(low) else (high, -1.0)
-    return value, "triangle-right" if notation.position(effect, side) > 0 else "triangle-left"
+        return 0.0, 0.0
+    return (low, 1.0) if math.isfinite(low) else (high, -1.0)
 
 
-def _mark(effect: Effect, value: float) -> float | None:
-    return _rounded(notation.position(effect, value)) if math.isfinite(value) else None
-
-
-def _rounded(place: float) -> float:
-    """As many digits as a figure can show: a report holds many places."""
-    return float(f"{place:.6g}")
+def _at(effect: Effect, axis: Axis, value: float) -> float:
+    return axis.share(notation.position(effect, value))
 
 
 def _description(effects: Sequence[Effect]) -> str:
@@ -274,8 +179,8 @@ def _table(effects: Sequence[Effect]) -> tuple[tuple[str, ...], tuple[tuple[str,
     """A row for each seed, a column for each effect."""
     cells = [
         {
-            seed: notation.span(effect, interval)
-            for seed, interval in zip(effect.seeds, effect.effects, strict=True)
+            seed: notation.span(effect, bounds)
+            for seed, bounds in zip(effect.seeds, effect.effects, strict=True)
         }
         for effect in effects
     ]

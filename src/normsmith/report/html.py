@@ -1,8 +1,7 @@
 """One offline HTML file: verdicts first, then the evidence, then how to get the same again.
 
-The page makes no request. Its content security policy admits two scripts, by their hashes: Plotly's and the
-short one of `templates/report.js`. Whatever a user named is escaped, in the text, in the data of the figures
-and in Plotly's own small HTML.
+The page makes no request, and its figures need no script. Its content security policy admits the one of
+`templates/report.js`, by its hash. Whatever a user named is escaped, in the text and in the drawings.
 """
 
 import base64
@@ -16,16 +15,18 @@ from normsmith import _text
 from normsmith._extras import imports_of_extra
 from normsmith.report import failures, palette, words
 from normsmith.report.forest import forest_figures
+from normsmith.report.overview import overview, overview_key
 from normsmith.report.plots import Figure, chart_figure
+from normsmith.report.strips import strip_figure
 from normsmith.report.write import write_text
 from normsmith.studies import notation
-from normsmith.studies.results import Answer, StudyResult, Verdict
+from normsmith.studies.results import Answer, Chart, StripChart, StudyResult, Verdict
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 _POLICY = (
-    "default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; "
+    "default-src 'none'; script-src {hash}; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'"
 )
 
@@ -37,7 +38,7 @@ def write_html(result: StudyResult, path: str | os.PathLike[str]) -> None:
 
 def render_html(result: StudyResult) -> str:
     """The whole report as one HTML document; the same result gives the same text, byte for byte."""
-    scripts = (_plotly(), _template_text("report.js"))
+    script = _template_text("report.js")
     figures = {
         f"q{i}-f{j}": figure
         for i, answer in enumerate(result.answers, start=1)
@@ -47,20 +48,25 @@ def render_html(result: StudyResult) -> str:
     return template.render(
         result=result,
         figures=figures,
-        specs={name: figure.spec for name, figure in figures.items()},
+        overview=overview(result),
+        overview_key=overview_key(result),
         failures=failures.grouped(result.failures),
         failure_summary=failures.summary(result.failures),
         tally=_tally(result),
         facts=_facts(result),
         palettes=palette.PALETTES,
         style=_template_text("report.css"),
-        scripts=scripts,
-        policy=_POLICY.format(hashes=" ".join(f"'sha256-{_hash(script)}'" for script in scripts)),
+        script=script,
+        policy=_POLICY.format(hash=f"'sha256-{_hash(script)}'"),
     )
 
 
 def _figures(answer: Answer) -> list[Figure]:
-    return [*forest_figures(answer.effects), *(chart_figure(chart) for chart in answer.charts)]
+    return [*forest_figures(answer.effects), *(_drawn(chart) for chart in answer.charts)]
+
+
+def _drawn(chart: Chart | StripChart) -> Figure:
+    return strip_figure(chart) if isinstance(chart, StripChart) else chart_figure(chart)
 
 
 def _tally(result: StudyResult) -> list[tuple[Verdict, int]]:
@@ -87,18 +93,10 @@ def _environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.globals.update(
         text=_text, notation=notation, words=words, verdict_colours=palette.VERDICT_COLOURS
     )
     return environment
-
-
-@cache
-def _plotly() -> str:
-    with imports_of_extra("study", "the HTML report"):
-        from plotly.offline import get_plotlyjs
-    return str(get_plotlyjs())
 
 
 @cache

@@ -1,6 +1,6 @@
-"""The colours of a report, light and dark: the one source of its style sheet and of its figures.
+"""The colours and shapes of a report, light and dark: the one source of its style sheet and of its figures.
 
-Figures name colours (`series-0`, `grid`); the page's script puts the palette of the moment in their place.
+Figures name colours (`series-0`, `holds`), which are classes of the style sheet.
 Series stay apart under the common colour-vision deficiencies, and each also has a dash and a symbol of its
 own. Text has a contrast of 4.5 to its background, lines and marks of 3.
 """
@@ -11,6 +11,7 @@ SERIES = 7
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "triangle-down")
 
+# A verdict's colour is also the name of its symbol.
 VERDICT_COLOURS = {
     Verdict.HOLDS: "holds",
     Verdict.NOT_HERE: "not-here",
@@ -18,7 +19,6 @@ VERDICT_COLOURS = {
     Verdict.INCONCLUSIVE: "inconclusive",
     Verdict.NOT_JUDGED: "not-judged",
 }
-
 _LIGHT = {
     "paper": "#fdfcfa",
     "raised": "#f5f3ee",
@@ -26,6 +26,7 @@ _LIGHT = {
     "muted": "#5a606b",
     "rule": "#dedad1",
     "grid": "#e9e6df",
+    "claimed": "#f0ede5",
     "axis": "#8b8f98",
     "accent": "#0b5c9e",
     "holds": "#00705a",
@@ -41,6 +42,7 @@ _DARK = {
     "muted": "#a5abb6",
     "rule": "#343a45",
     "grid": "#272c35",
+    "claimed": "#1f242d",
     "axis": "#7b828f",
     "accent": "#7db8ee",
     "holds": "#4fcfae",
@@ -55,9 +57,8 @@ _DARK_SERIES = ("#6cb2f0", "#ff9a5c", "#3fc7a0", "#ea8fc8", "#dfbb55", "#a9d4f5"
 
 def _with_series(named: dict[str, str], series: tuple[str, ...]) -> dict[str, str]:
     lines = {f"series-{i}": colour for i, colour in enumerate(series)}
-    bands = {f"band-{i}": _transparent(colour, 0.15) for i, colour in enumerate(series)}
     tints = {f"{name}-tint": _transparent(named[name], 0.12) for name in VERDICT_COLOURS.values()}
-    return {**named, **lines, **bands, **tints, "none": "rgba(0,0,0,0)"}
+    return {**named, **lines, **tints}
 
 
 def _transparent(colour: str, alpha: float) -> str:

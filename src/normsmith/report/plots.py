@@ -1,23 +1,26 @@
-"""Charts as Plotly figures: plain dictionaries with named colours, a key, and their data as a table."""
+"""Charts as figures: lines with bands in stretching SVG, a key, and their data as a table."""
 
 import math
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from normsmith._text import number
-from normsmith.report import palette
-from normsmith.report.axes import log_axis
+from markupsafe import Markup
+
+from normsmith._text import exact, number
+from normsmith.report import palette, svg
+from normsmith.report.axes import Axis, axis_of
 from normsmith.studies.results import Chart, Line
 
-FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif'
 SHOW_MARKERS_UP_TO = 40  # points in a line; beyond it symbols would run into each other
+_HEIGHT = 290
+_LETTER = 7.5  # pixels that a character of a label takes
+
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class KeyEntry:
-    """One line of a chart's key: how it is drawn, and what it is."""
+    """One line of a figure's key: how it is drawn, and what it is."""
 
     label: str
     colour: str
@@ -26,201 +29,144 @@ class KeyEntry:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """One drawing of a figure, with what is written above it."""
+
+    label: str
+    note: str
+    drawing: Markup
+    class_: str = ""
+
+
+@dataclass(frozen=True)
 class Figure:
-    """All that the page needs of one figure: the drawing, and the words and numbers that stand for it."""
+    """All that the page needs of one figure: the drawing, and the words and numbers that stand for it.
+
+    Attributes:
+        title, description: in words.
+        panels: drawings over one axis, from top to bottom.
+        key: what its colours and shapes are; with `pressable`, each hides and shows the line of its place.
+        columns, rows: its data.
+        gutter: pixels on the left, for the labels of a vertical axis.
+    """
 
     title: str
     description: str
-    y_title: str
-    spec: dict[str, Any]
+    panels: tuple[Panel, ...]
+    x_title: str
     key: tuple[KeyEntry, ...]
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    y_title: str = ""
+    gutter: int = 0
+    pressable: bool = False
 
 
 def chart_figure(chart: Chart) -> Figure:
     """Draw a chart: one line an arm, a band around it, a ring around each marked point."""
-    bands, lines, rings = [], [], []
-    for i, line in enumerate(chart.lines):
-        style = line_style(i)
-        points = _points(chart, line)
-        bands.append(_band(chart, line, i))
-        lines.append(_line(line, style, i, points))
-        rings.append(_ring(line, style, i, points))
-    spec = {
-        "data": [trace for trace in (*bands, *lines, *rings) if trace["x"]],
-        "layout": _layout(chart),
-    }
-    key = tuple(
-        KeyEntry(line.label, style["color"], style["dash"], style["symbol"] if _has_markers(line) else "")
-        for line, style in ((line, line_style(i)) for i, line in enumerate(chart.lines))
+    x_axis = axis_of((x for line in chart.lines for x in line.x), log=chart.log_x, pad=0.02)
+    edges = (
+        v for line in chart.lines for part in (line.y, line.low, line.high) for v in part if v is not None
     )
+    y_axis = axis_of(edges, log=chart.log_y)
+    plane = _Plane(x_axis, y_axis)
+    styles = [line_style(i) for i in range(len(chart.lines))]
+    key = [
+        KeyEntry(line.label, style["colour"], style["dash"], style["symbol"] if _has_markers(line) else "")
+        for line, style in zip(chart.lines, styles, strict=True)
+    ]
+    if any(line.marked for line in chart.lines):
+        key.append(KeyEntry("chosen on validation", "ink", "", "ring"))
+    parts = [
+        svg.element("g", *_parts(plane, line, style), class_=f"line line-{i} {style['colour']}")
+        for i, (line, style) in enumerate(zip(chart.lines, styles, strict=True))
+    ]
     columns, rows = _table(chart)
-    return Figure(chart.title, chart.description, chart.y_title, spec, key, columns, rows)
-
-
-def plain(text: str, width: int = 0, lines: int = 2) -> str:
-    """`text` for Plotly, which reads a small HTML: escaped, and wrapped to `lines` of `width` if given.
-
-    >>> plain("a < b"), plain("one two three four", width=9, lines=1)
-    ('a &lt; b', 'one two…')
-    """
-    if width:
-        wrapped = textwrap.wrap(text, width, max_lines=lines, placeholder="…") or [""]
-        return "<br>".join(_escape(part) for part in wrapped)
-    return _escape(text)
-
-
-def base_layout(height: int) -> dict[str, Any]:
-    """What all figures share. Nothing can be dragged, so that a finger on a figure scrolls the page."""
-    return {
-        "height": height,
-        "autosize": True,
-        "margin": {"l": 8, "r": 20, "t": 8, "b": 8},
-        "paper_bgcolor": "none",
-        "plot_bgcolor": "none",
-        "font": {"family": FONT, "size": 13, "color": "muted"},
-        "showlegend": False,
-        "dragmode": False,
-        "hovermode": "closest",
-        "hoverlabel": {
-            "bgcolor": "raised",
-            "bordercolor": "rule",
-            "font": {"family": FONT, "size": 13, "color": "ink"},
-            "align": "left",
-        },
-    }
-
-
-def base_axis() -> dict[str, Any]:
-    """What all axes share."""
-    return {
-        "fixedrange": True,
-        "automargin": True,
-        "ticklabeloverflow": "allow",
-        "gridcolor": "grid",
-        "linecolor": "axis",
-        "tickcolor": "axis",
-        "zeroline": False,
-        "ticks": "outside",
-        "ticklen": 4,
-    }
+    return Figure(
+        title=chart.title,
+        description=chart.description,
+        panels=(Panel("", "", svg.drawing(_HEIGHT + 24, *_frame(plane), *parts)),),
+        x_title=chart.x_title,
+        y_title=chart.y_title,
+        key=tuple(key),
+        columns=columns,
+        rows=rows,
+        gutter=math.ceil(_LETTER * max((len(label) for _, label in y_axis.ticks), default=0)) + 10,
+        pressable=True,
+    )
 
 
 def line_style(i: int) -> dict[str, str]:
     """Colour, dash and symbol of the i-th line: 35 lines before colour and dash repeat together."""
     return {
-        "color": f"series-{i % palette.SERIES}",
-        "band": f"band-{i % palette.SERIES}",
+        "colour": f"series-{i % palette.SERIES}",
         "dash": palette.DASHES[i % len(palette.DASHES)],
         "symbol": palette.SYMBOLS[i % len(palette.SYMBOLS)],
     }
 
 
-def _escape(text: str) -> str:
-    # A pair of dollars would be taken for a formula.
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")
+@dataclass(frozen=True)
+class _Plane:
+    """Two axes: numbers → a share of the width and a pixel from the top."""
+
+    x: Axis
+    y: Axis
+
+    def point(self, x: float, y: float | None) -> Point | None:
+        """Where a pair of numbers is drawn; nowhere if one is not finite or has no logarithm."""
+        if y is None or not (self.x.shows(x) and self.y.shows(y)):
+            return None
+        return self.x.share(x), _HEIGHT * (1 - self.y.share(y))
+
+
+def _frame(plane: _Plane) -> Iterator[Markup]:
+    for share, label in plane.y.ticks:
+        y = round(_HEIGHT * (1 - share), 1)
+        yield svg.line((0, 1), (y, y), "grid")
+        yield svg.element("text", label, x=-8, y=y + 4, class_="tick end")
+    yield svg.line((0, 1), (_HEIGHT, _HEIGHT), "base")
+    yield svg.labels(plane.x, _HEIGHT + 18)
+
+
+def _parts(plane: _Plane, line: Line, style: dict[str, str]) -> Iterator[Markup]:
+    points = [plane.point(x, y) for x, y in zip(line.x, line.y, strict=True)]
+    yield svg.path(_bands(plane, line), _HEIGHT, close=True, class_="band")
+    yield svg.path(_stretches(points), _HEIGHT, class_=f"stroke {style['dash']}")
+    for x, y, point in zip(line.x, line.y, points, strict=True):
+        if point is None or y is None:
+            continue
+        if _has_markers(line):
+            yield svg.mark(style["symbol"], *point, "point", f"{line.label}: {number(y, 4)} at {exact(x)}")
+        if x in line.marked:
+            yield svg.mark("ring", *point, "point")
+
+
+def _stretches(points: list[Point | None]) -> Iterator[list[Point]]:
+    """Points that follow each other without a gap."""
+    stretch: list[Point] = []
+    for point in [*points, None]:
+        if point is not None:
+            stretch.append(point)
+        elif stretch:
+            yield stretch
+            stretch = []
+
+
+def _bands(plane: _Plane, line: Line) -> Iterator[list[Point]]:
+    """One outline for each stretch of x where both edges are known."""
+    edges = [
+        (plane.point(x, low), plane.point(x, high))
+        for x, low, high in zip(line.x, line.low, line.high, strict=False)
+    ]
+    whole = [edge if None not in edge else (None, None) for edge in edges]
+    lows, highs = (list(_stretches([edge[side] for edge in whole])) for side in (0, 1))
+    for low, high in zip(lows, highs, strict=True):
+        if len(low) > 1:
+            yield [*high, *reversed(low)]
 
 
 def _has_markers(line: Line) -> bool:
     return len(line.x) <= SHOW_MARKERS_UP_TO
-
-
-def _drawable(value: float | None, log: bool) -> float | None:
-    """The value as the axis can show it: rounded, and absent where it is not finite or has no logarithm."""
-    if value is None or not math.isfinite(value) or (log and value <= 0):
-        return None
-    return float(f"{value:.6g}")
-
-
-def _points(chart: Chart, line: Line) -> list[tuple[float, float | None]]:
-    xs = (_drawable(x, chart.log_x) for x in line.x)
-    return [(x, _drawable(y, chart.log_y)) for x, y in zip(xs, line.y, strict=True) if x is not None]
-
-
-def _line(
-    line: Line, style: dict[str, str], i: int, points: Sequence[tuple[float, float | None]]
-) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "mode": "lines+markers" if _has_markers(line) else "lines",
-        "name": plain(line.label, width=40),
-        "x": [x for x, _ in points],
-        "y": [y for _, y in points],
-        "line": {"color": style["color"], "dash": style["dash"], "width": 2},
-        "marker": {"color": style["color"], "symbol": style["symbol"], "size": 7},
-        "connectgaps": False,
-        "meta": {"line": i},
-        "hovertemplate": "<b>%{fullData.name}</b><br>%{y:.4~g} at %{x:.4~g}<extra></extra>",
-    }
-
-
-def _ring(
-    line: Line, style: dict[str, str], i: int, points: Sequence[tuple[float, float | None]]
-) -> dict[str, Any]:
-    # Points are rounded as they are drawn, so marks are compared rounded too.
-    marked = {_drawable(x, log=False) for x in line.marked}
-    ringed = [(x, y) for x, y in points if x in marked and y is not None]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "x": [x for x, _ in ringed],
-        "y": [y for _, y in ringed],
-        "marker": {
-            "color": style["color"],
-            "symbol": "circle-open",
-            "size": 15,
-            "line": {"color": style["color"], "width": 2},
-        },
-        "meta": {"line": i},
-        "hoverinfo": "skip",
-    }
-
-
-def _band(chart: Chart, line: Line, i: int) -> dict[str, Any]:
-    """One closed outline for each stretch of x where both edges are known."""
-    xs: list[float | None] = []
-    ys: list[float | None] = []
-    stretch: list[tuple[float, float, float]] = []
-
-    def close() -> None:
-        if len(stretch) > 1:
-            outline = [(x, high) for x, _, high in stretch] + [(x, low) for x, low, _ in reversed(stretch)]
-            xs.extend([*(x for x, _ in outline), outline[0][0], None])
-            ys.extend([*(y for _, y in outline), outline[0][1], None])
-        stretch.clear()
-
-    for x, low, high in zip(line.x, line.low, line.high, strict=False):
-        edges = (_drawable(x, chart.log_x), _drawable(low, chart.log_y), _drawable(high, chart.log_y))
-        if edges[0] is None or edges[1] is None or edges[2] is None:
-            close()
-        else:
-            stretch.append((edges[0], edges[1], edges[2]))
-    close()
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": xs,
-        "y": ys,
-        "fill": "toself",
-        "fillcolor": line_style(i)["band"],
-        "line": {"width": 0, "color": "none"},
-        "meta": {"line": i},
-        "hoverinfo": "skip",
-    }
-
-
-def _layout(chart: Chart) -> dict[str, Any]:
-    layout = base_layout(height=330)
-    x_axis = log_axis(x for line in chart.lines for x in line.x) if chart.log_x else {}
-    edges = [
-        v for line in chart.lines for part in (line.y, line.low, line.high) for v in part if v is not None
-    ]
-    y_axis = log_axis(edges) if chart.log_y else {}
-    title = {"text": plain(chart.x_title, width=44), "standoff": 8, "font": {"size": 13, "color": "muted"}}
-    layout["xaxis"] = {**base_axis(), "showline": True, "nticks": 7, "title": title, **x_axis}
-    layout["yaxis"] = {**base_axis(), "ticks": "", "nticks": 6, **y_axis}
-    return layout
 
 
 def _table(chart: Chart) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:

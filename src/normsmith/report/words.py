@@ -1,5 +1,7 @@
 """Verdicts and the sentences on them as a report says them."""
 
+from normsmith._text import count
+from normsmith.studies import notation
 from normsmith.studies.results import Effect, Verdict
 
 
@@ -9,6 +11,16 @@ def finding(effect: Effect) -> str:
     if not (colon and rest and lead.lower() == effect.verdict.value):
         return effect.sentence
     return rest[0].upper() + rest[1:]
+
+
+def asked(effect: Effect) -> str:
+    """What a hypothesis asks for, before any result: its margin, and how many seeds decide."""
+    wanted = f"Margin: {notation.margin(effect)}"
+    if effect.verdict is Verdict.NOT_JUDGED:
+        return f"{wanted}. Shown beside those that are judged."
+    if effect.needed is None:
+        return f"{wanted}. {count(len(effect.seeds), 'seed').capitalize()} cannot decide it, however clear they are."
+    return f"{wanted}. {effect.needed} of {count(len(effect.seeds), 'seed')} on one side decide."
 
 
 def tally(verdict: Verdict, n: int) -> str:

@@ -12,7 +12,7 @@ from normsmith._choices import did_you_mean
 from normsmith.errors import StudyError
 from normsmith.studies import questions
 from normsmith.studies.lab import Lab, Requests
-from normsmith.studies.results import Chart, Effect, Table
+from normsmith.studies.results import Chart, Effect, StripChart, Table
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Findings:
 
     headline: str
     effects: tuple[Effect, ...]
-    charts: tuple[Chart, ...] = ()
+    charts: tuple[Chart | StripChart, ...] = ()
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
 

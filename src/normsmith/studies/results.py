@@ -100,6 +100,25 @@ class Chart(_Data):
     description: str
 
 
+class Strip(_Data):
+    """One arm in a strip chart: a point for each seed, and what else each seed chose (drawn as colour and shape)."""
+
+    label: str
+    x: tuple[float, ...]
+    kinds: tuple[str, ...] = ()  # one a seed, such as its initialisation; none where all seeds had the same choice
+
+
+class StripChart(_Data):
+    """What the seeds chose: points over a common axis, a row for each arm."""
+
+    name: str
+    title: str
+    x_title: str
+    log_x: bool = False
+    rows: tuple[Strip, ...]
+    description: str
+
+
 class Table(_Data):
     """A small table of text cells."""
 
@@ -129,7 +148,7 @@ class Answer(_Data):
     method: str = ""
     headline: str
     effects: tuple[Effect, ...]
-    charts: tuple[Chart, ...] = ()
+    charts: tuple[Chart | StripChart, ...] = ()
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
     trials: int
