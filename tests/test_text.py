@@ -69,3 +69,30 @@ def test_ends_that_are_one_number_are_said_once():
 
 def test_a_moment_without_a_zone_has_none():
     assert _text.moment("2026-02-03T10:15:42") == "2026-02-03 10:15"
+
+
+class UnprintableError(Exception):
+    def __str__(self):
+        raise SystemExit("no")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (UnprintableError(), "UnprintableError: (its text cannot be shown: SystemExit)"),
+        (
+            ValueError("lone \ud800, nul \0"),
+            "ValueError: lone \N{REPLACEMENT CHARACTER}, nul \N{REPLACEMENT CHARACTER}",
+        ),
+        (ValueError("expected:"), "ValueError: expected:"),
+        (ValueError("  \n "), "ValueError"),
+    ],
+)
+def test_errors_of_any_kind(error, text):
+    assert _text.error_text(error) == text
+
+
+def test_a_long_error_is_cut_and_says_so():
+    said = _text.error_text(ValueError("x" * 10**6))
+    assert len(said) < _text.LONGEST_REASON + 50
+    assert said.endswith("… (cut: 1,000,012 characters in all)")

@@ -163,13 +163,34 @@ def ranges(values: Sequence[int]) -> str:
     return ", ".join(parts)
 
 
+LONGEST_REASON = 2000
+"""So many characters of what an error says are shown: some repeat all of their data."""
+
+
 def error_text(error: BaseException) -> str:
-    """What an error says, after its type, in one line.
+    """What an error says, after its type, in one line: cut where it is long, whatever its `__str__` does.
 
     >>> error_text(ValueError("expected one,\\n  got two")), error_text(KeyboardInterrupt())
     ('ValueError: expected one, got two', 'KeyboardInterrupt')
     """
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+    name = type(error).__name__
+    try:
+        said = str(error).strip()
+        return one_line(f"{name}: {said}" if said else name)
+    except BaseException as another:  # noqa: BLE001 - an error that cannot be shown is an error all the same
+        return one_line(f"{name}: (its text cannot be shown: {type(another).__name__})")
+
+
+def one_line(text: str, most: int = LONGEST_REASON) -> str:
+    """Text of others in one line that a terminal, a page and a database take: cut where it is longer than `most`.
+
+    >>> one_line("a\\n  b\\x1b[31m \\ud800"), one_line("abcdef", most=3)
+    ('a b�[31m �', 'abc… (cut: 6 characters in all)')
+    """
+    shown = " ".join(text[: 2 * most].split())
+    cut = f"… (cut: {len(text):,} characters in all)" if len(text) > 2 * most or len(shown) > most else ""
+    kept = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown[:most])
+    return kept + cut
 
 
 def path_text(path: str) -> str:

@@ -1,6 +1,7 @@
 """`check` says in one line what of a task does not work, and changes nothing."""
 
 import itertools
+import sys
 
 import pytest
 import torch
@@ -68,6 +69,16 @@ def test_lazy_layers_pass():
         ({"optimizer": raising(ValueError("rate"))}, "the optimizer raised ValueError: rate", ValueError),
         ({"metric": raising(KeyError("k"))}, "metric raised on validation: KeyError: 'k'", KeyError),
         ({"metric": lambda o, t: "good"}, "metric must return a number, got str", None),
+        ({"metric": lambda o, t: None}, "metric must return a number, got None; does it lack a return?", None),
+        (
+            {"metric": lambda o, t: o.argmax(1) == t},
+            r"got a Tensor of shape \(20,\); return one number, such as its .mean\(\).item\(\)",
+            None,
+        ),
+        ({"metric": lambda o, t: o.numpy()}, r"got a ndarray of shape \(20, 2\); return one number", None),
+        ({"metric": lambda o, t: (0.5, 0.6)}, "got a tuple of 2; return one of them, as a float", None),
+        ({"metric": lambda o, t: sys.exit(0)}, "metric raised on validation: SystemExit: 0", SystemExit),
+        ({"forward": raising(GeneratorExit())}, "forward raised on a training batch.*GeneratorExit", GeneratorExit),
         ({"test": (torch.zeros(9, 7), torch.zeros(9))}, "on test raised RuntimeError", RuntimeError),
     ],
 )  # fmt: skip

@@ -175,7 +175,7 @@ def test_small_splits_are_collated_once_and_large_ones_each_time(monkeypatch):
 
 def test_a_metric_that_is_no_number_is_named():
     task = regression(metric=lambda output, target: output)
-    with pytest.raises(TaskError, match="metric must return a number, got Tensor"):
+    with pytest.raises(TaskError, match="metric must return a number, got a Tensor of shape"):
         evaluate(task, nn.Linear(1, 1), "test")
 
 

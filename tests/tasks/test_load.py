@@ -7,6 +7,7 @@ import pytest
 
 from normsmith.errors import TaskError
 from normsmith.tasks import Task, digits_cnn, digits_mlp, load
+from normsmith.tasks.load import absolute
 
 TASK = """
 import torch
@@ -89,8 +90,11 @@ def test_a_module_of_the_current_folder(file, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("digits", "no task 'digits'; expected digits-cnn, digits-mlp, file.py:name or package.module:name"),
-        ("mine.py", "no task 'mine.py'; expected"),
+        (
+            "digits",
+            "no task 'digits'; expected digits-cnn, digits-mlp, file.py, file.py:name or package.module:name",
+        ),
+        ("nowhere.py", r"nowhere.py: no such file \(.*nowhere.py\)"),
         ("mine.py:", "no task 'mine.py:'"),
         ("mine.py:not a name", "no task"),
         ("nowhere.py:task", r"nowhere.py: no such file \(.*nowhere.py\)"),
@@ -119,6 +123,8 @@ def test_mistakes_in_the_name(file, monkeypatch, name, words):
         ("import a_module_nobody_has\n", r"broken.py, line 1: ModuleNotFoundError"),
         ("import sys\nsys.exit(3)\n", r"broken.py, line 2: SystemExit: 3"),
         ("from normsmith.tasks import load\n\nload('nothing')\n", r"broken.py, line 3: TaskError: no task 'nothing'"),
+        ("class Odd(BaseException): ...\n\nraise Odd('!')\n", r"broken.py, line 3: Odd: !"),
+        ("def task():\n    raise GeneratorExit\n", r"broken.py:task, line 2: GeneratorExit"),
         ("x = 1\n", "has no attribute 'task'; there is no Task in it"),
         ("def task():\n    raise KeyError('k')\n", r"broken.py:task, line 2: KeyError: 'k'"),
         ("def task():\n    return 3\n", r"broken.py:task\(\) must return a Task, got int"),
@@ -132,3 +138,47 @@ def test_mistakes_in_the_file(tmp_path, source, words):
         with pytest.raises(TaskError, match=words) as caught:
             load(f"{path}:task")
         assert "\n" not in str(caught.value)
+
+
+UNNAMED = TASK.replace(', name="mine"', "")
+
+
+def test_a_task_without_a_name_has_that_by_which_it_was_found(file, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    file.write_text(UNNAMED)
+    assert load("mine.py:task").name == "mine.py:task"
+    assert load(f"{file}:make").name == "mine.py:make"
+    assert load("mine.py:task").name == "mine.py:task"
+    (file.parent / "a_module_with_a_task.py").write_text(UNNAMED)
+    assert load("a_module_with_a_task:task").name == "a_module_with_a_task:task"
+
+
+def test_the_only_task_of_a_file_needs_no_name(file):
+    assert load(str(file)) is load(f"{file}:task")
+    file.write_text(UNNAMED + "alias = task\n")
+    assert load(str(file)).name in ("mine.py:task", "mine.py:alias")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (TASK + "other = make()\n", "there are 2 tasks in it; write .*mine.py:other or .*mine.py:task$"),
+        (
+            TASK.replace("task = make()", ""),
+            "there is no Task in it; write .*mine.py:make or .*mine.py:two, if that",
+        ),
+        ("x = 1\n", "there is no Task in it$"),
+    ],
+)
+def test_a_file_alone_that_is_not_clear(file, source, words):
+    file.write_text(source)
+    with pytest.raises(TaskError, match=words):
+        load(str(file))
+
+
+def test_a_name_can_be_made_absolute(file, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    assert absolute("mine.py") == str(file)
+    assert absolute("mine.py:task") == absolute(f"{file}:task") == f"{file}:task"
+    assert absolute("mine:task") == "mine:task"
+    assert absolute("digits-mlp") == "digits-mlp"

@@ -161,7 +161,8 @@ def test_a_subset_of_tensors_becomes_tensors():
         ({"learning_rates": ()}, "learning_rates must be positive finite"),
         ({"learning_rates": (0.1, -1)}, "learning_rates must be positive finite"),
         ({"learning_rates": (float("nan"),)}, "learning_rates must be positive finite"),
-        ({"learning_rates": 0.1}, "learning_rates must be positive finite"),
+        ({"learning_rates": 0.1}, r"learning_rates must be a tuple of numbers, got 0.1; write \(0.1,\)"),
+        ({"learning_rates": torch.tensor(0.5)}, r"got 0.5; write \(0.5,\)"),
         ({"target": float("inf")}, "target must be a finite number or None"),
         ({"higher_is_better": 1}, "higher_is_better must be True or False"),
         ({"activations": ("relu", "swish")}, "activations must be a tuple out of relu, tanh, sigmoid"),
@@ -190,3 +191,8 @@ def test_a_loader_with_a_batch_sampler_of_its_own_is_refused():
 def test_an_unknown_split_is_refused():
     with pytest.raises(TaskError, match="one of train, validation, test, got 'dev'"):
         make().dataset("dev")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_rates_may_be_an_array():
+    assert make(learning_rates=torch.tensor([0.25, 0.5])).learning_rates == (0.25, 0.5)

@@ -20,7 +20,7 @@ from normsmith.studies.runner import Runner, TaskReference, seconds_per_step
 from normsmith.studies.store import Record, Store
 from normsmith.studies.trial import Outcome, Trial
 from normsmith.tasks import Task, build, check, load
-from normsmith.tasks.task import length
+from normsmith.tasks.datasets import length
 
 SEEDS: dict[Profile, int] = {"quick": 10, "full": 20}
 """How many seeds a profile takes when the user names no number."""

@@ -6,11 +6,13 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
 from normsmith._text import error_text
+from normsmith.tasks.calls import users_code
 from normsmith.tasks.task import Task
 
 
@@ -57,11 +59,11 @@ def build(task: Task, seed: int) -> nn.Module:
         torch.empty(0, device=task.device)
     except (RuntimeError, AssertionError) as error:
         raise task.error(f"device {task.device!r} cannot be used: {error}") from error
-    with seeded(seed, task.device):
-        try:
-            model = task.model()
-        except Exception as error:
-            raise task.error(f"the model factory raised {error_text(error)}") from error
+    with (
+        seeded(seed, task.device),
+        users_code(lambda error: task.error(f"the model factory raised {error_text(error)}")),
+    ):
+        model: Any = task.model()
     if not isinstance(model, nn.Module):
         raise task.error(f"the model factory must return an nn.Module, got {type(model).__name__}")
     return model.to(task.device)

@@ -16,6 +16,7 @@ from normsmith._text import error_text
 from normsmith._torch import leaves_of
 from normsmith.errors import TaskError
 from normsmith.tasks.build import build, seeded
+from normsmith.tasks.calls import users_code
 from normsmith.tasks.data import batches, evaluate
 from normsmith.tasks.finite import check_finite
 from normsmith.tasks.task import SPLITS, Task
@@ -114,9 +115,5 @@ def _shapes(batch: Any) -> str:
 
 @contextmanager
 def _naming(task: Task, what: str) -> Iterator[None]:
-    try:
+    with users_code(lambda error: task.error(f"{what} {error_text(error)}"), but=(TaskError,)):
         yield
-    except TaskError:
-        raise
-    except Exception as error:
-        raise task.error(f"{what} {error_text(error)}") from error

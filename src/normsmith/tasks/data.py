@@ -13,7 +13,9 @@ from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from normsmith._text import error_text
 from normsmith._torch import leaves_and_layout, leaves_of, map_leaves, with_layout
-from normsmith.tasks.task import CollatedDataset, Task, length, samples
+from normsmith.tasks.calls import users_code
+from normsmith.tasks.datasets import CollatedDataset, length, samples
+from normsmith.tasks.task import Task
 
 _EVALUATION_ELEMENTS = 2**21  # input elements in one evaluation batch
 _EVALUATION_SAMPLES = 4096  # and at most this many samples
@@ -149,11 +151,23 @@ def _concatenated(task: Task, split: str, pairs: list[Any]) -> Any:
 
 
 def _metric(task: Task, split: str, output: Any, target: Any) -> float:
-    try:
-        value = task.metric(output, target)
-    except Exception as error:
-        raise task.error(f"metric raised on {split}: {error_text(error)}") from error
+    with users_code(lambda error: task.error(f"metric raised on {split}: {error_text(error)}")):
+        value: Any = task.metric(output, target)
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise task.error(f"metric must return a number, got {type(value).__name__}") from error
+        raise task.error(f"metric must return a number, got {_what(value)}") from error
+
+
+def _what(value: Any) -> str:
+    """What a metric returned that is no number, and what to write."""
+    if value is None:
+        return "None; does it lack a return?"
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple):  # torch.Size is one
+        return (
+            f"a {type(value).__name__} of shape {tuple(shape)}; return one number, such as its .mean().item()"
+        )
+    if isinstance(value, (tuple, list, dict)):
+        return f"a {type(value).__name__} of {len(value)}; return one of them, as a float"
+    return type(value).__name__

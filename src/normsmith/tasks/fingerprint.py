@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
 from normsmith.tasks.build import build, seeded
-from normsmith.tasks.task import CollatedDataset, Task, length, samples
+from normsmith.tasks.datasets import CollatedDataset, length, samples
+from normsmith.tasks.task import Task
 
 _SEED = 0
 _ALL_SAMPLES = 4096  # of larger datasets that are not tensors, this many, evenly spread, are hashed

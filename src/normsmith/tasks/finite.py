@@ -9,7 +9,8 @@ from torch.utils.data import TensorDataset
 from normsmith._text import count, some
 from normsmith._torch import leaves_of
 from normsmith.tasks.data import gather
-from normsmith.tasks.task import Task, length
+from normsmith.tasks.datasets import length
+from normsmith.tasks.task import Task
 
 SAMPLES = 10_000
 """So many samples of a dataset that must be loaded one by one are looked at; tensors are looked at whole."""

@@ -1,4 +1,4 @@
-"""Find a task by its name: "digits-mlp", "file.py:name" or "package.module:name"."""
+"""Find a task by its name: "digits-mlp", "file.py", "file.py:name" or "package.module:name"."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from typing import Any
 from normsmith._choices import did_you_mean
 from normsmith._text import error_text
 from normsmith.errors import MissingExtraError, TaskError
+from normsmith.tasks.calls import users_code
 from normsmith.tasks.digits import digits_cnn, digits_mlp
-from normsmith.tasks.task import Task
+from normsmith.tasks.task import UNNAMED, Task
 
 EMBEDDED = {"digits-cnn": digits_cnn, "digits-mlp": digits_mlp}
-_FORMS = f"{', '.join(EMBEDDED)}, file.py:name or package.module:name"
+_FORMS = f"{', '.join(EMBEDDED)}, file.py, file.py:name or package.module:name"
 
 _made: dict[tuple[str, str], Task] = {}  # (module, attribute): what functions returned
 
@@ -30,10 +31,12 @@ def load(name: str) -> Task:
     - "digits-mlp", "digits-cnn": embedded.
     - "file.py:name": **executes that file** and takes what it calls `name`. The file's folder is added to the
       end of `sys.path`, so that the file can import its neighbours.
+    - "file.py": the same; takes the one Task that is in it.
     - "package.module:name": imports that module; the current folder is added to the end of `sys.path`.
 
-    `name` is a Task or a function without arguments that returns one. A file that did not change since is not
-    executed again, and gives the same Task; a file that did is executed as a new module.
+    `name` is a Task or a function without arguments that returns one; a Task that has no name of its own is named
+    as it was found, such as "file.py:name". A file that did not change since is not executed again, and gives the
+    same Task; a file that did is executed as a new module.
 
     Raises TaskError: unknown name, no such file or module, an error in it (with its line), no such attribute
         (with the tasks that there are), not a task.
@@ -44,11 +47,49 @@ def load(name: str) -> Task:
     if name in EMBEDDED:
         return EMBEDDED[name]()
     place, separator, attribute = name.rpartition(":")
-    if not (separator and place and attribute.isidentifier()):
+    if name.endswith(".py"):
+        place, attribute = name, ""
+    elif not (separator and place and attribute.isidentifier()):
         raise TaskError(f"no task {name!r}; expected {_FORMS}{did_you_mean(name, EMBEDDED)}")
-    is_file = place.endswith(".py") or "/" in place or "\\" in place
-    module = _from_file(place) if is_file else _from_package(place)
-    return _task_of(module, attribute, place)
+    module = _from_file(place) if _is_file(place) else _from_package(place)
+    attribute = attribute or _only_task(module, place)
+    task = _task_of(module, attribute, place)
+    if task.name == UNNAMED:
+        short = Path(place).name if _is_file(place) else place
+        object.__setattr__(
+            task, "name", f"{short}:{attribute}"
+        )  # once: a Task is frozen for those who have it
+    return task
+
+
+def absolute(name: str) -> str:
+    """The same name for `load` from any working directory: the path of a file is made absolute.
+
+    >>> absolute("digits-mlp"), absolute("package.module:task")
+    ('digits-mlp', 'package.module:task')
+    """
+    place, separator, attribute = (name, "", "") if name.endswith(".py") else name.rpartition(":")
+    if name in EMBEDDED or not _is_file(place):
+        return name
+    return f"{Path(place).expanduser().absolute()}{separator}{attribute}"
+
+
+def _is_file(place: str) -> bool:
+    return place.endswith(".py") or "/" in place or "\\" in place
+
+
+def _only_task(module: ModuleType, place: str) -> str:
+    """The name of the one Task in a file; a task that has several names has one of them here."""
+    names = {id(value): name for name, value in vars(module).items() if isinstance(value, Task)}
+    if len(names) == 1:
+        return next(iter(names.values()))
+    there = f"there are {len(names)} tasks in it" if names else "there is no Task in it"
+    choices = sorted(names.values()) or sorted(
+        name for name in _offered(module) if getattr(module, name).__module__ == module.__name__
+    )
+    write = f"; write {' or '.join(f'{place}:{name}' for name in choices[:4])}" if choices else ""
+    why = "" if names or not choices else ", if that returns one"
+    raise TaskError(f"which task of {place}? {there}{write}{why}")
 
 
 def _from_file(place: str) -> ModuleType:
@@ -73,10 +114,11 @@ def _from_file(place: str) -> ModuleType:
     _reachable(path.parent)
     sys.modules[module_name] = module  # before execution: dataclasses and pickle look classes up there
     try:
-        exec(compile(source, str(path), "exec"), module.__dict__)
-    except (Exception, SystemExit) as error:
+        with users_code(lambda error: _failed(place, path, error)):
+            exec(compile(source, str(path), "exec"), module.__dict__)
+    except BaseException:
         del sys.modules[module_name]
-        raise _failed(place, path, error) from error
+        raise
     return module
 
 
@@ -88,15 +130,14 @@ def _beside(path: Path) -> list[str]:
 def _from_package(place: str) -> ModuleType:
     _reachable(Path.cwd())
     try:
-        return importlib.import_module(place)
+        with users_code(lambda error: _failed(place, None, error), but=(ModuleNotFoundError,)):
+            return importlib.import_module(place)
     except ModuleNotFoundError as error:
         if error.name is not None and (place == error.name or place.startswith(f"{error.name}.")):
             hint = f"; did you mean {place}.py?" if Path(f"{place}.py").is_file() else ""
             raise TaskError(
                 f"cannot load a task from {place}: no module named {error.name} here or installed{hint}"
             ) from error
-        raise _failed(place, None, error) from error
-    except (Exception, SystemExit) as error:
         raise _failed(place, None, error) from error
 
 
@@ -139,13 +180,10 @@ def _task_of(module: ModuleType, attribute: str, place: str) -> Task:
         raise TaskError(
             f"{place}:{attribute} must be a Task or a function that returns one, got {type(value).__name__}"
         )
-    try:
+    file = getattr(module, "__file__", None)
+    own = Path(file) if file else None
+    with users_code(lambda error: _failed(f"{place}:{attribute}", own, error), but=(MissingExtraError,)):
         value = value()
-    except MissingExtraError:
-        raise
-    except (Exception, SystemExit) as error:
-        file = getattr(module, "__file__", None)
-        raise _failed(f"{place}:{attribute}", Path(file) if file else None, error) from error
     if not isinstance(value, Task):
         raise TaskError(f"{place}:{attribute}() must return a Task, got {type(value).__name__}")
     _made[module.__name__, attribute] = value

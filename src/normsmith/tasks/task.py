@@ -3,51 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    Subset,
-    TensorDataset,
-    default_collate,
-)
+from torch.utils.data import Dataset
 
 from normsmith._choices import did_you_mean
 from normsmith.errors import TaskError
+from normsmith.tasks.datasets import Data, as_dataset, hold_out, kind, length
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
 SPLITS = ("train", "validation", "test")
-_HELD_OUT = 5  # one sample in this many validates when the user brings no validation set
-_HELD_OUT_SEED = 20150211
-
-Data = Dataset[Any] | tuple[Tensor, ...] | DataLoader[Any]
-
-
-class CollatedDataset(Dataset[Any]):
-    """A dataset together with the `collate_fn` of the DataLoader it came from."""
-
-    def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any]) -> None:
-        self.dataset = dataset
-        self.collate = collate
-
-    def __len__(self) -> int:
-        return length(self.dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.dataset[index]
-
-    def __getitems__(self, indices: list[int]) -> list[Any]:
-        return samples(self.dataset, indices)
+UNNAMED = "task"
+"""The name of a task to which nobody gave one, until `load` gives it that by which it was found."""
 
 
 def momentum_sgd(parameters: Iterable[Tensor], learning_rate: float) -> Optimizer:
@@ -68,19 +41,20 @@ class Task:
         model: a factory without arguments that builds a new `nn.Module` at each call (a class will do), with
             weights drawn from the current random state; a module itself is refused, because every trial needs
             a network of its own.
-        train, test: a map-style Dataset, a tuple of tensors of one length (a `TensorDataset`), or a
-            DataLoader, of which the dataset and the `collate_fn` are taken and nothing else: batch size and order
-            are the task's and the study's. A DataLoader with a sampler of its own is refused: pass
+        train, test: a map-style Dataset, a tuple (or list) of tensors of one length (a `TensorDataset`), a list of
+            samples (`[(x0, y0), (x1, y1), ...]`), or a DataLoader, of which the dataset and the `collate_fn` are
+            taken and nothing else: batch size and order are the task's and the study's. A DataLoader with a sampler
+            of its own is refused: pass
             `torch.utils.data.Subset` instead, so that no sample is used that the sampler left out.
         loss: `loss(output, target)` → scalar tensor, a mean over samples.
         metric: `metric(output, target)` → float; called once on the outputs of a whole split, so that
             measures which are no mean over samples (AUC, F1) are right.
         validation: like `train`; without it a fifth of `train`, drawn with a fixed seed, is held out and is
             no longer trained on.
-        name, description: shown in reports.
+        name, description: shown in reports. A task without a name is called `file.py:attribute` by `load`.
         batch_size: samples per training step; an epoch's incomplete last batch is left out.
         steps: training steps of a trial.
-        learning_rates: those a study may tune over.
+        learning_rates: those a study may tune over, a tuple.
         optimizer: `optimizer(parameters, learning_rate)` → `torch.optim.Optimizer`.
         forward: `forward(model, batch)` → (output, target), for batches that are not (input, target).
         higher_is_better: whether a larger metric is better.
@@ -108,7 +82,7 @@ class Task:
     metric: Callable[[Any, Any], Any]
     _: KW_ONLY
     validation: Data | None = None
-    name: str = "task"
+    name: str = UNNAMED
     description: str = ""
     batch_size: int = 64
     steps: int = 300
@@ -150,9 +124,9 @@ class Task:
             )
         for field in ("model", "loss", "metric", "optimizer", "forward"):
             if not callable(getattr(self, field)):
-                raise self.error(f"{field} must be callable, got {_kind(getattr(self, field))}")
+                raise self.error(f"{field} must be callable, got {kind(getattr(self, field))}")
         if self.collate is not None and not callable(self.collate):
-            raise self.error(f"collate must be callable or None, got {_kind(self.collate)}")
+            raise self.error(f"collate must be callable or None, got {kind(self.collate)}")
 
     def _check_numbers(self) -> None:
         for field in ("batch_size", "steps"):
@@ -178,8 +152,12 @@ class Task:
             ) from error
 
     def _rates(self) -> tuple[float, ...]:
+        given: Any = self.learning_rates
+        given = given.tolist() if hasattr(given, "tolist") else given  # arrays and tensors
+        if isinstance(given, Real):
+            raise self.error(f"learning_rates must be a tuple of numbers, got {given!r}; write ({given!r},)")
         try:
-            rates = tuple(self.learning_rates)
+            rates = tuple(given)
         except TypeError:
             rates = ()
         if not rates or not all(_is_finite(rate) and rate > 0 for rate in rates):
@@ -208,95 +186,5 @@ class Task:
                 raise self.error(f"{split} must hold at least one sample, got none")
 
 
-def as_dataset(data: Any, where: str) -> Dataset[Any]:
-    """Turn tensors, a DataLoader or a Dataset into a map-style Dataset; TaskError names `where`."""
-    if isinstance(data, DataLoader):
-        return _from_loader(data, where)
-    if isinstance(data, (tuple, list)):
-        return _from_tensors(tuple(data), where)
-    if isinstance(data, IterableDataset):
-        raise TaskError(
-            f"{where} must be a map-style dataset (with __len__ and __getitem__), got the iterable "
-            f"{type(data).__name__}; studies need the same samples in the same order in every arm"
-        )
-    if not (hasattr(data, "__getitem__") and isinstance(data, Sized)) or isinstance(
-        data, (Tensor, dict, str)
-    ):
-        raise TaskError(
-            f"{where} must be a Dataset with a length, a tuple of tensors or a DataLoader, got {_kind(data)}"
-        )
-    return _flat(data)  # type: ignore[arg-type]
-
-
-def length(dataset: Any) -> int:
-    """The number of samples of a map-style dataset."""
-    return len(dataset)
-
-
-def samples(dataset: Any, indices: list[int]) -> list[Any]:
-    """The samples at `indices`, in one call where the dataset offers it."""
-    if hasattr(dataset, "__getitems__"):
-        fetched: list[Any] = dataset.__getitems__(indices)
-        return fetched
-    return [dataset[index] for index in indices]
-
-
-def hold_out(dataset: Dataset[Any]) -> tuple[Dataset[Any], Dataset[Any]]:
-    """Split off a fifth of the samples, drawn with a fixed seed: (rest, held out), each in its old order."""
-    count = length(dataset)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(_HELD_OUT_SEED))
-    cut = count // _HELD_OUT
-    held = order[:cut].sort().values.tolist()
-    rest = order[cut:].sort().values.tolist()
-    return _subset(dataset, rest), _subset(dataset, held)
-
-
-def _subset(dataset: Dataset[Any], indices: list[int]) -> Dataset[Any]:
-    if isinstance(dataset, CollatedDataset):
-        return CollatedDataset(Subset(dataset.dataset, indices), dataset.collate)
-    return _flat(Subset(dataset, indices))
-
-
-def _flat(dataset: Dataset[Any]) -> Dataset[Any]:
-    """Index a Subset of tensors once, so that its batches are as fast as the tensors' own."""
-    if type(dataset) is Subset:
-        inner = _flat(dataset.dataset)
-        if type(inner) is TensorDataset:
-            index = torch.as_tensor(dataset.indices, dtype=torch.long)
-            return TensorDataset(*(tensor[index] for tensor in inner.tensors))
-    return dataset
-
-
-def _from_tensors(tensors: tuple[Any, ...], where: str) -> Dataset[Any]:
-    if not tensors or not all(isinstance(tensor, Tensor) and tensor.ndim for tensor in tensors):
-        raise TaskError(f"{where} must be a tuple of tensors with a batch dimension, got {_kind(tensors)}")
-    if len({len(tensor) for tensor in tensors}) != 1:
-        counts = ", ".join(str(len(tensor)) for tensor in tensors)
-        raise TaskError(f"{where} must be tensors of one length, got lengths {counts}")
-    return TensorDataset(*tensors)
-
-
-def _from_loader(loader: DataLoader[Any], where: str) -> Dataset[Any]:
-    dataset = as_dataset(loader.dataset, where)
-    if loader.batch_size is None or type(loader.batch_sampler) is not BatchSampler:
-        raise TaskError(
-            f"{where} is a DataLoader that makes its own batches; pass the dataset of single samples instead"
-        )
-    if type(loader.sampler) not in {RandomSampler, SequentialSampler}:
-        raise TaskError(
-            f"{where} is a DataLoader with a {type(loader.sampler).__name__}, which a task would not use; "
-            "pass torch.utils.data.Subset(dataset, indices) instead"
-        )
-    if loader.collate_fn is default_collate:
-        return dataset
-    return CollatedDataset(dataset, loader.collate_fn)
-
-
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, (tuple, list)):
-        return f"{type(value).__name__} of {', '.join(type(item).__name__ for item in value) or 'nothing'}"
-    return f"{type(value).__name__} {value!r:.60}" if not isinstance(value, Tensor) else "a single Tensor"
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
