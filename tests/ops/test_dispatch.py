@@ -10,6 +10,7 @@ from tests.contracts.backend import BackendContract
 from normsmith.errors import BackendError
 from normsmith.ops import BACKENDS, batch_norm, explain
 from normsmith.ops.call import Call
+from normsmith.ops.dispatch import rows_from
 
 
 class TestNumba(BackendContract):
@@ -45,8 +46,29 @@ def test_environment_forces_a_row(monkeypatch):
     with pytest.raises(BackendError, match="cannot serve this call: knows no mask"):
         batch_norm(x, mask=torch.ones(4, dtype=torch.bool))
     monkeypatch.setenv("NORMSMITH_BACKEND", "abacus")
-    with pytest.raises(BackendError, match="expected one of numba, triton, aten, reference; got 'abacus'"):
+    with pytest.raises(
+        BackendError, match=r"expected one of numba, triton, aten, reference, .* got 'abacus'"
+    ):
         batch_norm(x)
+
+
+def test_environment_names_several_rows_which_are_tried_in_the_order_of_the_table(monkeypatch):
+    x, mask = torch.randn(4, 3), torch.ones(4, dtype=torch.bool)
+    monkeypatch.setenv("NORMSMITH_BACKEND", "reference,aten")
+    asked = "NORMSMITH_BACKEND asks for reference,aten"
+    assert explain(x).splitlines() == [f"numba: {asked}", f"triton: {asked}", "aten: taken"]
+    assert explain(x, mask=mask).endswith("reference: taken")
+    batch_norm(x, mask=mask)
+    monkeypatch.setenv("NORMSMITH_BACKEND", "triton,aten")
+    with pytest.raises(BackendError, match=r"serves NVIDIA GPUs, .*; knows no mask, .*; unset it"):
+        batch_norm(x, mask=mask)
+
+
+def test_a_row_and_those_after_it():
+    assert rows_from("numba") == "numba,triton,aten,reference"
+    assert rows_from("reference") == "reference"
+    with pytest.raises(BackendError, match="got 'refrence'; did you mean reference"):
+        rows_from("refrence")
 
 
 def test_explain_names_the_row_and_the_reasons():

@@ -61,18 +61,40 @@ BACKENDS: tuple[Backend, ...] = (Numba(), Triton(), Aten(), Reference())
 
 
 def choose(x: Tensor, call: Call) -> Backend:
-    """The backend that serves a call; the environment variable NORMSMITH_BACKEND forces one by name.
+    """The backend that serves a call: the first of the table, or of those rows that NORMSMITH_BACKEND names.
 
     Raises:
-        BackendError: the forced backend does not exist or cannot serve the call.
+        BackendError: NORMSMITH_BACKEND names a row that does not exist, or none that can serve the call.
     """
+    reasons = []
+    for backend in _rows():
+        reason = backend.supports(x, call)
+        if reason is None:
+            return backend
+        reasons.append(reason)
     forced = os.environ.get("NORMSMITH_BACKEND")
     if forced:
-        return _forced(forced, x, call)
-    for backend in BACKENDS:
-        if backend.supports(x, call) is None:
-            return backend
+        raise BackendError(
+            f"NORMSMITH_BACKEND={forced} cannot serve this call: {'; '.join(reasons)}; unset it"
+        )
     raise BackendError(f"no backend serves a tensor on {x.device.type}: {explain(x)}")
+
+
+def rows_from(name: str) -> str:
+    """That row of the table and those after it, as NORMSMITH_BACKEND takes them: the row where it can, else the next.
+
+    Raises:
+        BackendError: there is no such row.
+
+    >>> rows_from("aten")
+    'aten,reference'
+    """
+    names = [backend.name for backend in BACKENDS]
+    if name not in names:
+        raise BackendError(
+            f"expected a backend among {', '.join(names)}, got {name!r}{did_you_mean(name, names)}"
+        )
+    return ",".join(names[names.index(name) :])
 
 
 def explain(x: Tensor, **options: Any) -> str:
@@ -95,11 +117,10 @@ def explain(x: Tensor, **options: Any) -> str:
     reference: taken
     """
     call = make_call(x, **options)
-    forced = os.environ.get("NORMSMITH_BACKEND")
-    lines = []
+    allowed, lines = _rows(), []
     for backend in BACKENDS:
-        if forced and backend.name != forced:
-            lines.append(f"{backend.name}: NORMSMITH_BACKEND asks for {forced}")
+        if backend not in allowed:
+            lines.append(f"{backend.name}: NORMSMITH_BACKEND asks for {os.environ['NORMSMITH_BACKEND']}")
             continue
         reason = backend.supports(x, call)
         lines.append(f"{backend.name}: {reason or 'taken'}")
@@ -108,20 +129,20 @@ def explain(x: Tensor, **options: Any) -> str:
     return "\n".join(lines)
 
 
-def _forced(name: str, x: Tensor, call: Call) -> Backend:
-    """The backend of that name.
+def _rows() -> tuple[Backend, ...]:
+    """The rows of the table, in its order: all of them, or those that the environment names.
 
     Raises:
-        BackendError: there is none, or it cannot serve the call.
+        BackendError: it names one that does not exist.
     """
-    for backend in BACKENDS:
-        if backend.name == name:
-            reason = backend.supports(x, call)
-            if reason is not None:
-                raise BackendError(f"NORMSMITH_BACKEND={name} cannot serve this call: {reason}; unset it")
-            return backend
-    names = [backend.name for backend in BACKENDS]
-    raise BackendError(
-        f"NORMSMITH_BACKEND: expected one of {', '.join(names)}; got {name!r}{did_you_mean(name, names)}; "
-        "unset it or correct it"
-    )
+    forced = os.environ.get("NORMSMITH_BACKEND")
+    if not forced:
+        return BACKENDS
+    named, names = forced.split(","), [backend.name for backend in BACKENDS]
+    for name in named:
+        if name not in names:
+            raise BackendError(
+                f"NORMSMITH_BACKEND: expected one of {', '.join(names)}, or several with commas between; "
+                f"got {name!r}{did_you_mean(name, names)}; unset it or correct it"
+            )
+    return tuple(backend for backend in BACKENDS if backend.name in named)

@@ -22,6 +22,7 @@ from loky import ProcessPoolExecutor
 from normsmith._text import error_text
 from normsmith.errors import StudyError
 from normsmith.studies.trial import Outcome, Trial, train
+from normsmith.studies.versions import versions
 from normsmith.tasks import Task, fingerprint, load
 
 WATCH = 1.0
@@ -30,30 +31,35 @@ WATCH = 1.0
 
 @dataclass(frozen=True)
 class TaskReference:
-    """How a worker process gets the task: by the name that `load` takes, or pickled by value."""
+    """How a worker process gets the task, by the name that `load` takes or pickled by value; and what computes it."""
 
     name: str | None
     pickled: bytes | None
     fingerprint: str
+    versions: dict[str, str]
 
     @classmethod
     def to(cls, task: Task, name: str | None = None) -> TaskReference:
         """Refer to `task`; `name` is what `load` was given, if anything."""
         pickled = None if name is not None else cloudpickle.dumps(task)
-        return cls(name, pickled, fingerprint(task))
+        return cls(name, pickled, fingerprint(task), versions(task.device))
 
     def resolve(self) -> Task:
         """The task, in whatever process this runs.
 
         Raises:
-            StudyError: loading it here gives another task: its file draws without a seed, or has changed.
+            StudyError: loading it here gives another task: its file draws without a seed, or has changed; or another
+                backend or instruction set would compute it.
         """
-        if self.name is None:
-            assert self.pickled is not None
-            task: Task = cloudpickle.loads(self.pickled)
-            return task
-        task = load(self.name)
-        if fingerprint(task) != self.fingerprint:
+        task: Task = cloudpickle.loads(self.pickled) if self.pickled is not None else load(str(self.name))
+        here = versions(task.device)
+        if here != self.versions:
+            names = [name for name in here if here[name] != self.versions[name]]
+            raise StudyError(
+                f"expected worker processes to compute with {_values(self.versions, names)}, got "
+                f"{_values(here, names)}: set what chooses these before Python starts"
+            )
+        if self.name is not None and fingerprint(task) != self.fingerprint:
             raise StudyError(
                 f"the task {self.name} is another in a worker process: expected fingerprint "
                 f"{self.fingerprint[:12]}; either its file draws data or anything else at random without a seed "
@@ -61,6 +67,10 @@ class TaskReference:
                 "(finished trials are stored, start the study again)"
             )
         return task
+
+
+def _values(versions: dict[str, str], names: list[str]) -> str:
+    return ", ".join(f"{name} {versions[name]}" for name in names)
 
 
 class _Worker:

@@ -7,10 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Protocol, runtime_checkable
-
-import torch
 
 from normsmith.errors import StudyError, SurgeryError
 from normsmith.studies.lab import Lab, Profile
@@ -19,6 +16,7 @@ from normsmith.studies.results import Answer, Failure, StudyResult
 from normsmith.studies.runner import Runner, TaskReference, seconds_per_step
 from normsmith.studies.store import Record, Store
 from normsmith.studies.trial import Outcome, Trial
+from normsmith.studies.versions import served_from
 from normsmith.tasks import Task, build, check, load
 from normsmith.tasks.datasets import length
 
@@ -68,16 +66,6 @@ class Silent:
         """Shows nothing."""
 
 
-def versions() -> dict[str, str]:
-    """The versions that decide a trial's numbers; they are part of its key."""
-    return {
-        "normsmith": version("normsmith"),
-        "torch": torch.__version__,
-        "numpy": version("numpy"),
-        "python": platform.python_version(),
-    }
-
-
 def run_study(
     task: Task | str,
     questions: Sequence[Question],
@@ -105,11 +93,12 @@ def run_study(
     settings = settings or Settings()
     started, clock = datetime.now(UTC), time.monotonic()
     name, task = (task, load(task)) if isinstance(task, str) else (None, task)
-    check(task)
     count = settings.seeds or SEEDS[settings.profile]
     lab = Lab(task, tuple(range(count)), settings.profile, settings.steps or task.steps)
-    session = _Session(lab, store, settings, TaskReference.to(task, name), progress or Silent())
-    answers, skipped = session.ask(questions)
+    with served_from(None, task.device):
+        check(task)
+        session = _Session(lab, store, settings, TaskReference.to(task, name), progress or Silent())
+        answers, skipped = session.ask(questions)
     if not answers:
         raise StudyError("; ".join(f"{question} cannot be asked: {why}" for question, why in skipped.items()))
     return StudyResult(
@@ -133,7 +122,7 @@ def run_study(
             "time limit of a trial": f"{settings.timeout:g} s",
             "task fingerprint": session.reference.fingerprint,
         },
-        versions={**versions(), "platform": platform.platform()},
+        versions={**session.reference.versions, "platform": platform.platform()},
     )
 
 
@@ -160,7 +149,6 @@ class _Session:
         self.reference, self.progress = reference, progress
         self.new = self.reused = 0
         self._asked: dict[Trial, None] = {}
-        self._versions = versions()
 
     def ask(self, questions: Sequence[Question]) -> tuple[list[Answer], dict[str, str]]:
         """Advance every question until all have answered or cannot be asked (then: why)."""
@@ -193,7 +181,7 @@ class _Session:
         missing = [trial for trial in dict.fromkeys(wanted) if trial not in self.lab.outcomes]
         if not missing:
             return
-        keys = {trial: trial.key(self.reference.fingerprint, self._versions) for trial in missing}
+        keys = {trial: trial.key(self.reference.fingerprint, self.reference.versions) for trial in missing}
         stored = self.store.get(list(keys.values()))
         todo = []
         for trial, key in keys.items():
@@ -212,7 +200,7 @@ class _Session:
                     reason=outcome.reason,
                     measurements=outcome.measurements(),
                     seconds=outcome.seconds,
-                    versions=self._versions,
+                    versions=self.reference.versions,
                 )
             )
             self.lab.outcomes[trial] = outcome
@@ -234,7 +222,7 @@ class _Session:
         outcomes = {trial: self.lab.outcomes[trial] for trial in self._asked}
         return tuple(
             Failure(
-                key=trial.key(self.reference.fingerprint, self._versions),
+                key=trial.key(self.reference.fingerprint, self.reference.versions),
                 arm=trial.arm.name,
                 setting=f"learning rate {trial.learning_rate:g}",
                 seed=trial.seed,
