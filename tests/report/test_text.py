@@ -4,6 +4,7 @@ import pytest
 from rich.console import Console
 from tests.report import samples
 
+from normsmith.report.html import render_html
 from normsmith.report.text import print_verdicts
 from normsmith.studies import notation
 
@@ -32,6 +33,12 @@ def test_says_every_verdict_effect_and_headline():
     assert "2 of 8 censored" in text
     assert text.count("holds") >= 5
     assert "reversed" in text
+
+
+def test_says_what_must_be_known_of_the_whole():
+    noted = samples.ordinary().model_copy(update={"notes": ("2 trials ran <code> of yours.",)})
+    assert "2 trials ran <code> of yours." in printed(noted)
+    assert '<p class="notice">2 trials ran &lt;code&gt; of yours.</p>' in render_html(noted)
 
 
 def test_says_what_did_not_finish_and_what_was_reused():

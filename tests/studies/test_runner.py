@@ -1,6 +1,7 @@
 """Whatever becomes of a worker, every trial is reported once."""
 
 import math
+import sys
 import time
 from dataclasses import replace
 
@@ -110,3 +111,15 @@ def test_what_is_done_once_in_a_process_is_not_counted_for_every_step(tiny):
         return model(batch[0]), batch[1]
 
     assert seconds_per_step(replace(load(tiny()), forward=forward), TRIALS[:1]) < 1.2 / 12
+
+
+@pytest.mark.parametrize("name", ["zz_chosen", "zz_chosen.py"])
+def test_files_that_ran_beyond_the_fingerprint_are_named(tiny, tmp_path, monkeypatch, name):
+    (tmp_path / "zz_chosen.py").write_text("import zz_next\n")
+    (tmp_path / "zz_next.py").write_text("")
+    monkeypatch.setenv("TINY_IMPORT", str(tmp_path / name) if name.endswith(".py") else name)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])  # workers have that of their parent
+    outcomes = run(tiny("loading"), TRIALS[:2]).values()  # the second finds the module loaded
+    assert {outcome.status for outcome in outcomes} == {"finished"}
+    files = tuple(str(tmp_path / file) for file in ("zz_chosen.py", "zz_next.py"))
+    assert [outcome.uncovered for outcome in outcomes] == [files, files]

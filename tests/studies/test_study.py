@@ -194,3 +194,19 @@ def test_an_a_a_study_is_rarely_called(store, tiny):
         (effect,) = judge([Pairs(hypothesis, tuple(range(6)), *finals)])
         called += effect.verdict in (Verdict.HOLDS, Verdict.REVERSED)
     assert called <= 4  # 5 % of 24 is 1.2; more than 4 has probability 0.006
+
+
+def test_what_ran_code_that_no_key_covers_is_not_stored(store, tiny, tmp_path, monkeypatch):
+    (tmp_path / "chosen.py").write_text("WIDTH = 3\n")
+    monkeypatch.setenv("TINY_IMPORT", str(tmp_path / "chosen.py"))
+    for _ in range(2):
+        result = run_study(tiny("loading"), select(("placement",)), store, Settings(seeds=1, steps=2))
+        assert result.answers
+        assert store.count() == result.trials_reused == 0
+        (note,) = result.notes
+        assert f"{result.trials_new} trials ran code of yours that no key covers" in note
+        assert f": {tmp_path / 'chosen.py'}." in note
+    monkeypatch.delenv("TINY_IMPORT")
+    result = run_study(tiny("loading"), select(("placement",)), store, Settings(seeds=1, steps=2))
+    assert store.count() == result.trials_new > 0
+    assert result.notes == ()

@@ -1,8 +1,10 @@
 """Small tasks that train in milliseconds, or fail in a given way; loaded by worker processes by file name."""
 
+import importlib
 import os
 import signal
 import time
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -165,3 +167,16 @@ def partly_network() -> nn.Module:
 
 
 partly = make("partly", model=partly_network)
+
+
+def loading_metric(output, target):
+    """Which file it runs depends on the environment: no import statement says so."""
+    name = os.environ.get("TINY_IMPORT", "")
+    if name.endswith(".py"):
+        exec(Path(name).read_text())
+    elif name:
+        importlib.import_module(name)
+    return accuracy(output, target)
+
+
+loading = make("loading", metric=loading_metric)

@@ -43,6 +43,8 @@ def print_verdicts(result: StudyResult, console: Console) -> None:
     console.print()
     _print_failures(result, safe, console)
     console.print(safe(_trials(result)))
+    for note in result.notes:
+        console.print(safe(note, "bold"))
 
 
 class _SafeText:

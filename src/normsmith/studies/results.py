@@ -105,7 +105,9 @@ class Strip(_Data):
 
     label: str
     x: tuple[float, ...]
-    kinds: tuple[str, ...] = ()  # one a seed, such as its initialisation; none where all seeds had the same choice
+    kinds: tuple[
+        str, ...
+    ] = ()  # one a seed, such as its initialisation; none where all seeds had the same choice
 
 
 class StripChart(_Data):
@@ -155,7 +157,7 @@ class Answer(_Data):
 
 
 class StudyResult(_Data):
-    """A finished study."""
+    """A finished study. `notes` are what must be known of it as a whole."""
 
     task: str
     task_facts: dict[str, str]
@@ -164,6 +166,7 @@ class StudyResult(_Data):
     answers: tuple[Answer, ...]
     skipped: dict[str, str] = {}
     failures: tuple[Failure, ...]
+    notes: tuple[str, ...] = ()
     trials_new: int
     trials_reused: int
     seconds: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -24,6 +25,9 @@ from normsmith.errors import StudyError
 from normsmith.studies.trial import Outcome, Trial, train
 from normsmith.studies.versions import versions
 from normsmith.tasks import Task, fingerprint, load
+from normsmith.tasks.executed import executed, watch
+from normsmith.tasks.fingerprint import covered
+from normsmith.tasks.imports import UserFile, imported
 
 WATCH = 1.0
 """Seconds between two checks of a worker whether its parent process still runs."""
@@ -37,12 +41,13 @@ class TaskReference:
     pickled: bytes | None
     fingerprint: str
     versions: dict[str, str]
+    covered: frozenset[Path]
 
     @classmethod
     def to(cls, task: Task, name: str | None = None) -> TaskReference:
         """Refer to `task`; `name` is what `load` was given, if anything."""
         pickled = None if name is not None else cloudpickle.dumps(task)
-        return cls(name, pickled, fingerprint(task), versions(task.device))
+        return cls(name, pickled, fingerprint(task), versions(task.device), covered(task))
 
     def resolve(self) -> Task:
         """The task, in whatever process this runs.
@@ -85,6 +90,7 @@ def _enter_worker(reference: TaskReference, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
+    watch()
     _Worker.reference = reference
 
 
@@ -96,12 +102,29 @@ def _end_with(parent: int) -> None:
 
 
 def _run(trial: Trial) -> Outcome:
-    """Run a trial in a worker process; an exception of the user's code is the trial's result."""
+    """Run a trial in a worker process."""
     if _Worker.task is None:
         _Worker.task = _Worker.reference.resolve()
+    outcome = _outcome(_Worker.task, trial)
+    return replace(outcome, uncovered=_uncovered(_Worker.reference, trial))
+
+
+def _uncovered(reference: TaskReference, trial: Trial) -> tuple[str, ...]:
+    """The user's files that this process has run and the trial's key does not cover.
+
+    Edits and probes are covered by their names, for which who writes them is answerable.
+    """
+    functions = (*(edit.function for edit in trial.arm.edits), *trial.arm.probes)
+    own = [file for function in functions if (file := UserFile.of(sys.modules[function.__module__]))]
+    known = reference.covered | {file.path for file in own} | imported(own).keys()
+    return tuple(sorted(str(path) for path in executed() - known))
+
+
+def _outcome(task: Task, trial: Trial) -> Outcome:
+    """Train; an exception of the user's code is the trial's result."""
     started = time.perf_counter()
     try:
-        return train(_Worker.task, trial)
+        return train(task, trial)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - any failure of the user's code is this trial's result
         where = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"{error_text(error)} ({Path(where.filename).name}:{where.lineno})"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol, runtime_checkable
 
+from normsmith import _text
 from normsmith.errors import StudyError, SurgeryError
 from normsmith.studies.lab import Lab, Profile
 from normsmith.studies.question import Findings, Question
@@ -109,6 +110,7 @@ def run_study(
         answers=tuple(answers),
         skipped=skipped,
         failures=session.failures(),
+        notes=session.notes(),
         trials_new=session.new,
         trials_reused=session.reused,
         seconds=time.monotonic() - clock,
@@ -148,6 +150,7 @@ class _Session:
         self.lab, self.store, self.settings = lab, store, settings
         self.reference, self.progress = reference, progress
         self.new = self.reused = 0
+        self.uncovered: dict[Trial, tuple[str, ...]] = {}
         self._asked: dict[Trial, None] = {}
 
     def ask(self, questions: Sequence[Question]) -> tuple[list[Answer], dict[str, str]]:
@@ -193,16 +196,19 @@ class _Session:
         self.progress.planned(len(todo), len(missing) - len(todo), self._estimate(todo))
 
         def finished(trial: Trial, outcome: Outcome) -> None:
-            self.store.put(
-                Record(
-                    spec=trial.content(self.reference.fingerprint),
-                    status=outcome.status,
-                    reason=outcome.reason,
-                    measurements=outcome.measurements(),
-                    seconds=outcome.seconds,
-                    versions=self.reference.versions,
+            if outcome.uncovered:
+                self.uncovered[trial] = outcome.uncovered
+            else:
+                self.store.put(
+                    Record(
+                        spec=trial.content(self.reference.fingerprint),
+                        status=outcome.status,
+                        reason=outcome.reason,
+                        measurements=outcome.measurements(),
+                        seconds=outcome.seconds,
+                        versions=self.reference.versions,
+                    )
                 )
-            )
             self.lab.outcomes[trial] = outcome
             self.new += 1
             self.progress.finished(trial, outcome)
@@ -216,6 +222,17 @@ class _Session:
         sample = [todo[len(todo) * i // 4] for i in range(min(4, len(todo)))]
         per_step = seconds_per_step(self.lab.task, sample)
         return per_step * sum(trial.steps for trial in todo) / min(self.settings.jobs, len(todo))
+
+    def notes(self) -> tuple[str, ...]:
+        """What must be said of the study as a whole: which trials were not stored, and why."""
+        if not self.uncovered:
+            return ()
+        files = sorted({file for files in self.uncovered.values() for file in files})
+        return (
+            f"{_text.count(len(self.uncovered), 'trial')} ran code of yours that no key covers, and nothing of them is "
+            f"stored, as a change in that code would go unnoticed: {', '.join(files)}. What the task's file imports by "
+            "an import statement, directly or through other files, is covered.",
+        )
 
     def failures(self) -> tuple[Failure, ...]:
         """Every trial of this study that did not finish its steps, in the order in which they were asked for."""

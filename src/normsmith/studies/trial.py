@@ -62,7 +62,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial measured. Curves have one entry per evaluation, the first before any training."""
+    """What a trial measured. Curves have one entry per evaluation, the first before any training.
+
+    `uncovered` names files of the user's that ran although no key covers them: such an outcome is not stored.
+    """
 
     status: Status
     reason: str = ""
@@ -72,6 +75,7 @@ class Outcome:
     test: tuple[float, ...] = ()
     probes: dict[str, tuple[float, ...]] = field(default_factory=dict)
     seconds: float = 0.0
+    uncovered: tuple[str, ...] = ()
 
     @property
     def measured(self) -> bool:
@@ -81,7 +85,7 @@ class Outcome:
     def measurements(self) -> dict[str, Any]:
         """The numbers as a store keeps them."""
         kept = asdict(self)
-        for name in ("status", "reason", "seconds"):
+        for name in ("status", "reason", "seconds", "uncovered"):
             del kept[name]
         return kept
 

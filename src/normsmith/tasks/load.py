@@ -11,6 +11,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from normsmith._choices import did_you_mean
 from normsmith._text import error_text
@@ -23,6 +24,8 @@ EMBEDDED = {"digits-cnn": digits_cnn, "digits-mlp": digits_mlp}
 _FORMS = f"{', '.join(EMBEDDED)}, file.py, file.py:name or package.module:name"
 
 _made: dict[tuple[str, str], Task] = {}  # (module, attribute): what functions returned
+
+_loaded_from: WeakKeyDictionary[Task, ModuleType] = WeakKeyDictionary()
 
 
 def load(name: str) -> Task:
@@ -54,12 +57,18 @@ def load(name: str) -> Task:
     module = _from_file(place) if _is_file(place) else _from_package(place)
     attribute = attribute or _only_task(module, place)
     task = _task_of(module, attribute, place)
+    _loaded_from[task] = module
     if task.name == UNNAMED:
         short = Path(place).name if _is_file(place) else place
         object.__setattr__(
             task, "name", f"{short}:{attribute}"
         )  # once: a Task is frozen for those who have it
     return task
+
+
+def module_of(task: Task) -> ModuleType | None:
+    """The module from which `load` took a task; None for embedded ones, and those that were not loaded."""
+    return _loaded_from.get(task)
 
 
 def absolute(name: str) -> str:
