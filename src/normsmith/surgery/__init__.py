@@ -14,6 +14,7 @@ from normsmith.surgery.operations.freeze import freeze
 from normsmith.surgery.operations.insert import insert
 from normsmith.surgery.operations.place import place
 from normsmith.surgery.operations.recalibrate import LayerStatistics, Recalibration, recalibrate
+from normsmith.surgery.operations.set_momentum import set_momentum
 from normsmith.surgery.operations.set_statistics import set_statistics
 from normsmith.surgery.operations.strip import strip
 from normsmith.surgery.operations.swap_activation import swap_activation
@@ -45,6 +46,7 @@ __all__ = [
     "place",
     "recalibrate",
     "save_checkpoint",
+    "set_momentum",
     "set_statistics",
     "strip",
     "swap_activation",

@@ -33,6 +33,7 @@ MAKERS = {
     "freeze": lambda model: surgery.freeze(model, "statistics"),
     "insert": lambda model: surgery.insert(model, "batch", only="4"),
     "place": lambda model: surgery.place(model, "after"),
+    "set_momentum": lambda model: surgery.set_momentum(model, 0.01),
     "set_statistics": lambda model: surgery.set_statistics(model, {"1": {"running_mean": [0.5] * 8}}),
     "strip": surgery.strip,
     "swap_activation": lambda model: surgery.swap_activation(model, "tanh"),
