@@ -35,6 +35,7 @@ from normsmith.layers import (
 
 if typing.TYPE_CHECKING:
     from normsmith import surgery, tasks
+    from normsmith.checks.check import check
     from normsmith.surgery.operations.convert import convert_model as convert
     from normsmith.tasks import Task, accuracy
 
@@ -71,6 +72,7 @@ __all__ = [
     "__version__",
     "accumulate",
     "accuracy",
+    "check",
     "convert",
     "errors",
     "layers",
@@ -84,6 +86,7 @@ __all__ = [
 _LATER = {
     "surgery": ("normsmith.surgery", None),
     "tasks": ("normsmith.tasks", None),
+    "check": ("normsmith.checks", "check"),
     "convert": ("normsmith.surgery.operations.convert", "convert_model"),
     "Task": ("normsmith.tasks", "Task"),
     "accuracy": ("normsmith.tasks", "accuracy"),

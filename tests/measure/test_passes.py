@@ -12,7 +12,14 @@ from torch import nn
 
 from normsmith.errors import InputError
 from normsmith.layers import BatchNorm1d
-from normsmith.measure import MeasuredLayer, Passes, Statistics, batch_statistics, measurable_layers
+from normsmith.measure import (
+    EveryCall,
+    MeasuredLayer,
+    Passes,
+    Statistics,
+    batch_statistics,
+    measurable_layers,
+)  # fmt: skip
 from normsmith.measure.passes import BatchSample
 from normsmith.ops import moments
 
@@ -174,3 +181,20 @@ def test_the_result_of_a_sample_is_that_of_its_batches_alone():
     result = sample.result([layer, other])
     assert_measured(result.moments[0], batches[[0, 40, 80]].flatten(0, 1))
     assert result.moments[1] is None
+
+
+def test_every_call_of_every_batch_can_be_kept():
+    norm = nn.BatchNorm1d(1)
+    model = nn.Sequential(norm, norm)
+    calls = EveryCall()
+    passes = Passes(model, measurable_layers(model).layers)
+    with passes.borrowed_model():
+        passes.run([torch.randn(4, 1), torch.randn(2, 1)], rule=batch_statistics, sample=calls)
+    assert [[float(moments.count) for _, moments in batch] for batch in calls.batches] == [[4, 4], [2, 2]]
+
+
+def test_a_prepared_model_only_changes_its_modes():
+    model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(1)).train()
+    with Passes(model, measurable_layers(model).layers, dropout=True).prepared_model():
+        assert [module.training for module in model] == [True, False]
+        assert not torch.is_grad_enabled()

@@ -196,3 +196,14 @@ def test_an_unknown_split_is_refused():
 @pytest.mark.usefixtures("unchecked")
 def test_rates_may_be_an_array():
     assert make(learning_rates=torch.tensor([0.25, 0.5])).learning_rates == (0.25, 0.5)
+
+
+@pytest.mark.parametrize("part", ["validate", "training_step", "domain"])
+def test_parts_for_checks_are_callable_or_none(part, unchecked):
+    fields = {
+        "model": nn.Identity, "train": (torch.zeros(80),), "test": (torch.zeros(2),), "loss": nn.MSELoss(),
+        "metric": nn.MSELoss(),
+    }  # fmt: skip
+    assert getattr(Task(**fields), part) is None
+    with pytest.raises(TaskError, match=f"{part} must be callable or None"):
+        Task(**fields, **{part: 3})

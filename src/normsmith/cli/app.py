@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from normsmith.cli.check import check
+from normsmith.cli.explain import explain
 from normsmith.cli.fix import fix
 from normsmith.cli.questions import questions
+from normsmith.cli.rules import rules
 from normsmith.cli.study import study
 
 app = typer.Typer(
@@ -37,5 +40,8 @@ def _root(
 
 
 app.command()(study)
+app.command()(check)
 app.command()(fix)
 app.command()(questions)
+app.command()(rules)
+app.command()(explain)

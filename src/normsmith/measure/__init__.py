@@ -13,13 +13,14 @@ Which file answers which question:
 from normsmith.measure.across_ranks import PassResult
 from normsmith.measure.fixed_point import EXACT
 from normsmith.measure.layers import MeasurableLayers, MeasuredLayer, measurable_layers
-from normsmith.measure.passes import Passes
+from normsmith.measure.passes import EveryCall, Passes
 from normsmith.measure.population import MAX_PASSES, Population, PopulationResult
 from normsmith.measure.statistics import Statistics, batch_statistics, population_statistics
 
 __all__ = [
     "EXACT",
     "MAX_PASSES",
+    "EveryCall",
     "MeasurableLayers",
     "MeasuredLayer",
     "PassResult",

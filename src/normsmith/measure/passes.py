@@ -68,6 +68,21 @@ class BatchSample:
         return PassResult(tuple(merged_on_cpu(parts[layer]) for layer in layers))
 
 
+class EveryCall:
+    """The moments of each call of each layer, batch by batch; the batches themselves are not kept."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[tuple[MeasuredLayer, Moments]]] = []
+
+    def add(self, number: int, batch: Any) -> list[tuple[MeasuredLayer, Moments]]:
+        """A list for the moments of the layers in a batch."""
+        self.batches.append([])
+        return self.batches[-1]
+
+
+Sample = BatchSample | EveryCall
+
+
 @dataclass(frozen=True)
 class Passes:
     """How the batches of a loader go through a model, and whose inputs are measured.
@@ -99,7 +114,13 @@ class Passes:
     @contextmanager
     def borrowed_model(self) -> Iterator[None]:
         """A block for passes: the model is in evaluation mode (but for dropout), and after it as it was before."""
-        with preserved(self.model), eager_forwards(), torch.no_grad():
+        with preserved(self.model), self.prepared_model():
+            yield
+
+    @contextmanager
+    def prepared_model(self) -> Iterator[None]:
+        """The modes for passes, of a model whose state the caller puts back: that takes a copy of all its tensors."""
+        with eager_forwards(), torch.no_grad():
             self.model.train(self.dropout)
             for module in self.model.modules():
                 if "running_mean" in buffers_of(module):
@@ -113,7 +134,7 @@ class Passes:
         rule: BatchRule | None = None,
         *,
         loss: Loss | None = None,
-        sample: BatchSample | None = None,
+        sample: Sample | None = None,
     ) -> PassResult:
         """One pass of all ranks over their batches, within `borrowed_model()`.
 
@@ -122,7 +143,7 @@ class Passes:
             statistics: what each layer normalises by, in the order of the layers; None for what the layers hold.
             rule: what a layer normalises by instead, computed for every batch (`batch_statistics`, as in training).
             loss: its mean over the samples is part of the result.
-            sample: gets some of the batches.
+            sample: gets the moments of each call, in some of the batches or in all.
 
         Raises:
             SyncError: another rank failed, or did not arrive in time.
@@ -144,7 +165,7 @@ class Passes:
         meters: list[Meter],
         rule: BatchRule | None,
         loss: Loss | None,
-        sample: BatchSample | None,
+        sample: Sample | None,
     ) -> PassResult:
         """The part of a pass that this rank makes alone."""
         total_loss, samples = 0.0, 0

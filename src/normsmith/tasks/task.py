@@ -65,6 +65,10 @@ class Task:
         device: where to train, as `torch.device` names it.
         collate: list of samples → batch; None means torch's `default_collate`. A DataLoader's own
             `collate_fn` is used instead of it. Not used for tensors, which are indexed as a whole.
+        validate: your own validation, `validate(model)`, for `normsmith check`; studies do without.
+        training_step: what happens within a step of your training, `training_step(model, batches, optimizer)`, for
+            `normsmith check`.
+        domain: `domain(batch)`, where a batch comes from, if the data are of several kinds; for `normsmith check`.
 
     Raises TaskError when an argument is not what is described here.
 
@@ -95,6 +99,9 @@ class Task:
     activations: tuple[str, ...] = ()
     device: str = "cpu"
     collate: Callable[[list[Any]], Any] | None = None
+    validate: Callable[[nn.Module], Any] | None = None
+    training_step: Callable[..., Any] | None = None
+    domain: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and self.name.strip()):
@@ -125,8 +132,10 @@ class Task:
         for field in ("model", "loss", "metric", "optimizer", "forward"):
             if not callable(getattr(self, field)):
                 raise self.error(f"{field} must be callable, got {kind(getattr(self, field))}")
-        if self.collate is not None and not callable(self.collate):
-            raise self.error(f"collate must be callable or None, got {kind(self.collate)}")
+        for field in ("collate", "validate", "training_step", "domain"):
+            value = getattr(self, field)
+            if value is not None and not callable(value):
+                raise self.error(f"{field} must be callable or None, got {kind(value)}")
 
     def _check_numbers(self) -> None:
         for field in ("batch_size", "steps"):

@@ -1,0 +1,23 @@
+"""Checks: what is wrong with a network's normalization, and what to do about it."""
+
+from normsmith.checks.check import check, check_task
+from normsmith.checks.context import Context
+from normsmith.checks.finding import Finding, Fix, NotRun, UnavailableError
+from normsmith.checks.findings import Findings
+from normsmith.checks.registry import chosen_rules, every_rule, named_rule
+from normsmith.checks.rule import Rule
+
+__all__ = [
+    "Context",
+    "Finding",
+    "Findings",
+    "Fix",
+    "NotRun",
+    "Rule",
+    "UnavailableError",
+    "check",
+    "check_task",
+    "chosen_rules",
+    "every_rule",
+    "named_rule",
+]

@@ -1,0 +1,223 @@
+"""What a user handed over, and the facts about it that rules share: each is made once, when a rule first asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
+
+from torch import nn
+from torch.optim import Optimizer
+
+from normsmith._text import error_text
+from normsmith.anatomy.forward import Forward, call, unwrapped
+from normsmith.anatomy.graph import Event, Graph
+from normsmith.anatomy.trace import trace
+from normsmith.checks.batches import Sizes, first_batches, rows, sizes
+from normsmith.checks.comparison import Comparison, Judge, compared, normalising_by
+from normsmith.checks.finding import Fix, UnavailableError
+from normsmith.checks.moments import Call, LayerMoments, moments_of_calls
+from normsmith.checks.norms import Norm, norms_of
+from normsmith.errors import NormsmithError
+from normsmith.measure import MeasuredLayer, Statistics, measurable_layers
+from normsmith.surgery import recalibrate
+
+T = TypeVar("T")
+Pair = Callable[[nn.Module, Any], tuple[Any, Any]]
+"""`forward(model, batch)` → (output, target)."""
+
+
+class fact(Generic[T]):  # noqa: N801  reads as a property does
+    """A property that is computed once; that it cannot be had is remembered as well."""
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self._compute = compute
+        self._name = compute.__name__
+        self.__doc__ = compute.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> fact[T]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+    def __get__(self, instance: object | None, owner: type) -> fact[T] | T:
+        if instance is None:
+            return self
+        kept = vars(instance).setdefault("facts", {})
+        if self._name not in kept:
+            try:
+                kept[self._name] = self._compute(instance)
+            except UnavailableError as reason:
+                kept[self._name] = reason
+        value = kept[self._name]
+        if isinstance(value, UnavailableError):
+            raise UnavailableError(*value.args)
+        return value  # type: ignore[no-any-return]
+
+
+def pair(model: nn.Module, batch: Any) -> tuple[Any, Any]:
+    """The usual forward: output and target of a batch (input, target); None as target where there is none."""
+    has_target = isinstance(batch, (tuple, list)) and len(batch) > 1
+    return call(model, batch), batch[1] if has_target else None
+
+
+@dataclass(eq=False)
+class Context:
+    """What a rule looks at. The fields are what a user handed over; the rest is computed from it when asked for.
+
+    What cannot be had raises `UnavailableError`, which rules let through: they are then not run, with that reason.
+
+    - `forward`: (model, batch) → (output, target).
+    - `loss`, `metric`: (output, target) → a number; `point`: a difference of the metric that counts.
+    - `validate(model)`, `training_step(model, batches, optimizer)`, `domain(batch)`: the user's own.
+    - `data`: the batches, as they were given.
+    - `looks_at_data`: whether the level allows to run batches.
+    """
+
+    model: nn.Module
+    data: Iterable[Any] | None = None
+    loss: Callable[[Any, Any], Any] | None = None
+    metric: Callable[[Any, Any], Any] | None = None
+    optimizer: Optimizer | None = None
+    validate: Callable[[nn.Module], Any] | None = None
+    training_step: Callable[..., Any] | None = None
+    domain: Callable[[Any], Any] | None = None
+    ema: nn.Module | None = None
+    checkpoint: Path | None = None
+    forward: Pair = pair
+    higher_is_better: bool = True
+    point: float = 0.01
+    looks_at_data: bool = True
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The model inside DistributedDataParallel and torch.compile."""
+        return unwrapped(self.model)
+
+    @fact
+    def norms(self) -> tuple[Norm, ...]:
+        """The batch norms, in the order of the model's modules."""
+        return norms_of(self.network)
+
+    @fact
+    def batches(self) -> Sequence[Any]:
+        """The first batches that were given."""
+        if self.data is None:
+            raise UnavailableError("give batches=...")
+        return first_batches(self.data)
+
+    @fact
+    def sizes(self) -> Sizes:
+        """How many samples the loader's batches have, the last one too."""
+        taken = self.batches
+        assert self.data is not None  # or there were no batches
+        return sizes(self.data, list(taken))
+
+    @fact
+    def rows(self) -> int:
+        """How many samples the first batch has."""
+        return rows(self.batches[0])
+
+    @fact
+    def graph(self) -> Graph:
+        """The forward, followed: by the first batch, or without data where none may be used."""
+        if self.data is not None and self.looks_at_data:
+            return _followed(self.network, self.batches[0], self.output)
+        try:
+            return _followed(self.network, None, self.output)
+        except UnavailableError as reason:
+            if self.data is None:
+                raise UnavailableError(f"{reason}: give batches=...") from reason
+        return _followed(self.network, self.batches[0], self.output)
+
+    def calls(self, norm: Norm) -> tuple[Event, ...]:
+        """The calls of a norm in one forward."""
+        return self.graph.of(norm.module)
+
+    def values_per_channel(self, norm: Norm) -> int | None:
+        """How many values of a channel the norm gets from the first batch; None where no forward with it was followed.
+
+        Over its calls it is the smallest number.
+        """
+        inputs = [event.sources[0].shape for event in self.calls(norm) if event.sources]
+        counts = [_values(shape) for shape in inputs if shape is not None and len(shape) > 1]
+        return min(counts, default=None)
+
+    @property
+    def measured(self) -> Sequence[Any]:
+        """The batches that statistics are measured on."""
+        return self._split[0]
+
+    @property
+    def held_back(self) -> Sequence[Any]:
+        """The batches on which it is tried what statistics cost: others than the measured ones, if there are enough."""
+        return self._split[1]
+
+    @property
+    def _split(self) -> tuple[Sequence[Any], Sequence[Any]]:
+        every = self.batches
+        cut = len(every) * 5 // 8
+        return (every, every) if len(every) < 6 else (every[:cut], every[cut:])
+
+    @fact
+    def layers(self) -> tuple[MeasuredLayer, ...]:
+        """The norms whose inputs can be measured: those that are not frozen, with a forward that is known."""
+        return measurable_layers(self.network).layers
+
+    @fact
+    def moments(self) -> dict[nn.Module, LayerMoments]:
+        """What reached each of the layers, call by call, in training mode; the model's losses meanwhile are in it too.
+
+        Dropout drops, and each batch is normalised by its own statistics: this is what running statistics average.
+        """
+        return moments_of_calls(self.network, self.layers, self.measured, self.output)
+
+    def calls_of(self, norm: Norm) -> tuple[Call, ...]:
+        """The moments of a norm's calls over the measured batches; none where it cannot be measured."""
+        measured = self.moments.get(norm.module)
+        return () if measured is None else measured.calls
+
+    def compare(self, statistics: dict[nn.Module, Statistics]) -> Comparison:
+        """The held-back batches in evaluation with the statistics that the layers hold, and with these ones."""
+        layers = [layer for layer in self.layers if layer.layer in statistics]
+        other = [statistics[layer.layer] for layer in layers]
+        return self.compare_with(lambda: normalising_by(layers, other))
+
+    def compare_with(self, changed: Callable[[], AbstractContextManager[None]]) -> Comparison:
+        """The held-back batches in evaluation as the model is, and within `changed()`."""
+        judge = Judge(self.loss, self.metric, self.higher_is_better, self.point)
+        return compared(self.network, self.held_back, self.forward, changed, judge)
+
+    @property
+    def output(self) -> Forward:
+        """The forward without the target."""
+        return lambda model, batch: self.forward(model, batch)[0]
+
+    def recalibration(self) -> Fix:
+        """The fix that measures the running statistics anew, on the user's batches where there are some."""
+        code = "surgery.recalibrate(model, batches).apply()"
+        if self.data is None:
+            return Fix(code)
+        return Fix(
+            code,
+            plan=lambda model: recalibrate(model, self.batches, forward=self.output).plan,
+            measures=True,
+        )
+
+
+def _followed(model: nn.Module, batch: Any, forward: Forward) -> Graph:
+    try:
+        return trace(model, batch, forward=forward)
+    except NormsmithError as error:
+        raise UnavailableError(f"the forward cannot be followed: {error}") from error
+    except Exception as error:  # somebody's model, in code that no trace expects
+        raise UnavailableError(f"the forward cannot be followed: {error_text(error)}") from error
+
+
+def _values(shape: tuple[int, ...]) -> int:
+    count = 1
+    for number, size in enumerate(shape):
+        count *= 1 if number == 1 else size
+    return count

@@ -1,0 +1,148 @@
+"""All that a run of the rules came to: findings, rules that found nothing, and rules that were not run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from normsmith._text import count, some
+from normsmith.checks.finding import SEVERITIES, Finding, Fix, NotRun
+from normsmith.surgery import Plan
+
+_SHOWN = 3
+"""Layers of one rule that the text names before it only counts them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Findings(Sequence[Finding]):
+    """What `normsmith.check` found, the most severe first. Printing it tells everything.
+
+    - `found`: the findings.
+    - `clean`: the codes of the rules that looked and found nothing.
+    - `not_run`: the rules that did not look, and why.
+
+    >>> findings = Findings((), clean=("NS201",), not_run=())
+    >>> findings.passed(), len(findings)
+    (True, 0)
+    >>> print(findings)
+    1 rule found nothing
+    """
+
+    found: tuple[Finding, ...]
+    clean: tuple[str, ...]
+    not_run: tuple[NotRun, ...]
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.found[index]
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.found)
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """The codes of the rules that found something, once each."""
+        return tuple(dict.fromkeys(finding.code for finding in self.found))
+
+    @property
+    def said_nothing(self) -> bool:
+        """Whether no rule could look at all."""
+        return not (self.found or self.clean)
+
+    def passed(self) -> bool:
+        """Whether rules looked, and none of them has an error or a warning; information does not count."""
+        return not self.said_nothing and all(finding.severity == "info" for finding in self.found)
+
+    def fix(
+        self,
+        model: nn.Module,
+        *,
+        optimizer: Optimizer | None = None,
+        codes: Iterable[str] | None = None,
+        keep_outputs: bool = False,
+    ) -> nn.Module:
+        """Mend what can be mended, in place, and return the model; if one fix fails, none is done.
+
+        Args:
+            model: the one that was checked.
+            optimizer: trains it; follows what is done, and is changed where that is the fix.
+            codes: of the rules whose findings are mended; all by default.
+            keep_outputs: only do what leaves the outputs in evaluation as they are.
+
+        Raises:
+            SurgeryError: with the model as it was: a fix is not possible.
+        """
+        wanted = None if codes is None else set(codes)
+        fixes = [
+            fix
+            for fix in self._fixes(wanted)
+            if fix.can_be_applied and (fix.keeps_outputs or not keep_outputs)
+        ]
+        done: list[Plan] = []
+        try:
+            for fix in fixes:
+                if fix.plan is not None:
+                    plan = fix.plan(model)
+                    model = plan.apply(optimizer=() if optimizer is None else optimizer)
+                    done.append(plan)
+        except BaseException:
+            for plan in reversed(done):
+                plan.revert()
+            raise
+        for fix in fixes:
+            if fix.optimizer is not None and optimizer is not None:
+                fix.optimizer(optimizer)
+        return model
+
+    def _fixes(self, codes: set[str] | None) -> list[Fix]:
+        """The fixes, the same one once, those that measure at the end."""
+        chosen = (finding.fix for finding in self.found if codes is None or finding.code in codes)
+        return sorted(dict.fromkeys(chosen), key=lambda fix: fix.measures)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain data."""
+        return {
+            "passed": self.passed(),
+            "findings": [finding.to_dict() for finding in self.found],
+            "clean": list(self.clean),
+            "not_run": [{"code": row.code, "name": row.name, "reason": row.reason} for row in self.not_run],
+        }
+
+    def __str__(self) -> str:
+        lines: list[str] = []
+        for code in self.codes:
+            lines += _paragraph([finding for finding in self.found if finding.code == code])
+        if self.clean:
+            lines.append(f"{count(len(self.clean), 'rule')} found nothing")
+        reasons: dict[str, list[str]] = {}
+        for row in self.not_run:
+            reasons.setdefault(row.reason, []).append(row.code)
+        lines += [f"not run: {some(codes, 8)}: {reason}" for reason, codes in reasons.items()]
+        return "\n".join(lines)
+
+
+def sorted_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The most severe first, and of these in the order of their codes."""
+    return tuple(
+        sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity or "info"), finding.code))
+    )
+
+
+def _paragraph(findings: Sequence[Finding]) -> list[str]:
+    """The findings of one rule: what, where, why, and what to do."""
+    first = findings[0]
+    lines = [f"{first.severity} {first.code} {first.name}"]
+    lines += [f"  {finding}" for finding in findings[:_SHOWN]]
+    if len(findings) > _SHOWN:
+        rest = [finding.path for finding in findings[_SHOWN:]]
+        lines.append(f"  and {some(rest, _SHOWN)}")
+    lines += [f"  cause: {cause}" for cause in dict.fromkeys(finding.cause for finding in findings[:_SHOWN])]
+    fixes = list(dict.fromkeys(finding.fix.code for finding in findings))
+    lines += [f"  fix:   {code}" for code in fixes[:_SHOWN]]
+    return [*lines, ""]

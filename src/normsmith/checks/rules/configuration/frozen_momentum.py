@@ -1,0 +1,70 @@
+"""The momentum of a batch norm is 0 or 1: its running statistics never move, or are always the last batch's.
+
+What: a momentum of 1 in a batch norm that updates its running statistics; a momentum of 0 where these are still 0 and
+    1, as in a new layer. A momentum of 0 with statistics that were loaded or measured is how people freeze them, and
+    is left alone.
+
+Formula: running ← (1 − momentum)·running + momentum·batch.
+
+Why it hurts: with 0, evaluation never normalises: it subtracts 0 and divides by 1, while training normalises by the
+    batch. With 1, evaluation normalises by whatever batch came last.
+
+Threshold: exactly 0 and exactly 1; nothing between them.
+
+Reproduction:
+    import normsmith
+    from torch import nn
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, momentum=0.0), nn.ReLU())
+    findings = normsmith.check(model, select=["NS209"])
+    assert findings.codes == ("NS209",)
+    model = findings.fix(model)
+    assert model[1].momentum == 0.1
+    assert normsmith.check(model, select=["NS209"]).passed()
+
+Fix: `surgery.set_momentum(model, 0.1, only="1").apply()`, then train on or recalibrate. If you meant to freeze the
+    statistics, load them first, and say so: `surgery.freeze(model, "statistics").apply()`.
+
+Threads: pytorch/pytorch#15298 (0 taken for "only the new batch"), jwyang/faster-rcnn.pytorch#170 (which way round).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from normsmith.checks.context import Context
+from normsmith.checks.finding import Finding, Fix
+from normsmith.checks.rule import Rule
+from normsmith.surgery import set_momentum
+
+_USUAL = 0.1
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """A finding for each norm whose momentum is one of the two ends."""
+    for norm in context.norms:
+        if norm.momentum not in (0, 1) or norm.is_frozen or not norm.updates:
+            continue
+        if norm.momentum == 0 and not norm.is_at_start:
+            continue
+        what = "never move from 0 and 1" if norm.momentum == 0 else "are always those of the last batch"
+        yield Finding(
+            norm.path,
+            f"momentum is {norm.momentum:g}: the running statistics {what}",
+            "momentum taken for the weight of the old statistics, or a freeze without statistics"
+            if norm.momentum == 0
+            else "momentum taken for the weight of the old statistics",
+            Fix(
+                f"surgery.set_momentum(model, {_USUAL}, only={norm.path!r}).apply()",
+                plan=partial(set_momentum, momentum=_USUAL, only=norm.path),
+                keeps_outputs=True,
+            ),
+            quantity="momentum",
+            measured=norm.momentum,
+            threshold=norm.momentum,
+            also=norm.also,
+        )
+
+
+RULE = Rule("NS209", "frozen-momentum", "warning", check, __doc__)

@@ -1,0 +1,59 @@
+"""The running statistics of a batch norm are NaN, infinite or negative: no data can have such.
+
+What: a running mean that is not finite, a running variance that is not finite or below zero, or one of zero where eps
+    is 0.
+
+Formula: in evaluation y = γ·(x − running_mean) / sqrt(running_var + eps) + β.
+
+Why it hurts: one bad batch is enough, since an average never forgets a NaN. Training goes on unharmed, as it
+    normalises by the batch; evaluation gives NaN, or the same answer to everything. A variance below zero, as bad
+    merges of checkpoints leave it, gives NaN, or wrong numbers where eps hides it.
+
+Threshold: none: a number is possible or not.
+
+Reproduction:
+    import normsmith, torch
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8))
+    batches = [torch.randn(16, 4) for _ in range(8)]
+    model(torch.full((16, 4), float("nan")))
+    findings = normsmith.check(model, batches)
+    assert findings.codes == ("NS410",)
+    model = findings.fix(model)
+    assert model.eval()(batches[0]).isfinite().all()
+
+Fix: `surgery.recalibrate(model, batches).apply()` measures the statistics afresh. So that it does not come back:
+    `normsmith.convert(model)`, whose layers leave out a batch with NaN or infinity (`on_nonfinite="skip"`).
+
+Threads: pytorch/pytorch#1206 (NaN after fine-tuning a ResNet), pytorch/pytorch#90342 (infinity under AMP),
+    facebookresearch/SparseConvNet#190, MCC-WH/Token#9, pytorch/pytorch#106605 (negative variance).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from normsmith.anatomy.broken_statistics import broken_statistics
+from normsmith.checks.context import Context
+from normsmith.checks.finding import Finding, Fix
+from normsmith.checks.rule import Rule
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """A finding for each norm with impossible statistics."""
+    for norm in context.norms:
+        broken = broken_statistics(norm.module) if norm.keeps_statistics else None
+        if broken is None:
+            continue
+        code = "load another checkpoint, or unfreeze the layer and recalibrate"
+        yield Finding(
+            norm.path,
+            broken.text,
+            "a batch with NaN or infinity, an overflow in half precision, or a merge of checkpoints",
+            Fix(code) if norm.is_frozen else context.recalibration(),
+            also=norm.also,
+        )
+
+
+RULE = Rule("NS410", "poisoned-statistics", "error", check, __doc__)

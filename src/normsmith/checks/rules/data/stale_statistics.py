@@ -1,0 +1,98 @@
+"""The running statistics of a batch norm are not those of the data, and that costs loss or metric in evaluation.
+
+What: running mean and variance differ from the average statistics of batches in training mode, by more than sampling
+    explains, in at least a tenth of a layer's channels; and the network does better in evaluation, on batches that
+    were held back, with the statistics of the measured ones.
+
+Formula: |running_mean − μ| / σ > 0.1 + 2.58·s_μ, or |log(running_var + eps) − log(σ² + eps)| > 0.2 + 2.58·s_σ. μ and
+    σ² are the averages of B batches, and s² = (1/B + m/(2 − m))·v with the variance v between batches and the
+    momentum m: a running average is noisy itself.
+
+Why it hurts: evaluation normalises by these statistics: good in training, bad in evaluation. They are stale after
+    weights were averaged (EMA, SWA), pruned, quantised, merged or loaded; after a last phase with a high learning
+    rate or a tiny momentum; and on data that differ from the training data.
+
+Threshold: 0.1 σ and a fifth of the variance, our own: healthy networks on the digits stay below them once sampling is
+    taken into account. And a loss that is worse by 0.05 (or by half, on a smaller scale, where outputs move by a
+    fifth of their spread), or a metric that is worse by a point, each beyond its noise between batches; without a
+    loss, outputs that move by a fifth of their spread.
+
+Reproduction:
+    import normsmith, torch
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    data = [torch.randn(64, 4) for _ in range(16)]
+    batches = [(x, (x[:, 0] > 0).long()) for x in data]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for x, y in 10 * batches:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    loss = nn.functional.cross_entropy
+    assert normsmith.check(model, batches, loss=loss).passed()
+    other = [(x + 2, y) for x, y in batches]  # a camera with another offset
+    findings = normsmith.check(model, other, loss=loss)
+    assert findings.codes == ("NS404",)
+    model = findings.fix(model)
+    assert normsmith.check(model, other, loss=loss).passed()
+
+Fix: `surgery.recalibrate(model, batches).apply()`; after averaging weights, each time before evaluation.
+
+Threads: pytorch/pytorch#4741 (high error in evaluation), huggingface/pytorch-image-models#245 (EMA),
+    fadel/pytorch_ema#13, pytorch/ignite#2590, mlcommons/algorithmic-efficiency#767.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from normsmith.anatomy.broken_statistics import broken_statistics
+from normsmith.checks.context import Context
+from normsmith.checks.finding import Finding, UnavailableError
+from normsmith.checks.norms import Norm, statistics_tensors
+from normsmith.checks.rule import Rule
+from normsmith.checks.shift import CHANNELS, Shift, noise_of, shift
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """A finding for each norm with such statistics, if they cost something together."""
+    if context.norms and all(norm.is_at_start for norm in context.norms if norm.updates):
+        raise UnavailableError("no batch has moved the running statistics yet")
+    moved = {
+        norm: away for norm in context.norms if (away := _shift(context, norm)) is not None and away.counts
+    }
+    if not moved:
+        return
+    comparison = context.compare({norm.module: context.moments[norm.module].statistics for norm in moved})
+    cost = comparison.cost
+    if cost is None:
+        return
+    for norm, away in moved.items():
+        yield Finding(
+            norm.path,
+            f"running statistics are off {away.text}; {cost}",
+            "weights that changed without their statistics (EMA, SWA, merging, loading), or other data",
+            context.recalibration(),
+            quantity="share of channels",
+            measured=away.share,
+            threshold=CHANNELS,
+            batches=len(context.measured),
+            also=norm.also,
+        )
+
+
+def _shift(context: Context, norm: Norm) -> Shift | None:
+    """How far a norm's running statistics are from its data's; None where there are none to compare."""
+    held = statistics_tensors(norm)
+    another_rules = norm.is_at_start or norm.is_frozen or broken_statistics(norm.module) is not None
+    if held is None or another_rules or not context.calls_of(norm):
+        return None
+    measured = context.moments[norm.module]
+    noise = noise_of(measured.calls, norm.epsilon)
+    own = 0.0 if norm.momentum is None else norm.momentum / (2 - norm.momentum)
+    weight = 1 / noise.batches + own
+    return shift(held, (measured.mean, measured.within), norm.epsilon, noise, weight)
+
+
+RULE = Rule("NS404", "stale-statistics", "error", check, __doc__, needs=("batches",))

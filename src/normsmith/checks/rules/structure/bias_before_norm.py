@@ -1,0 +1,100 @@
+"""A linear layer or convolution has a bias that the batch norm after it subtracts again.
+
+What: a bias whose only consumer is a batch norm that normalises by the batch in training, with nothing but
+    identities, flattening and poolings that leave a constant as it is between them. With an activation between, or
+    where the output goes elsewhere too, the bias counts, and nothing is said.
+
+Formula: (x + b) − mean(x + b) = x − mean(x): the result does not depend on b, and its gradient is 0.
+
+Why it hurts: hardly: parameters, memory and time for nothing; under weight decay the bias shrinks to 0. Information
+    only. It does matter where β is missing too, and where somebody reads the bias.
+
+Threshold: none: the bias is there or not.
+
+Reproduction:
+    import normsmith
+    from torch import nn
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    findings = normsmith.check(model)
+    assert [(finding.code, finding.path) for finding in findings] == [("NS101", "0")]
+    assert findings.passed()  # it is information
+
+Fix: `bias=False` in the layer; β of the norm does its work.
+
+Threads: milesial/Pytorch-UNet#325, 4uiiurz1/pytorch-nested-unet#39, matterport/Mask_RCNN#1455, cszn/KAIR#4 (no
+    difference in results), yjh0410/yolov2-yolov3_PyTorch#35.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from normsmith._torch import parameters_of
+from normsmith.anatomy.describe import describe_layer
+from normsmith.anatomy.graph import Event, Graph, channel_dimension
+from normsmith.anatomy.kinds import channels
+from normsmith.checks.context import Context
+from normsmith.checks.finding import Finding, Fix
+from normsmith.checks.rule import Rule
+from normsmith.layers.batch_renorm import RenormBase
+
+_KEEP_CONSTANTS = (
+    nn.Identity, nn.Flatten, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+)  # fmt: skip
+"""Layers after which a constant in a channel is the same constant. An average with zeros at the border is not."""
+_FUNCTIONS = {"flatten", "contiguous", "clone", "adaptive_avg_pool2d", "adaptive_max_pool2d", "max_pool2d"}
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """A finding for each layer with such a bias."""
+    graph = context.graph
+    norms = {norm.module: norm for norm in context.norms}
+    for event in graph.having("producer"):
+        layer = event.module
+        if layer is None or parameters_of(layer).get("bias") is None or not graph.is_called_once(layer):
+            continue
+        after = _norm_after(graph, event)
+        norm = None if after is None else norms.get(after.module)  # type: ignore[arg-type]
+        if after is None or norm is None or norm.is_frozen or isinstance(norm.module, RenormBase):
+            continue
+        if _is_per_channel(event, after):
+            yield Finding(
+                event.path,
+                f"its bias has no effect: {norm.path} subtracts it again",
+                "the layer's default, bias=True",
+                Fix(f"{describe_layer(layer).removesuffix(')')}, ..., bias=False)"),
+            )
+
+
+def _norm_after(graph: Graph, event: Event) -> Event | None:
+    """The norm that alone takes a result, past calls that keep constants."""
+    while not graph.is_used_elsewhere(event):
+        consumers = graph.consumers(event)
+        if len(consumers) != 1:
+            return None
+        (event,) = consumers
+        if event.role == "norm":
+            return event
+        keeps = isinstance(event.module, _KEEP_CONSTANTS) or (
+            event.kind == "function" and event.name in _FUNCTIONS
+        )
+        if not keeps:
+            return None
+    return None
+
+
+def _is_per_channel(layer: Event, norm: Event) -> bool:
+    """Whether each channel of the norm holds values of one channel of the layer."""
+    assert layer.module is not None
+    features = getattr(norm.module, "num_features", None)
+    if features == channels(layer.module):
+        return channel_dimension(norm.sources[0]) == 1
+    flattened = norm.sources[0].name.lower() == "flatten"
+    return flattened and not isinstance(layer.module, nn.Linear)
+
+
+RULE = Rule("NS101", "bias-before-norm", "info", check, __doc__, needs=("graph",))

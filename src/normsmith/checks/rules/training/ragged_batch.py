@@ -1,0 +1,105 @@
+"""The last batch is so small that training fails on it, or that running statistics follow it.
+
+What: the samples that a loader leaves for its last batch, or a batch for its last ghost batch. One value per channel
+    is an error, as training refuses it. One sample, or less than a quarter of a batch with fewer than 16 values per
+    channel, is a warning. A loader that drops its last batch is fine, and so is one in order for a network in
+    evaluation mode.
+
+Formula: a running average of batches of N samples has the variance m/(2 − m)·σ²/N; the last batch alone, of L
+    samples, adds m²·σ²/L. For m = 0.1 that is as much as all others together from L < N/5 on.
+
+Why it hurts: training stops in the last step of the first epoch ("Expected more than 1 value per channel when
+    training"); or each evaluation, which comes right after the last batch, goes by statistics that a few samples have
+    moved by a tenth.
+
+Threshold: a quarter of the batch, our own, by the formula; 16 values as in NS301.
+
+Reproduction:
+    import normsmith, torch
+    from torch import nn
+    from torch.utils.data import DataLoader, TensorDataset
+
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    data = TensorDataset(torch.randn(65, 4), torch.randint(2, (65,)))
+    findings = normsmith.check(model, DataLoader(data, 32, shuffle=True), select=["NS302"])
+    assert findings.codes == ("NS302",)
+    good = DataLoader(data, 32, shuffle=True, drop_last=True)
+    assert normsmith.check(model, good, select=["NS302"]).passed()
+
+Fix: `drop_last=True` in the training loader; or a layer of normsmith with `on_small_batch="running"`.
+
+Threads: scverse/scvi-tools#2314, fastai/fastai#1352, yassouali/CCT#34, erdongsanshi/Fuss-Free-structure#1,
+    TRAILab/CaDDN#103.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from normsmith._text import count
+from normsmith.checks.context import Context
+from normsmith.checks.finding import Finding, Fix
+from normsmith.checks.norms import Norm
+from normsmith.checks.rule import Rule
+from normsmith.layers.statistics import StatisticsBase
+
+FEW = 16
+_SHARE = 0.25
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """A finding for the loader, at the norm that gets fewest values, and one for each norm with such a ghost batch."""
+    per_sample = {norm: values / context.rows for norm in context.norms if (values := _values(context, norm))}
+    if not per_sample:
+        return
+    yield from _of_loader(context, per_sample)
+    for norm, positions in per_sample.items():
+        ghost: int = getattr(norm.module, "ghost_batch_size", None) or context.rows
+        rest = context.rows % ghost if ghost < context.rows else 0
+        if rest and round(rest * positions) > 1 and _is_ragged(rest, ghost, round(rest * positions)):
+            yield _finding(
+                norm, f"ghost batches of {ghost} leave {rest} of {context.rows}", rest * positions, _GHOST
+            )
+
+
+def _of_loader(context: Context, per_sample: dict[Norm, float]) -> Iterator[Finding]:
+    sizes = context.sizes
+    in_order = sizes.shuffled is False and not context.model.training
+    if in_order or sizes.last >= sizes.usual:
+        return
+    norm = min(per_sample, key=lambda norm: per_sample[norm])
+    values = round(sizes.last * per_sample[norm])
+    if _is_ragged(sizes.last, sizes.usual, values):
+        few = f"{count(sizes.last, 'sample')} of {sizes.usual}, {count(values, 'value')} per channel"
+        yield _finding(norm, f"the last batch has {few}", values, _LAST)
+
+
+def _values(context: Context, norm: Norm) -> int | None:
+    module = norm.module
+    spared = isinstance(module, StatisticsBase) and module.on_small_batch == "running"
+    return None if norm.is_frozen or spared else context.values_per_channel(norm)
+
+
+def _is_ragged(last: int, usual: int, values: int) -> bool:
+    return last == 1 or values < 2 or (last < _SHARE * usual and values < FEW)
+
+
+_LAST = Fix("DataLoader(..., drop_last=True)")
+_GHOST = Fix("a ghost_batch_size that divides the batch size")
+
+
+def _finding(norm: Norm, message: str, values: float, fix: Fix) -> Finding:
+    return Finding(
+        norm.path,
+        message,
+        "the samples are no multiple of the batch, and the rest is not dropped",
+        fix,
+        quantity="values per channel",
+        measured=values,
+        threshold=2 if values < 2 else FEW,
+        also=norm.also,
+        severity="error" if values < 2 else "",
+    )
+
+
+RULE = Rule("NS302", "ragged-batch", "warning", check, __doc__, needs=("graph", "batches"))

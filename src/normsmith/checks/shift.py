@@ -1,0 +1,125 @@
+"""How far two sets of statistics are apart, channel by channel, and whether that is more than sampling does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from normsmith._text import number
+from normsmith.checks.finding import UnavailableError
+from normsmith.checks.moments import Call
+
+MEAN = 0.1
+"""How far means may be apart, in standard deviations."""
+LOG_VARIANCE = 0.2
+"""How far logarithms of variances may be apart: a fifth more or less variance."""
+CHANNELS = 0.1
+"""The share of a layer's channels that has to be further apart before it counts."""
+_CERTAIN = 2.58
+"""Standard errors: 99 % of channels that are the same stay within so many."""
+_FEWEST = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """How far statistics are apart: `mean` is |Δμ|/σ, `log_variance` is |Δ log σ²|, each (channels,).
+
+    `beyond` says of each channel whether one of them is larger than allowed and sampling could explain.
+    """
+
+    mean: Tensor
+    log_variance: Tensor
+    beyond: Tensor
+
+    @property
+    def share(self) -> float:
+        """The share of the channels that are beyond."""
+        return float(self.beyond.double().mean())
+
+    @property
+    def counts(self) -> bool:
+        """Whether so many channels are beyond that it counts."""
+        return self.share >= CHANNELS
+
+    @property
+    def text(self) -> str:
+        """In words: how many channels, and the largest differences among them."""
+        mean, factor = self.mean[self.beyond].max(), self.log_variance[self.beyond].max().exp()
+        return (
+            f"in {number(100 * self.share, 2)} % of {len(self.beyond)} channels, means by up to "
+            f"{number(float(mean), 2)} σ, variances by a factor of up to {number(float(factor), 2)}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """By how much statistics of single batches vary: the variances of the mean, in σ², and of log σ²; (channels,).
+
+    Few batches say little about one channel, so that no channel counts as quieter than all are together.
+    """
+
+    mean: Tensor
+    log_variance: Tensor
+    batches: int
+
+    @property
+    def values(self) -> float:
+        """The number of independent values per channel that would vary as much: 1 / the variance of the mean."""
+        return 1 / max(float(self.mean.min()), 1e-12)
+
+
+def noise_of(calls: Sequence[Call], epsilon: float) -> Noise:
+    """How much the statistics of batches vary, from the calls of a layer.
+
+    Raises:
+        UnavailableError: fewer than 3 batches reached the layer.
+
+    >>> one = [Call(b, 0, 8.0, torch.tensor([float(b)]), torch.ones(1)) for b in range(4)]
+    >>> noise_of(one, 0.0).mean
+    tensor([1.6667], dtype=torch.float64)
+    """
+    batches = sorted({call.batch for call in calls})
+    if len(batches) < _FEWEST:
+        raise UnavailableError(
+            f"expected at least {_FEWEST} batches to tell a shift from noise, got {len(batches)}"
+        )
+    means, logs = [], []
+    for batch in batches:
+        same = [call for call in calls if call.batch == batch]
+        means.append(torch.stack([call.mean for call in same]).mean(0))
+        logs.append(torch.stack([(call.var + epsilon).log() for call in same]).nanmean(0))
+    within = torch.stack([call.var for call in calls]).nanmean(0).double() + epsilon
+    means_, logs_ = torch.stack(means).double(), torch.stack(logs).double()
+    return Noise(
+        _at_least_pooled(means_.var(0) / within),
+        _at_least_pooled(logs_.nan_to_num(neginf=0.0).var(0)),
+        len(batches),
+    )
+
+
+def shift(
+    one: tuple[Tensor, Tensor],
+    other: tuple[Tensor, Tensor],
+    epsilon: float,
+    noise: Noise,
+    weight: float,
+) -> Shift:
+    """How far two (mean, variance) are apart, in standard deviations of the second.
+
+    Args:
+        noise: how much single batches vary.
+        weight: the variance of the difference, in variances of a single batch: 1/n for each of two averages of n.
+    """
+    (mean, var), (of_mean, of_var) = one, other
+    sigma2 = of_var.double() + epsilon
+    apart = (mean.double() - of_mean.double()).abs() / sigma2.sqrt()
+    logs = ((var.double() + epsilon).clamp(min=1e-30).log() - sigma2.clamp(min=1e-30).log()).abs()
+    errors = [_CERTAIN * (weight * part).sqrt() for part in (noise.mean, noise.log_variance)]
+    return Shift(apart, logs, (apart > MEAN + errors[0]) | (logs > LOG_VARIANCE + errors[1]))
+
+
+def _at_least_pooled(values: Tensor) -> Tensor:
+    return torch.maximum(values, values.mean())

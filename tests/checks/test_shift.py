@@ -1,0 +1,69 @@
+"""How far statistics are apart, and what sampling alone does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from normsmith.checks.finding import UnavailableError
+from normsmith.checks.moments import Call
+from normsmith.checks.shift import noise_of, shift
+
+
+def calls(batches: int, values: int, channels: int, seed: int = 0, offset: float = 0.0) -> list[Call]:
+    """Batches of independent values of mean `offset` and variance 1."""
+    draw = torch.Generator().manual_seed(seed)
+    x = offset + torch.randn(batches, values, channels, generator=draw).double()
+    return [Call(n, 0, values, one.mean(0), one.var(0)) for n, one in enumerate(x)]
+
+
+def average(some: list[Call]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.stack([one.mean for one in some]).mean(0), torch.stack([one.var for one in some]).mean(0)
+
+
+def apart(values: int, seed: int, offset: float = 0.0):
+    one, other = calls(8, values, 64, 2 * seed), calls(8, values, 64, 2 * seed + 1, offset)
+    return shift(average(one), average(other), 0.0, noise_of(other, 0.0), 2 / 8)
+
+
+@pytest.mark.parametrize("values", [4, 16, 64, 1024])
+def test_what_is_the_same_is_not_apart(values):
+    assert not any(apart(values, seed).counts for seed in range(20))
+
+
+@pytest.mark.parametrize("values", [16, 64, 1024])
+def test_half_a_deviation_is(values):
+    assert all(apart(values, seed, 0.5).counts for seed in range(20))
+
+
+def test_few_values_prove_little():
+    assert not any(apart(4, seed, 0.15).counts for seed in range(20))
+    assert all(apart(4096, seed, 0.15).counts for seed in range(20))
+
+
+def test_a_tenth_is_allowed_whatever_the_sample():
+    assert not any(apart(100_000, seed, 0.08).counts for seed in range(3))
+
+
+def test_variances_count_too():
+    one = calls(8, 512, 32)
+    mean, var = average(one)
+    found = shift((mean, 1.5 * var), (mean, var), 0.0, noise_of(one, 0.0), 1 / 8)
+    assert found.counts
+    assert "variances by a factor of up to 1.5" in found.text
+
+
+def test_epsilon_covers_dead_channels():
+    zero = torch.zeros(4).double()
+    some = [Call(n, 0, 8.0, zero, zero + 1e-12) for n in range(4)]
+    found = shift((zero, zero + 1e-9), (zero, zero + 1e-12), 1e-5, noise_of(some, 1e-5), 0.5)
+    assert not found.counts
+
+
+def test_the_noise_of_batches_tells_how_many_values_they_are_worth():
+    assert noise_of(calls(64, 50, 64), 0.0).values == pytest.approx(50, rel=0.35)
+
+
+def test_two_batches_are_too_few():
+    with pytest.raises(UnavailableError, match="at least 3 batches to tell a shift from noise, got 2"):
+        noise_of(calls(2, 8, 4), 0.0)

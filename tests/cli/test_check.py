@@ -1,0 +1,95 @@
+"""`normsmith check`: what it prints and the code it exits with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.cli.checked import poisoned
+
+from normsmith.checks.rule import LEVELS
+from normsmith.cli.check import Format, Level
+from normsmith.report.findings import FINDINGS_FORMATS
+
+HERE = Path(__file__).parent / "checked.py"
+
+
+def task(name: str) -> str:
+    return f"{HERE}:{name}"
+
+
+def test_a_fault_is_exit_code_1(normsmith):
+    ran = normsmith("check", task("faulty"))
+    assert ran.code == 1
+    assert "warning NS201 inverted-momentum" in ran.out
+    assert "surgery.set_momentum(model, 0.01, only='1').apply()" in ran.out
+    assert ran.out.splitlines()[-1] == "1 warning"
+
+
+@pytest.mark.parametrize("arguments", [["digits-mlp"], ["digits-cnn", "--level", "fast"], [task("healthy")]])
+def test_nothing_is_exit_code_0(normsmith, arguments):
+    ran = normsmith("check", *arguments)
+    assert ran.code == 0
+    assert ran.out.splitlines()[-1] == "nothing found"
+
+
+def test_exit_zero(normsmith):
+    assert normsmith("check", task("faulty"), "--exit-zero").code == 0
+
+
+def test_rules_are_chosen(normsmith):
+    assert normsmith("check", task("faulty"), "--ignore", "NS201, NS404").code == 0
+    ran = normsmith("check", task("faulty"), "--select", "NS4,inverted-momentum", "--format", "json")
+    said = json.loads(ran.out)
+    assert {row["code"] for row in said["findings"]} == {"NS201"}
+    assert all(code.startswith("NS4") for code in said["clean"])
+
+
+def test_json_is_all_that_is_printed(normsmith):
+    ran = normsmith("check", task("prints"), "--format", "json")
+    assert json.loads(ran.out)["passed"] is True
+    assert "a network that talks" in ran.err
+
+
+def test_a_file_can_be_written(normsmith):
+    ran = normsmith("check", task("faulty"), "--format", "json", "--output", "found.json")
+    assert (ran.code, ran.out) == (1, "")
+    assert json.loads(Path("found.json").read_text(encoding="utf-8"))["passed"] is False
+    assert normsmith("check", task("faulty"), "--output", "no/such/folder.txt").code == 2
+
+
+def test_a_checkpoint_is_what_is_looked_at(normsmith, tmp_path):
+    poisoned(tmp_path / "weights.pt")
+    ran = normsmith("check", task("healthy"), "--checkpoint", "weights.pt")
+    assert ran.code == 1
+    assert "error NS410 poisoned-statistics" in ran.out
+    assert "new" not in ran.err
+    assert "the network is new" in normsmith("check", task("healthy")).err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["no-such-task"], "no task 'no-such-task'"),
+        (["digits-mlp", "--select", "NS999"], "no rule is called 'NS999'"),
+        (["digits-mlp", "--level", "deepest"], "deepest"),
+        (["digits-mlp", "--checkpoint", "none.pt"], "none.pt"),
+        ([], "Missing argument"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(normsmith, arguments, says):
+    ran = normsmith("check", *arguments)
+    assert ran.code == 2
+    assert says in ran.err
+
+
+def test_where_no_rule_could_be_run_it_is_exit_code_2(normsmith):
+    ran = normsmith("check", "digits-mlp", "--level", "fast", "--select", "NS301")
+    assert ran.code == 2
+    assert ran.out.splitlines()[-1] == "no rule could be run"
+
+
+def test_options_name_all_levels_and_formats():
+    assert [level.value for level in Level] == list(LEVELS)
+    assert [one.value for one in Format] == list(FINDINGS_FORMATS)

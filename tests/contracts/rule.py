@@ -1,0 +1,106 @@
+"""What every rule must do. A rule's test inherits `RuleContract`, names its rule, and says where it fires.
+
+At least three networks that have the fault and differ in kind, and three near misses that look like it and have not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from tests.surgery.states import state_of
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+import normsmith
+from normsmith.checks import Findings, Rule, every_rule
+from normsmith.checks.rule import SECTIONS
+
+
+@dataclass
+class Case:
+    """What is handed to `normsmith.check`."""
+
+    model: nn.Module
+    batches: Any = None
+    given: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, code: str, **options: Any) -> Findings:
+        return normsmith.check(self.model, self.batches, select=[code], **{**self.given, **options})
+
+
+Cases = dict[str, Callable[[], Case]]
+"""Why each is there, and how it is made."""
+
+
+class RuleContract:
+    """Inherit, set `code`, `faulty` and `healthy`; `healed` is False where a fix has effect only in training."""
+
+    code: str
+    faulty: Cases
+    healthy: Cases
+    healed: bool = True
+    _made: dict[Callable[[], Case], Case] = {}  # noqa: RUF012  trained once for all tests of a rule
+
+    def cases(self, makers: Cases) -> Iterator[tuple[str, Case]]:
+        """A new copy of each case."""
+        for why, make in makers.items():
+            if make not in self._made:
+                torch.manual_seed(0)
+                self._made[make] = make()
+            case = self._made[make]
+            lazy = any(is_lazy(tensor) for tensor in (*case.model.parameters(), *case.model.buffers()))
+            yield why, make() if lazy else deepcopy(case)
+
+    @property
+    def rule(self) -> Rule:
+        return every_rule()[self.code]
+
+    def test_three_of_each(self) -> None:
+        assert len(self.faulty) >= 3
+        assert len(self.healthy) >= 3
+
+    def test_it_fires_where_the_fault_is(self) -> None:
+        for why, case in self.cases(self.faulty):
+            findings = case.check(self.code)
+            assert findings.codes == (self.code,), f"{why}: {findings}"
+            for finding in findings:
+                assert finding.name == self.rule.name
+                assert finding.message
+                assert finding.cause
+                assert finding.fix.code
+
+    def test_it_is_silent_where_nothing_is_wrong(self) -> None:
+        for why, case in self.cases(self.healthy):
+            findings = case.check(self.code)
+            assert findings.clean == (self.code,), f"{why}: {findings}"
+
+    def test_everything_is_as_before(self) -> None:
+        for _, case in self.cases(self.faulty):
+            before = state_of(case.model)
+            case.check(self.code)
+            assert state_of(case.model) == before
+
+    def test_what_can_be_fixed_is_fixed(self) -> None:
+        for why, case in self.cases(self.faulty):
+            findings = case.check(self.code)
+            if self.healed and all(finding.fix.plan for finding in findings):
+                case.model = findings.fix(case.model)
+                after = case.check(self.code)
+                assert after.passed(), f"{why}: {after}"
+
+    def test_its_reproduction_reproduces(self) -> None:
+        lines = self.rule.reproduction.splitlines()
+        assert len(lines) <= 20
+        assert any("assert" in line for line in lines)
+        exec(compile(self.rule.reproduction, self.code, "exec"), {})
+
+    def test_it_explains_itself(self) -> None:
+        assert tuple(self.rule.sections) == SECTIONS
+        assert self.rule.title.endswith(".")
+        threads = re.findall(r"[\w.-]+/[\w.-]+#\d+", self.rule.sections["Threads"])
+        assert len(threads) >= 2
