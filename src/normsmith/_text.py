@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from datetime import datetime
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -145,6 +147,24 @@ def some(items: Sequence[str], most: int) -> str:
     """
     more = f" and {len(items) - most:,} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more
+
+
+def cut(text: str, most: int) -> str:
+    """A text of at most so many characters, with how long it was if it was longer.
+
+    >>> cut("short", 20), cut("x" * 1_000_000, 5)
+    ('short', 'xxxxx… (1,000,000 characters)')
+    """
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
+def encodable(text: str) -> str:
+    """A text that every file and terminal can hold: lone surrogates become the sign of what cannot be shown.
+
+    >>> encodable("caf\\udce9"), encodable("é 🙂")
+    ('caf�', 'é 🙂')
+    """
+    return text if text.isascii() else _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def ranges(values: Sequence[int]) -> str:

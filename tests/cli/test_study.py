@@ -89,11 +89,22 @@ def test_the_password_of_a_store_is_not_in_the_report(normsmith, tiny, monkeypat
     assert "***" in StudyResult.model_validate_json(ran.out).command
 
 
-def test_a_trial_that_raises_ends_in_exit_code_1_or_2(normsmith, tiny):
-    """Every trial raises: nothing can be compared, which is an error of usage with the reason."""
+def test_a_study_of_which_every_trial_raised_says_so_first_and_reports_it(normsmith, tiny, tmp_path):
     ran = normsmith("study", tiny("raising"), *SMALL)
-    assert ran.code == 2
-    assert "the loader is out of order" in ran.err
+    assert ran.code == 1
+    said = "No trial came to its end, so this study says nothing"
+    assert ran.out.startswith(said)
+    assert "the loader is out of order" in " ".join(ran.out.split())
+    page = (tmp_path / "report.html").read_text()
+    assert page.index(said) < page.index("All hypotheses")
+
+
+def test_a_study_of_which_every_trial_diverged_is_no_success(normsmith, tiny, tmp_path):
+    ran = normsmith("study", tiny("hopeless"), *SMALL)
+    assert ran.code == 1
+    assert ran.out.startswith("No trial came to its end")
+    assert "Smaller learning rates may help" in " ".join(ran.out.split())
+    assert "No trial came to its end" in (tmp_path / "report.html").read_text()
 
 
 def test_one_failed_arm_among_good_ones_is_exit_code_1(normsmith, tiny):

@@ -353,6 +353,49 @@ def nasty() -> StudyResult:
     )
 
 
+BIDI = "\u202egnp.evil\u2066"
+
+
+def hostile() -> StudyResult:
+    """A thousand failures of as many settings, reasons of a megabyte, and names from the worst of places."""
+    name = f"{NASTY} {BIDI} 🙂 \ud800 {LONG}"
+    endless = name + "x" * 1_000_000
+    failures = tuple(
+        Failure(
+            key=str(i),
+            arm=f"{i} {name}",
+            setting=f"{i} {name}",
+            seed=i,
+            status="raised",
+            reason=f"{i} {endless}",
+        )
+        for i in range(1000)
+    )
+    effects = tuple(
+        effect(str(i), 0.3, 0.2, margin=0.1, verdict=verdict).model_copy(
+            update=dict.fromkeys(("unit", "treatment", "control", "hypothesis", "sentence"), endless)
+            | {"name": f"{i} {endless}"}
+        )
+        for i, verdict in enumerate(Verdict)
+    )
+    lines = tuple(line.model_copy(update={"label": endless}) for line in curves().lines)
+    chart = curves().model_copy(update={"lines": lines, "description": endless, "x_title": endless})
+    strips = choices().model_copy(
+        update={"rows": tuple(row.model_copy(update={"label": endless}) for row in choices().rows)}
+    )
+    answers = fewer_steps().model_copy(
+        update={"effects": effects, "charts": (chart, strips), "headline": endless, "notes": (endless,)}
+    )
+    return study(
+        *[answers] * 7,
+        task=name,
+        failures=failures,
+        skipped={name: endless},
+        command=endless,
+        trials_new=5000,
+    )
+
+
 def one_seed() -> StudyResult:
     one = effect("tanh", 0.4, 0.0, margin=0.4, verdict=Verdict.INCONCLUSIVE, seeds=(0,), p=1.0)
     return study(

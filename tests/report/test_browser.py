@@ -1,6 +1,7 @@
 """The report as Chromium shows it: drawn, quiet, offline, whole at every width, in the dark and on paper."""
 
 import shutil
+import time
 
 import pytest
 from tests.report import samples
@@ -39,6 +40,7 @@ def reports(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reports")
     write_html(samples.study(samples.fewer_steps(), samples.placement()), folder / "study.html")
     write_html(samples.nasty(), folder / "nasty.html")
+    write_html(samples.hostile(), folder / "hostile.html")
     return folder
 
 
@@ -86,6 +88,15 @@ def in_scheme(page, scheme):
     for selector, (name, colour) in scheme.items():
         for element in (page.locator(selector).first, page.locator(selector).last):
             expect(element).to_have_css(name, colour, timeout=10_000)
+
+
+def test_a_hostile_study_opens_in_three_seconds(visit):
+    started = time.perf_counter()
+    page = visit("hostile")
+    page.evaluate("() => new Promise((shown) => requestAnimationFrame(() => requestAnimationFrame(shown)))")
+    assert time.perf_counter() - started < 3
+    assert page.evaluate(OVERFLOW) == 0
+    assert page.evaluate(HIDDEN) == []
 
 
 @pytest.mark.parametrize("name", ["study", "nasty"])

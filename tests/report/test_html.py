@@ -148,6 +148,27 @@ def test_every_symbol_and_colour_of_a_drawing_is_defined(ordinary, nasty):
         assert {name for name in colours if f".{name} " not in css} == set()
 
 
+def test_a_hostile_study_is_a_file_that_can_be_opened():
+    html = render_html(samples.hostile())
+    assert len(html.encode()) < 6_000_000  # strict: lone surrogates would not encode
+    assert [mark for mark in "\u202e\u2066" if mark in html] == []
+    page = Page(html)
+    assert not page.all("img")
+    assert max(map(len, page.words)) < 2100
+    assert any("1,000 trials raised an error." in word for word in page.words)
+    assert any("… (1,000," in word for word in page.words)
+
+
+def test_a_study_of_which_nothing_finished_says_so_before_its_verdicts():
+    failures = samples.failures()[:16]
+    page = Page(
+        render_html(samples.study(samples.placement(), failures=failures, trials_new=16, trials_reused=0))
+    )
+    text = " ".join(" ".join(page.words).split())
+    said = "No trial came to its end, so this study says nothing: 16 trials diverged."
+    assert text.index(said) < text.index("All hypotheses")
+
+
 def test_a_small_study_is_a_small_file():
     assert len(render_html(samples.study(samples.fewer_steps())).encode()) < 200_000
 

@@ -110,6 +110,8 @@ half = make("half", optimizer=half_optimizer)
 
 lost = make("lost", target=None, forward=raising_forward)
 
+hopeless = make("hopeless", learning_rates=(1e30, 1e35))
+
 diverging = make("diverging", learning_rates=(0.05, 1e30))
 
 pairs = make("pairs", batch_size=2)

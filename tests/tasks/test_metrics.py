@@ -1,10 +1,13 @@
 """The metric of the embedded tasks, by hand."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from normsmith.errors import InputError
 from normsmith.tasks import accuracy
+from normsmith.tasks.metrics import name_of
 
 
 def test_accuracy():
@@ -15,3 +18,18 @@ def test_accuracy():
     for bad in (torch.zeros(3, 2), torch.zeros(2), torch.zeros(3, 1)):
         with pytest.raises(InputError, match="accuracy: expected output"):
             accuracy(output, bad)
+
+
+def test_a_metric_is_called_by_a_name_that_readers_know():
+    def f1_score(output, target):
+        return 0.0
+
+    class Metric:
+        def __call__(self, output, target):
+            return 0.0
+
+    f = _accuracy = f1_score
+    assert name_of(f1_score) == name_of(f) == name_of(_accuracy) == "f1 score"
+    named = lambda output, target: 0.0  # noqa: E731
+    named.__name__ = "m"
+    assert [name_of(metric) for metric in (Metric(), named, partial(f1_score))] == ["metric"] * 3

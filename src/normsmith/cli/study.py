@@ -67,7 +67,7 @@ def study(
 ) -> None:
     """Answer questions about batch norm for a network and its data by paired experiments.
 
-    Exit code 0: done (a diverged trial is a result); 1: a trial raised, was killed or ran out of time;
+    Exit code 0: done (a diverged trial is a result); 1: a trial raised, was killed or ran out of time, or all diverged;
     2: wrong usage; 130: interrupted (finished trials are kept, the same command goes on).
     """
     console = Console(stderr=True)
@@ -93,7 +93,7 @@ def study(
         write_html(result, report)
         console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
     _write(result, output)
-    if any(failure.status != "diverged" for failure in result.failures):
+    if result.nothing_finished or any(failure.status != "diverged" for failure in result.failures):
         raise typer.Exit(1)
 
 

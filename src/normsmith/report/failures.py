@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from normsmith._text import count, ranges
-from normsmith.studies.results import Failure
+from normsmith._text import count, cut, ranges
+from normsmith.studies.results import Failure, StudyResult
 
-_REASONS = 2  # told in full; reasons often differ only in a number
+_REASONS = 2  # told; reasons often differ only in a number
+_LONGEST_REASON, _LONGEST_NAME = 500, 100  # characters
 _ENDINGS = {
     "diverged": "diverged",
     "raised": "raised an error",
@@ -51,17 +52,30 @@ def summary(failures: Iterable[Failure]) -> str:
     return ", ".join(parts) + "." if parts else "Every trial ran to its last step."
 
 
+def nothing_finished(result: StudyResult) -> str:
+    """What must be said before anything else, where no trial came to its end; nothing otherwise."""
+    if not result.nothing_finished:
+        return ""
+    first = grouped(result.failures)[0]
+    diverged = all(failure.status == "diverged" for failure in result.failures)
+    tip = " Smaller learning rates may help." if diverged else ""
+    return (
+        f"No trial came to its end, so this study says nothing: {summary(result.failures)} "
+        f"{first.arm}, {first.setting}: {first.reasons[0].rstrip('.')}.{tip}"
+    )
+
+
 def _group(failures: list[Failure]) -> FailureGroup:
     first = failures[0]
     reasons = tuple(dict.fromkeys(failure.reason for failure in failures))
     return FailureGroup(
-        arm=first.arm,
-        setting=first.setting,
+        arm=cut(first.arm, _LONGEST_NAME),
+        setting=cut(first.setting, _LONGEST_NAME),
         ending=_ending(first.status, len(failures)),
         status=first.status,
         trials=len(failures),
         seeds=ranges([failure.seed for failure in failures]),
-        reasons=reasons[:_REASONS],
+        reasons=tuple(cut(reason, _LONGEST_REASON) for reason in reasons[:_REASONS]),
         more_reasons=max(0, len(reasons) - _REASONS),
     )
 

@@ -7,9 +7,11 @@ The page makes no request, and its figures need no script. Its content security 
 import base64
 import hashlib
 import os
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import TYPE_CHECKING
+
+from markupsafe import Markup
 
 from normsmith import _text
 from normsmith._extras import imports_of_extra
@@ -25,6 +27,9 @@ from normsmith.studies.results import Answer, Chart, StripChart, StudyResult, Ve
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+_LONGEST, _LONGEST_NAME = 2000, 120  # characters of what somebody wrote, and of a name
+_TURNS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F])
+"""Characters that change the direction of the text after them: dropped."""
 _POLICY = (
     "default-src 'none'; script-src {hash}; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'"
@@ -45,13 +50,14 @@ def render_html(result: StudyResult) -> str:
         for j, figure in enumerate(_figures(answer), start=1)
     }
     template = _environment().get_template("report.html.j2")
-    return template.render(
+    page = template.render(
         result=result,
         figures=figures,
         overview=overview(result),
         overview_key=overview_key(result),
         failures=failures.grouped(result.failures),
         failure_summary=failures.summary(result.failures),
+        nothing_finished=failures.nothing_finished(result),
         tally=_tally(result),
         facts=_facts(result),
         palettes=palette.PALETTES,
@@ -59,6 +65,7 @@ def render_html(result: StudyResult) -> str:
         script=script,
         policy=_POLICY.format(hash=f"'sha256-{_hash(script)}'"),
     )
+    return _text.encodable(page).translate(_TURNS)
 
 
 def _figures(answer: Answer) -> list[Figure]:
@@ -90,13 +97,20 @@ def _environment() -> "Environment":
         loader=PackageLoader("normsmith.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_readable,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["name"] = partial(_text.cut, most=_LONGEST_NAME)
     environment.globals.update(
         text=_text, notation=notation, words=words, verdict_colours=palette.VERDICT_COLOURS
     )
     return environment
+
+
+def _readable(value: object) -> object:
+    """What a template writes: text that somebody else wrote does not run on for megabytes."""
+    return _text.cut(value, _LONGEST) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 @cache

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from markupsafe import Markup, escape
 
+from normsmith._text import cut
 from normsmith.report.axes import Axis
 
 _WIDE = 1000  # units of width in a path: nothing finer can be seen
@@ -56,7 +57,7 @@ def area(x: tuple[float, float], y: tuple[float, float], class_: str) -> Markup:
 
 def mark(symbol: str, share: float, y: float, class_: str, hint: str = "") -> Markup:
     """One of the page's symbols at a place; `hint` is shown where the pointer rests on it."""
-    title = element("title", hint) if hint else ""
+    title = element("title", cut(hint, 200)) if hint else ""
     return element("use", title, href=f"#mark-{symbol}", x=across(share), y=f"{y:.5g}", class_=class_)
 
 

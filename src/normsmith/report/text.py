@@ -29,6 +29,9 @@ _ASCII = str.maketrans(
 def print_verdicts(result: StudyResult, console: Console) -> None:
     """Print what `result` found, readable in 80 columns, without colour and on an ASCII terminal."""
     safe = _SafeText(console)
+    if first := failures.nothing_finished(result):
+        console.print(safe(first, "bold red"))
+        console.print()
     if any(answer.effects for answer in result.answers):
         console.print(_table(result, safe, narrow=console.width < 100))
     for answer in result.answers:

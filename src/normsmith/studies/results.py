@@ -1,10 +1,11 @@
 """What a study returns: plain data that a report can draw and JSON can hold."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from normsmith._text import encodable
 from normsmith.studies._pairs import Interval
 
 
@@ -20,6 +21,22 @@ class Verdict(StrEnum):
 
 class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _encodable(cls, fields: Any) -> Any:
+        """Names and reasons come from anywhere; lone surrogates in them would fit in no file."""
+        return _encodable(fields)
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str) and not isinstance(value, StrEnum):
+        return encodable(value)
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(inner) for key, inner in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(map(_encodable, value))
+    return value
 
 
 class Effect(_Data):
@@ -157,10 +174,11 @@ class Answer(_Data):
 
 
 class StudyResult(_Data):
-    """A finished study. `notes` are what must be known of it as a whole."""
+    """A finished study; `metric` is what the task's metric is called, `notes` what must be known of it as a whole."""
 
     task: str
     task_facts: dict[str, str]
+    metric: str = "metric"
     profile: str
     seeds: tuple[int, ...]
     answers: tuple[Answer, ...]
@@ -174,3 +192,8 @@ class StudyResult(_Data):
     command: str
     settings: dict[str, str]
     versions: dict[str, str]
+
+    @property
+    def nothing_finished(self) -> bool:
+        """Whether trials ran and none came to its last step: nothing can be said then."""
+        return 0 < self.trials_new + self.trials_reused <= len(self.failures)

@@ -20,6 +20,7 @@ from normsmith.studies.trial import Outcome, Trial
 from normsmith.studies.versions import served_from
 from normsmith.tasks import Task, build, check, load
 from normsmith.tasks.datasets import length
+from normsmith.tasks.metrics import name_of
 
 SEEDS: dict[Profile, int] = {"quick": 10, "full": 20}
 """How many seeds a profile takes when the user names no number."""
@@ -89,7 +90,8 @@ def run_study(
 
     Raises:
         TaskError: the task does not do what a task must.
-        StudyError: none of the questions can be put to this task, with the reasons.
+        StudyError: none of the questions can be put to this task, with the reasons. If trials ran and none came to
+            its end, there is a result, and it says so.
     """
     settings = settings or Settings()
     started, clock = datetime.now(UTC), time.monotonic()
@@ -100,11 +102,12 @@ def run_study(
         check(task)
         session = _Session(lab, store, settings, TaskReference.to(task, name), progress or Silent())
         answers, skipped = session.ask(questions)
-    if not answers:
+    if not answers and not session.failures():
         raise StudyError("; ".join(f"{question} cannot be asked: {why}" for question, why in skipped.items()))
     return StudyResult(
         task=task.name,
         task_facts=_facts(task, lab),
+        metric=name_of(task.metric),
         profile=settings.profile,
         seeds=lab.seeds,
         answers=tuple(answers),
@@ -136,7 +139,7 @@ def _facts(task: Task, lab: Lab) -> dict[str, str]:
         "batch size": str(task.batch_size),
         "steps": str(lab.steps),
         "learning rates": rates,
-        "metric": "higher is better" if task.higher_is_better else "lower is better",
+        "metric": f"{name_of(task.metric)}, {'higher' if task.higher_is_better else 'lower'} is better",
         "target": "reached by the network as it is" if task.target is None else f"{task.target:g}",
     }
 

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from normsmith.errors import InputError
+
+
+def name_of(metric: Callable[..., object]) -> str:
+    """What a metric is called, by the name of its function; "metric" where that is no name for readers.
+
+    >>> name_of(accuracy), name_of(lambda output, target: 0.0)
+    ('accuracy', 'metric')
+    """
+    name = getattr(metric, "__name__", "")
+    proper = isinstance(name, str) and name.isidentifier() and len(name.strip("_")) > 1
+    return name.strip("_").replace("_", " ") if proper else "metric"
 
 
 def accuracy(output: Tensor, target: Tensor) -> float:
