@@ -21,6 +21,7 @@ from normsmith.checks.comparison import Comparison, Judge, compared, normalising
 from normsmith.checks.finding import Fix, UnavailableError
 from normsmith.checks.moments import Call, LayerMoments, moments_of_calls
 from normsmith.checks.norms import Norm, norms_of
+from normsmith.checks.training import TrainingRun, training_run
 from normsmith.errors import NormsmithError
 from normsmith.measure import MeasuredLayer, Statistics, measurable_layers
 from normsmith.surgery import recalibrate
@@ -178,6 +179,19 @@ class Context:
         """The moments of a norm's calls over the measured batches; none where it cannot be measured."""
         measured = self.moments.get(norm.module)
         return () if measured is None else measured.calls
+
+    @fact
+    def training(self) -> TrainingRun:
+        """A few training steps on a copy, then the user's validation and one more step."""
+        if self.training_step is None and self.loss is None:
+            raise UnavailableError("give loss=... or training_step=...")
+        return training_run(
+            self.network, self.optimizer, self.batches, self.training_step, self._loss_of, self.validate
+        )
+
+    def _loss_of(self, model: nn.Module, batch: Any) -> Any:
+        assert self.loss is not None  # the usual step is not taken without one
+        return self.loss(*self.forward(model, batch))
 
     def compare(self, statistics: dict[nn.Module, Statistics]) -> Comparison:
         """The held-back batches in evaluation with the statistics that the layers hold, and with these ones."""
