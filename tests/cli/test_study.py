@@ -122,6 +122,7 @@ def test_one_failed_arm_among_good_ones_is_exit_code_1(normsmith, tiny):
         (("digits-mlp", "--seeds", "0"), ("--seeds",)),
         (("digits-mlp", "--jobs", "0"), ("--jobs",)),
         (("digits-mlp", "--timeout", "0"), ("timeout",)),
+        (("digits-mlp", "--again-with", "refrence"), ("refrence", "did you mean reference?")),
         (("digits-mlp", "--report", "no/such/folder/report.html"), ("no/such/folder",)),
         (("digits-mlp", "--store", "sqlite:///no/such/folder/s.db"), ("no/such/folder",)),
         (("digits-mlp", "--store", "nonsense"), ("nonsense",)),
@@ -186,6 +187,15 @@ def test_a_trial_that_was_changed_in_the_store_is_no_answer(normsmith, tiny, tmp
     connection.close()
     said = refused(normsmith("study", tiny(), *SMALL), key, "delete that row")
     assert len(said.strip().splitlines()) == 1
+
+
+def test_a_sample_is_run_again_on_another_backend(normsmith, tiny, tmp_path):
+    small = ("-q", "fewer-steps", "--seeds", "1", "--steps", "5", "--jobs", "1", "--again-with", "aten")
+    ran = normsmith("study", tiny(), *small)
+    assert ran.code == 0
+    words = "Run again with aten:"
+    assert words in ran.out
+    assert words in (tmp_path / "report.html").read_text()
 
 
 @pytest.fixture

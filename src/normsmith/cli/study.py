@@ -6,7 +6,7 @@ import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 from loky import cpu_count
@@ -19,6 +19,15 @@ from normsmith.studies.study import SEEDS
 from normsmith.tasks import load
 
 _SEEDS = ", ".join(f"{count} {profile}" for profile, count in SEEDS.items())
+
+
+AgainWith: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="Run a sample of the trials again on another backend (reference, aten, numba) and compare.",
+        show_default=False,
+    ),
+]
 
 
 class Profile(StrEnum):
@@ -55,6 +64,7 @@ def study(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps per trial.", show_default="the task's")
     ] = None,
+    again_with: AgainWith = None,
     timeout: Annotated[float, typer.Option(help="Time limit of one trial, in seconds.")] = 600.0,
     store: Annotated[
         str, typer.Option(help="Where trials are kept: finished ones are never run again.")
@@ -73,7 +83,7 @@ def study(
     console = Console(stderr=True)
     questions = select(tuple(question or ()))
     jobs = jobs or cpu_count()
-    settings = Settings(seeds, profile.value, jobs, timeout, steps)
+    settings = Settings(seeds, profile.value, jobs, timeout, steps, again_with)
     if not no_report:
         check_writable(report)
     load(task)  # what is wrong with it is said before a store is made

@@ -53,6 +53,7 @@ class Lab:
     profile: Profile
     steps: int
     outcomes: dict[Trial, Outcome] = field(default_factory=dict)
+    compared: dict[Trial, None] = field(default_factory=dict)  # those whose values hypotheses compare
 
     # Asking for trials.
 
@@ -215,6 +216,8 @@ class Lab:
         Raises:
             StudyError: as `pairs`.
         """
+        for tuned in (treatment, control):
+            self.compared |= dict.fromkeys(self.grid([tuned.arm], [tuned.rate]))
         series = self.series(treatment, measure), self.series(control, measure)
         return self.pairs(hypothesis, *series, self.diverged(treatment, control))
 

@@ -173,8 +173,43 @@ class Answer(_Data):
     trials: int
 
 
+class Again(_Data):
+    """A sample of a study's trials, run once more on another backend.
+
+    Attributes:
+        backend: the row of the table of backends that served.
+        of: how many trials of the study have values that hypotheses compare.
+        trials: how many of them ran again.
+        finished: how many finished on both backends.
+        otherwise: how many finished on one backend and did not on the other.
+        higher, lower: how many of those that finished have a higher, a lower final test metric.
+        largest: the largest difference of final test metrics, in the task's points.
+        largest_steps: the largest difference in steps to 90 % of the way.
+        agree: whether all ended alike, and the differences are slight or not to one side (a sign test at 5 %).
+        sentence: this in words.
+    """
+
+    backend: str
+    of: int
+    trials: int
+    finished: int
+    otherwise: int
+    higher: int
+    lower: int
+    largest: float
+    largest_steps: int
+    agree: bool
+    sentence: str
+
+
 class StudyResult(_Data):
-    """A finished study; `metric` is what the task's metric is called, `notes` what must be known of it as a whole."""
+    """A finished study.
+
+    Attributes:
+        metric: what the task's metric is called.
+        notes: what must be known of it as a whole.
+        again: a sample of its trials on another backend, if that was asked for.
+    """
 
     task: str
     task_facts: dict[str, str]
@@ -185,6 +220,7 @@ class StudyResult(_Data):
     skipped: dict[str, str] = {}
     failures: tuple[Failure, ...]
     notes: tuple[str, ...] = ()
+    again: Again | None = None
     trials_new: int
     trials_reused: int
     seconds: float

@@ -5,19 +5,21 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol, runtime_checkable
 
 from normsmith import _text
 from normsmith.errors import StudyError, SurgeryError
+from normsmith.ops.dispatch import rows_from
+from normsmith.studies.again import compared, sample
 from normsmith.studies.lab import Lab, Profile
 from normsmith.studies.question import Findings, Question
-from normsmith.studies.results import Answer, Failure, StudyResult
+from normsmith.studies.results import Again, Answer, Failure, StudyResult
 from normsmith.studies.runner import Runner, TaskReference, seconds_per_step
 from normsmith.studies.store import Record, Store
 from normsmith.studies.trial import Outcome, Trial
-from normsmith.studies.versions import served_from
+from normsmith.studies.versions import served_from, serving
 from normsmith.tasks import Task, build, check, load
 from normsmith.tasks.datasets import length
 from normsmith.tasks.metrics import name_of
@@ -31,13 +33,17 @@ KEPT = ("finished", "diverged")
 
 @dataclass(frozen=True)
 class Settings:
-    """How a study runs; seeds, profile and steps decide its numbers, jobs and timeout do not."""
+    """How a study runs; seeds, profile and steps decide its numbers, the others do not.
+
+    `again_with` names a backend that computes a sample of the trials once more, when the study has its answers.
+    """
 
     seeds: int | None = None
     profile: Profile = "quick"
     jobs: int = 1
     timeout: float = 600.0
     steps: int | None = None
+    again_with: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("seeds", self.seeds), ("jobs", self.jobs), ("steps", self.steps)):
@@ -45,6 +51,8 @@ class Settings:
                 raise StudyError(f"{name}: expected a whole number of at least 1, got {value}")
         if not self.timeout > 0:
             raise StudyError(f"timeout: expected seconds above 0, got {self.timeout}")
+        if self.again_with is not None:
+            rows_from(self.again_with)  # raises where there is no such backend
 
 
 @runtime_checkable
@@ -101,9 +109,11 @@ def run_study(
     with served_from(None, task.device):
         check(task)
         session = _Session(lab, store, settings, TaskReference.to(task, name), progress or Silent())
+        _check_other(settings.again_with, task.device)
         answers, skipped = session.ask(questions)
     if not answers and not session.failures():
         raise StudyError("; ".join(f"{question} cannot be asked: {why}" for question, why in skipped.items()))
+    again = session.again() if settings.again_with and answers else None
     return StudyResult(
         task=task.name,
         task_facts=_facts(task, lab),
@@ -113,7 +123,8 @@ def run_study(
         answers=tuple(answers),
         skipped=skipped,
         failures=session.failures(),
-        notes=session.notes(),
+        notes=(*session.notes(), *([again.sentence] if again else [])),
+        again=again,
         trials_new=session.new,
         trials_reused=session.reused,
         seconds=time.monotonic() - clock,
@@ -129,6 +140,18 @@ def run_study(
         },
         versions={**session.reference.versions, "platform": platform.platform()},
     )
+
+
+def _check_other(backend: str | None, device: str) -> None:
+    """Raise before a trial runs if there is no such backend to run trials again with, or it is the study's own."""
+    if backend is None:
+        return
+    own = serving(device)
+    with served_from(backend, device):
+        if backend == own:
+            raise StudyError(
+                f"again_with: expected another backend than that of the study itself, got {own} twice"
+            )
 
 
 def _facts(task: Task, lab: Lab) -> dict[str, str]:
@@ -225,6 +248,20 @@ class _Session:
         sample = [todo[len(todo) * i // 4] for i in range(min(4, len(todo)))]
         per_step = seconds_per_step(self.lab.task, sample)
         return per_step * sum(trial.steps for trial in todo) / min(self.settings.jobs, len(todo))
+
+    def again(self) -> Again:
+        """A sample of the trials whose values were compared, on the backend that the settings name."""
+        backend = str(self.settings.again_with)
+        full = (trial for trial in self._asked if trial.steps == self.lab.steps)
+        trials = [*(self.lab.compared or full)]
+        with served_from(backend, self.lab.task.device):
+            reference = TaskReference.to(self.lab.task, self.reference.name)
+            lab = replace(self.lab, outcomes={}, compared={})
+            other = _Session(lab, self.store, self.settings, reference, self.progress)
+            with Runner(reference, self.settings.jobs, self.settings.timeout) as runner:
+                other._provide(sample(trials), runner)
+        pairs = [(self.lab.outcomes[trial], outcome) for trial, outcome in other.lab.outcomes.items()]
+        return compared(backend, len(trials), pairs, self.lab.task.point)
 
     def notes(self) -> tuple[str, ...]:
         """What must be said of the study as a whole: which trials were not stored, and why."""
