@@ -201,7 +201,8 @@ def real_and_fake(*, scale: float) -> Callable[..., None]:
     def training_step(model: nn.Module, batches: Iterable[Any], optimizer: Optimizer) -> None:
         model.train()
         x, _ = next(iter(batches))
-        fake = scale * x[torch.randperm(len(x), generator=generator)].flip(1)
+        noise = torch.randn(x.shape, generator=generator)
+        fake = scale * (x[torch.randperm(len(x), generator=generator)] + 0.3 * noise)
         optimizer.zero_grad()
         real_loss = F.softplus(-model(x)).mean()
         (real_loss + F.softplus(model(fake)).mean()).backward()

@@ -116,10 +116,10 @@ def group_norm_in_batches_of_two() -> Given:
     return training.fitted(networks.mlp(networks.group_norm), "mlp", size=2, steps=300)
 
 
-@case("transformer-like", must_not="301")
-def batch_norm_over_time_in_batches_of_four() -> Given:
-    """Four sequences of eight steps: 32 values per channel."""
-    return training.fitted(networks.Transformer(), "transformer", size=4, steps=200)
+@case("transformer-like", may="403", must_not="301")
+def batch_norm_over_time_in_batches_of_eight() -> Given:
+    """Eight sequences of eight steps: 64 values per channel."""
+    return training.fitted(networks.Transformer(), "transformer", size=8, steps=200)
 
 
 @case("CNN", must_not="301 302")

@@ -66,7 +66,7 @@ def words_by_number() -> Given:
     return training.trained("words")
 
 
-@case("MLP", must_not="401")
+@case("MLP", may="203", must_not="401")
 def raw_table_into_an_input_norm() -> Given:
     """The raw table goes through normsmith's InputNorm first."""
     from normsmith.layers import InputNorm
@@ -76,7 +76,7 @@ def raw_table_into_an_input_norm() -> Given:
     return learned(model, raw)
 
 
-@case("MLP", must_not="401")
+@case("MLP", may="203", must_not="401")
 def raw_table_into_a_batch_norm() -> Given:
     """The raw table goes into a batch norm of its columns first."""
     model = nn.Sequential(nn.BatchNorm1d(30), *networks.mlp(inputs=30, outputs=2))
