@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo figures test test-full lint bench compat gpu docs clean venv
+.PHONY: demo figures machines test test-full lint bench compat gpu docs clean venv
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -41,6 +41,10 @@ lint: $(STAMP)
 figures: $(STAMP)
 	@echo "normsmith: the demo's questions asked anew; README's table and the verdicts of docs/claims.md (minutes)"
 	@$(BIN)/python scripts/figures.py
+
+machines: $(STAMP)
+	@echo "normsmith: the demo by other backends and a narrower instruction set (tens of minutes; kept in .machines)"
+	@$(BIN)/python scripts/machines.py
 
 bench: $(STAMP)
 	@echo "normsmith: benchmarks (minutes; results in benchmarks/results)"

@@ -15,6 +15,8 @@ from normsmith.ops import explain
 from normsmith.ops.dispatch import rows_from
 
 _BACKEND = "NORMSMITH_BACKEND"
+_CHOOSING = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA")
+"""Variables by which the libraries below torch choose their instructions; none of them says what it took."""
 
 
 def versions(device: str = "cpu") -> dict[str, str]:
@@ -70,7 +72,8 @@ def _instructions(device: str) -> str:
     """The instruction set that torch computes with on a CPU, or the name of the GPU."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    chosen = (f", {name}={os.environ[name]}" for name in _CHOOSING if os.environ.get(name))
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}{''.join(chosen)}"
 
 
 def _numba_target() -> str:
