@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from normsmith.checks.batches import MOST, Sizes, first_batches, rows, sizes
+from normsmith.checks.batches import MOST, Sizes, first_batches, first_rows, rows, sizes
 from normsmith.checks.finding import UnavailableError
 
 
@@ -76,3 +76,14 @@ def test_sizes_of_an_iterator_are_known_if_it_ended():
 def test_rows_are_those_of_the_first_tensor():
     assert rows(("name", torch.zeros(3, 2))) == 3
     assert rows(torch.tensor(1.0)) == 0
+
+
+def test_first_rows_of_what_has_samples():
+    batch = {"x": torch.zeros(5, 2), "name": "n", "weights": torch.zeros(3), "scale": torch.tensor(1.0)}
+    few = first_rows(batch, 2)
+    assert {name: getattr(part, "shape", part) for name, part in few.items()} == {
+        "x": (2, 2),
+        "name": "n",
+        "weights": (3,),
+        "scale": (),
+    }

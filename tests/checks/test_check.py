@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import normsmith
 from normsmith.checks import check_task
+from normsmith.checks.batches import Sizes, sizes
 from normsmith.checks.check import TrainingBatches
 from normsmith.errors import InputError
 from normsmith.tasks import build, digits_cnn
@@ -140,3 +141,4 @@ def test_training_batches_of_a_task_are_the_same_each_time():
     stream = TrainingBatches(digits_cnn())
     one, two = list(stream), list(stream)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(one, two, strict=True))
+    assert stream.sizes() == sizes(stream, one) == Sizes(64, 64, True)

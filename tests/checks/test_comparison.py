@@ -49,9 +49,10 @@ def test_metrics_have_a_direction(higher, costs):
 
 
 def test_a_metric_decides_where_the_loss_does_not():
-    better = ((0.5, 0.9), (0.6, 0.9))
+    better = ((0.5, 0.9), (0.55, 0.9), (0.6, 0.9))
     assert Comparison(pairs(0.01, 0.01), better, 0.5, 2).cost is not None
     assert Comparison(pairs(0.01, 0.01), ((0.895, 0.9),) * 2, 0.5, 2).cost is None
+    assert Comparison(pairs(-0.01, -0.01), better, 0.5, 2).cost is None  # the loss says the opposite
 
 
 def test_outputs_decide_where_nothing_else_does():

@@ -53,7 +53,7 @@ def test_a_forward_that_cannot_be_followed_is_explained():
         def forward(self, x):
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(UnavailableError, match=r"cannot be followed: .*: give batches="):
+    with pytest.raises(UnavailableError, match=r"cannot be followed: .*give a batch"):
         _ = Context(Dynamic()).graph
     assert Context(Dynamic(), [torch.ones(2)]).graph.followed == "forward"
 
@@ -81,3 +81,24 @@ def test_recalibration_needs_batches():
     fix = Context(mlp(), vectors(2)).recalibration()
     assert fix.can_be_applied
     assert fix.measures
+
+
+def test_a_forward_is_followed_with_two_samples_where_it_can_be():
+    seen = []
+
+    class Sees(nn.Module):
+        def __init__(self, least):
+            super().__init__()
+            self.norm, self.least = nn.BatchNorm1d(8), least
+
+        def forward(self, x):
+            seen.append(len(x))
+            if len(x) < self.least:
+                raise ValueError("too few")
+            return self.norm(x)
+
+    for least, samples in ((1, [2]), (5, [2, 32])):
+        seen.clear()
+        context = Context(Sees(least), vectors(1))
+        assert context.values_per_channel(context.norms[0]) == 32
+        assert seen == samples

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 from normsmith._text import error_text
-from normsmith._torch import leaves_of
+from normsmith._torch import leaves_of, map_leaves
 from normsmith.checks.finding import UnavailableError
 
 MOST = 16
@@ -64,6 +64,20 @@ def rows(batch: Any) -> int:
     return next((len(leaf) for leaf in leaves_of(batch) if isinstance(leaf, Tensor) and leaf.ndim), 0)
 
 
+def first_rows(batch: Any, count: int) -> Any:
+    """A batch with its first samples alone; what has another length than its first tensor stays as it is.
+
+    >>> import torch
+    >>> [len(part) for part in first_rows((torch.zeros(8, 2), torch.zeros(8), torch.zeros(3)), 2)]
+    [2, 2, 3]
+    """
+    every = rows(batch)
+    return map_leaves(
+        lambda leaf: leaf[:count] if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == every else leaf,
+        batch,
+    )
+
+
 @dataclass(frozen=True)
 class Sizes:
     """How many samples a loader's batches have: most of them, and the last one; `shuffled` where that is known."""
@@ -71,6 +85,14 @@ class Sizes:
     usual: int
     last: int
     shuffled: bool | None
+
+
+@runtime_checkable
+class KnowsSizes(Protocol):
+    """A source of batches that tells itself how large they are."""
+
+    def sizes(self) -> Sizes:
+        """The sizes of all its batches."""
 
 
 def sizes(batches: Any, taken: list[Any]) -> Sizes:
@@ -83,6 +105,8 @@ def sizes(batches: Any, taken: list[Any]) -> Sizes:
     >>> sizes(DataLoader(range(10), batch_size=4), [])
     Sizes(usual=4, last=2, shuffled=False)
     """
+    if isinstance(batches, KnowsSizes):
+        return batches.sizes()
     if isinstance(batches, (list, tuple)):
         every = [rows(batch) for batch in batches]
         return Sizes(max(every), every[-1], None)

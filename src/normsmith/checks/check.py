@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from normsmith._choices import check_choice
 from normsmith.anatomy.locations import check_changeable
-from normsmith.checks.batches import MOST
+from normsmith.checks.batches import MOST, Sizes
 from normsmith.checks.context import Context, Pair, pair
 from normsmith.checks.engine import run
 from normsmith.checks.findings import Findings
@@ -133,6 +133,10 @@ class TrainingBatches:
 
     def __init__(self, task: Task) -> None:
         self._task = task
+
+    def sizes(self) -> Sizes:
+        """All are of one size: an epoch's incomplete last batch is left out."""
+        return Sizes(self._task.batch_size, self._task.batch_size, True)
 
     def __iter__(self) -> Iterator[Any]:
         with seeded(0, self._task.device):  # a dataset that augments draws from the global state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from normsmith._text import error_text
 from normsmith.anatomy.forward import Forward, call, unwrapped
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.trace import trace
-from normsmith.checks.batches import Sizes, first_batches, rows, sizes
+from normsmith.checks.batches import Sizes, first_batches, first_rows, rows, sizes
 from normsmith.checks.comparison import Comparison, Judge, compared, normalising_by
 from normsmith.checks.finding import Fix, UnavailableError
 from normsmith.checks.moments import Call, LayerMoments, moments_of_calls
@@ -27,6 +27,8 @@ from normsmith.measure import MeasuredLayer, Statistics, measurable_layers
 from normsmith.surgery import recalibrate
 
 T = TypeVar("T")
+_FOLLOWED = 2
+"""Samples with which a forward is followed."""
 Pair = Callable[[nn.Module, Any], tuple[Any, Any]]
 """`forward(model, batch)` → (output, target)."""
 
@@ -123,15 +125,23 @@ class Context:
 
     @fact
     def graph(self) -> Graph:
-        """The forward, followed: by the first batch, or without data where none may be used."""
-        if self.data is not None and self.looks_at_data:
-            return _followed(self.network, self.batches[0], self.output)
-        try:
-            return _followed(self.network, None, self.output)
-        except UnavailableError as reason:
-            if self.data is None:
-                raise UnavailableError(f"{reason}: give batches=...") from reason
-        return _followed(self.network, self.batches[0], self.output)
+        """The forward, followed: by samples of the first batch, or without data where none may be used."""
+        return self._followed[0]
+
+    @fact
+    def _followed(self) -> tuple[Graph, int]:
+        """The graph, and how many samples it was followed with; 0 for none."""
+        if self.data is None or not self.looks_at_data:
+            try:
+                return _followed(self.network, None, self.output), 0
+            except UnavailableError:
+                if self.data is None:
+                    raise
+        if self.rows > _FOLLOWED:  # all results of the forward are held meanwhile
+            with suppress(UnavailableError):
+                few = first_rows(self.batches[0], _FOLLOWED)
+                return _followed(self.network, few, self.output), _FOLLOWED
+        return _followed(self.network, self.batches[0], self.output), self.rows
 
     def calls(self, norm: Norm) -> tuple[Event, ...]:
         """The calls of a norm in one forward."""
@@ -142,9 +152,10 @@ class Context:
 
         Over its calls it is the smallest number.
         """
+        samples = self._followed[1]
         inputs = [event.sources[0].shape for event in self.calls(norm) if event.sources]
         counts = [_values(shape) for shape in inputs if shape is not None and len(shape) > 1]
-        return min(counts, default=None)
+        return min(counts) * self.rows // samples if counts and samples else None
 
     @property
     def measured(self) -> Sequence[Any]:
