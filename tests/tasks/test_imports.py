@@ -87,7 +87,7 @@ def test_code_is_compared_without_comments_and_actions_without_definitions(tmp_p
     assert file.code() == b"\x7fELF\0"
 
 
-def test_whose_a_file_is(tmp_path):
+def test_whose_a_file_is(tmp_path, monkeypatch):
     import torch
 
     import normsmith
@@ -98,6 +98,9 @@ def test_whose_a_file_is(tmp_path):
     assert UserFile.of(sys) is None
     assert not is_library_file(tmp_path / "mine.py")
     assert is_library_file(tmp_path / "lib" / "python3" / "dist-packages" / "a.py")
+    assert is_library_file(tmp_path / "torchinductor_me" / "ab" / "cab.py")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "kept"))
+    assert is_library_file(tmp_path / "kept" / "ab" / "launcher.so")
     own = UserFile.of(sys.modules[__name__])
     assert own is not None
     assert own.path.name == "test_imports.py"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import sys
 import sysconfig
@@ -19,6 +20,9 @@ _LIBRARIES = tuple(
 )
 _INSTALLED = re.compile(r"[\\/](python[\d.]*|Lib)[\\/]\w+-packages[\\/]")
 """Where other environments keep packages, such as the system's Python below a virtual environment."""
+_GENERATED = re.compile(r"[\\/](torchinductor_[^\\/]*|\.triton|torch_extensions)[\\/]")
+"""Where torch keeps what it compiled from code that counts already."""
+_CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR")
 _OURS = Path(__file__).resolve().parents[1]
 
 
@@ -73,10 +77,11 @@ def imported(files: Iterable[UserFile]) -> dict[Path, UserFile]:
 
 @cache
 def is_library_file(file: str | Path) -> bool:
-    """Whether a file belongs to Python or an installed package, normsmith included."""
+    """Whether a file belongs to Python or an installed package, normsmith included, or is code that torch generated."""
     path = Path(file).resolve()
-    return _INSTALLED.search(str(path)) is not None or any(
-        path.is_relative_to(folder) for folder in (*_LIBRARIES, _OURS)
+    caches = (Path(os.environ[name]).resolve() for name in _CACHES if os.environ.get(name))
+    return any(each.search(str(path)) for each in (_INSTALLED, _GENERATED)) or any(
+        path.is_relative_to(folder) for folder in (*_LIBRARIES, _OURS, *caches)
     )
 
 
