@@ -6,9 +6,11 @@ from functools import partial
 
 import pytest
 import torch
+import torch.distributed as dist
 from tests.checks.networks import mlp, vectors
 from tests.surgery.states import state_of
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 import normsmith
 from normsmith import surgery
@@ -131,6 +133,26 @@ def test_the_optimizer_follows_and_is_changed():
     assert optimizer.param_groups[0]["weight_decay"] == 0.0
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert {id(p) for p in changed.parameters()} == held
+
+
+@pytest.fixture
+def wrapped():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield DistributedDataParallel(mlp())
+    dist.destroy_process_group()
+
+
+def test_the_model_within_a_wrapper_is_mended(wrapped):
+    assert findings(row(fix=momentum("1", 0.5))).fix(wrapped) is wrapped
+    assert wrapped.module[1].momentum == 0.5
+
+
+def test_parameters_that_a_wrapper_would_not_follow_are_refused(wrapped):
+    before = state_of(wrapped)
+    strip = Fix("strip", plan=surgery.strip)
+    with pytest.raises(SurgeryError, match="DistributedDataParallel would not follow"):
+        findings(row(fix=strip)).fix(wrapped)
+    assert state_of(wrapped) == before
 
 
 def test_it_is_a_sequence_of_findings():

@@ -5,8 +5,10 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint
 
 import pytest
+from torch import nn
 
-from normsmith.checks import Rule, chosen_rules, every_rule, named_rule, registry
+from normsmith.checks import Context, Rule, chosen_rules, every_rule, named_rule, registry
+from normsmith.checks.engine import run
 from normsmith.errors import InputError
 
 MINE = Rule("XY001", "mine", "info", lambda _: (), "Mine.")
@@ -39,17 +41,20 @@ def test_other_packages_add_rules(installed):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "reason"),
     [
-        ("TAKEN", "a code of its own, got NS201"),
-        ("NO_RULE", "to be a Rule, got int"),
-        ("GONE", "cannot be loaded"),
+        ("TAKEN", "has the code NS201, which is inverted-momentum"),
+        ("NO_RULE", "is no Rule, but int"),
+        ("GONE", "cannot be loaded: KeyError"),
     ],
 )
-def test_rules_of_others_that_do_not_fit_are_named(installed, name, message):
+def test_rules_of_others_that_do_not_fit_are_not_run_and_leave_the_others(installed, name, reason):
     installed(name)
-    with pytest.raises(InputError, match=message):
-        every_rule()
+    findings = run(chosen_rules(["NS201", name.lower()]), Context(nn.Sequential(nn.BatchNorm1d(2))))
+    assert findings.clean == ("NS201",)
+    (row,) = findings.not_run
+    assert row.code == name.lower()
+    assert reason in row.reason
 
 
 def test_rules_are_chosen_by_how_their_codes_begin_and_by_name():

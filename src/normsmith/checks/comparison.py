@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from normsmith._text import count, error_text, number
+from normsmith.anatomy.float64 import in_float64
 from normsmith.anatomy.forward import copied, flat
 from normsmith.anatomy.isolation import same_random_numbers
 from normsmith.checks.finding import UnavailableError
@@ -153,7 +154,7 @@ def compared(
 
 
 def _floats(output: Any) -> list[Tensor]:
-    return [tensor.double() for tensor in flat(output) if tensor.is_floating_point() and tensor.ndim]
+    return [in_float64(tensor) for tensor in flat(output) if tensor.is_floating_point() and tensor.ndim]
 
 
 def _called(name: str, function: Callable[[Any, Any], Any], output: Any, target: Any) -> float:

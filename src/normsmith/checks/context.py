@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from normsmith._text import error_text
-from normsmith.anatomy.forward import Forward, call, unwrapped
+from normsmith._torch import map_leaves
+from normsmith.anatomy.forward import Forward, call, flat, unwrapped
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.trace import trace
 from normsmith.checks.batches import Sizes, first_batches, first_rows, rows, sizes
@@ -61,9 +62,16 @@ class fact(Generic[T]):  # noqa: N801  reads as a property does
 
 
 def pair(model: nn.Module, batch: Any) -> tuple[Any, Any]:
-    """The usual forward: output and target of a batch (input, target); None as target where there is none."""
-    has_target = isinstance(batch, (tuple, list)) and len(batch) > 1
-    return call(model, batch), batch[1] if has_target else None
+    """The usual forward: output and target of a batch (input, target); None as target where there is none.
+
+    The target comes to the device of the output.
+    """
+    output = call(model, batch)
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        return output, None
+    first = next(flat(output), None)
+    device = None if first is None else first.device
+    return output, map_leaves(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, batch[1])
 
 
 @dataclass(eq=False)

@@ -10,7 +10,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from normsmith._text import count, some
+from normsmith.anatomy.forward import unwrapped
 from normsmith.checks.finding import SEVERITIES, Finding, Fix, NotRun
+from normsmith.errors import SurgeryError
 from normsmith.surgery import Plan
 
 _SHOWN = 3
@@ -70,7 +72,7 @@ class Findings(Sequence[Finding]):
         """Mend what can be mended, in place, and return the model; if one fix fails, none is done.
 
         Args:
-            model: the one that was checked.
+            model: the one that was checked; of DistributedDataParallel and torch.compile the one within is mended.
             optimizer: trains it; follows what is done, and is changed where that is the fix.
             codes: of the rules whose findings are mended; all by default.
             keep_outputs: only do what leaves the outputs in evaluation as they are.
@@ -84,13 +86,19 @@ class Findings(Sequence[Finding]):
             for fix in self._fixes(wanted)
             if fix.can_be_applied and (fix.keeps_outputs or not keep_outputs)
         ]
+        inner = network = unwrapped(model)
+        held = {id(parameter) for parameter in network.parameters()}
         done: list[Plan] = []
         try:
             for fix in fixes:
                 if fix.plan is not None:
-                    plan = fix.plan(model)
-                    model = plan.apply(optimizer=() if optimizer is None else optimizer)
+                    plan = fix.plan(network)
+                    network = plan.apply(optimizer=() if optimizer is None else optimizer)
                     done.append(plan)
+            if inner is not model and held != {id(parameter) for parameter in network.parameters()}:
+                raise SurgeryError(
+                    f"fix: {type(model).__name__} would not follow new parameters; mend the model before it is wrapped"
+                )
         except BaseException:
             for plan in reversed(done):
                 plan.revert()
@@ -98,7 +106,7 @@ class Findings(Sequence[Finding]):
         for fix in fixes:
             if fix.optimizer is not None and optimizer is not None:
                 fix.optimizer(optimizer)
-        return model
+        return model if network is inner else network
 
     def _fixes(self, codes: set[str] | None) -> list[Fix]:
         """The fixes, the same one once, those that measure at the end."""

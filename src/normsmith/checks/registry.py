@@ -12,6 +12,7 @@ from typing import Any
 from normsmith._choices import did_you_mean
 from normsmith._text import error_text
 from normsmith.checks import rules
+from normsmith.checks.finding import NotRun
 from normsmith.checks.rule import Rule
 from normsmith.errors import InputError
 
@@ -22,8 +23,8 @@ ENTRY_POINTS = "normsmith.rules"
 def every_rule() -> dict[str, Rule]:
     """All rules by code, in the order of their codes: those of normsmith, then those of installed packages.
 
-    Raises:
-        InputError: a package's entry point cannot be loaded, is no rule, or has the code of another.
+    An entry point that cannot be loaded, is no rule or has the code of another stands there by its own name, as a rule
+    that is not run.
 
     >>> rule = every_rule()["NS201"]
     >>> rule.name, rule.level
@@ -33,10 +34,7 @@ def every_rule() -> dict[str, Rule]:
     for point in entry_points(group=ENTRY_POINTS):
         rule = _loaded(point)
         if rule.code in known:
-            raise InputError(
-                f"rule {point.name} of {point.value}: expected a code of its own, got {rule.code}, which is "
-                f"{known[rule.code].name}; leave the package out, or ask its authors for another code"
-            )
+            rule = _broken(point, f"{point.value} has the code {rule.code}, which is {known[rule.code].name}")
         known[rule.code] = rule
     return dict(sorted(known.items()))
 
@@ -57,16 +55,18 @@ def _walked() -> Iterator[Rule]:
 def _loaded(point: Any) -> Rule:
     try:
         rule = point.load()
-    except Exception as error:
-        raise InputError(
-            f"rule {point.name}: {point.value} cannot be loaded ({error_text(error)}); mend or uninstall its package"
-        ) from error
-    if not isinstance(rule, Rule):
-        raise InputError(
-            f"rule {point.name}: expected {point.value} to be a Rule, got {type(rule).__name__}; mend or "
-            "uninstall its package"
-        )
-    return rule
+    except Exception as error:  # noqa: BLE001  somebody's package
+        return _broken(point, f"{point.value} cannot be loaded: {error_text(error)}")
+    return (
+        rule
+        if isinstance(rule, Rule)
+        else _broken(point, f"{point.value} is no Rule, but {type(rule).__name__}")
+    )
+
+
+def _broken(point: Any, reason: str) -> Rule:
+    """What stands for a rule of another package that cannot be run."""
+    return Rule(point.name, point.name, "info", lambda _: NotRun(reason), f"Not run: {reason}.")
 
 
 def chosen_rules(select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Rule, ...]:

@@ -52,7 +52,6 @@ def check(context: Context) -> Iterator[Finding]:
     per_sample = {norm: values / context.rows for norm in context.norms if (values := _values(context, norm))}
     if not per_sample:
         return
-    yield from _of_loader(context, per_sample)
     for norm, positions in per_sample.items():
         ghost: int = getattr(norm.module, "ghost_batch_size", None) or context.rows
         rest = context.rows % ghost if ghost < context.rows else 0
@@ -60,6 +59,7 @@ def check(context: Context) -> Iterator[Finding]:
             yield _finding(
                 norm, f"ghost batches of {ghost} leave {rest} of {context.rows}", rest * positions, _GHOST
             )
+    yield from _of_loader(context, per_sample)
 
 
 def _of_loader(context: Context, per_sample: dict[Norm, float]) -> Iterator[Finding]:
