@@ -4,6 +4,7 @@ import pytest
 from rich.console import Console
 from tests.report import samples
 
+from normsmith.report import words
 from normsmith.report.html import render_html
 from normsmith.report.text import print_verdicts
 from normsmith.studies import notation
@@ -17,7 +18,7 @@ def printed(result, width=80, encoding="utf-8", **options):
 
 
 @pytest.mark.parametrize("make", [samples.ordinary, samples.nasty, samples.one_seed, samples.empty])
-@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
 def test_fits_the_terminal(make, width):
     assert max(len(line) for line in printed(make(), width).splitlines()) <= width
 
@@ -33,6 +34,39 @@ def test_says_every_verdict_effect_and_headline():
     assert "2 of 8 censored" in text
     assert text.count("holds") >= 5
     assert "reversed" in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_no_word_is_broken_and_no_line_ends_in_blanks(width):
+    lines = printed(samples.study(samples.fewer_steps(), samples.placement()), width).splitlines()
+    words = {word for line in lines for word in line.split()}
+    whole = {word for line in printed(samples.ordinary(), 1000).splitlines() for word in line.split()}
+    assert words <= whole | {"\u2500" * n for n in range(width + 1)}
+    assert width > 80 or not [line for line in lines if line != line.rstrip()]
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_narrow_terminal_gets_plain_text(width):
+    text = printed(samples.ordinary(), width)
+    assert "\u2500" not in text
+    assert text.startswith("digits-mlp\n")
+
+
+def test_every_verdict_has_its_reason_and_a_wide_table_its_arms():
+    effects = samples.placement().effects
+    for width in (40, 120):
+        text = " ".join(printed(samples.ordinary(), width).split())
+        for effect in effects:
+            assert f"{effect.verdict.value}: {effect.name} {words.finding(effect)}" in text
+    wide = printed(samples.ordinary(), 120)
+    assert "treatment" in wide
+    assert "control" in wide
+
+
+def test_a_study_of_which_nothing_finished_says_so_first():
+    failures = samples.failures()[:16]
+    text = printed(samples.study(samples.placement(), failures=failures, trials_new=16, trials_reused=0))
+    assert text.startswith("No trial came to its end")
 
 
 def test_says_what_must_be_known_of_the_whole():
@@ -63,9 +97,9 @@ def test_colour_only_where_the_terminal_has_it():
 
 
 def test_an_ascii_terminal_gets_ascii():
-    text = printed(samples.nasty(), encoding="ascii")
+    text = printed(samples.nasty(), 120, encoding="ascii")
     assert "0.707x" in text.replace("\n", "")
-    minus = printed(samples.study(samples.small_batches()), encoding="ascii")
+    minus = printed(samples.study(samples.small_batches()), 120, encoding="ascii")
     assert "-1.15" in minus
 
 

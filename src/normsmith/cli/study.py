@@ -6,13 +6,14 @@ import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, TextIO, TypeAlias, cast
 
 import typer
 from loky import cpu_count
 from rich.console import Console
 
 from normsmith.cli.progress import StudyProgress
+from normsmith.cli.streams import Unread
 from normsmith.report import check_writable, print_verdicts, to_csv, to_json, write_html
 from normsmith.studies import Settings, Store, StudyResult, run_study, select
 from normsmith.studies.study import SEEDS
@@ -80,7 +81,7 @@ def study(
     Exit code 0: done (a diverged trial is a result); 1: a trial raised, was killed or ran out of time, or all diverged;
     2: wrong usage; 130: interrupted (finished trials are kept, the same command goes on).
     """
-    console = Console(stderr=True)
+    console = Console(file=cast(TextIO, Unread("stderr")))
     questions = select(tuple(question or ()))
     jobs = jobs or cpu_count()
     settings = Settings(seeds, profile.value, jobs, timeout, steps, again_with)
@@ -108,8 +109,10 @@ def study(
 
 
 def _write(result: StudyResult, output: Format) -> None:
+    out = Unread("stdout")
     if output is Format.TEXT:
-        print_verdicts(result, Console(highlight=False))
+        print_verdicts(result, Console(file=cast(TextIO, out), highlight=False))
     else:
-        sys.stdout.write(to_json(result) if output is Format.JSON else to_csv(result))
-        sys.stdout.write("" if output is Format.CSV else "\n")
+        out.write(to_json(result) if output is Format.JSON else to_csv(result))
+        out.write("" if output is Format.CSV else "\n")
+    out.flush()
