@@ -72,7 +72,11 @@ def test_the_sentence_says_how_large_the_sample_is_and_what_it_may_miss():
     assert "the same to the last bit in 2 of 4 that finished, higher in 1, lower in 1" in sentence
     assert "the largest difference is 2 points, that of steps to 90 % of the way 0." in sentence
     assert "misses with 5 % probability what happens in 53 % of the trials" in sentence
-    assert "misses" not in said([0.0] * 4, of=4).sentence
+    whole = said([0.0] * 4, of=4).sentence
+    assert whole.startswith("Run again with reference: all 4 trials whose values are compared. ")
+    assert whole.endswith("The values agree: they are the same.")
+    assert "agree: they differ to either side as chance has it." in sentence
+    assert "agree: no two differ by more than 0.1 points." in said([0.0005] * 20).sentence
 
 
 def test_a_study_runs_a_sample_again(store, tiny):

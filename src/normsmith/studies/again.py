@@ -79,11 +79,10 @@ def _steps(first: Outcome, other: Outcome) -> int:
 
 
 def _sentence(again: Again) -> str:
-    share = _text.number(100 * again.trials / again.of, 2)
-    ran = (
-        f"Run again with {again.backend}: {again.trials} of the {_text.count(again.of, 'trial')} whose values are "
-        f"compared ({share} %)."
-    )
+    whole = again.trials == again.of
+    share = "all" if whole else f"{again.trials} of the"
+    which = f"{share} {_text.count(again.of, 'trial')} whose values are compared"
+    ran = f"Run again with {again.backend}: {which}{'' if whole else f' ({100 * again.trials / again.of:.0f} %)'}."
     if not again.finished:
         return f"{ran} None of them finished on both backends: nothing can be said."
     same = again.finished - again.higher - again.lower
@@ -97,12 +96,21 @@ def _sentence(again: Again) -> str:
         if again.otherwise
         else ""
     )
-    said = (
-        f"The values agree: they differ to both sides, by {SLIGHT} points or less, or not at all."
-        if again.agree
-        else "The values do not agree, and verdicts may hang on the backend: run the whole study with it."
-    )
-    if again.trials < again.of:
+    said = f"The values agree: {_how(again)}."
+    if not again.agree:
+        said = "The values do not agree, and verdicts may hang on the backend: run the whole study with it."
+    if not whole:
         missed = _text.number(100 * (1 - ALPHA ** (1 / again.trials)), 2)
         said += f" A sample this small misses with 5 % probability what happens in {missed} % of the trials."
     return f"{ran} {found}{ended} {said}"
+
+
+def _how(again: Again) -> str:
+    """In which way values agree."""
+    if again.higher + again.lower == 0:
+        return "they are the same"
+    return (
+        f"no two differ by more than {SLIGHT} points"
+        if again.largest <= SLIGHT
+        else "they differ to either side as chance has it"
+    )
