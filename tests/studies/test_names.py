@@ -8,9 +8,11 @@ import pytest
 
 from normsmith.errors import StudyError
 from normsmith.studies import arms, probes
-from normsmith.studies.arms import AS_IS, edit, normalized
+from normsmith.studies.arms import AS_IS, Arm, edit, normalized
 from normsmith.studies.names import name_of, named
+from normsmith.studies.runner import Runner, TaskReference
 from normsmith.studies.trial import Trial
+from normsmith.tasks import load
 
 NAMES = {
     arms.strip_norm: "strip-norm",
@@ -151,3 +153,17 @@ def test_a_function_has_one_name_and_only_functions_have_one():
         named("test/builtin")(len)
     with pytest.raises(StudyError, match="letters in lower case"):
         named(of_my_own)
+
+
+@named("tests/as-it-was")
+def as_it_was(model, task):
+    return model
+
+
+def test_files_of_edits_of_ones_own_are_covered_by_their_names(tiny):
+    """This file runs in the worker, and is in no fingerprint: that would keep the trial out of the store."""
+    trial = Trial(Arm("mine", (edit(as_it_was),)), 0.1, 0, 2)
+    outcomes = []
+    with Runner(TaskReference.to(load(tiny()), tiny()), 1, 60.0) as runner:
+        runner.run([trial], lambda trial, outcome: outcomes.append(outcome))
+    assert [(outcome.status, outcome.uncovered) for outcome in outcomes] == [("finished", ())]
