@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -130,3 +132,57 @@ class StoreContract:
         for work in (store.count, lambda: store.get([]), lambda: store.put(a_record())):
             with pytest.raises(StoreError, match="after close"):
                 work()
+
+    def test_a_claim_keeps_others_out_until_it_is_released(self, store):
+        key = a_record().key
+        assert store.claims.take("one", key)
+        assert not store.claims.take("two", key)
+        assert store.claims.held([key, "0" * 64]) == {key}
+        store.claims.release("two", key)
+        assert not store.claims.take("two", key)
+        store.claims.release("one", key)
+        assert store.claims.held([key]) == set()
+        assert store.claims.take("two", key)
+
+    def test_all_claims_of_one_study_are_released_at_once(self, store):
+        keys = [a_record(str(number)).key for number in range(3)]
+        assert [store.claims.take(owner, key) for owner, key in zip("aab", keys, strict=True)] == [True] * 3
+        store.claims.release("a")
+        assert store.claims.held(keys) == {keys[2]}
+
+    def test_a_claim_expires_and_is_renewed(self, store):
+        key, other = a_record().key, a_record("b").key
+        store.claims.seconds = -1  # over as soon as it is made
+        assert store.claims.take("one", key)
+        assert store.claims.take("one", other)
+        assert store.claims.held([key, other]) == set()
+        store.claims.seconds = 60
+        store.claims.renew("one")
+        assert store.claims.held([key, other]) == {key, other}
+        store.claims.seconds = -1
+        store.claims.renew("one")
+        store.claims.seconds = 60
+        assert store.claims.take("two", key)
+        store.claims.renew("one")  # of what was taken from it nothing comes back
+        assert not store.claims.take("one", key)
+        store.claims.release("one")
+        assert store.claims.held([key, other]) == {key}
+
+    def test_a_record_ends_the_claim_on_it(self, store):
+        record = a_record(status="raised")
+        assert store.claims.take("one", record.key)
+        store.put(record)
+        assert store.claims.held([record.key]) == set()
+
+    def test_of_many_that_claim_at_once_one_does(self, store, url):
+        if not store.is_kept:
+            pytest.skip("a store in memory is one process's")
+        together = Barrier(6)
+
+        def study(number):
+            with Store(url) as own:
+                together.wait(timeout=20)
+                return own.claims.take(str(number), a_record().key)
+
+        with ThreadPoolExecutor(6) as pool:
+            assert sum(pool.map(study, range(6))) == 1

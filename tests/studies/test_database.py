@@ -204,3 +204,42 @@ class TestPermissions:
         Store(f"sqlite:///{file}").close()
         locked_directory(0o777, 0o000)
         assert "permissions" in refusal(f"sqlite:///{file}")
+
+
+class TestLostFiles:
+    @pytest.mark.parametrize("how", ["deleted", "moved", "replaced", "folder moved"])
+    def test_a_file_that_is_no_longer_there_is_said(self, tmp_path, how):
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        with Store(f"sqlite:///{folder}/study.db") as store:
+            store.put(a_record())
+            if how == "deleted":
+                (folder / "study.db").unlink()
+            elif how == "moved":
+                (folder / "study.db").rename(folder / "other.db")
+            elif how == "folder moved":
+                folder.rename(tmp_path / "other")
+            else:
+                Store(f"sqlite:///{folder}/other.db").close()
+                (folder / "other.db").replace(folder / "study.db")
+            for work in (lambda: store.put(a_record("b")), store.count, lambda: store.claims.take("me", "a")):
+                with pytest.raises(
+                    StoreError, match="is gone: its file was deleted, moved or replaced"
+                ) as caught:
+                    work()
+                assert "\n" not in str(caught.value)
+
+    def test_a_table_that_is_dropped_is_said(self, tmp_path):
+        with Store(f"sqlite:///{tmp_path}/study.db") as store:
+            a_database(tmp_path / "study.db", "DROP TABLE trials")
+            with pytest.raises(StoreError, match="no such table: trials"):
+                store.put(a_record())
+
+
+def test_only_a_store_in_memory_is_not_kept(tmp_path):
+    with (
+        Store("sqlite://") as memory,
+        Store("sqlite:///:memory:") as named,
+        Store(f"sqlite:///{tmp_path}/a.db") as file,
+    ):
+        assert (memory.is_kept, named.is_kept, file.is_kept) == (False, False, True)

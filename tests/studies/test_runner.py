@@ -2,17 +2,21 @@
 
 import math
 import sys
+import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from normsmith.errors import StudyError
-from normsmith.studies.arms import AS_IS
+from normsmith.studies import runner
+from normsmith.studies.arms import AS_IS, Arm
 from normsmith.studies.runner import Runner, TaskReference, seconds_per_step
 from normsmith.studies.trial import Trial
 from normsmith.tasks import load
 
+HOSTILE = Path(__file__).with_name("hostile.py")
 TRIALS = [Trial(AS_IS, 0.1, seed, steps=10) for seed in range(4)]
 
 
@@ -69,6 +73,109 @@ def test_a_trial_that_takes_too_long_is_stopped(tiny, monkeypatch):
     assert outcome.seconds < 20
 
 
+def test_the_time_to_load_a_task_does_not_count(monkeypatch):
+    name = f"{HOSTILE}:raising"
+    reference = TaskReference.to(load(name), name)  # before it is slow
+    monkeypatch.setenv("HOSTILE_LOAD", "5")
+    outcomes = {}
+    with Runner(reference, 1, 3.0) as running:
+        running.run(TRIALS[:1], lambda trial, outcome: outcomes.update({trial: outcome}))
+    assert outcomes[TRIALS[0]].status == "finished"
+
+
+def test_the_time_to_compile_does_not_count():
+    pytest.importorskip("numba")
+    (outcome,) = run(f"{HOSTILE}:compiling", TRIALS[:1], timeout=3.0).values()
+    assert outcome.status == "finished"
+    assert outcome.seconds > 6
+
+
+def test_a_worker_that_never_begins_is_stopped(monkeypatch):
+    name = f"{HOSTILE}:raising"
+    reference = TaskReference.to(load(name), name)
+    monkeypatch.setenv("HOSTILE_LOAD", "600")
+    monkeypatch.setattr(runner, "START_UP", 3.0)
+    outcomes = {}
+    with Runner(reference, 1, 1.0) as running:
+        running.run(TRIALS[:1], lambda trial, outcome: outcomes.update({trial: outcome}))
+    assert outcomes[TRIALS[0]].status == "timeout"
+    assert "3 s to start, to load the task" in outcomes[TRIALS[0]].reason
+
+
+def test_whatever_the_users_code_raises_is_a_reason_of_sensible_length():
+    from tests.studies.hostile import ERRORS
+
+    rates = [float(number + 1) for number in range(len(ERRORS))]
+    outcomes = run(f"{HOSTILE}:raising", [replace(TRIALS[0], learning_rate=rate) for rate in (*rates, 0.1)])
+    reasons = {
+        type(ERRORS[int(t.learning_rate) - 1]).__name__: o.reason
+        for t, o in outcomes.items()
+        if t.learning_rate >= 1
+    }
+    assert [outcome.status for outcome in outcomes.values()] == ["raised"] * len(ERRORS) + ["finished"]
+    assert all(name in reason and "(hostile.py:" in reason for name, reason in reasons.items())
+    assert all(len(reason) < 2300 and reason.isprintable() for reason in reasons.values())
+    assert "x" * 1900 in reasons["ValueError"]
+    assert "(cut: 1,000,012 characters in all)" in reasons["ValueError"]
+
+
+def test_nothing_of_a_worker_comes_on_standard_output(capfd):
+    (outcome,) = run(f"{HOSTILE}:talking", TRIALS[:1]).values()
+    said = capfd.readouterr()
+    assert outcome.status == "finished"
+    for words in ("by print", "by write", "by the first stdout", "by C"):
+        assert f"said {words}" in said.err
+    assert "nobody answers" in said.err
+    assert said.out == ""
+
+
+@pytest.mark.parametrize("how", ["return", "raise"])
+def test_a_task_that_forks_is_reported_once(how, monkeypatch):
+    monkeypatch.setenv("HOSTILE_FORK", how)
+    outcomes = run(f"{HOSTILE}:forking", TRIALS[:2])
+    assert [outcome.status for outcome in outcomes.values()] == ["finished"] * 2
+
+
+def test_a_task_that_leaves_the_process_is_killed(monkeypatch):
+    monkeypatch.setenv("HOSTILE_EXIT", "1")
+    (outcome,) = run(f"{HOSTILE}:leaving", TRIALS[:1]).values()
+    assert outcome.status == "killed"
+
+
+def test_a_trial_that_cannot_be_read_in_a_worker_is_a_failure(tiny):
+    (outcome,) = run(tiny(), [replace(TRIALS[0], arm=Unreadable("odd"))]).values()
+    assert outcome.status == "raised"
+    assert "no such arm here" in outcome.reason
+
+
+class Unreadable(Arm):
+    """An arm that pickles, but does not unpickle."""
+
+    def __reduce__(self):
+        return _no_arm, ()
+
+
+def _no_arm():
+    raise ImportError("no such arm here")
+
+
+def test_trials_may_come_late(tiny):
+    """None means that there is none now; the runner asks again, and ticks meanwhile."""
+    ticks, outcomes = [], {}
+
+    def trials():
+        yield TRIALS[0]
+        while len(ticks) < 3:
+            yield None
+        yield TRIALS[1]
+
+    with Runner(TaskReference.to(load(tiny()), tiny()), 2, 60.0) as running:
+        running.run(
+            trials(), lambda trial, outcome: outcomes.update({trial: outcome}), lambda: ticks.append(1)
+        )
+    assert list(outcomes) == TRIALS[:2]
+
+
 def test_a_task_object_travels_by_value():
     captured = 0.1
 
@@ -82,6 +189,17 @@ def test_a_task_object_travels_by_value():
     with Runner(TaskReference.to(task), 1, 60.0) as runner:
         runner.run(TRIALS[:1], lambda trial, outcome: outcomes.update({trial: outcome}))
     assert outcomes[TRIALS[0]].status == "finished"
+
+
+def test_a_task_object_that_cannot_travel_is_refused():
+    from tests.studies.tiny import make
+
+    lock = threading.Lock()
+    task = make("locked", collate=lambda samples: (lock, samples))
+    with pytest.raises(
+        StudyError, match=r"the task locked cannot be sent.*lock.*; put it into a file and pass"
+    ):
+        TaskReference.to(task)
 
 
 def test_a_task_that_changed_meanwhile_is_refused(tiny):

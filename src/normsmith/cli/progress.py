@@ -56,3 +56,9 @@ class StudyProgress:
         passed = self._done * LINES // self._new > (self._done - 1) * LINES // self._new
         if passed and not self._console.is_terminal:
             self._console.print(f"{self._done} of {self._new} trials", highlight=False)
+
+    def waiting(self, trials: int) -> None:
+        """There is nothing to do but wait for so many trials, which another study on the same store runs."""
+        self._console.print(
+            f"waiting for {count(trials, 'trial')} that another study on this store runs", highlight=False
+        )

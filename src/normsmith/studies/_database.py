@@ -7,6 +7,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from normsmith.errors import InputError, MissingExtraError, StoreError
 
 APPLICATION = "normsmith"
 SCHEMA_VERSION = 3
-"""What a store's trials and their keys look like. 3: a row holds all that its key is a hash of, and a digest."""
+"""What a store's trials and their keys look like. 3: a row holds all that its key is a hash of, and a digest;
+claims."""
 LOCK_SECONDS = 30
 """How long a write waits for another study that is writing to the same SQLite file."""
 
@@ -47,8 +49,46 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def open_database(url: str) -> tuple[str, sa.Engine]:
-    """The URL as it may be shown (no password), and an engine on a writable database that has `schema`.
+@dataclass(frozen=True)
+class Database:
+    """An open database that has `schema`.
+
+    Attributes:
+        url: as it may be shown, without a password.
+        engine: by which it is read and written.
+        is_kept: whether it outlasts the process.
+        file: that of SQLite, with its device and number on the disk.
+    """
+
+    url: str
+    engine: sa.Engine
+    is_kept: bool
+    file: tuple[Path, tuple[int, int]] | None
+
+    def check_present(self) -> None:
+        """Refuse to work with a file that was removed or replaced: what SQLite writes to it is seen by nobody.
+
+        Raises:
+            StoreError: it was.
+        """
+        if self.file is not None and _identity(self.file[0]) != self.file[1]:
+            raise StoreError(
+                f"the store {self.url} is gone: its file was deleted, moved or replaced while it was in use; put it "
+                "back, or name another store"
+            )
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """What tells a file from another one of the same name; None if there is none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def open_database(url: str) -> Database:
+    """A writable database that has `schema`; a SQLite file is created where there is none.
 
     Raises:
         StoreError: the URL is malformed, or what it names is not a store, of another schema, or not writable.
@@ -69,7 +109,9 @@ def open_database(url: str) -> tuple[str, sa.Engine]:
         except BaseException:
             engine.dispose()
             raise
-    return shown, engine
+    identity = None if file is None else _identity(file)
+    kept = file is not None or parsed.get_backend_name() != "sqlite"
+    return Database(shown, engine, kept, None if file is None or identity is None else (file, identity))
 
 
 @contextmanager
@@ -133,7 +175,7 @@ def _engine(url: sa.URL, file: Path | None) -> sa.Engine:
         )
         return _transactional(shared)
     try:
-        return sa.create_engine(url)
+        return sa.create_engine(url, pool_pre_ping=True)  # a server may have been restarted
     except ImportError as error:
         raise MissingExtraError(
             f"the store {url.render_as_string(hide_password=True)} needs the driver {error.name}, "

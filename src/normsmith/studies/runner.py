@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
-import threading
+import tempfile
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
@@ -22,15 +19,16 @@ from loky import ProcessPoolExecutor
 
 from normsmith._text import error_text
 from normsmith.errors import StudyError
+from normsmith.studies import _worker
 from normsmith.studies.trial import Outcome, Trial, train
 from normsmith.studies.versions import versions
 from normsmith.tasks import Task, fingerprint, load
-from normsmith.tasks.executed import executed, watch
 from normsmith.tasks.fingerprint import covered
-from normsmith.tasks.imports import UserFile, imported
 
-WATCH = 1.0
-"""Seconds between two checks of a worker whether its parent process still runs."""
+START_UP = 600.0
+"""Seconds that a worker may take beside training: to start, to load the task, to compile kernels."""
+POLL = 0.5
+"""Seconds between two looks at the workers."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,18 @@ class TaskReference:
 
     @classmethod
     def to(cls, task: Task, name: str | None = None) -> TaskReference:
-        """Refer to `task`; `name` is what `load` was given, if anything."""
-        pickled = None if name is not None else cloudpickle.dumps(task)
+        """Refer to `task`; `name` is what `load` was given, if anything.
+
+        Raises:
+            StudyError: a task without a name cannot be pickled.
+        """
+        try:
+            pickled = None if name is not None else cloudpickle.dumps(task)
+        except Exception as error:
+            raise StudyError(
+                f"the task {task.name} cannot be sent to worker processes, since pickling it raised "
+                f"{error_text(error)}; put it into a file and pass 'file.py:name'"
+            ) from error
         return cls(name, pickled, fingerprint(task), versions(task.device), covered(task))
 
     def resolve(self) -> Task:
@@ -78,59 +86,6 @@ def _values(versions: dict[str, str], names: list[str]) -> str:
     return ", ".join(f"{name} {versions[name]}" for name in names)
 
 
-class _Worker:
-    """What a worker process keeps between its trials."""
-
-    reference: TaskReference
-    task: Task | None = None
-
-
-def _enter_worker(reference: TaskReference, parent: int) -> None:
-    """Set up a worker: one torch thread, Ctrl-C left to the parent, and an end when the parent ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(1)
-    watch()
-    _Worker.reference = reference
-
-
-def _end_with(parent: int) -> None:
-    """End this process when `parent` has: one that was killed cannot tell its workers."""
-    while os.getppid() == parent:
-        time.sleep(WATCH)
-    os._exit(1)
-
-
-def _run(trial: Trial) -> Outcome:
-    """Run a trial in a worker process."""
-    if _Worker.task is None:
-        _Worker.task = _Worker.reference.resolve()
-    outcome = _outcome(_Worker.task, trial)
-    return replace(outcome, uncovered=_uncovered(_Worker.reference, trial))
-
-
-def _uncovered(reference: TaskReference, trial: Trial) -> tuple[str, ...]:
-    """The user's files that this process has run and the trial's key does not cover.
-
-    Edits and probes are covered by their names, for which who writes them is answerable.
-    """
-    functions = (*(edit.function for edit in trial.arm.edits), *trial.arm.probes)
-    own = [file for function in functions if (file := UserFile.of(sys.modules[function.__module__]))]
-    known = reference.covered | {file.path for file in own} | imported(own).keys()
-    return tuple(sorted(str(path) for path in executed() - known))
-
-
-def _outcome(task: Task, trial: Trial) -> Outcome:
-    """Train; an exception of the user's code is the trial's result."""
-    started = time.perf_counter()
-    try:
-        return train(task, trial)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - any failure of the user's code is this trial's result
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{error_text(error)} ({Path(where.filename).name}:{where.lineno})"
-        return Outcome("raised", reason, seconds=time.perf_counter() - started)
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Run the body with one torch thread, as workers do."""
@@ -154,11 +109,67 @@ def seconds_per_step(task: Task, trials: Iterable[Trial], steps: int = 12) -> fl
                 train(task, replace(trial, steps=1))  # the first step of all may compile kernels
                 started = time.perf_counter()
                 outcome = train(task, replace(trial, steps=steps))
-            except (Exception, SystemExit):  # noqa: BLE001 - the trial itself will report it
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: BLE001 - the trial itself will report it
                 continue
             if outcome.status == "finished":
                 measured.append((time.perf_counter() - started) / steps)
     return sum(measured) / len(measured) if measured else 0.0
+
+
+@dataclass
+class _Attempt:
+    """A trial that was given to a worker, the file of its clock, and the seconds of both kinds that it took so far."""
+
+    trial: Trial
+    clock: Path
+    seen: float
+    training: float = 0.0
+    other: float = 0.0
+
+    def look(self, now: float) -> None:
+        """Count the time since the last look: as training, if the worker says so."""
+        try:
+            trains = self.clock.read_bytes() == _worker.TRAINING
+        except FileNotFoundError:  # not begun
+            trains = False
+        passed, self.seen = now - self.seen, now
+        if trains:
+            self.training += passed
+        else:
+            self.other += passed
+
+    def overdue(self, timeout: float) -> str:
+        """Why the trial has had its time; nothing if it has not."""
+        if self.training >= timeout:
+            return f"not finished after {timeout:g} s"
+        if self.other >= START_UP:
+            return f"its worker process took {START_UP:g} s to start, to load the task and to compile kernels"
+        return ""
+
+
+class _Supply:
+    """Trials to hand out: those that have to run again first."""
+
+    def __init__(self, trials: Iterable[Trial | None]) -> None:
+        self._trials, self._again = iter(trials), deque[Trial]()
+        self.more = True
+
+    def next(self) -> Trial | None:
+        """A trial; None where there is none, now (`more`) or at all."""
+        if self._again:
+            return self._again.popleft()
+        if self.more:
+            try:
+                return next(self._trials)
+            except StopIteration:
+                self.more = False
+        return None
+
+    def again(self, trial: Trial) -> None:
+        """Hand out this trial once more."""
+        self._again.appendleft(trial)
 
 
 class Runner:
@@ -166,80 +177,108 @@ class Runner:
 
     A worker that is killed (out of memory, a crash in native code) takes down the pool: a new one is made, the
     trials that were under way are tried once more, one at a time, and one that kills its worker again is
-    reported as *killed*. A trial that outlasts `timeout` seconds is reported as *timeout*.
+    reported as *killed*. A trial that trains for longer than `timeout` seconds is reported as *timeout*; the start of
+    a worker, loading the task and compiling kernels do not count.
     """
 
     def __init__(self, reference: TaskReference, jobs: int, timeout: float) -> None:
         self._reference, self._jobs, self._timeout = reference, jobs, timeout
         self._pool: ProcessPoolExecutor | None = None
+        self._clocks = tempfile.TemporaryDirectory(prefix="normsmith-")
+        self._attempts = 0
 
     def __enter__(self) -> Runner:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._drop_pool()
+        self._clocks.cleanup()
 
-    def run(self, trials: Iterable[Trial], report: Callable[[Trial, Outcome], None]) -> None:
-        """Run every trial once and call `report` in this process as each ends."""
-        waiting, suspects = deque(trials), deque[Trial]()
-        while waiting or suspects:
-            if waiting:
-                suspects.extend(self._drain(waiting, self._jobs, report))
-            else:
+    def run(
+        self,
+        trials: Iterable[Trial | None],
+        report: Callable[[Trial, Outcome], None],
+        tick: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Run every trial once and call `report` in this process as each ends.
+
+        `trials` may be endless for a while: it is asked for the next one when a worker is free, and None means that
+        there is none now. `tick` is called about twice a second.
+        """
+        supply, suspects = _Supply(trials), deque[Trial]()
+        while True:
+            suspects.extend(self._drain(supply, self._jobs, report, tick))
+            if suspects:
                 trial = suspects.popleft()
-                if self._drain(deque([trial]), 1, report):
+                if self._drain(_Supply([trial]), 1, report, tick):
                     report(trial, Outcome("killed", "its worker process was killed, twice (out of memory?)"))
+            elif not supply.more:
+                return
 
     def _drain(
-        self, waiting: deque[Trial], width: int, report: Callable[[Trial, Outcome], None]
+        self,
+        supply: _Supply,
+        width: int,
+        report: Callable[[Trial, Outcome], None],
+        tick: Callable[[], None],
     ) -> list[Trial]:
-        """Run from `waiting` until it is empty or the pool breaks; returns what was under way when it broke."""
-        running: dict[Future[Outcome], tuple[Trial, float]] = {}
+        """Run from `supply` until it is empty or the pool breaks; returns what was under way when it broke."""
+        running: dict[Future[Outcome], _Attempt] = {}
         try:
-            while waiting or running:
-                while waiting and len(running) < width:
-                    running[self._submit(waiting[0])] = (waiting[0], time.monotonic())
-                    waiting.popleft()
-                done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            while True:
+                while len(running) < width and (trial := supply.next()) is not None:
+                    self._submit(trial, running, supply)
+                if not running and not supply.more:
+                    return []
+                done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
+                if not running:
+                    time.sleep(POLL)
                 for future in sorted(done, key=lambda future: future.exception() is not None):
                     outcome = future.result()
-                    report(running.pop(future)[0], outcome)
-                self._stop_overdue(running, waiting, report)
+                    report(running.pop(future).trial, outcome)
+                self._stop_overdue(running, supply, report)
+                tick()
         except BrokenExecutor:
             self._drop_pool()
-        return [trial for trial, _ in running.values()]
+        return [attempt.trial for attempt in running.values()]
 
     def _stop_overdue(
         self,
-        running: dict[Future[Outcome], tuple[Trial, float]],
-        waiting: deque[Trial],
+        running: dict[Future[Outcome], _Attempt],
+        supply: _Supply,
         report: Callable[[Trial, Outcome], None],
     ) -> None:
         """Report trials past their time limit; a new pool is made, and trials that ran beside them are queued again."""
         now = time.monotonic()
-        if all(now - started < self._timeout for _, started in running.values()):
+        for attempt in running.values():
+            attempt.look(now)
+        if not any(attempt.overdue(self._timeout) for attempt in running.values()):
             return
         self._drop_pool()
-        for trial, started in running.values():
-            if now - started >= self._timeout:
-                report(
-                    trial,
-                    Outcome("timeout", f"not finished after {self._timeout:g} s", seconds=now - started),
-                )
+        for attempt in running.values():
+            why = attempt.overdue(self._timeout)
+            if why:
+                report(attempt.trial, Outcome("timeout", why, seconds=attempt.training))
             else:
-                waiting.appendleft(trial)
+                supply.again(attempt.trial)
         running.clear()
 
-    def _submit(self, trial: Trial) -> Future[Outcome]:
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                max_workers=self._jobs,
-                initializer=_enter_worker,
-                initargs=(self._reference, os.getpid()),
-                env={"OMP_NUM_THREADS": "1"},
-            )
-        future: Future[Outcome] = self._pool.submit(_run, trial)
-        return future
+    def _submit(self, trial: Trial, running: dict[Future[Outcome], _Attempt], supply: _Supply) -> None:
+        """Give a trial to the pool; it is handed out again if the pool turns out to be broken."""
+        self._attempts += 1
+        attempt = _Attempt(trial, Path(self._clocks.name, str(self._attempts)), time.monotonic())
+        try:
+            if self._pool is None:
+                self._pool = ProcessPoolExecutor(
+                    max_workers=self._jobs,
+                    initializer=_worker.enter,
+                    initargs=(self._reference.resolve, self._reference.covered, os.getpid()),
+                    env={"OMP_NUM_THREADS": "1"},
+                )
+            running[self._pool.submit(_worker.run, cloudpickle.dumps(trial), attempt.clock)] = attempt
+        except BaseException:
+            supply.again(trial)
+            raise
 
     def _drop_pool(self) -> None:
         if self._pool is not None:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from normsmith.errors import InputError, StoreError
+from normsmith.studies._claims import CLAIM_SECONDS, Claims, claims
 from normsmith.studies._database import explained, now, open_database, schema
 
 Status = Literal["finished", "diverged", "raised", "killed", "timeout"]
@@ -130,12 +131,16 @@ class Store:
 
     A SQLite file is made where there is none; an existing file that is not a store is refused and left as it
     is, byte for byte. Several studies may use one store at once, and one that is killed loses nothing that
-    was put. The tables: `meta` (one row: application, schema_version, created) and `trials` (`Record`, and
-    when it was put).
+    was put. The tables: `meta` (one row: application, schema_version, created), `trials` (`Record`, and
+    when it was put) and `claims` (which study runs which trial, and until when it says so).
 
     Args:
         url: `sqlite:///study.db` (in the working directory), `sqlite:////absolute/study.db`, `sqlite://` (in
-            memory) or `postgresql://user@host/name` (needs the extra `postgres`).
+            memory: nothing is kept) or `postgresql://user@host/name` (needs the extra `postgres`).
+        claim_seconds: how long a claim on a trial holds that is not renewed.
+
+    Attributes:
+        claims: by which studies on one store divide the trials among them.
 
     Raises:
         StoreError: the URL is malformed, or what it names is not a store, of another schema, or not writable.
@@ -149,9 +154,16 @@ class Store:
     ({'accuracy': 0.97}, 1)
     """
 
-    def __init__(self, url: str = "sqlite:///study.db") -> None:
-        self.url, self._engine = open_database(url)
+    def __init__(self, url: str = "sqlite:///study.db", *, claim_seconds: float = CLAIM_SECONDS) -> None:
+        self._database = open_database(url)
+        self.url = self._database.url
+        self.claims = Claims(self._connection, claim_seconds)
         self._open = True
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the trials outlast the process: in memory they do not."""
+        return self._database.is_kept
 
     def get(self, keys: Iterable[str]) -> dict[str, Record]:
         """The records that are there, by key, in the order asked for.
@@ -190,6 +202,7 @@ class Store:
         for _ in range(2):  # once more if another study inserted the key between the two statements
             try:
                 with self._connection() as connection:
+                    connection.execute(claims.delete().where(claims.c.key == record.key))
                     if connection.execute(update).rowcount == 0:
                         connection.execute(insert)
                 return
@@ -222,7 +235,7 @@ class Store:
     def close(self) -> None:
         """Let go of the database; closing twice is harmless."""
         self._open = False
-        self._engine.dispose()
+        self._database.engine.dispose()
 
     def __enter__(self) -> Store:
         return self
@@ -237,8 +250,10 @@ class Store:
     def _connection(self) -> Iterator[sa.Connection]:
         if not self._open:
             raise StoreError(f"expected an open store, got {self.url} after close(); open it again")
-        with explained(self.url), self._engine.begin() as connection:
-            yield connection
+        with explained(self.url):
+            self._database.check_present()
+            with self._database.engine.begin() as connection:
+                yield connection
 
 
 def _storable(text: str) -> str:

@@ -15,13 +15,16 @@ from normsmith.ops.dispatch import rows_from
 from normsmith.studies.again import compared, sample
 from normsmith.studies.lab import Lab, Profile
 from normsmith.studies.question import Findings, Question
+from normsmith.studies.rescue import rescuing
 from normsmith.studies.results import Again, Answer, Failure, StudyResult
 from normsmith.studies.runner import Runner, TaskReference, seconds_per_step
+from normsmith.studies.sharing import Sharing
 from normsmith.studies.store import Record, Store
 from normsmith.studies.trial import Outcome, Trial
 from normsmith.studies.versions import served_from, serving
 from normsmith.tasks import Task, build, check, load
 from normsmith.tasks.datasets import length
+from normsmith.tasks.load import absolute
 from normsmith.tasks.metrics import name_of
 
 SEEDS: dict[Profile, int] = {"quick": 10, "full": 20}
@@ -65,6 +68,9 @@ class Progress(Protocol):
     def finished(self, trial: Trial, outcome: Outcome) -> None:
         """A trial has ended and is stored."""
 
+    def waiting(self, trials: int) -> None:
+        """There is nothing to do but wait for so many trials, which another study on the same store runs."""
+
 
 class Silent:
     """Progress that is not shown."""
@@ -73,6 +79,9 @@ class Silent:
         """Shows nothing."""
 
     def finished(self, trial: Trial, outcome: Outcome) -> None:
+        """Shows nothing."""
+
+    def waiting(self, trials: int) -> None:
         """Shows nothing."""
 
 
@@ -103,14 +112,15 @@ def run_study(
     """
     settings = settings or Settings()
     started, clock = datetime.now(UTC), time.monotonic()
-    name, task = (task, load(task)) if isinstance(task, str) else (None, task)
+    name, task = (absolute(task), load(task)) if isinstance(task, str) else (None, task)
     count = settings.seeds or SEEDS[settings.profile]
     lab = Lab(task, tuple(range(count)), settings.profile, settings.steps or task.steps)
     with served_from(None, task.device):
         check(task)
         session = _Session(lab, store, settings, TaskReference.to(task, name), progress or Silent())
         _check_other(settings.again_with, task.device)
-        answers, skipped = session.ask(questions)
+        with rescuing(store, session.records):
+            answers, skipped = session.ask(questions)
     if not answers and not session.failures():
         raise StudyError("; ".join(f"{question} cannot be asked: {why}" for question, why in skipped.items()))
     again = session.again() if settings.again_with and answers else None
@@ -178,6 +188,7 @@ class _Session:
         self.new = self.reused = 0
         self.uncovered: dict[Trial, tuple[str, ...]] = {}
         self._asked: dict[Trial, None] = {}
+        self.records: dict[str, Record] = {}
 
     def ask(self, questions: Sequence[Question]) -> tuple[list[Answer], dict[str, str]]:
         """Advance every question until all have answered or cannot be asked (then: why)."""
@@ -215,6 +226,7 @@ class _Session:
         todo = []
         for trial, key in keys.items():
             if key in stored and stored[key].status in KEPT:
+                self.records[key] = stored[key]
                 self.lab.outcomes[trial] = Outcome.of(stored[key])
             else:
                 todo.append(trial)
@@ -222,24 +234,33 @@ class _Session:
         self.progress.planned(len(todo), len(missing) - len(todo), self._estimate(todo))
 
         def finished(trial: Trial, outcome: Outcome) -> None:
+            record = Record(
+                spec=trial.content(self.reference.fingerprint),
+                status=outcome.status,
+                reason=outcome.reason,
+                measurements=outcome.measurements(),
+                seconds=outcome.seconds,
+                versions=self.reference.versions,
+            )
             if outcome.uncovered:
                 self.uncovered[trial] = outcome.uncovered
+                sharing.give_up(trial)
             else:
-                self.store.put(
-                    Record(
-                        spec=trial.content(self.reference.fingerprint),
-                        status=outcome.status,
-                        reason=outcome.reason,
-                        measurements=outcome.measurements(),
-                        seconds=outcome.seconds,
-                        versions=self.reference.versions,
-                    )
-                )
+                self.records[keys[trial]] = record
+                self.store.put(record)
             self.lab.outcomes[trial] = outcome
             self.new += 1
             self.progress.finished(trial, outcome)
 
-        runner.run(todo, finished)
+        def elsewhere(trial: Trial, record: Record) -> None:
+            self.records[record.key] = record
+            self.lab.outcomes[trial] = Outcome.of(record)
+            self.reused += 1
+            self.progress.finished(trial, self.lab.outcomes[trial])
+
+        ours = {trial: keys[trial] for trial in todo}
+        with Sharing(self.store, ours, elsewhere, self.progress.waiting) as sharing:
+            runner.run(sharing.trials(), finished, sharing.tick)
 
     def _estimate(self, todo: Sequence[Trial]) -> float:
         """Seconds that `todo` will take, from a few steps of a few of its trials run here and now."""

@@ -1,0 +1,34 @@
+"""What a worker process says of time and of failures."""
+
+import pytest
+
+from normsmith.studies import _worker
+from normsmith.studies._worker import TRAINING, _Clock, _reason
+
+
+def test_a_clock_stands_while_something_compiles(tmp_path):
+    clock, said = _Clock(tmp_path / "clock"), []
+    for change in (1, 1, -1, -1, 0):
+        clock.compiling(change)
+        said.append((tmp_path / "clock").read_bytes() == TRAINING)
+    clock.close()
+    assert said == [False, False, False, True, True]
+
+
+def test_a_reason_says_where_it_comes_from():
+    with pytest.raises(ZeroDivisionError) as caught:
+        exec(compile("1 / 0", "/some/folder/odd\nname.py", "exec"))
+    assert _reason(caught.value) == "ZeroDivisionError: division by zero (odd name.py:1)"
+    assert _reason(ValueError("never raised")) == "ValueError: never raised"
+
+
+def test_numba_tells_when_it_compiles(tmp_path, monkeypatch):
+    numba = pytest.importorskip("numba")
+    _worker._listen_to_numba()
+    clock, said = _Clock(tmp_path / "clock"), []
+    monkeypatch.setattr(clock, "_say", said.append)
+    monkeypatch.setattr(_worker._Worker, "clock", clock)
+    assert numba.njit(lambda x: x + 1)(1) == 2
+    clock.close()
+    assert said[0] != TRAINING
+    assert said[-1] == TRAINING
