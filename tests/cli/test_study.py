@@ -223,6 +223,18 @@ def test_an_interrupt_keeps_what_is_finished(tiny, tmp_path):
     assert f"{count(path)} trials are kept" in " ".join(said.split())
 
 
+def test_an_interrupted_study_in_memory_promises_nothing(normsmith, tiny, monkeypatch):
+    import normsmith.cli.study as module
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run_study", interrupted)
+    ran = normsmith("study", tiny(), *SMALL, "--store", "sqlite://")
+    assert ran.code == 130
+    assert "nothing is kept, since the store sqlite:// is in memory" in " ".join(ran.err.split())
+
+
 def count(path):
     """Committed trials; none while there is no store yet."""
     if not path.exists():

@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ from normsmith import surgery
 from normsmith._text import count
 from normsmith.anatomy.batch_norms import is_batch_norm
 from normsmith.anatomy.kinds import is_norm
+from normsmith.cli.prints import prints_aside
 from normsmith.errors import InputError
 from normsmith.measure import MAX_PASSES
 from normsmith.surgery import Checkpoint, Plan
@@ -174,7 +175,7 @@ def fix(
         },
     )
     loading = {"key": key, "prefix": prefix, "strict": not non_strict, "allow": allow or ()}
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # a network may print in its forward
+    with prints_aside() if as_json else nullcontext():  # a network may print in its forward
         planned, read, text = _planned(request, load(task), checkpoint, loading)
     sys.stdout.write(planned.to_json() + "\n" if as_json else f"{text}\n")
     if save_plan is not None:

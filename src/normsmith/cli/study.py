@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import chdir
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TextIO, TypeAlias, cast
@@ -12,12 +13,14 @@ import typer
 from loky import cpu_count
 from rich.console import Console
 
+from normsmith.cli.prints import prints_aside
 from normsmith.cli.progress import StudyProgress
 from normsmith.cli.streams import Unread
 from normsmith.report import check_writable, print_verdicts, to_csv, to_json, write_html
 from normsmith.studies import Settings, Store, StudyResult, run_study, select
 from normsmith.studies.study import SEEDS
 from normsmith.tasks import load
+from normsmith.tasks.load import absolute
 
 _SEEDS = ", ".join(f"{count} {profile}" for profile, count in SEEDS.items())
 
@@ -66,9 +69,14 @@ def study(
         int | None, typer.Option(min=1, help="Training steps per trial.", show_default="the task's")
     ] = None,
     again_with: AgainWith = None,
-    timeout: Annotated[float, typer.Option(help="Time limit of one trial, in seconds.")] = 600.0,
+    timeout: Annotated[
+        float, typer.Option(help="Time limit of one trial, in seconds; starting a worker does not count.")
+    ] = 600.0,
     store: Annotated[
-        str, typer.Option(help="Where trials are kept: finished ones are never run again.")
+        str,
+        typer.Option(
+            help="Where trials are kept: finished ones are never run again. In memory (sqlite://) nothing is kept."
+        ),
     ] = "sqlite:///study.db",
     report: Annotated[Path, typer.Option(help="The HTML report to write.")] = Path("report.html"),
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no HTML report.")] = False,
@@ -87,25 +95,32 @@ def study(
     settings = Settings(seeds, profile.value, jobs, timeout, steps, again_with)
     if not no_report:
         check_writable(report)
-    load(task)  # what is wrong with it is said before a store is made
-    with Store(store) as trials:
-        try:
-            with StudyProgress(console, jobs) as progress:
-                command = shlex.join(["normsmith", *(a.replace(store, trials.url) for a in sys.argv[1:])])
-                result = run_study(task, questions, trials, settings, command=command, progress=progress)
-        except KeyboardInterrupt:
-            console.print(
-                f"interrupted: {trials.count()} trials are kept in {trials.url}; the same command goes on from there",
-                highlight=False,
-                markup=False,
-            )
-            raise typer.Exit(130) from None
+    here, name = Path.cwd(), absolute(task)
+    with prints_aside():
+        load(task)  # before a store is made, to say what is wrong with it; it may change the working directory
+        with chdir(here):
+            trials = Store(store)
+        with trials, StudyProgress(console, jobs) as progress:
+            command = shlex.join(["normsmith", *(a.replace(store, trials.url) for a in sys.argv[1:])])
+            try:
+                result = run_study(name, questions, trials, settings, command=command, progress=progress)
+            except KeyboardInterrupt:
+                console.print(_interrupted(trials), highlight=False, markup=False)
+                raise typer.Exit(130) from None
     if not no_report:  # first: standard output may be a pipe that is closed
-        write_html(result, report)
+        write_html(result, here / report)
         console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
     _write(result, output)
     if result.nothing_finished or any(failure.status != "diverged" for failure in result.failures):
         raise typer.Exit(1)
+
+
+def _interrupted(trials: Store) -> str:
+    if not trials.is_kept:
+        return f"interrupted: nothing is kept, since the store {trials.url} is in memory; name a file with --store"
+    return (
+        f"interrupted: {trials.count()} trials are kept in {trials.url}; the same command goes on from there"
+    )
 
 
 def _write(result: StudyResult, output: Format) -> None:
