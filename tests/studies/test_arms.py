@@ -81,3 +81,26 @@ def test_an_arm_is_extended_and_the_old_one_stays():
     plain = tanh_network()
     weight = plain[0].weight.detach().clone()
     assert torch.equal(more.build(plain, TASK)[0].weight, weight * 3)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.recurrent, self.head = kind, kind(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        if issubclass(self.kind, nn.RNNBase):
+            return self.head(self.recurrent(x.unsqueeze(0))[0].squeeze(0))
+        return self.head(self.recurrent(x))
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.RNNCell])
+@pytest.mark.parametrize(
+    "arm", [normalized(None), normalized("tanh"), network("sigmoid")], ids=lambda arm: arm.name
+)
+def test_what_recurrent_layers_do_not_allow_is_one_short_sentence(kind, arm):
+    task = make("recurrent", model=lambda: Recurrent(kind))
+    with pytest.raises(
+        SurgeryError, match=rf"^the activations of recurrent \({kind.__name__}\) are inside it, where"
+    ):
+        arm.build(task.model(), task)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,7 +11,9 @@ import torch
 from torch import nn
 
 from normsmith import surgery
+from normsmith._text import path_text
 from normsmith.anatomy.batch_norms import is_batch_norm
+from normsmith.errors import SurgeryError
 from normsmith.studies.names import name_of, named
 from normsmith.studies.probes import activation_signals, renorm_activity
 from normsmith.tasks import Task, example, forward_of
@@ -85,13 +88,15 @@ def strip_batch_norm(model: nn.Module, task: Task) -> nn.Module:
 @named("insert-norm")
 def insert_norm(model: nn.Module, task: Task, norm: str, where: str, **options: Any) -> nn.Module:
     """Put a norm before or after every activation of a model without one."""
-    return surgery.insert(model, norm, where, **_traced_with(task), **options).apply()
+    with _recurrence_named(model):
+        return surgery.insert(model, norm, where, **_traced_with(task), **options).apply()
 
 
 @named("swap-activation")
 def swap_activation(model: nn.Module, task: Task, activation: str) -> nn.Module:
     """Replace every activation by another kind."""
-    return surgery.swap_activation(model, activation, **_traced_with(task)).apply()
+    with _recurrence_named(model):
+        return surgery.swap_activation(model, activation, **_traced_with(task)).apply()
 
 
 @named("convert-norm")
@@ -119,6 +124,21 @@ def scale_weights(model: nn.Module, task: Task, gain: float) -> nn.Module:
             if parameter.dim() >= 2:
                 parameter.mul_(gain)
     return model
+
+
+@contextmanager
+def _recurrence_named(model: nn.Module) -> Iterator[None]:
+    """Where surgery refuses a model with recurrent layers of torch, say that it is for these."""
+    try:
+        yield
+    except SurgeryError as error:
+        for path, module in model.named_modules():
+            if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+                raise SurgeryError(
+                    f"the activations of {path_text(path)} ({type(module).__name__}) are inside it, where this "
+                    "question can change nothing"
+                ) from error
+        raise
 
 
 def _traced_with(task: Task) -> dict[str, Any]:
