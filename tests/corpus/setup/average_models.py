@@ -155,3 +155,12 @@ def ema_without_batch_norm() -> Given:
     """An average of parameters only, of a network with group norms: there are no statistics to be stale."""
     model, average = ema("transformer", networks.Transformer(networks.group_norm), buffers=False)
     return training.around(model, "transformer", ema=average)
+
+
+@case("Hugging Face", must_not="308")
+def target_network_by_hard_copy() -> Given:
+    """A target that is loaded with the whole state dict now and then; a few steps behind, statistics included."""
+    model = training.trained("hf").model
+    target = copy.deepcopy(model)
+    training.more(training.around(model, "hf"), "hf", steps=10)
+    return training.around(model, "hf", ema=target)

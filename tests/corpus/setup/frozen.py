@@ -161,3 +161,17 @@ def network_in_evaluation_behind_a_head() -> Given:
 
     fitted = training.fitted(model, "gru", steps=40).model
     return training.around(fitted, "gru", optimizer=head_only, training_step=training_step)
+
+
+@case("Hugging Face", must_not="305 309 210 207 405")
+def frozen_norms_of_detr() -> Given:
+    """Hugging Face's own frozen batch norms in place of all others: buffers alone, which nothing updates."""
+    from transformers.models.detr.modeling_detr import DetrFrozenBatchNorm2d
+
+    model = training.trained("hf").model
+    for path, norm in networks.norms(model).items():
+        frozen = DetrFrozenBatchNorm2d(norm.num_features)
+        frozen.load_state_dict(norm.state_dict())
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, frozen)
+    return training.around(model, "hf")

@@ -99,3 +99,21 @@ def evaluation_batches_have_a_remainder() -> Given:
         return value
 
     return training.around(given.model, "cnn", batches=loader("cnn", 321, drop_last=True), validate=validate)
+
+
+@case("MLP", must="302", may="301 403 404", seen="ghost batches that do not divide the batch")
+def ghost_remainder_of_two() -> Given:
+    """Ghost batches of 31 in batches of 64: the third of them has two samples."""
+    from normsmith.layers import BatchNorm1d
+
+    model = networks.mlp(lambda channels, _: BatchNorm1d(channels, ghost_batch_size=31))
+    return training.fitted(model, "mlp")
+
+
+@case("MLP", must_not="302 301")
+def ghosts_of_equal_size() -> Given:
+    """Ghost batches of 32 in batches of 64."""
+    from normsmith.layers import BatchNorm1d
+
+    model = networks.mlp(lambda channels, _: BatchNorm1d(channels, ghost_batch_size=32))
+    return training.fitted(model, "mlp")
