@@ -175,3 +175,11 @@ def test_a_model_that_writes_to_its_input_leaves_the_batch_as_it_was():
     graph = trace(Centred(), batch)
     assert torch.equal(batch, before)
     assert names(graph.events)[:3] == ["input 0", "sub", "ReLU"]
+
+
+def test_a_caller_may_put_the_state_back_itself():
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.ReLU()).train()
+    graph = trace(model, torch.randn(4, 2), preserve=False)
+    assert [event.name for event in graph.events[1:]] == ["BatchNorm1d", "ReLU"]
+    assert not model.training
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model)

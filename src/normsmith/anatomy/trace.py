@@ -14,14 +14,15 @@ from normsmith.anatomy.trace_by_symbols import followed_by_symbols
 from normsmith.layers.scripted import give_places_back
 
 
-def trace(model: nn.Module, batch: Any = None, *, forward: Forward = call) -> Graph:
+def trace(model: nn.Module, batch: Any = None, *, forward: Forward = call, preserve: bool = True) -> Graph:
     """Follow the data through one forward of a model: which call of a module or function takes whose results.
 
     Without a batch the forward is followed symbolically (torch.fx), which dynamic code does not allow. With one,
     `forward(model, batch)` is run, once, in evaluation mode and without gradients: modules are seen by hooks,
     functions (`F.relu`, `x + y`, methods) as they are called, and tensors are known by identity. Layers of
     `torch.nn` and normsmith are single events; modules of others are looked into. Afterwards the model is as it
-    was: mode, buffers, hooks, random state.
+    was: mode, buffers, hooks, random state. With `preserve=False` the caller sees to that, after a forward with a
+    batch: it takes a copy of all tensors, which a caller may have made already.
 
     Raises:
         SurgeryError: the forward cannot be followed without a batch, or fails on it.
@@ -46,4 +47,6 @@ def trace(model: nn.Module, batch: Any = None, *, forward: Forward = call) -> Gr
     """
     check_changeable(model)
     give_places_back(model)
-    return followed_by_symbols(model) if batch is None else followed_by_forward(model, batch, forward)
+    if batch is None:
+        return followed_by_symbols(model)
+    return followed_by_forward(model, batch, forward, preserve=preserve)

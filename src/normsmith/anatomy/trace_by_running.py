@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -26,15 +26,17 @@ from normsmith.anatomy.storage import placed
 from normsmith.errors import SurgeryError
 
 
-def followed_by_forward(model: nn.Module, batch: Any, forward: Forward) -> Graph:
+def followed_by_forward(model: nn.Module, batch: Any, forward: Forward, *, preserve: bool = True) -> Graph:
     """The graph of `forward(model, batch)`, run once in evaluation mode and without gradients, on a copy of the batch.
+
+    Without `preserve` it is the caller who puts the model's state back, its mode too.
 
     Raises:
         SurgeryError: the forward fails, or the model has tensors without values.
     """
     check_runnable(model)
     recorder, batch = _Recorder(model), copied(batch)
-    with preserved(model), recorder.recording():
+    with preserved(model) if preserve else nullcontext(), recorder.recording():
         model.eval()
         recorder.take_inputs(batch)
         try:

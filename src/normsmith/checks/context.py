@@ -22,6 +22,7 @@ from normsmith.checks.comparison import Comparison, Judge, compared, normalising
 from normsmith.checks.finding import Fix, UnavailableError
 from normsmith.checks.moments import Call, LayerMoments, moments_of_calls
 from normsmith.checks.norms import Norm, norms_of
+from normsmith.checks.restore import modes_kept
 from normsmith.checks.training import TrainingRun, training_run
 from normsmith.errors import NormsmithError
 from normsmith.measure import MeasuredLayer, Statistics, measurable_layers
@@ -242,7 +243,8 @@ class Context:
 
 def _followed(model: nn.Module, batch: Any, forward: Forward) -> Graph:
     try:
-        return trace(model, batch, forward=forward)
+        with modes_kept(model):
+            return trace(model, batch, forward=forward, preserve=False)
     except NormsmithError as error:
         raise UnavailableError(f"the forward cannot be followed: {error}") from error
     except Exception as error:  # somebody's model, in code that no trace expects
