@@ -52,6 +52,7 @@ def remainder_of_five_sequences() -> Given:
 )
 def remainder_of_three_for_hf_resnet() -> Given:
     """Three images in the last batch, in a list of batches made by slicing."""
+    # 403 may fire: those three have a loss of .27 in training and .02 in evaluation, the others about .07 and .06
     x, y = training.samples("hf")[0]
     cut = [(x[i : i + 64], y[i : i + 64]) for i in range(0, 259, 64)]
     cut[-1] = (cut[-1][0][:3], cut[-1][1][:3])
