@@ -39,7 +39,7 @@ class Claims:
             row = {"owner": owner, "until": now + self.seconds}
             insert = dialect.insert(claims).values(key=key, **row)
             taken = insert.on_conflict_do_update(index_elements=["key"], set_=row, where=claims.c.until < now)
-            return bool(connection.execute(taken).rowcount == 1)
+            return connection.execute(taken.returning(claims.c.key)).first() is not None
 
     def renew(self, owner: str) -> None:
         """Let all claims of `owner` hold from now on for as long as new ones."""
