@@ -38,12 +38,23 @@ class Shortcut(nn.Module):
         return x + self.norm(x)
 
 
-class OverSteps(nn.Module):
-    """A norm whose channels are the steps of a sequence: the bias differs within each of them."""
+class Transposed(nn.Module):
+    """A linear layer over (N, T, C), whose norm takes (N, C, T)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.linear, self.norm = nn.Linear(8, 6), nn.BatchNorm1d(5)
+        self.linear, self.norm = nn.Linear(8, 5), nn.BatchNorm1d(5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.linear(x).transpose(1, 2))
+
+
+class OverSteps(nn.Module):
+    """A norm whose channels are the steps of a sequence: the bias differs within each of them."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(8, features), nn.BatchNorm1d(5)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.linear(x))
@@ -63,6 +74,7 @@ class TestBiasBeforeNorm(RuleContract):
         "a transposed convolution before an identity": lambda: Case(
             nn.Sequential(nn.ConvTranspose2d(3, 8, 2), nn.Identity(), nn.BatchNorm2d(8))
         ),
+        "transposed": lambda: Case(Transposed(), sequences(1)),
         "flattened": lambda: Case(
             nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.BatchNorm1d(144)), images(1)
         ),
@@ -73,7 +85,8 @@ class TestBiasBeforeNorm(RuleContract):
             nn.Sequential(nn.Linear(8, 8), nn.Dropout(), nn.BatchNorm1d(8))
         ),
         "the output goes elsewhere too": lambda: Case(Shortcut(), images(1)),
-        "channels of the norm are not those of the layer": lambda: Case(OverSteps(), sequences(1)),
+        "channels of the norm are not those of the layer": lambda: Case(OverSteps(6), sequences(1)),
+        "nor are they where there are as many": lambda: Case(OverSteps(5), sequences(1)),
         "a frozen norm subtracts nothing": lambda: Case(frozen()),
         "layer norm subtracts another mean": lambda: Case(nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))),
         "no bias": lambda: Case(mlp()),

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 from normsmith._torch import parameters_of
@@ -57,11 +58,11 @@ def check(context: Context) -> Iterator[Finding]:
         layer = event.module
         if layer is None or parameters_of(layer).get("bias") is None or not graph.is_called_once(layer):
             continue
-        after = _norm_after(graph, event)
-        norm = None if after is None else norms.get(after.module)  # type: ignore[arg-type]
-        if after is None or norm is None or norm.is_frozen or isinstance(norm.module, RenormBase):
+        way = _way_to_norm(graph, event)
+        norm = norms.get(way[-1].module) if way else None  # type: ignore[arg-type]
+        if norm is None or norm.is_frozen or isinstance(norm.module, RenormBase):
             continue
-        if _is_per_channel(event, after):
+        if _is_per_channel(event, way):
             yield Finding(
                 event.path,
                 f"its bias has no effect: {norm.path} subtracts it again",
@@ -70,31 +71,59 @@ def check(context: Context) -> Iterator[Finding]:
             )
 
 
-def _norm_after(graph: Graph, event: Event) -> Event | None:
-    """The norm that alone takes a result, past calls that keep constants."""
+def _way_to_norm(graph: Graph, event: Event) -> list[Event]:
+    """The calls from a result to the norm that alone takes it, past those that keep constants; none without a norm."""
+    way: list[Event] = []
     while not graph.is_used_elsewhere(event):
         consumers = graph.consumers(event)
         if len(consumers) != 1:
-            return None
+            return []
         (event,) = consumers
+        way.append(event)
         if event.role == "norm":
-            return event
-        keeps = isinstance(event.module, _KEEP_CONSTANTS) or (
-            event.kind == "function" and event.name in _FUNCTIONS
-        )
-        if not keeps:
-            return None
-    return None
+            return way
+        if not (_keeps_constants(event) or _only_moves(event)):
+            return []
+    return []
 
 
-def _is_per_channel(layer: Event, norm: Event) -> bool:
+def _keeps_constants(event: Event) -> bool:
+    is_function = event.kind == "function" and event.name in _FUNCTIONS
+    return is_function or isinstance(event.module, _KEEP_CONSTANTS)
+
+
+def _only_moves(event: Event) -> bool:
+    """Whether a call puts values elsewhere; dropout stays in evaluation, and drops in training."""
+    return event.move is not None and "dropout" not in event.name
+
+
+def _is_per_channel(layer: Event, way: list[Event]) -> bool:
     """Whether each channel of the norm holds values of one channel of the layer."""
     assert layer.module is not None
+    *between, norm = way
+    dimension = channel_dimension(layer)
+    if layer.shape is not None and dimension is not None:
+        return _arrive_apart(layer.shape, dimension, between)
     features = getattr(norm.module, "num_features", None)
     if features == channels(layer.module):
         return channel_dimension(norm.sources[0]) == 1
     flattened = norm.sources[0].name.lower() == "flatten"
     return flattened and not isinstance(layer.module, nn.Linear)
+
+
+def _arrive_apart(shape: tuple[int, ...], dimension: int, between: list[Event]) -> bool:
+    """Follow the numbers of the channels: whether those that arrive in one channel of the norm are all the same."""
+    labels = torch.arange(shape[dimension]).view(-1, *(1,) * (len(shape) - dimension - 1)).expand(shape)
+    for event in between:
+        if event.move is not None:
+            labels = event.move(labels)
+        elif event.shape is not None and event.shape != tuple(labels.shape):  # a pooling
+            first = labels[(slice(None), slice(None), *(slice(1),) * (labels.dim() - 2))]
+            if event.shape[:2] != first.shape[:2] or not torch.equal(labels, first.expand_as(labels)):
+                return False
+            labels = first.expand(event.shape)
+    rows = labels.movedim(1, 0).flatten(1) if labels.dim() > 1 else labels.new_tensor([[0, 1]])
+    return bool((rows == rows[:, :1]).all())
 
 
 RULE = Rule("NS101", "bias-before-norm", "info", check, __doc__, needs=("graph",))
