@@ -7,6 +7,7 @@ from rich.console import Console
 
 from normsmith.cli.progress import LINES, StudyProgress
 from normsmith.studies.arms import AS_IS
+from normsmith.studies.rehearsal import Need
 from normsmith.studies.trial import Outcome, Trial
 
 
@@ -38,6 +39,52 @@ def test_elsewhere_than_on_a_terminal_a_batch_gets_a_few_lines(trials):
     lines = told(trials, [Outcome("finished")] * trials).splitlines()[1:]
     assert len(lines) == min(trials, LINES)
     assert lines[-1] == f"{trials} of {trials} trials"
+
+
+def spoken(jobs=2):
+    stream = io.StringIO()
+    return stream, StudyProgress(Console(file=stream, width=200, color_system=None), jobs)
+
+
+def test_a_plan_is_said_again_only_when_it_changes_by_a_tenth():
+    stream, progress = spoken()
+    with progress:
+        for new, seconds in ((100, 60.0), (105, 50.0), (120, 50.0), (121, 40.0)):
+            progress.planned(new, 0, seconds)
+            progress.finished(Trial(AS_IS, 0.25, 0, 20), Outcome("finished"))
+    said = [line for line in stream.getvalue().splitlines() if "trials to run" in line or "in all" in line]
+    assert said == [
+        "100 trials to run, about 60 s on 2 worker processes",
+        "now 120 trials in all, 118 of them to run, about 50 s on 2 worker processes",
+    ]
+
+
+def test_what_decides_and_what_cannot_is_said_before_anything_runs():
+    stream, progress = spoken()
+    progress.needs(10, [Need("a", 9, 7), Need("b", 9, 7), Need("c", 10, 8)])
+    assert stream.getvalue().splitlines() == [
+        "9 of 10 seeds on one side of its margin decide a hypothesis of a, b",
+        "10 of 10 seeds on one side of its margin decide a hypothesis of c",
+    ]
+    stream, progress = spoken()
+    progress.needs(1, [Need("a", None, 7)])
+    assert stream.getvalue() == (
+        "warning: 1 seed cannot decide a hypothesis of a, however clear its effect: at least 7 can (--seeds 7)\n"
+    )
+
+
+def test_trials_that_run_when_a_study_is_done_are_a_plan_of_their_own():
+    stream, progress = spoken(jobs=1)
+    with progress:
+        progress.planned(3, 0, 1.0)
+        for _ in range(3):
+            progress.finished(Trial(AS_IS, 0.25, 0, 20), Outcome("finished"))
+        progress.planned(1, 0, 1.0)
+        progress.finished(Trial(AS_IS, 0.25, 0, 20), Outcome("finished"))
+    assert stream.getvalue().splitlines()[-2:] == [
+        "1 trial to run, about 1 s on 1 worker process",
+        "1 of 1 trials",
+    ]
 
 
 def test_failures_are_said_at_once_and_divergence_is_a_result():

@@ -15,6 +15,7 @@ from normsmith.ops.dispatch import rows_from
 from normsmith.studies.again import compared, sample
 from normsmith.studies.lab import Lab, Profile
 from normsmith.studies.question import Findings, Question
+from normsmith.studies.rehearsal import Forecast, Need
 from normsmith.studies.rescue import rescuing
 from normsmith.studies.results import Again, Answer, Failure, StudyResult
 from normsmith.studies.runner import Runner, TaskReference, seconds_per_step
@@ -62,8 +63,14 @@ class Settings:
 class Progress(Protocol):
     """What a study tells of its progress; implement it to show a bar or to log."""
 
+    def needs(self, seeds: int, needs: Sequence[Need]) -> None:
+        """How many of the study's seeds decide a hypothesis of each question; said before a trial runs."""
+
     def planned(self, new: int, reused: int, seconds: float) -> None:
-        """A batch of trials is about to run; `seconds` is the measured estimate for it."""
+        """The whole study is now expected to run `new` trials, and to take so many more seconds.
+
+        `reused` trials were found in the store so far. Said before the first trial runs, and again as more is known.
+        """
 
     def finished(self, trial: Trial, outcome: Outcome) -> None:
         """A trial has ended and is stored."""
@@ -74,6 +81,9 @@ class Progress(Protocol):
 
 class Silent:
     """Progress that is not shown."""
+
+    def needs(self, seeds: int, needs: Sequence[Need]) -> None:
+        """Shows nothing."""
 
     def planned(self, new: int, reused: int, seconds: float) -> None:
         """Shows nothing."""
@@ -186,6 +196,8 @@ class _Session:
         self.lab, self.store, self.settings = lab, store, settings
         self.reference, self.progress = reference, progress
         self.new = self.reused = 0
+        self._ended = 0  # trials that were run, here or by another study on this store meanwhile
+        self._steps, self._seconds = 0, 0.0  # of those that were run here
         self.uncovered: dict[Trial, tuple[str, ...]] = {}
         self._asked: dict[Trial, None] = {}
         self.records: dict[str, Record] = {}
@@ -194,6 +206,8 @@ class _Session:
         """Advance every question until all have answered or cannot be asked (then: why)."""
         answers: dict[str, Answer] = {}
         skipped: dict[str, str] = {}
+        forecast, rounds = Forecast(questions, self.lab), {question.name: 0 for question in questions}
+        self.progress.needs(len(self.lab.seeds), forecast.needs)
         asking = {question: question.ask(self.lab) for question in questions}
         asked: dict[Question, set[Trial]] = {question: set() for question in questions}
         with Runner(self.reference, self.settings.jobs, self.settings.timeout) as runner:
@@ -205,18 +219,19 @@ class _Session:
                         _try_arms(self.lab.task, request)
                     except StopIteration as answered:
                         answers[question.name] = _answer(question, answered.value, len(asked[question]))
-                        del asking[question]
+                        del asking[question], rounds[question.name]
                     except (StudyError, SurgeryError) as error:
                         skipped[question.name] = str(error)
-                        del asking[question]
+                        del asking[question], rounds[question.name]
                     else:
                         asked[question].update(request)
+                        rounds[question.name] += 1
                         wanted += request
-                self._provide(wanted, runner)
+                self._provide(wanted, runner, forecast.beyond(rounds))
         return [answers[question.name] for question in questions if question.name in answers], skipped
 
-    def _provide(self, wanted: Sequence[Trial], runner: Runner) -> None:
-        """Make the outcomes of these trials known: from the store, or by running them."""
+    def _provide(self, wanted: Sequence[Trial], runner: Runner, later: Sequence[Trial] = ()) -> None:
+        """Make the outcomes of these trials known: from the store, or by running them; `later` ones may follow."""
         self._asked |= dict.fromkeys(wanted)
         missing = [trial for trial in dict.fromkeys(wanted) if trial not in self.lab.outcomes]
         if not missing:
@@ -231,7 +246,7 @@ class _Session:
             else:
                 todo.append(trial)
         self.reused += len(missing) - len(todo)
-        self.progress.planned(len(todo), len(missing) - len(todo), self._estimate(todo))
+        self._plan(todo, later)
 
         def finished(trial: Trial, outcome: Outcome) -> None:
             record = Record(
@@ -249,26 +264,36 @@ class _Session:
                 self.records[keys[trial]] = record
                 self.store.put(record)
             self.lab.outcomes[trial] = outcome
-            self.new += 1
+            self.new, self._ended = self.new + 1, self._ended + 1
+            self._steps, self._seconds = self._steps + trial.steps, self._seconds + outcome.seconds
             self.progress.finished(trial, outcome)
 
         def elsewhere(trial: Trial, record: Record) -> None:
             self.records[record.key] = record
             self.lab.outcomes[trial] = Outcome.of(record)
-            self.reused += 1
+            self.reused, self._ended = self.reused + 1, self._ended + 1
             self.progress.finished(trial, self.lab.outcomes[trial])
 
         ours = {trial: keys[trial] for trial in todo}
         with Sharing(self.store, ours, elsewhere, self.progress.waiting) as sharing:
             runner.run(sharing.trials(), finished, sharing.tick)
 
-    def _estimate(self, todo: Sequence[Trial]) -> float:
-        """Seconds that `todo` will take, from a few steps of a few of its trials run here and now."""
-        if not todo:
-            return 0.0
+    def _plan(self, todo: Sequence[Trial], later: Sequence[Trial]) -> None:
+        """Tell what the whole study will run: what is known to be missing, and of `later` trials the same share."""
+        run = self._ended + len(todo)
+        found = self.reused + self.new - self._ended
+        share = run / max(1, run + found)
+        new = run + round(share * len(later))
+        steps = sum(trial.steps for trial in todo) + share * sum(trial.steps for trial in later)
+        seconds = steps * self._seconds_per_step(todo) / min(self.settings.jobs, max(1, new - self._ended))
+        self.progress.planned(new, found, seconds)
+
+    def _seconds_per_step(self, todo: Sequence[Trial]) -> float:
+        """Of the trials that ran; before the first, of a few steps of a few of `todo`, run here and now."""
+        if self._steps:
+            return self._seconds / self._steps
         sample = [todo[len(todo) * i // 4] for i in range(min(4, len(todo)))]
-        per_step = seconds_per_step(self.lab.task, sample)
-        return per_step * sum(trial.steps for trial in todo) / min(self.settings.jobs, len(todo))
+        return seconds_per_step(self.lab.task, sample) if sample else 0.0
 
     def again(self) -> Again:
         """A sample of the trials whose values were compared, on the backend that the settings name."""

@@ -1,0 +1,114 @@
+"""A rehearsal: every question with made-up outcomes, to say beforehand what a study takes and what decides it.
+
+Which trials a question asks for depends on those before, so that nobody can count them before they run. In a rehearsal
+every network learns best in the middle of the learning rates that are tried, which is what tuning mostly finds. What
+the study really asks for replaces what was rehearsed, round by round.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+from normsmith.studies.lab import Lab
+from normsmith.studies.question import Question
+from normsmith.studies.results import Effect, Verdict
+from normsmith.studies.statistics import seeds_needed
+from normsmith.studies.trial import Outcome, Trial
+from normsmith.tasks import Task
+
+_EVALUATIONS = 20
+
+
+@dataclass(frozen=True)
+class Need:
+    """How many seeds must lie on one side to decide a hypothesis of a question; None if even all do not suffice.
+
+    Attributes:
+        question: its name.
+        pairs: how many of the study's seeds, or None.
+        seeds: with how many seeds a hypothesis could be decided.
+    """
+
+    question: str
+    pairs: int | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a question asked for, round by round, and the effects that it came to, which are as made up."""
+
+    rounds: tuple[tuple[Trial, ...], ...]
+    effects: tuple[Effect, ...]
+
+    def need(self, question: str) -> Need | None:
+        """What decides; None where no hypothesis is judged."""
+        judged = [effect for effect in self.effects if effect.verdict is not Verdict.NOT_JUDGED]
+        if not judged:
+            return None
+        return Need(question, judged[0].needed, seeds_needed(sum(effect.after is None for effect in judged)))
+
+
+def rehearse(question: Question, lab: Lab) -> Rehearsal:
+    """Ask a question with made-up outcomes; one that fails on them has asked for what it asked for."""
+    stage = replace(lab, outcomes={})
+    asking = question.ask(stage)
+    rounds: list[tuple[Trial, ...]] = []
+    try:
+        while True:
+            rounds.append(tuple(next(asking)))
+            stage.outcomes |= {trial: made_up(trial, lab.task) for trial in rounds[-1]}
+    except StopIteration as answered:
+        return Rehearsal(tuple(rounds), answered.value.effects)
+    except Exception:  # noqa: BLE001 - what goes wrong here the study itself will say
+        return Rehearsal(tuple(rounds), ())
+
+
+class _AnyProbe(dict[str, tuple[float, ...]]):
+    """A value for whatever probe is asked for."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return (0.5,)
+
+    def __missing__(self, name: str) -> tuple[float, ...]:
+        return (0.5,)
+
+
+def made_up(trial: Trial, task: Task) -> Outcome:
+    """A curve that rises (or falls, where lower is better) to its end; the best rate is in the middle of the grid."""
+    grid = [math.log2(rate) for rate in task.learning_rates]
+    away = abs(math.log2(trial.learning_rate) - (min(grid) + max(grid)) / 2)
+    top = 0.9 / (1 + 0.01 * away)
+    parts = [i / _EVALUATIONS for i in range(_EVALUATIONS + 1)]
+    curve = tuple(top * (1 - math.exp(-5 * part)) for part in parts)
+    if not task.higher_is_better:
+        curve = tuple(1 - value for value in curve)
+    steps = tuple(round(trial.steps * part) for part in parts)
+    return Outcome("finished", "", steps, (0.0,) * len(steps), curve, curve, _AnyProbe())
+
+
+class Forecast:
+    """What a study still takes beyond the trials that its questions have asked for so far."""
+
+    def __init__(self, questions: Iterable[Question], lab: Lab) -> None:
+        rehearsals = {question.name: rehearse(question, lab) for question in questions}
+        needs = (rehearsal.need(name) for name, rehearsal in rehearsals.items())
+        self.needs: tuple[Need, ...] = tuple(need for need in needs if need is not None)
+        self._first: dict[Trial, tuple[str, int]] = {}
+        """Which question asks for a trial first, and in which round; others share it."""
+        for number in range(max((len(rehearsal.rounds) for rehearsal in rehearsals.values()), default=0)):
+            for name, rehearsal in rehearsals.items():
+                for trial in chain(*rehearsal.rounds[number : number + 1]):
+                    self._first.setdefault(trial, (name, number))
+
+    def beyond(self, rounds: Mapping[str, int]) -> Sequence[Trial]:
+        """The trials that are still to come from the questions that ask on, which have asked for so many rounds."""
+        return [
+            trial
+            for trial, (name, number) in self._first.items()
+            if name in rounds and number >= rounds[name]
+        ]
