@@ -97,7 +97,9 @@ def study(
         check_writable(report)
     here, name = Path.cwd(), absolute(task)
     with prints_aside():
-        load(task)  # before a store is made, to say what is wrong with it; it may change the working directory
+        load(
+            task
+        )  # before a store is made, to say what is wrong with it; it may change the working directory
         with chdir(here):
             trials = Store(store)
         with trials, StudyProgress(console, jobs) as progress:
