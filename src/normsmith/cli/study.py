@@ -89,17 +89,15 @@ def study(
     Exit code 0: done (a diverged trial is a result); 1: a trial raised, was killed or ran out of time, or all diverged;
     2: wrong usage; 130: interrupted (finished trials are kept, the same command goes on).
     """
-    console = Console(file=cast(TextIO, Unread("stderr")))
-    questions = select(tuple(question or ()))
-    jobs = jobs or cpu_count()
+    console = _console("stderr")
+    questions, jobs = select(tuple(question or ())), jobs or cpu_count()
     settings = Settings(seeds, profile.value, jobs, timeout, steps, again_with)
     if not no_report:
         check_writable(report)
     here, name = Path.cwd(), absolute(task)
     with prints_aside():
-        load(
-            task
-        )  # before a store is made, to say what is wrong with it; it may change the working directory
+        # before a store is made, to say what is wrong with it; it may change the working directory
+        load(task)
         with chdir(here):
             trials = Store(store)
         with trials, StudyProgress(console, jobs) as progress:
@@ -109,12 +107,16 @@ def study(
             except KeyboardInterrupt:
                 console.print(_interrupted(trials), highlight=False, markup=False)
                 raise typer.Exit(130) from None
-    if not no_report:  # first: standard output may be a pipe that is closed
+    if not no_report:
         write_html(result, here / report)
         console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
     _write(result, output)
     if result.nothing_finished or any(failure.status != "diverged" for failure in result.failures):
         raise typer.Exit(1)
+
+
+def _console(stream: str) -> Console:
+    return Console(file=cast(TextIO, Unread(stream)), highlight=False)
 
 
 def _interrupted(trials: Store) -> str:
@@ -128,7 +130,7 @@ def _interrupted(trials: Store) -> str:
 def _write(result: StudyResult, output: Format) -> None:
     out = Unread("stdout")
     if output is Format.TEXT:
-        print_verdicts(result, Console(file=cast(TextIO, out), highlight=False))
+        print_verdicts(result, _console("stdout"))
     else:
         out.write(to_json(result) if output is Format.JSON else to_csv(result))
         out.write("" if output is Format.CSV else "\n")
