@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,7 @@ from torch import nn
 
 from normsmith import surgery
 from normsmith.checks import Findings, check_task
+from normsmith.cli.prints import prints_aside
 from normsmith.report.findings import FINDINGS_FORMATS
 from normsmith.surgery.checkpoints.write import save_text
 from normsmith.tasks import Task, build, load
@@ -70,7 +70,7 @@ def check(
     Exit code 0: no error or warning (information does not count); 1: there are some; 2: wrong usage, or no rule could
     be run.
     """
-    with redirect_stdout(sys.stderr):  # a network may print in its forward
+    with prints_aside():  # a network may print in its forward
         findings = _checked(load(task), checkpoint, level.value, _codes(select), _codes(ignore))
     text = FINDINGS_FORMATS[output_format.value](findings) + "\n"
     if output is None:

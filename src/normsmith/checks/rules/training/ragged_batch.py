@@ -29,7 +29,7 @@ Reproduction:
 Fix: `drop_last=True` in the training loader; or a layer of normsmith with `on_small_batch="running"`.
 
 Threads: scverse/scvi-tools#2314, fastai/fastai#1352, yassouali/CCT#34, erdongsanshi/Fuss-Free-structure#1,
-    TRAILab/CaDDN#103.
+    yassouali/pytorch-segmentation#8.
 """
 
 from __future__ import annotations

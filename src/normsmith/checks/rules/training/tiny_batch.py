@@ -12,9 +12,9 @@ Why it hurts: each sample is normalised by numbers that depend on the few others
     evaluation does not see: its running averages are close to the truth. Good in training, bad in evaluation; noisy
     losses.
 
-Threshold: 16 values, where σ is off by 18 %: our own; published curves fall from some 16 images on down. A batch of 2
-    with large images is left alone unless their positions prove to be worth fewer than 8 values. Renorm, group norm,
-    frozen and synchronised norms are not meant.
+Threshold: 16 values, where σ is off by 18 %: our own; published curves fall from some 16 images on down (Wu and He
+    2018, group normalization). A batch of 2 with large images is left alone unless their positions prove to be worth
+    fewer than 8 values. Renorm, group norm, frozen and synchronised norms are not meant.
 
 Reproduction:
     import normsmith, torch
