@@ -1,5 +1,6 @@
 """nn.Modules: which statistics, whether to update, how they are corrected."""
 
+from normsmith.layers import init
 from normsmith.layers.batch_norm import (
     BatchNorm1d,
     BatchNorm2d,
@@ -58,6 +59,7 @@ __all__ = [
     "Whiten2d",
     "accumulate",
     "freeze",
+    "init",
     "join_ranks",
     "unfreeze",
     "use_mask",
