@@ -10,7 +10,7 @@ from pathlib import Path
 from normsmith.studies import Settings, Store, run_study, select
 from normsmith.studies.lab import Lab
 from normsmith.studies.question import Findings
-from normsmith.studies.results import Verdict
+from normsmith.studies.results import StripChart, Verdict
 from normsmith.studies.trial import Outcome, Trial
 from normsmith.tasks import load
 
@@ -92,22 +92,19 @@ class QuestionContract:
     def test_its_findings_can_be_shown(self):
         findings, _ = ask(self.name, self.world, self.task)
         assert findings.headline.endswith(".")
-        assert 1 <= len(findings.effects) <= 3
+        assert 1 <= len([effect for effect in findings.effects if not effect.beside]) <= 3
         assert findings.charts
         assert len({chart.name for chart in findings.charts}) == len(findings.charts)
         for chart in findings.charts:
             assert len(chart.description) > 20
-            assert chart.lines
+            assert chart.rows if isinstance(chart, StripChart) else chart.lines
         for effect in findings.effects:
             assert not any(map(math.isnan, (*effect.median, *effect.interval)))
             assert 0 < effect.p <= effect.p_adjusted <= 1
 
     def test_every_arm_is_paired_by_seed(self):
-        _, asked = ask(self.name, self.world, self.task, seeds=3)
-        by_cell: dict[tuple[object, float], set[int]] = {}
-        for trial in asked:
-            by_cell.setdefault((trial.arm, trial.learning_rate), set()).add(trial.seed)
-        assert all(seeds == {0, 1, 2} for seeds in by_cell.values())
+        findings, asked = ask(self.name, self.world, self.task, seeds=3)
+        assert {effect.seeds for effect in findings.effects} == {(0, 1, 2)}
         assert len(asked) == len(set(asked))
 
     def test_it_answers_from_real_trials(self):
@@ -118,15 +115,18 @@ class QuestionContract:
         assert answer.question == self.name
         assert answer.trials == result.trials_new
         assert all(
-            effect.verdict is Verdict.INCONCLUSIVE or effect.seeds == (0, 1) for effect in answer.effects
+            effect.verdict in (Verdict.INCONCLUSIVE, Verdict.NOT_JUDGED) and effect.seeds == (0, 1)
+            for effect in answer.effects
         )
 
 
 def verdicts(findings: Findings) -> set[Verdict]:
     """The verdicts on the hypotheses that are judged; those beyond as many as the seeds can decide are not."""
     given = [effect.verdict for effect in findings.effects]
-    heads = [index for index, effect in enumerate(findings.effects) if effect.after is None]
-    assert [index for index, verdict in enumerate(given) if verdict is Verdict.NOT_JUDGED] == heads[2:]
+    heads = [i for i, effect in enumerate(findings.effects) if effect.after is None and not effect.beside]
+    beside = [i for i, effect in enumerate(findings.effects) if effect.beside]
+    not_judged = [i for i, verdict in enumerate(given) if verdict is Verdict.NOT_JUDGED]
+    assert not_judged == sorted(heads[2:] + beside)
     return {*given} - {Verdict.NOT_JUDGED}
 
 

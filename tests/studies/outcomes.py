@@ -5,11 +5,21 @@ from __future__ import annotations
 from tests.studies.tiny import make
 
 from normsmith.studies.arms import AS_IS
-from normsmith.studies.lab import Lab, Tuned
+from normsmith.studies.lab import Lab
 from normsmith.studies.trial import Outcome, Trial
+from normsmith.studies.tuning import Setting, Tuned
 
 DIVERGED = Outcome("diverged", "the loss became nan at step 1")
-AT = Tuned(AS_IS, 0.1, (0.1,))
+
+
+def at(*rates, arm=AS_IS, **more):
+    """An arm at these rates, a seed each."""
+    chosen = {seed: Setting(arm, rate) for seed, rate in enumerate(rates)}
+    return Tuned(arm, chosen, {seed: (setting,) for seed, setting in chosen.items()}, **more)
+
+
+AT = at(*[0.1] * 4)
+"""As `lab` has its outcomes, of which there are at most so many."""
 
 
 def lab(*outcomes, **changes):

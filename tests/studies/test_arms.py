@@ -1,8 +1,7 @@
 """Arms: their edits make of a task's network what their names say."""
 
 import pytest
-import torch
-from tests.studies.tiny import make, normed_network, tanh_network
+from tests.studies.tiny import make, normed_network
 from torch import nn
 
 from normsmith.errors import SurgeryError
@@ -65,7 +64,7 @@ def test_edits_are_equal_whatever_the_order_of_their_arguments():
     assert edit(arms.insert_norm, norm="batch", where="after") == edit(
         arms.insert_norm, where="after", norm="batch"
     )
-    assert edit(arms.scale_weights, gain=2.0) != edit(arms.scale_weights, gain=4.0)
+    assert edit(arms.move_norm, where="before") != edit(arms.move_norm, where="after")
 
 
 def test_an_arm_measures_renorm_where_it_has_it():
@@ -74,13 +73,16 @@ def test_an_arm_measures_renorm_where_it_has_it():
 
 
 def test_an_arm_is_extended_and_the_old_one_stays():
-    more = AS_IS.but("larger", edit(arms.scale_weights, gain=3.0), probes=(renorm_activity,))
+    more = AS_IS.but("moved", edit(arms.move_norm, where="after"), probes=(renorm_activity,))
     assert Arm("as is") == AS_IS
     assert more.probes == (activation_signals, renorm_activity)
-    torch.manual_seed(0)
-    plain = tanh_network()
-    weight = plain[0].weight.detach().clone()
-    assert torch.equal(more.build(plain, TASK)[0].weight, weight * 3)
+    assert (more.name, len(more.edits)) == ("moved", 1)
+
+
+def test_arms_that_do_the_same_are_one_whatever_they_are_called():
+    assert AS_IS.called("other") == AS_IS
+    assert len({AS_IS, AS_IS.called("other"), network(None), network("relu", is_own=True)}) == 2
+    assert network("relu") != network(None)
 
 
 class Recurrent(nn.Module):

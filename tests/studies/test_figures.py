@@ -3,21 +3,24 @@
 import math
 
 import pytest
-from tests.studies.outcomes import AT, DIVERGED, lab
+from tests.studies.outcomes import AT, DIVERGED, at, lab
 
 from normsmith.studies.arms import AS_IS
 from normsmith.studies.figures import (
     arms_table,
     band,
+    chosen_settings,
     edge_notes,
     headline,
     middle,
     probe,
     rate_response,
+    target_note,
     training_curves,
 )
-from normsmith.studies.lab import Tuned
-from normsmith.studies.trial import Outcome
+from normsmith.studies.initial_weights import initialised
+from normsmith.studies.trial import Outcome, Trial
+from normsmith.studies.tuning import Setting, Tuned
 
 
 def test_charts_show_what_is_finite():
@@ -42,7 +45,7 @@ def test_a_probe_that_never_ran_has_the_value_that_is_said():
 
 def test_a_median_of_which_more_than_half_is_censored_is_never():
     reached, never = (
-        Outcome("finished", steps=(0, 5), test=(0.0, 0.9)),
+        Outcome("finished", steps=(0, 5, 10), test=(0.0, 0.9, 0.9)),
         Outcome("finished", steps=(0,), test=(0.0,)),
     )
     some, most = lab(reached, reached, never), lab(reached, never, never)
@@ -50,25 +53,62 @@ def test_a_median_of_which_more_than_half_is_censored_is_never():
     assert middle(most, AT, most.steps_to(0.5)) == "never"
 
 
-def test_the_table_counts_divergence_and_marks_a_rate_on_the_edge_of_its_grid():
-    fine = Outcome("finished", test=(0.2, 0.75))
-    read = lab(fine, fine, DIVERGED, Outcome("raised"))
-    table = arms_table(read, [Tuned(AS_IS, 0.1, (0.1, 0.2, 0.4))], {"again": read.final})
-    assert table.columns == ("arm", "rate", "test metric", "again", "diverged")
-    assert table.rows == (("as is", "0.1 (edge)", "0.75", "0.75", "1 of 3"),)  # what raised says nothing
+def test_the_table_counts_divergence_and_shows_what_seeds_chose_and_the_worst():
+    fine, worse = Outcome("finished", test=(0.2, 0.75)), Outcome("finished", test=(0.2, 0.5))
+    read = lab(fine, worse, DIVERGED, Outcome("raised"))
+    table = arms_table(read, [AT], {"again": read.final})
+    columns = ("arm", "rate", "weights", "test metric", "worst seed", "mean ± SD", "again", "diverged")
+    assert table.columns == columns
+    (row,) = table.rows
+    assert row[:4] == (
+        "as is",
+        "0.1",
+        "own",
+        "0.5",
+    )  # one that diverged before it was measured is the worst there is
+    assert row[-2:] == ("0.5", "1 of 3")  # what raised says nothing
+    (row,) = arms_table(lab(fine, worse), [at(0.1, 0.1)]).rows
+    assert row[4:6] == ("0.5", "0.625 ± 0.18")
 
 
-def test_a_note_says_on_which_edge_the_best_rate_lies():
-    tried = (0.1, 0.2, 0.4)
-    notes = edge_notes([Tuned(AS_IS, rate, tried) for rate in tried])
+def test_the_table_gives_the_range_of_the_rates_and_the_weights_of_the_seeds():
+    chosen = {0: Setting(AS_IS, 0.1), 1: Setting(initialised(AS_IS), 0.4), 2: Setting(AS_IS, 0.2)}
+    (row,) = arms_table(lab(), [Tuned(AS_IS, chosen)]).rows
+    assert row[1:3] == ("0.2 (0.1–0.4)", "own 2, by activation 1")
+
+
+def test_a_note_says_at_which_limit_the_best_rate_lies_and_for_how_many_seeds():
+    notes = edge_notes(
+        [at(0.1, 0.2, 0.1, limits=(0.1, 0.4)), at(0.4, limits=(0.1, 0.4)), at(0.2, limits=(0.1, 0.4))]
+    )
     assert [("smallest" in note, "largest" in note) for note in notes] == [(True, False), (False, True)]
+    assert notes[0].startswith("For 2 of 3 seeds")
 
 
-def test_the_response_to_rates_has_a_point_for_each_rate_tried():
-    fine = Outcome("finished", test=(0.2, 0.75))
-    (line,) = rate_response(lab(fine, fine), [Tuned(AS_IS, 0.1, (0.05, 0.1))]).lines
-    assert (line.x, line.y) == ((0.05, 0.1), (None, 0.75))  # no trial ran at the other
-    assert line.marked == (0.1,)
+def test_the_response_to_rates_is_that_of_the_split_they_are_tuned_on():
+    outcomes = [Outcome("finished", validation=(0.2, value), test=(0.0, 0.0)) for value in (0.5, 0.75)]
+    (line,) = rate_response(lab(*outcomes), [at(0.1, 0.1)]).lines
+    assert (line.x, line.y) == ((0.1,), (0.625,))
+
+
+def test_a_seed_responds_with_the_better_of_its_initial_weights():
+    good = initialised(AS_IS)
+    tuned = Tuned(AS_IS, {0: Setting(AS_IS, 0.1)}, {0: (Setting(AS_IS, 0.1), Setting(good, 0.1))})
+    read = lab(Outcome("finished", validation=(0.3,)))
+    read.outcomes[Trial(good, 0.1, 0, 20)] = Outcome("finished", validation=(0.6,))
+    (line,) = rate_response(read, [tuned]).lines
+    assert line.y == (0.6,)
+
+
+def test_what_seeds_chose_is_a_strip_for_each_arm():
+    chosen = {0: Setting(AS_IS, 0.1), 1: Setting(initialised(AS_IS), 0.4)}
+    (row,) = chosen_settings([Tuned(AS_IS, chosen)]).rows
+    assert (row.x, row.kinds) == ((0.1, 0.4), ("own", "by activation"))
+
+
+def test_a_target_is_said_with_where_it_comes_from():
+    assert target_note(lab(), 0.8).startswith("Target: test metric 0.8, held")
+    assert "97 % of the way" in target_note(lab(target=None), 0.8)
 
 
 def test_a_headline_gathers_effects_by_verdict():

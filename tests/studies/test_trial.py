@@ -1,15 +1,16 @@
 """A trial is decided by what it says it is, and by nothing else."""
 
+import itertools
 import math
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
-from normsmith.studies.arms import AS_IS, Arm, edit, network, normalized, scale_weights
+from normsmith.studies.arms import AS_IS, Arm, edit, network, normalized
+from normsmith.studies.initial_weights import scale_hidden_weights
 from normsmith.studies.store import Record
-from normsmith.studies.trial import Outcome, Trial, stream_seed, train
+from normsmith.studies.trial import Outcome, Trial, evaluation_steps, stream_seed, train
 from normsmith.tasks import load
 
 VERSIONS = {"torch": "1"}
@@ -32,8 +33,8 @@ def weights(task, trial):
 def test_a_trial_learns_and_says_so(tiny):
     outcome = train(load(tiny()), TRIAL)
     assert outcome.status == "finished"
-    assert outcome.steps == (0, 5, 10, 15, 20)
-    assert len(outcome.test) == len(outcome.validation) == len(outcome.loss) == 5
+    assert outcome.steps == tuple(range(21))
+    assert len(outcome.test) == len(outcome.validation) == len(outcome.loss) == 21
     assert outcome.test[-1] > outcome.test[0] + 0.2
     assert outcome.loss[-1] < outcome.loss[1]
 
@@ -93,13 +94,28 @@ def test_divergence_is_a_result_with_its_reason(tiny):
     assert outcome.test  # what it was before training stays
 
 
-def test_gain_scales_matrices_and_nothing_else(tiny):
-    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    scale_weights(model, load(tiny()), 4.0)
-    after = dict(model.named_parameters())
-    assert torch.equal(after["0.weight"], before["0.weight"] * 4)
-    assert all(torch.equal(after[name], before[name]) for name in ("0.bias", "1.weight", "1.bias"))
+def test_without_a_curve_a_trial_is_the_same_and_measured_at_its_end_alone(tiny):
+    whole = train(load(tiny()), TRIAL)
+    brief = train(load(tiny()), replace(TRIAL, curve=False))
+    assert brief.steps == (20,)
+    assert (brief.validation, brief.test) == (whole.validation[-1:], whole.test[-1:])
+    assert brief.probes == {}
+    assert whole.probes == {} or all(len(values) == 4 for values in whole.probes.values())
+
+
+def test_a_shorter_trial_is_the_beginning_of_a_longer_one(tiny):
+    """This is what lets a search rank settings early."""
+    whole = train(load(tiny()), TRIAL)
+    brief = train(load(tiny()), replace(TRIAL, steps=7, curve=False))
+    assert brief.validation[0] == whole.validation[whole.steps.index(7)]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 20, 75, 76, 150, 1000, 54321])
+def test_steps_are_known_to_a_twentieth_or_a_75th_of_the_whole(steps):
+    at = (0, *evaluation_steps(steps))
+    assert at[-1] == steps
+    assert all(later - now <= max(1, steps / 75 + 1, now / 20) for now, later in itertools.pairwise(at))
+    assert len(at) <= 76
 
 
 def test_the_key_is_stable_and_feels_every_part():
@@ -107,13 +123,13 @@ def test_the_key_is_stable_and_feels_every_part():
     assert key == Trial(AS_IS, 0.1, 0, 20).key("task", VERSIONS)
     others = [
         replace(TRIAL, arm=network(None)),
-        replace(TRIAL, arm=network(None).but("x", edit(scale_weights, gain=2.0))),
-        replace(TRIAL, arm=network(None).but("x", edit(scale_weights, gain=4.0))),
+        replace(TRIAL, arm=network(None).but("x", edit(scale_hidden_weights, gain=2.0))),
+        replace(TRIAL, arm=network(None).but("x", edit(scale_hidden_weights, gain=4.0))),
         replace(TRIAL, learning_rate=0.2),
         replace(TRIAL, seed=1),
         replace(TRIAL, stream=1),
         replace(TRIAL, steps=21),
-        replace(TRIAL, evaluate_every=6),
+        replace(TRIAL, curve=False),
     ]
     keys = [key, *(other.key("task", VERSIONS) for other in others)]
     keys += [TRIAL.key("another task", VERSIONS), TRIAL.key("task", {"torch": "2"})]

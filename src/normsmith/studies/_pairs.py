@@ -41,6 +41,7 @@ class Hypothesis:
         kind: "superiority" (the treatment is better by the margin) or "equivalence" (the same within it).
         after: the name of a hypothesis of the same question that this one rests on; it is judged only once that
             one holds, and at its level.
+        beside: it is shown beside those that are judged, and never judged itself.
 
     Raises:
         StudyError: the margin is not finite, or not above zero.
@@ -56,6 +57,7 @@ class Hypothesis:
     better: Literal["higher", "lower"]
     kind: Literal["superiority", "equivalence"] = "superiority"
     after: str | None = None
+    beside: bool = False
 
     def __post_init__(self) -> None:
         if not (self.margin > 0 and math.isfinite(self.margin)):
@@ -73,8 +75,8 @@ class Pairs:
         seeds: n of them, each once.
         treatment: n values, in the order of the seeds.
         control: n values, in the order of the seeds.
-        treatment_censored: n flags: the true value is the given one or larger (steps to a target that was
-            never reached are given as budget + 1); none by default.
+        treatment_censored: n flags: 0 if the value is known, 1 if the true one is this or larger (steps to a target
+            that was never reached are given as budget + 1), −1 if it is this or smaller; all known by default.
         control_censored: as `treatment_censored`.
         failed: how many trials of the treatment, and of the control, diverged.
         decided: why the numbers may not speak, if something else has decided so: the verdict is inconclusive
@@ -89,8 +91,8 @@ class Pairs:
     seeds: tuple[int, ...]
     treatment: tuple[float, ...]
     control: tuple[float, ...]
-    treatment_censored: tuple[bool, ...] = ()
-    control_censored: tuple[bool, ...] = ()
+    treatment_censored: tuple[int, ...] = ()
+    control_censored: tuple[int, ...] = ()
     failed: tuple[int, int] = (0, 0)
     decided: str | None = None
 
@@ -99,7 +101,7 @@ class Pairs:
         if count == 0 or len(set(self.seeds)) != count:
             raise StudyError(f"{where}: expected at least one seed and each once, got {self.seeds}")
         for name in ("treatment_censored", "control_censored"):
-            object.__setattr__(self, name, getattr(self, name) or (False,) * count)
+            object.__setattr__(self, name, getattr(self, name) or (0,) * count)
         for name in ("treatment", "control", "treatment_censored", "control_censored"):
             if len(getattr(self, name)) != count:
                 raise StudyError(f"{where}: expected {count} of {name}, got {len(getattr(self, name))}")
@@ -120,7 +122,9 @@ class Pairs:
             values, decimals = np.log(treatment / control), _DIGITS
         else:
             values, decimals = treatment - control, _decimals(treatment, control)
-        more, less = np.array(self.treatment_censored), np.array(self.control_censored)
+        of_treatment, of_control = np.array(self.treatment_censored), np.array(self.control_censored)
+        more = (of_treatment > 0) | (of_control < 0)
+        less = (of_treatment < 0) | (of_control > 0)
         if self.hypothesis.better == "lower":
             values, more, less = -values, less, more
         values = np.round(values, decimals) + 0.0

@@ -66,7 +66,12 @@ def _meaning(effect: Effect, of: int) -> str:
     counted = f"{effect.beyond} of {_text.count(seeds, 'seed')} {_lie(effect.beyond, seeds)} {where}"
     if effect.verdict is Verdict.NOT_JUDGED:
         judged = f"judges the question's first {_text.count(of, 'hypothesis')} only"
-        return f"{counted}; a study of {_text.count(seeds, 'seed')} {judged}"
+        why = (
+            "shown beside what is judged"
+            if effect.beside
+            else f"a study of {_text.count(seeds, 'seed')} {judged}"
+        )
+        return f"{counted}; {why}"
     if effect.verdict is Verdict.HOLDS:
         return counted
     if effect.verdict is Verdict.REVERSED:

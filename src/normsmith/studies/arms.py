@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import torch
 from torch import nn
 
 from normsmith import surgery
@@ -47,15 +46,22 @@ Probe: TypeAlias = Callable[[nn.Module, Task], dict[str, float]]
 
 @dataclass(frozen=True)
 class Arm:
-    """A name for readers, the edits that make the arm's model out of the task's, and what to measure inside it."""
+    """A name for readers, the edits that make the arm's model out of the task's, and what to measure inside it.
 
-    name: str
+    Arms with the same edits and probes are one arm, whatever they are called: their trials are run once.
+    """
+
+    name: str = field(compare=False)
     edits: tuple[Edit, ...] = ()
     probes: tuple[Probe, ...] = (activation_signals,)
 
     def but(self, name: str, *edits: Edit, probes: tuple[Probe, ...] = ()) -> Arm:
         """The same arm with further edits and probes, under another name."""
         return Arm(name, self.edits + edits, self.probes + probes)
+
+    def called(self, name: str) -> Arm:
+        """The same arm under another name."""
+        return Arm(name, self.edits, self.probes)
 
     def build(self, model: nn.Module, task: Task) -> nn.Module:
         """Apply the edits in order to `model`, a network of `task`, in place where an edit does so.
@@ -116,16 +122,6 @@ def plan_of_move(model: nn.Module, task: Task, where: str) -> surgery.Plan:
     return surgery.place(model, where, only=_is_batch_norm, **_traced_with(task))
 
 
-@named("scale-weights")
-def scale_weights(model: nn.Module, task: Task, gain: float) -> nn.Module:
-    """Multiply every weight matrix and convolution kernel (parameters of two dimensions and more) by `gain`."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() >= 2:
-                parameter.mul_(gain)
-    return model
-
-
 @contextmanager
 def _recurrence_named(model: nn.Module) -> Iterator[None]:
     """Where surgery refuses a model with recurrent layers of torch, say that it is for these."""
@@ -153,18 +149,26 @@ def _is_batch_norm(path: str, module: nn.Module) -> bool:
 AS_IS = Arm("as is")
 
 
-def network(activation: str | None) -> Arm:
-    """The task's network without norms, with its own activation (None) or another one."""
+def network(activation: str | None, *, is_own: bool = False) -> Arm:
+    """The task's network without norms, with its own activation (None, or the one that `is_own`) or another one."""
     name = "no norm" if activation is None else f"{activation}, no norm"
-    swap = () if activation is None else (edit(swap_activation, activation=activation),)
+    swap = () if activation is None or is_own else (edit(swap_activation, activation=activation),)
     return Arm(name, (edit(strip_norm), *swap))
 
 
-def normalized(activation: str | None, norm: str = "batch", where: str = "before", **options: Value) -> Arm:
-    """The task's network with `norm` before or after every activation, and none elsewhere."""
+def normalized(
+    activation: str | None,
+    norm: str = "batch",
+    where: str = "before",
+    *,
+    is_own: bool = False,
+    **options: Value,
+) -> Arm:
+    """The network of `network` with `norm` before or after every activation, and none elsewhere."""
     label = {"batch": "batch norm", "renorm": "batch renorm", "layer": "layer norm", "group": "group norm"}[
         norm
     ]
     name = f"{label} {where} {activation or 'activation'}"
     probes = (renorm_activity,) if norm == "renorm" else ()
-    return network(activation).but(name, edit(insert_norm, norm=norm, where=where, **options), probes=probes)
+    plain = network(activation, is_own=is_own)
+    return plain.but(name, edit(insert_norm, norm=norm, where=where, **options), probes=probes)

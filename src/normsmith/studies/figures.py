@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
+from statistics import fmean, median, stdev
 
 import numpy as np
 
-from normsmith._text import exact, number
+from normsmith._text import count, exact, number
 from normsmith.studies import notation
-from normsmith.studies.lab import Lab, Measure, Sample, Tuned
-from normsmith.studies.results import Chart, Effect, Line, Table, Verdict
+from normsmith.studies.initial_weights import weights_of
+from normsmith.studies.lab import Lab, Measure, Sample
+from normsmith.studies.results import Chart, Effect, Line, Strip, StripChart, Table, Verdict
 from normsmith.studies.trial import Outcome
+from normsmith.studies.tuning import Tuned
+
+WELL_INITIALISED = (
+    "Every arm is offered good initial weights beside the network's own, and takes what is better on validation: the "
+    "judged comparisons are with a well-initialised network. “As initialised” stands for the network's own weights "
+    "alone; that comparison is shown beside them, and not judged."
+)
+
+
+def target_note(lab: Lab, target: float) -> str:
+    """What the target is, and where it comes from."""
+    origin = (
+        ""
+        if lab.task.target is not None
+        else (
+            ", 97 % of the way from the untrained network to the best of the network without norms, on validation"
+        )
+    )
+    return f"Target: test metric {number(target, 4)}{origin}, held at two evaluations in a row."
 
 
 def band(label: str, samples: Mapping[float, Sequence[float]], marked: Sequence[float] = ()) -> Line:
@@ -27,7 +48,7 @@ def band(label: str, samples: Mapping[float, Sequence[float]], marked: Sequence[
 
 
 def training_curves(lab: Lab, arms: Iterable[Tuned]) -> Chart:
-    """The test metric while training, each arm at its tuned rate."""
+    """The test metric while training, each seed at its own best setting."""
     lines = []
     for tuned in arms:
         outcomes = [o for o in lab.measured(tuned).values() if o.status == "finished"]
@@ -35,7 +56,7 @@ def training_curves(lab: Lab, arms: Iterable[Tuned]) -> Chart:
         for outcome in outcomes:  # one whose metric was not finite before training starts a point later
             for step, value in zip(outcome.steps, outcome.test, strict=True):
                 samples.setdefault(float(step), []).append(value)
-        lines.append(band(f"{tuned.arm.name} (rate {exact(tuned.rate)})", samples))
+        lines.append(band(tuned.arm.name, samples))
     return Chart(
         name="training",
         title="Training curves",
@@ -47,51 +68,98 @@ def training_curves(lab: Lab, arms: Iterable[Tuned]) -> Chart:
     )
 
 
-def rate_response(lab: Lab, arms: Sequence[Tuned], *, marked: bool = True) -> Chart:
-    """The final test metric at every learning rate that was tried.
-
-    With `marked` the arms were tuned: the tuned rates are pointed out, and every rate is shown for the seeds that
-    rates are tuned on; without it for all.
-    """
-
-    def seen(at: Tuned) -> list[float]:
-        return (
-            lab.tuning_values(at, lab.final)
-            if marked
-            else [value for value, _ in lab.series(at, lab.final).values()]
-        )
-
-    lines = []
-    for tuned in arms:
-        samples = {rate: seen(Tuned(tuned.arm, rate, tuned.tried)) for rate in tuned.tried}
-        lines.append(band(tuned.arm.name, samples, marked=(tuned.rate,) if marked else ()))
+def rate_response(lab: Lab, arms: Iterable[Tuned]) -> Chart:
+    """The final validation metric, which rates are tuned on, at every rate that ran all its steps."""
+    lines = [band(tuned.arm.name, _by_rate(lab, tuned)) for tuned in arms]
     return Chart(
         name="rates",
         title="Response to the learning rate",
         x_title="learning rate",
-        y_title="final test metric",
+        y_title="final validation metric",
         log_x=True,
         lines=tuple(lines),
-        description="Final test metric against learning rate, median over seeds, band between quartiles. "
-        + "; ".join(f"{t.arm.name}: best rate on validation {exact(t.rate)}" for t in arms if marked),
+        description="Final validation metric against learning rate, each seed at the better of its initial weights; "
+        "median over the seeds that tried the rate to the end, band between quartiles. A seed tries what looks best "
+        "to it, so that few seeds stand at the ends.",
+    )
+
+
+def _by_rate(lab: Lab, tuned: Tuned) -> dict[float, list[float]]:
+    """For each rate the validation metric of each seed that tried it to the end, at its better initial weights."""
+    better = max if lab.task.higher_is_better else min
+    values: dict[float, dict[int, float]] = {}
+    for seed, settings in tuned.tried.items():
+        for setting in settings:
+            outcome = lab.outcomes[lab.trial(setting, seed)]
+            if outcome.measured:
+                value = lab.final(outcome, "validation")[0]
+                seeds = values.setdefault(setting.rate, {})
+                seeds[seed] = better(value, seeds.get(seed, value))
+    return {rate: list(seeds.values()) for rate, seeds in values.items()}
+
+
+def chosen_settings(arms: Iterable[Tuned]) -> StripChart:
+    """Which learning rate and which initial weights each seed chose."""
+    rows = [
+        Strip(
+            label=tuned.arm.name,
+            x=tuple(setting.rate for setting in tuned.chosen.values()),
+            kinds=tuple(weights_of(setting.arm) for setting in tuned.chosen.values()),
+        )
+        for tuned in arms
+    ]
+    return StripChart(
+        name="chosen",
+        title="What each seed chose on validation",
+        x_title="learning rate",
+        log_x=True,
+        rows=tuple(rows),
+        description="The learning rate and the initial weights of each seed: the network's own, by activation (He's or "
+        "Xavier's), or by data. Median rates: "
+        + "; ".join(f"{row.label} {exact(median(row.x))}" for row in rows)
+        + ".",
     )
 
 
 def arms_table(lab: Lab, arms: Iterable[Tuned], more: Mapping[str, Measure] | None = None) -> Table:
-    """One row an arm: tuned rate, median final test metric, further measures, diverged and failed trials."""
+    """One row an arm: what its seeds chose, final test metric, further measures, trials that diverged."""
     measures = dict(more or {})
     rows = []
     for tuned in arms:
         measured = lab.measured(tuned)
         diverged = sum(outcome.status == "diverged" for outcome in measured.values())
-        cells = [tuned.arm.name, exact(tuned.rate) + (" (edge)" if tuned.on_edge else "")]
-        cells += [middle(lab, tuned, measure) for measure in (lab.final, *measures.values())]
+        finals = [value for value, _ in lab.series(tuned, lab.final).values()]
+        worst = (min if lab.task.higher_is_better else max)(finals, default=math.nan)
+        cells = [tuned.arm.name, _rates(tuned), _weights(tuned), middle(lab, tuned, lab.final)]
+        cells += ["–" if math.isnan(worst) else number(worst, 4), _spread(finals)]
+        cells += [middle(lab, tuned, measure) for measure in measures.values()]
         rows.append((*cells, f"{diverged} of {len(measured)}"))
     return Table(
-        title="Arms at their tuned learning rates (median over seeds)",
-        columns=("arm", "rate", "test metric", *measures, "diverged"),
+        title="Arms, each seed at its own best setting (median over seeds)",
+        columns=("arm", "rate", "weights", "test metric", "worst seed", "mean ± SD", *measures, "diverged"),
         rows=tuple(rows),
     )
+
+
+def _rates(tuned: Tuned) -> str:
+    """The median rate, and the range where seeds differ."""
+    rates = sorted(setting.rate for setting in tuned.chosen.values())
+    middle_rate = exact(rates[(len(rates) - 1) // 2])
+    return middle_rate if rates[0] == rates[-1] else f"{middle_rate} ({exact(rates[0])}–{exact(rates[-1])})"
+
+
+def _weights(tuned: Tuned) -> str:
+    """How many seeds chose which initial weights."""
+    chosen = Counter(weights_of(setting.arm) for setting in tuned.chosen.values())
+    return next(iter(chosen)) if len(chosen) == 1 else ", ".join(f"{w} {n}" for w, n in chosen.most_common())
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation: a median hides the seeds that are not typical."""
+    finite = [value for value in values if math.isfinite(value)]
+    if len(finite) < 2 or len(finite) < len(values):
+        return "–"
+    return f"{number(fmean(finite), 4)} ± {number(stdev(finite), 2)}"
 
 
 def middle(lab: Lab, tuned: Tuned, measure: Measure) -> str:
@@ -99,7 +167,7 @@ def middle(lab: Lab, tuned: Tuned, measure: Measure) -> str:
     samples = [sample for sample in lab.series(tuned, measure).values() if not math.isnan(sample[0])]
     if not samples:
         return "–"
-    censored = sum(censored for _, censored in samples)
+    censored = sum(bool(censored) for _, censored in samples)
     if 2 * censored > len(samples):
         return "never"
     text = number(median(value for value, _ in samples), 4)
@@ -111,25 +179,28 @@ def probe(name: str, missing: float = math.nan) -> Measure:
 
     def measure(outcome: Outcome) -> Sample:
         values = outcome.probes.get(name, ())
-        return (values[-1] if values else missing), False
+        return (values[-1] if values else missing), 0
 
     return measure
 
 
 def edge_notes(arms: Iterable[Tuned]) -> tuple[str, ...]:
-    """A warning for each arm whose best rate is still on the edge of its grid."""
+    """A warning for each arm some of whose seeds are best at the smallest or the largest rate that is tried at all."""
     return tuple(
-        f"The best learning rate of “{tuned.arm.name}” is {exact(tuned.rate)}, the "
-        f"{'smallest' if tuned.rate == tuned.tried[0] else 'largest'} that was tried: a better one may lie beyond."
+        f"For {len(seeds)} of {count(len(tuned.chosen), 'seed')} the best learning rate of “{tuned.arm.name}” is "
+        f"{exact(tuned.limits[which])}, the {name} that is tried: a better one may lie beyond."
         for tuned in arms
-        if tuned.on_edge
+        for which, name in enumerate(("smallest", "largest"))
+        if (seeds := tuned.on_limit(which))
     )
 
 
 def headline(claim: str, effects: Sequence[Effect]) -> str:
-    """One sentence with the claim, the verdicts on it, and the estimates."""
+    """One sentence with the claim, the verdicts on it, and the estimates; without what is shown beside them."""
     by_verdict: dict[Verdict, list[str]] = {}
     for effect in effects:
+        if effect.beside:
+            continue
         failed = f", but {effect.failed[0]} of {len(effect.seeds)} diverged" if effect.failed[0] else ""
         by_verdict.setdefault(effect.verdict, []).append(f"{effect.name} {notation.estimate(effect)}{failed}")
     parts = [f"{verdict} ({', '.join(estimates)})" for verdict, estimates in by_verdict.items()]

@@ -3,45 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, median
-from typing import Literal, TypeAlias, TypeVar
+from functools import cached_property
+from statistics import median
+from typing import Literal, TypeAlias
 
 from normsmith.errors import StudyError
-from normsmith.studies.arms import AS_IS, Arm
+from normsmith.studies.arms import Arm, Value, network, normalized
+from normsmith.studies.initial_weights import activations_of, are_drawn, initialised
 from normsmith.studies.results import Effect
 from normsmith.studies.statistics import Hypothesis, Pairs, judge, most_judged
 from normsmith.studies.trial import Outcome, Trial
-from normsmith.tasks import Task
+from normsmith.studies.tuning import Requests, Search, Setting, Tuned, limits, together
+from normsmith.tasks import Task, build
 
 Profile = Literal["quick", "full"]
 Split = Literal["validation", "test"]
 
-Sample: TypeAlias = tuple[float, bool]
-"""A value and whether it is censored (the event was not seen within the budget)."""
+Sample: TypeAlias = tuple[float, int]
+"""A value, and 0 if it is known, `MORE` or `LESS` if it is a bound (steps to a target never reached: more)."""
+
+LESS, MORE = -1, 1
+"""How a value may be a bound: the true one is this or less, this or more."""
 
 Measure: TypeAlias = Callable[[Outcome], Sample]
-T = TypeVar("T")
-Requests: TypeAlias = Generator[Sequence[Trial], None, T]
-"""A question, or a part of one: yields trials, goes on when they are done, returns T."""
 
-EXTENSIONS = 2
-"""How many times a grid of learning rates grows past an edge on which the best rate lies."""
+RUNG = 3
+"""The quick profile ranks coarse settings after this part of the steps: a third."""
 
-
-@dataclass(frozen=True)
-class Tuned:
-    """An arm at the learning rate that was best for it on the validation split."""
-
-    arm: Arm
-    rate: float
-    tried: tuple[float, ...]
-
-    @property
-    def on_edge(self) -> bool:
-        """Whether the best rate is the smallest or largest that was tried: a better one may lie beyond."""
-        return self.rate in (self.tried[0], self.tried[-1])
+CEILING = 0.97
+"""The part of the way, from the untrained network to the best control, at which a task without a target is solved."""
 
 
 @dataclass
@@ -54,6 +46,8 @@ class Lab:
     steps: int
     outcomes: dict[Trial, Outcome] = field(default_factory=dict)
     compared: dict[Trial, None] = field(default_factory=dict)  # those whose values hypotheses compare
+    stream: int = 0
+    """Repetitions that must be independent of others with the same seeds take another."""
 
     # Asking for trials.
 
@@ -61,66 +55,109 @@ class Lab:
         """Those of the `considered` activations that the task wants tried; its own (None) if it names none."""
         return tuple(name for name in considered if name in self.task.activations) or (None,)
 
-    @property
-    def tuning_seeds(self) -> tuple[int, ...]:
-        """The seeds that learning rates are tuned on: all; in the quick profile half of them, at least four."""
-        return self.seeds if self.profile == "full" else self.seeds[: max(4, len(self.seeds) // 2)]
+    @cached_property
+    def own_activation(self) -> str | None:
+        """The one kind of activation that the task's network has in its hidden layers; None if it is not one kind."""
+        kinds = activations_of(build(self.task, 0), self.task)
+        return next(iter(kinds)) if len(kinds) == 1 else None
 
-    def grid(self, arms: Iterable[Arm], rates: Iterable[float]) -> list[Trial]:
-        """Every arm at every learning rate from every seed."""
-        rates = tuple(rates)
-        return [Trial(arm, rate, seed, self.steps) for arm in arms for rate in rates for seed in self.seeds]
+    def network(self, activation: str | None) -> Arm:
+        """The task's network without norms, with its own activation (None) or another one."""
+        return network(activation, is_own=activation == self.own_activation)
 
-    def tuning(self, arms: Iterable[Arm]) -> list[Trial]:
-        """What `target` and `tune` will ask for first, so that a question can ask for it all at once."""
-        arms = [*arms] if self.task.target is not None else [*arms, AS_IS]
-        return self._tuning(arms, self.task.learning_rates)
+    def normalized(
+        self, activation: str | None, norm: str = "batch", where: str = "before", **options: Value
+    ) -> Arm:
+        """The task's network with `norm` before or after every activation, and none elsewhere."""
+        return normalized(activation, norm, where, is_own=activation == self.own_activation, **options)
 
-    def _tuning(self, arms: Iterable[Arm], rates: Iterable[float]) -> list[Trial]:
-        return [trial for trial in self.grid(arms, rates) if trial.seed in self.tuning_seeds]
+    def trial(self, setting: Setting, seed: int) -> Trial:
+        """The trial of a seed at a setting."""
+        return Trial(setting.arm, setting.rate, seed, self.steps, stream=self.stream)
 
-    def target(self) -> Requests[float]:
-        """The metric to reach: the task's, or what its network as it is reaches at its tuned rate.
+    def trials(self, tuned: Tuned) -> dict[int, Trial]:
+        """The trial of each seed at its setting."""
+        return {seed: self.trial(setting, seed) for seed, setting in tuned.chosen.items()}
+
+    def initial(self, arm: Arm) -> tuple[Arm, ...]:
+        """The arm with each of the initial weights that tuning offers: the network's own, and good ones.
+
+        A pretrained network has its own alone.
+        """
+        if not are_drawn(self.task):
+            return (arm,)
+        methods = ("by activation",) if self.profile == "quick" else ("by activation", "by data")
+        return (arm, *(initialised(arm, method) for method in methods))
+
+    def tune(
+        self, arms: Iterable[Arm], *criteria: Measure, own_weights: bool = False
+    ) -> Requests[dict[Arm, Tuned]]:
+        """Each arm at the initial weights and the learning rate that are best for each seed on validation.
+
+        Best has the smallest first criterion, then the next. With `own_weights` the network's own initial weights are
+        the only ones: "as initialised". The quick profile ranks the coarse settings after a third of the steps.
+        """
+        offered = {arm: (arm,) if own_weights else self.initial(arm) for arm in arms}
+        best = yield from together(
+            {
+                (arm, seed): self._search(weights, seed, criteria).run(self.outcomes)
+                for arm, weights in offered.items()
+                for seed in self.seeds
+            }
+        )
+        named = {arm: arm.called(f"{arm.name}, as initialised") if own_weights else arm for arm in offered}
+        return {
+            arm: Tuned(
+                named[arm],
+                {seed: best[arm, seed][0] for seed in self.seeds},
+                {seed: best[arm, seed][1] for seed in self.seeds},
+                limits(self.task.learning_rates),
+            )
+            for arm in offered
+        }
+
+    def _search(self, weights: tuple[Arm, ...], seed: int, criteria: Sequence[Measure]) -> Search:
+        def score(outcome: Outcome) -> tuple[float, ...]:
+            return tuple(criterion(outcome)[0] if outcome.measured else math.inf for criterion in criteria)
+
+        def early(outcome: Outcome) -> float:
+            return self.shortfall(outcome)[0] if outcome.measured else math.inf
+
+        rung = self.steps // RUNG if self.profile == "quick" else 0
+        rates = tuple(sorted(self.task.learning_rates))
+        return Search(weights, rates, seed, self.steps, rung or None, score, early, self.stream)
+
+    def target(self, controls: Iterable[Arm]) -> Requests[float]:
+        """The metric to reach: the task's, or `CEILING` of the way from the untrained network to the best control.
+
+        The controls are tuned and read on validation.
 
         Raises:
-            StudyError: the task has no target, and every trial of its network crashed.
+            StudyError: the task has no target, and every trial of its controls crashed.
         """
         if self.task.target is not None:
             return self.task.target
-        tuned = yield from self.tune([AS_IS], self.shortfall)
-        reached = [value for value, _ in self.series(tuned[AS_IS], self.final).values()]
-        if not reached:
+        tuned = yield from self.tune(controls, self.shortfall)
+        spans = [span for control in tuned.values() if (span := self._span(control)) is not None]
+        if not spans:
             raise StudyError(
-                "no target: the network as it is ran to its end for no seed; the failures say why, or give the "
-                "task a target"
+                "no target: the network ran to its end for no seed; the failures say why, or give the task a target"
             )
-        return median(reached)
+        untrained, reached = (max if self.task.higher_is_better else min)(spans, key=lambda span: span[1])
+        return untrained + CEILING * (reached - untrained)
 
-    def tune(self, arms: Sequence[Arm], *criteria: Measure) -> Requests[dict[Arm, Tuned]]:
-        """Each arm at its best learning rate: the lowest mean over seeds of the first criterion, then the next.
+    def _span(self, tuned: Tuned) -> tuple[float, float] | None:
+        """The median validation metric of an arm before and after training."""
+        curves = [outcome.validation for outcome in self.measured(tuned).values() if outcome.validation]
+        ends = [self.final(outcome, "validation")[0] for outcome in self.measured(tuned).values()]
+        return (median(curve[0] for curve in curves), median(ends)) if curves else None
 
-        Compared on `tuning_seeds`; the best rate then runs from all seeds. The grid starts as the task's
-        `learning_rates`; where the best rate lies on an edge it grows beyond,
-        `EXTENSIONS` times at most, so that no arm is judged at a rate that the grid happened to end with.
-        """
-        rates = {arm: tuple(sorted(self.task.learning_rates)) for arm in arms}
-        for extension in range(EXTENSIONS + 1):
-            yield [trial for arm in arms for trial in self._tuning([arm], rates[arm])]
-            best = {arm: Tuned(arm, self._best(arm, rates[arm], criteria), rates[arm]) for arm in arms}
-            grown = {arm: _grown(tuned) for arm, tuned in best.items() if tuned.on_edge}
-            if not grown or extension == EXTENSIONS:
-                break
-            rates |= grown
-        yield [trial for arm, tuned in best.items() for trial in self.grid([arm], [tuned.rate])]
-        return best
-
-    def _best(self, arm: Arm, rates: Iterable[float], criteria: Sequence[Measure]) -> float:
-        def score(rate: float) -> tuple[float, ...]:
-            tuned = Tuned(arm, rate, ())
-            read = [self.tuning_values(tuned, measure) for measure in criteria]
-            return tuple(fmean(values) if values else math.inf for values in read)
-
-        return min(rates, key=score)
+    def learns(self, tuned: Tuned, other: Tuned) -> bool:
+        """Whether an arm gets at least half of the way, on validation, that the better of the two gets."""
+        spans = [self._span(tuned), self._span(other)]
+        sign = 1 if self.task.higher_is_better else -1
+        ways = [sign * (span[1] - span[0]) if span else 0.0 for span in spans]
+        return ways[0] >= max(ways) / 2 > 0
 
     # Measures: from one outcome to one value.
 
@@ -131,27 +168,31 @@ class Lab:
         """
         curve: tuple[float, ...] = getattr(outcome, split)
         if not curve:
-            return (-math.inf if self.task.higher_is_better else math.inf), False
-        return (curve[-1] if outcome.status == "finished" else curve[0]), False
+            return (-math.inf if self.task.higher_is_better else math.inf), 0
+        return (curve[-1] if outcome.status == "finished" else curve[0]), 0
 
     def points(self, outcome: Outcome) -> Sample:
         """The final test metric in the task's points."""
-        return self.final(outcome)[0] / self.task.point, False
+        return self.final(outcome)[0] / self.task.point, 0
 
     def shortfall(self, outcome: Outcome) -> Sample:
         """The final validation metric, negated where higher is better: rates are tuned to make it small."""
         value = self.final(outcome, "validation")[0]
-        return (-value if self.task.higher_is_better else value), False
+        return (-value if self.task.higher_is_better else value), 0
 
     def steps_to(self, target: float, split: Split = "test") -> Measure:
-        """Steps to reach `target`; never (also: diverged after reaching it) counts as budget + 1, censored."""
+        """Steps after which `target` is reached, and held at the next evaluation too.
+
+        Never (also: diverged after reaching it) counts as budget + 1, censored.
+        """
 
         def measure(outcome: Outcome) -> Sample:
             if outcome.status == "finished":
-                for step, value in zip(outcome.steps, getattr(outcome, split), strict=True):
-                    if self.reaches(value, target):
-                        return float(max(step, 1)), False
-            return float(self.steps + 1), True
+                there = [self.reaches(value, target) for value in getattr(outcome, split)]
+                for step, now, next_ in zip(outcome.steps, there, there[1:], strict=False):
+                    if now and next_:
+                        return float(max(step, 1)), 0
+            return float(self.steps + 1), MORE
 
         return measure
 
@@ -168,7 +209,7 @@ class Lab:
 
     def measured(self, tuned: Tuned) -> dict[int, Outcome]:
         """Outcomes by seed of the trials that finished or diverged; others say nothing about the arm."""
-        outcomes = {trial.seed: self.outcomes.get(trial) for trial in self.grid([tuned.arm], [tuned.rate])}
+        outcomes = {seed: self.outcomes.get(trial) for seed, trial in self.trials(tuned).items()}
         return {
             seed: outcome for seed, outcome in outcomes.items() if outcome is not None and outcome.measured
         }
@@ -176,11 +217,6 @@ class Lab:
     def series(self, tuned: Tuned, measure: Measure) -> dict[int, Sample]:
         """The value of `measure` for each measured trial of an arm at its rate, by seed."""
         return {seed: measure(outcome) for seed, outcome in self.measured(tuned).items()}
-
-    def tuning_values(self, tuned: Tuned, measure: Measure) -> list[float]:
-        """The values of `measure` for the trials that rates are tuned on."""
-        series = self.series(tuned, measure)
-        return [value for seed, (value, _) in series.items() if seed in self.tuning_seeds]
 
     def pairs(
         self,
@@ -232,13 +268,3 @@ class Lab:
             for tuned in (treatment, control)
         )
         return treated, plain
-
-
-def _grown(tuned: Tuned) -> tuple[float, ...]:
-    """The rates that were tried and one more, beyond the edge the best one lies on, as far apart as before."""
-    tried = tuned.tried
-    if len(tried) == 1:
-        return (tried[0] / 4, tried[0], tried[0] * 4)
-    if tuned.rate == tried[0]:
-        return (tried[0] * tried[0] / tried[1], *tried)
-    return (*tried, tried[-1] * tried[-1] / tried[-2])

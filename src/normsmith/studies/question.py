@@ -11,8 +11,9 @@ from types import ModuleType
 from normsmith._choices import did_you_mean
 from normsmith.errors import StudyError
 from normsmith.studies import questions
-from normsmith.studies.lab import Lab, Requests
+from normsmith.studies.lab import Lab
 from normsmith.studies.results import Chart, Effect, StripChart, Table
+from normsmith.studies.tuning import Requests
 
 
 @dataclass(frozen=True)

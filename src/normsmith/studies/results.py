@@ -50,7 +50,7 @@ class Effect(_Data):
     Attributes:
         name: the name of the hypothesis.
         hypothesis: its text. What else is said of it (`treatment`, `control`, `unit`, `scale`, `kind`, `better`,
-            `margin`, `after`) is as in `studies.statistics.Hypothesis`.
+            `margin`, `after`, `beside`) is as in `studies.statistics.Hypothesis`.
         seeds: n of them.
         effects: n paired effects, in their order.
         median: the estimate: the effect of the typical seed.
@@ -74,6 +74,7 @@ class Effect(_Data):
     better: Literal["higher", "lower"] = "higher"
     margin: float
     after: str | None = None
+    beside: bool = False
     seeds: tuple[int, ...]
     effects: tuple[Interval, ...]
     median: Interval

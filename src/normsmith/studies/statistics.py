@@ -51,7 +51,7 @@ def judge(pairs: Sequence[Pairs], most: int = 2) -> tuple[Effect, ...]:
     - *does not hold here*: it lies short of the margin (equivalence: outside);
     - *reversed*: it lies beyond the margin on the other side (superiority only);
     - *inconclusive*: none of these could be shown, there are too few seeds, or something `decided` so;
-    - *not judged*: it comes after the first `most`.
+    - *not judged*: it comes after the first `most`, or is shown `beside` them.
 
     This holds for every distribution of the effects.
 
@@ -68,8 +68,9 @@ def judge(pairs: Sequence[Pairs], most: int = 2) -> tuple[Effect, ...]:
     after = [_parent(pair.hypothesis, names[:index]) for index, pair in enumerate(pairs)]
     if len(set(names)) != len(names):
         raise StudyError(f"expected hypotheses of different names, got {', '.join(names)}")
-    leading = [index for index, parent in enumerate(after) if parent is None][:most]
-    judged = [_root(index, after) in leading for index in range(len(pairs))]
+    beside = [pair.hypothesis.beside for pair in pairs]
+    leading = [index for index, parent in enumerate(after) if parent is None and not beside[index]][:most]
+    judged = [_root(index, after) in leading and not beside[index] for index in range(len(pairs))]
     effects = [pair.effects() for pair in pairs]
     evidence = [weigh(effect) for effect in effects]
     p_values = [1.0 if pair.decided else each.p for pair, each in zip(pairs, evidence, strict=True)]
@@ -129,6 +130,7 @@ def _effect(
         better=hypothesis.better,
         margin=hypothesis.margin,
         after=hypothesis.after,
+        beside=hypothesis.beside,
         seeds=pairs.seeds,
         effects=tuple(map(Interval, effects.low.tolist(), effects.high.tolist())),
         median=evidence.median,

@@ -24,11 +24,12 @@ def test_never_on_both_sides_is_no_answer():
 
 def test_a_grid_grows_past_its_edge_for_the_arm_that_wants_it():
     def world(trial):
-        return outcome(20 if trial.learning_rate > 0.5 else 60 if trial.learning_rate > 0.1 else 80)
+        return outcome(20 if trial.learning_rate > 0.5 else 40 if trial.learning_rate > 0.3 else 60)
 
     findings, asked = ask("fewer-steps", world)
-    assert max(trial.learning_rate for trial in asked) == pytest.approx(3.2)
-    assert "rate 0.8" in findings.charts[0].lines[0].label
+    assert max(trial.learning_rate for trial in asked) == pytest.approx(1.6)
+    (row, *_) = findings.tables[0].rows
+    assert row[1] == "0.8"
     assert not any("beyond" in note for note in findings.notes)
 
 
@@ -36,11 +37,26 @@ def test_the_rate_is_tuned_on_validation_and_reported_on_test():
     """A rate that only looks good on test must not be chosen."""
 
     def world(trial):
-        good = outcome(20)
-        bad = outcome(60)
+        good, bad = outcome(20), outcome(60, 0.9)
         if trial.learning_rate == 0.2:
             return replace(good, validation=bad.validation)
         return replace(bad, validation=good.validation)
 
     findings, _ = ask("fewer-steps", world)
-    assert not any("(rate 0.2)" in line.label for line in findings.charts[0].lines)
+    assert all(setting != "0.2" for _, setting, *_ in findings.tables[0].rows)
+
+
+def test_the_contrast_with_the_network_as_initialised_is_shown_and_not_judged():
+    """Good weights do as much as the norm: only the network's own make the norm look good."""
+
+    def world(trial):
+        return outcome(60 if words(trial) == {"norm": "none"} else 20)
+
+    findings, _ = ask("fewer-steps", world)
+    judged, beside = findings.effects
+    assert judged.verdict is Verdict.NOT_HERE
+    assert beside.beside
+    assert beside.verdict is Verdict.NOT_JUDGED
+    assert beside.beyond == 8
+    assert "as initialised" in beside.name
+    assert beside.name not in findings.headline

@@ -11,6 +11,7 @@ from normsmith.anatomy.forward import flat
 from normsmith.errors import StudyError
 from normsmith.layers import BatchRenorm1d
 from normsmith.studies import Settings, Store, run_study, select
+from normsmith.studies.initial_weights import weights_of
 from normsmith.studies.lab import Lab
 from normsmith.studies.results import Verdict
 from normsmith.tasks import build, load
@@ -35,7 +36,7 @@ class TestOwnNorms(QuestionContract):
 
 def arms(task):
     _, asked = ask("own-norms", lambda trial: outcome(20, final(trial), **ACTIVE), task)
-    return {trial.arm.name: trial.arm for trial in asked}
+    return {trial.arm.name: trial.arm for trial in asked if weights_of(trial.arm) == "own"}
 
 
 def test_arms_are_the_networks_own_norms_changed_and_nothing_else():
@@ -66,7 +67,9 @@ def test_networks_of_other_libraries_are_changed_and_train(name):
         forward=lambda model, pair: (next(flat(model(pair[0]))), pair[1]),
     )  # fmt: skip
     requests = next(select(("own-norms",))[0].ask(Lab(task, (0,), "quick", 10)))
-    arms = {trial.arm.name: trial.arm for trial in requests}
+    arms = {
+        trial.arm.name: trial.arm for trial in requests
+    }  # each with the good initial weights that came last
     assert list(arms) == ["as is", "stripped", "renorm", "moved after activation"]
     for arm in arms.values():
         model = arm.build(build(task, 0), task).train()
@@ -88,7 +91,11 @@ def test_a_network_without_batch_norm_costs_no_trial():
 def test_norms_that_cannot_move_are_said_to_stay():
     findings, asked = ask("own-norms", lambda trial: outcome(20, final(trial), **ACTIVE), "closing")
     assert {trial.arm.name for trial in asked} == {"as is", "stripped", "renorm"}
-    assert [effect.name for effect in findings.effects] == ["norms help", "renorm helps more"]
+    assert [effect.name for effect in findings.effects] == [
+        "final metric: as is vs stripped",
+        "final metric: renorm vs as is",
+        "final metric: as is vs stripped, as initialised",
+    ]
     assert any("other side helps more. None of the norms" in note for note in findings.notes)
 
 

@@ -20,8 +20,16 @@ def test_for_s_shapes_the_claim_is_after():
         return outcome(20 if words(trial).get("where") == claimed else 60)
 
     findings, _ = ask("placement", world, task="activations")
-    assert [effect.name for effect in findings.effects] == ["relu", "tanh", "sigmoid"]
+    assert [effect.name for effect in findings.effects] == [
+        "steps to 0.8, relu: batch norm before vs after",
+        "steps to 0.8, tanh: batch norm after vs before",
+    ]
     assert verdicts(findings) == {Verdict.HOLDS}
+
+
+def test_the_full_profile_asks_for_sigmoids_too():
+    findings, _ = ask("placement", lambda trial: outcome(20), task="activations", profile="full")
+    assert [effect.name.split()[3] for effect in findings.effects] == ["relu:", "tanh:", "sigmoid:"]
 
 
 def test_the_same_final_metric_is_found_equivalent():

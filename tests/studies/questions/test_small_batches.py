@@ -33,5 +33,5 @@ def test_the_sgd_batch_stays_and_renorm_knows_the_budget():
     _, asked = ask("small-batches", lambda trial: outcome(20, final(trial), **ACTIVE))
     renorm = [words(trial) for trial in asked if words(trial)["norm"] == "renorm"]
     assert {said["total_steps"] for said in renorm} == {100}
-    assert {said["ghost_batch_size"] for said in renorm} == {32, 4, 2}
+    assert {said["ghost_batch_size"] for said in renorm} == {32, 2}
     assert not any("ghost_batch_size" in words(trial) for trial in asked if words(trial)["norm"] == "layer")

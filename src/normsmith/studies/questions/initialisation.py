@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from normsmith._text import exact, number
-from normsmith.studies.arms import Arm, edit, network, normalized, scale_weights
-from normsmith.studies.figures import band, headline
-from normsmith.studies.lab import Lab, Requests, Sample, Tuned
+from normsmith.studies.arms import Arm
+from normsmith.studies.figures import band, chosen_settings, edge_notes, headline, target_note
+from normsmith.studies.initial_weights import scaled
+from normsmith.studies.lab import Lab, Sample
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Chart, Table
 from normsmith.studies.statistics import Hypothesis, Pairs
 from normsmith.studies.trial import Trial
+from normsmith.studies.tuning import Requests, Setting, Tuned
 
 GAINS = tuple(2.0**exponent for exponent in range(-6, 5))
 SIDES = {
-    "all": (GAINS[0], GAINS[-1], 3.0),
-    "small": (GAINS[0], 0.5, 1.0),
-    "large": (2.0, GAINS[-1], 1.0),
+    "": (GAINS[0], GAINS[-1], 3.0),
+    "small ": (GAINS[0], 0.5, 1.0),
+    "large ": (2.0, GAINS[-1], 1.0),
 }
 """The hypotheses: from which gain to which, and how many more of them must reach the target."""
 
 
-def scaled(arm: Arm, gain: float) -> Arm:
-    """The arm with its initial weights multiplied by `gain`; at 1 it is the arm itself."""
-    return arm if gain == 1.0 else arm.but(f"{arm.name}, gain {exact(gain)}", edit(scale_weights, gain=gain))
-
-
 def ask(lab: Lab) -> Requests[Findings]:
-    """Tune the rate at gain 1, then scale the initial weights and count the gains that reach the target."""
-    plain, norm = network(None), normalized(None)
-    yield lab.tuning([plain, norm])
-    target = yield from lab.target()
+    """Tune at gain 1, then scale the weights of hidden layers and count the gains that reach the target."""
+    plain, norm = lab.network(None), lab.normalized(None)
+    target = yield from lab.target([plain])
     tuned = yield from lab.tune([plain, norm], lab.shortfall)
     response = _Response(lab, target, tuned)
     yield response.trials()
@@ -41,26 +38,29 @@ def ask(lab: Lab) -> Requests[Findings]:
             "Batch norm makes training less sensitive to the scale of initial weights", effects
         ),
         effects=effects,
-        charts=(_by_gain(response),),
+        charts=(_by_gain(response), chosen_settings(tuned.values())),
         tables=(_by_seed(response),),
         notes=(
-            f"Target: test metric {number(target, 4)}. The learning rate is the best at gain 1 and is not tuned again: "
-            "with batch norm a weight's scale divides its effective step by the square of the gain.",
+            target_note(lab, target),
+            "The learning rate and the initial weights are those that are best at gain 1 and are not tuned again: "
+            "with batch norm a weight's scale divides its effective step by the square of the gain. The output layer "
+            "keeps its weights.",
+            *edge_notes(tuned.values()),
         ),
     )
 
 
 @dataclass(frozen=True)
 class _Response:
-    """What becomes of arms, each at its tuned rate, as their initial weights are scaled."""
+    """What becomes of arms, each seed at its setting, as the weights of their hidden layers are scaled."""
 
     lab: Lab
     target: float
-    tuned: dict[Arm, Tuned]
+    tuned: Mapping[Arm, Tuned]
 
     def at(self, arm: Arm, gain: float) -> Tuned:
         """The arm with its weights scaled, at the rate that is best without."""
-        return Tuned(scaled(arm, gain), self.tuned[arm].rate, self.tuned[arm].tried)
+        return self.tuned[arm].changed(arm, lambda best: Setting(scaled(best.arm, gain), best.rate))
 
     def trials(self) -> list[Trial]:
         """Every arm at every gain."""
@@ -68,7 +68,7 @@ class _Response:
             trial
             for arm in self.tuned
             for gain in GAINS
-            for trial in self.lab.grid([scaled(arm, gain)], [self.tuned[arm].rate])
+            for trial in self.lab.trials(self.at(arm, gain)).values()
         ]
 
     def reaching(self, arm: Arm, low: float, high: float) -> dict[int, Sample]:
@@ -76,14 +76,14 @@ class _Response:
         steps = self.lab.steps_to(self.target)
         series = [self.lab.series(self.at(arm, gain), steps) for gain in GAINS if low <= gain <= high]
         complete = [seed for seed in self.lab.seeds if all(seed in samples for samples in series)]
-        return {seed: (float(sum(not samples[seed][1] for samples in series)), False) for seed in complete}
+        return {seed: (float(sum(not samples[seed][1] for samples in series)), 0) for seed in complete}
 
 
 def _more_gains(response: _Response, name: str, norm: Arm, plain: Arm) -> Pairs:
     """The pairs of one hypothesis: with the norm, more of the gains on this side reach the target."""
     low, high, margin = SIDES[name]
     hypothesis = Hypothesis(
-        name=name,
+        name=f"{name}gains that reach {number(response.target, 4)}: batch norm vs none",
         text=f"of the gains {exact(low)} to {exact(high)}, at least {exact(margin)} more reach "
         f"{number(response.target, 4)}",
         treatment=norm.name,
@@ -103,18 +103,18 @@ def _by_gain(response: _Response) -> Chart:
     lab = response.lab
     lines = [
         band(
-            f"{arm.name} (rate {exact(tuned.rate)})",
+            arm.name,
             {
                 gain: [value for value, _ in lab.series(response.at(arm, gain), lab.final).values()]
                 for gain in GAINS
             },
         )
-        for arm, tuned in response.tuned.items()
+        for arm in response.tuned
     ]
     return Chart(
         name="gains",
         title="Response to the scale of the initial weights",
-        x_title="gain on the initial weights",
+        x_title="gain on the initial weights of hidden layers",
         y_title="final test metric",
         log_x=True,
         lines=tuple(lines),
@@ -128,14 +128,13 @@ def _by_seed(response: _Response) -> Table:
     rows = [
         (
             arm.name,
-            exact(tuned.rate),
             " · ".join(exact(n) for n, _ in response.reaching(arm, GAINS[0], GAINS[-1]).values()),
         )
-        for arm, tuned in response.tuned.items()
+        for arm in response.tuned
     ]
     return Table(
         title=f"Gains that reach the target, of {len(GAINS)}, by seed",
-        columns=("arm", "rate", "gains"),
+        columns=("arm", "gains"),
         rows=tuple(rows),
     )
 
@@ -145,7 +144,8 @@ QUESTION = Question(
     title="Does batch norm make the initial weights matter less?",
     claim="With batch norm the scale of the initial weights hardly matters.",
     source="Ioffe & Szegedy 2015, section 3.3: BN(aWu) = BN(Wu)",
-    method="All weight matrices are multiplied by a gain from 2⁻⁶ to 2⁴ before training, at the learning rate that "
-    "is best without a gain; per seed, the number of gains that reach the target.",
+    method="The weights of hidden layers are multiplied by a gain from 2⁻⁶ to 2⁴ after their initialisation, at the "
+    "initial weights and the learning rate that are best for the seed without a gain; per seed, the number of gains at "
+    "which the target is reached.",
     ask=ask,
 )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from normsmith._text import exact, number
-from normsmith.studies.arms import Arm, network, normalized
-from normsmith.studies.figures import headline, rate_response
-from normsmith.studies.lab import Lab, Requests, Sample, Tuned
+from normsmith.studies.arms import Arm
+from normsmith.studies.figures import band, chosen_settings, edge_notes, headline, target_note
+from normsmith.studies.lab import LESS, MORE, Lab, Sample
 from normsmith.studies.question import Findings, Question
-from normsmith.studies.results import Table
+from normsmith.studies.results import Chart, Table
 from normsmith.studies.statistics import Hypothesis
+from normsmith.studies.trial import Trial
+from normsmith.studies.tuning import Requests, Setting, Tuned
 
 BELOW, ABOVE = {"quick": 2, "full": 4}, 5
 """Octaves by which the sweep goes beyond the task's own grid of learning rates, down and up."""
@@ -20,11 +23,12 @@ BELOW, ABOVE = {"quick": 2, "full": 4}, 5
 
 def ask(lab: Lab) -> Requests[Findings]:
     """Sweep the learning rate in octaves and read off the largest and the number that reach the target."""
-    plain, norm = network(None), normalized(None)
-    rates = _octaves(lab)
-    yield lab.grid([plain, norm], rates) + lab.tuning([])
-    target = yield from lab.target()
-    sweep = _Sweep(lab, rates, target)
+    plain, norm = lab.network(None), lab.normalized(None)
+    target = yield from lab.target([plain])
+    tuned = yield from lab.tune([plain, norm], lab.shortfall)
+    sweep = _Sweep(lab, _octaves(lab), target, tuned)
+    yield sweep.trials()
+    reach = number(target, 4)
     claim = partial(
         Hypothesis,
         treatment=norm.name,
@@ -34,26 +38,30 @@ def ask(lab: Lab) -> Requests[Findings]:
         margin=1.5,  # octaves are counted: between 2 and the count before
         better="higher",
     )
-    reach = number(target, 4)
     largest = claim(
-        name="largest rate",
+        name=f"largest rate that reaches {reach}: batch norm vs none",
         text=f"the largest learning rate that reaches {reach} is at least 2 octaves (4×) larger",
     )
-    width = claim(name="width", text=f"at least 2 octaves more of learning rates reach {reach}")
+    width = claim(
+        name=f"range of rates that reach {reach}: batch norm vs none",
+        text=f"at least 2 octaves more of learning rates reach {reach}",
+    )
     effects = lab.judge(
         [
             lab.pairs(largest, sweep.largest(norm), sweep.largest(plain)),
             lab.pairs(width, sweep.width(norm), sweep.width(plain)),
         ]
     )
-    swept = [Tuned(arm, rates[0], rates) for arm in (plain, norm)]
     return Findings(
         headline=headline("Batch norm allows larger learning rates", effects),
         effects=effects,
-        charts=(rate_response(lab, swept, marked=False),),
+        charts=(_by_rate(sweep), chosen_settings(tuned.values())),
         tables=(_by_seed(sweep, (plain, norm)),),
         notes=(
-            f"Target: test metric {reach}. Rates from {exact(rates[0])} to {exact(rates[-1])} in octaves.",
+            target_note(lab, target),
+            f"Rates from {exact(sweep.rates[0])} to {exact(sweep.rates[-1])} in octaves, at the initial weights that "
+            "are best for the seed at its best rate.",
+            *edge_notes(tuned.values()),
         ),
     )
 
@@ -67,32 +75,74 @@ def _octaves(lab: Lab) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class _Sweep:
-    """Which rates of a sweep reach the target."""
+    """Which rates of a sweep reach the target, each seed at the initial weights that were tuned."""
 
     lab: Lab
     rates: tuple[float, ...]
     target: float
+    tuned: Mapping[Arm, Tuned]
+
+    def at(self, arm: Arm, rate: float) -> Tuned:
+        """The arm at this rate."""
+        return self.tuned[arm].changed(arm, lambda best: Setting(best.arm, rate))
+
+    def trials(self) -> list[Trial]:
+        """Every arm at every rate."""
+        return [
+            trial
+            for arm in self.tuned
+            for rate in self.rates
+            for trial in self.lab.trials(self.at(arm, rate)).values()
+        ]
 
     def reaching(self, arm: Arm) -> dict[int, list[float]]:
         """The rates at which each seed reaches the target; of seeds all of whose trials ran."""
         steps = self.lab.steps_to(self.target)
-        series = {rate: self.lab.series(Tuned(arm, rate, self.rates), steps) for rate in self.rates}
+        series = {rate: self.lab.series(self.at(arm, rate), steps) for rate in self.rates}
         complete = [seed for seed in self.lab.seeds if all(seed in samples for samples in series.values())]
         return {seed: [rate for rate in self.rates if not series[rate][seed][1]] for seed in complete}
 
     def largest(self, arm: Arm) -> dict[int, Sample]:
-        """Octaves from below the sweep to the largest rate; censored where the sweep ends too early."""
+        """Octaves from below the sweep to the largest rate; a bound where that is an end of the sweep, or none."""
 
         def octave(reached: list[float]) -> Sample:
             if not reached:
-                return 0.0, False
-            return math.log2(max(reached) / self.rates[0]) + 1, max(reached) == self.rates[-1]
+                return 0.0, LESS
+            return math.log2(max(reached) / self.rates[0]) + 1, MORE * (max(reached) == self.rates[-1])
 
         return {seed: octave(reached) for seed, reached in self.reaching(arm).items()}
 
     def width(self, arm: Arm) -> dict[int, Sample]:
-        """The number of octaves that reach the target."""
-        return {seed: (float(len(reached)), False) for seed, reached in self.reaching(arm).items()}
+        """The number of octaves that reach the target; at least so many where those at an end of the sweep do."""
+
+        def octaves(reached: list[float]) -> Sample:
+            return float(len(reached)), MORE * bool({self.rates[0], self.rates[-1]} & {*reached})
+
+        return {seed: octaves(reached) for seed, reached in self.reaching(arm).items()}
+
+
+def _by_rate(sweep: _Sweep) -> Chart:
+    """The final test metric at every rate of the sweep."""
+    lab = sweep.lab
+    lines = [
+        band(
+            arm.name,
+            {
+                rate: [value for value, _ in lab.series(sweep.at(arm, rate), lab.final).values()]
+                for rate in sweep.rates
+            },
+        )
+        for arm in sweep.tuned
+    ]
+    return Chart(
+        name="sweep",
+        title="Sweep of the learning rate",
+        x_title="learning rate",
+        y_title="final test metric",
+        log_x=True,
+        lines=tuple(lines),
+        description="Final test metric against learning rate, median over all seeds, band between quartiles.",
+    )
 
 
 def _by_seed(sweep: _Sweep, arms: tuple[Arm, ...]) -> Table:
@@ -114,7 +164,7 @@ QUESTION = Question(
     title="Does batch norm allow larger learning rates?",
     claim="Batch norm keeps training stable at learning rates that are much larger.",
     source="Ioffe & Szegedy 2015, section 3.3; Bjorck et al. 2018",
-    method="The learning rate is swept in octaves; per seed, the largest rate at which the target is reached "
-    "within the budget, and the number of rates at which it is.",
+    method="The learning rate is swept in octaves, at the initial weights that are best for the seed; per seed, the "
+    "largest rate at which the target is reached within the budget, and the number of rates at which it is.",
     ask=ask,
 )

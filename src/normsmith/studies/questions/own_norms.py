@@ -8,11 +8,20 @@ from normsmith.anatomy import Refusal
 from normsmith.anatomy.batch_norms import is_batch_norm
 from normsmith.errors import StudyError, SurgeryError
 from normsmith.studies.arms import AS_IS, Arm, convert_norm, edit, move_norm, plan_of_move, strip_batch_norm
-from normsmith.studies.figures import arms_table, edge_notes, headline, rate_response, training_curves
-from normsmith.studies.lab import Lab, Requests, Tuned
+from normsmith.studies.figures import (
+    WELL_INITIALISED,
+    arms_table,
+    chosen_settings,
+    edge_notes,
+    headline,
+    rate_response,
+    training_curves,
+)
+from normsmith.studies.lab import Lab
 from normsmith.studies.probes import renorm_activity
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.statistics import Hypothesis, Pairs
+from normsmith.studies.tuning import Requests, Tuned
 from normsmith.tasks import build
 
 STRIPPED = AS_IS.but("stripped", edit(strip_batch_norm))
@@ -27,14 +36,16 @@ def ask(lab: Lab) -> Requests[Findings]:
     changes = {"renorm helps more": renorm, "other side helps more": moved}
     changed = {name: arm for name, arm in changes.items() if isinstance(arm, Arm)}
     tuned = yield from lab.tune([AS_IS, STRIPPED, *changed.values()], lab.shortfall)
-    pairs = [_better(lab, "norms help", tuned[AS_IS], tuned[STRIPPED])]
-    pairs += [_better(lab, name, tuned[arm], tuned[AS_IS]) for name, arm in changed.items()]
+    as_initialised = yield from lab.tune([STRIPPED], lab.shortfall, own_weights=True)
+    pairs = [_better(lab, tuned[AS_IS], tuned[STRIPPED])]
+    pairs += [_better(lab, tuned[arm], tuned[AS_IS]) for arm in changed.values()]
+    pairs += [_better(lab, tuned[AS_IS], as_initialised[STRIPPED], beside=True)]
     effects = lab.judge(pairs)
-    best = list(tuned.values())
+    best = [*tuned.values(), *as_initialised.values()]
     return Findings(
         headline=headline("The network's batch norms help, and a change to them helps more", effects),
         effects=effects,
-        charts=(training_curves(lab, best), rate_response(lab, best)),
+        charts=(training_curves(lab, best), rate_response(lab, tuned.values()), chosen_settings(best)),
         tables=(arms_table(lab, best),),
         notes=(
             f"The network has {count(len(norms), 'batch norm')}, and batches of {lab.task.batch_size}.",
@@ -45,6 +56,7 @@ def ask(lab: Lab) -> Requests[Findings]:
             ),
             *(_staying(lab, norms, moved) if isinstance(moved, Arm) else ()),
             *(_idle(lab, tuned[renorm]) if isinstance(renorm, Arm) else ()),
+            WELL_INITIALISED,
             *edge_notes(best),
         ),
     )
@@ -103,9 +115,9 @@ def _staying(lab: Lab, norms: set[str], moved: Arm) -> tuple[str, ...]:
     return (f"In “{moved.name}” {sum(map(len, stay.values()))} of them stay, among them {told}.",)
 
 
-def _better(lab: Lab, name: str, treatment: Tuned, control: Tuned) -> Pairs:
+def _better(lab: Lab, treatment: Tuned, control: Tuned, *, beside: bool = False) -> Pairs:
     hypothesis = Hypothesis(
-        name=name,
+        name=f"final metric: {treatment.arm.name} vs {control.arm.name}",
         text=f"“{treatment.arm.name}” ends more than 1 point better than “{control.arm.name}”",
         treatment=treatment.arm.name,
         control=control.arm.name,
@@ -113,6 +125,7 @@ def _better(lab: Lab, name: str, treatment: Tuned, control: Tuned) -> Pairs:
         scale="difference",
         margin=1.0,
         better=lab.better,
+        beside=beside,
     )
     return lab.compare(hypothesis, treatment, control, lab.points)
 
@@ -143,7 +156,7 @@ QUESTION = Question(
     "and by the advice of practitioners so does the other side of the activation.",
     source="Ioffe & Szegedy 2015 (that they help); Ioffe 2017 (renorm); common practice since (the side)",
     method="The network as it is, stripped of its batch norms, with batch renorm in their place, and with its norms "
-    "moved to the other side of their activations; its batch size stays, each arm at its own best learning rate; "
-    "final test metric, paired by seed. A change has to be worth more than a point.",
+    "moved to the other side of their activations; its batch size stays, each arm and seed at its own best initial "
+    "weights and learning rate; final test metric, paired by seed. A change has to be worth more than a point.",
     ask=ask,
 )

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from normsmith import surgery
 from normsmith._text import number
 from normsmith.studies import notation
-from normsmith.studies.arms import Arm, network, normalized
+from normsmith.studies.arms import Arm
 from normsmith.studies.figures import (
     arms_table,
+    chosen_settings,
     edge_notes,
     headline,
     middle,
     probe,
     rate_response,
+    target_note,
     training_curves,
 )
-from normsmith.studies.lab import Lab, Requests, Tuned
+from normsmith.studies.lab import Lab
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Table
-from normsmith.studies.statistics import Hypothesis
+from normsmith.studies.statistics import Hypothesis, Pairs
+from normsmith.studies.tuning import Requests, Tuned
 from normsmith.surgery.placement.search import hidden_activations
 from normsmith.tasks import Task, build, example, forward_of
 
@@ -30,6 +33,8 @@ S_SHAPED_NAMES = {*S_SHAPED, "softsign", "hardtanh", "hardsigmoid"}
 """Modules and functions, in lower case."""
 SHAPES = ("skewness before", "kurtosis before", "skewness after", "kurtosis after")
 
+ACTIVATIONS = {"quick": ("relu", "tanh"), "full": ("relu", "tanh", "sigmoid")}
+"""As many as a profile's seeds can judge."""
 
 MARGIN = -math.log(0.89)
 """Worth having: at most 0.89 of the steps, which no two counts of evaluations make."""
@@ -37,37 +42,17 @@ MARGIN = -math.log(0.89)
 
 def ask(lab: Lab) -> Requests[Findings]:
     """Tune both placements by steps to the target, compare steps and, beside them, the final metric."""
-    activations = lab.activations("relu", "tanh", "sigmoid")
-    arms = [
-        (normalized(activation, where="before"), normalized(activation, where="after"), network(activation))
-        for activation in activations
-    ]
-    flat = [arm for triple in arms for arm in triple]
-    yield lab.tuning(flat)
-    target = yield from lab.target()
+    activations = lab.activations(*ACTIVATIONS[lab.profile])
+    arms = {
+        name: (lab.normalized(name, where="before"), lab.normalized(name, where="after"))
+        for name in activations
+    }
+    target = yield from lab.target([lab.network(name) for name in activations])
+    flat = [arm for pair in arms.values() for arm in pair]
     tuned = yield from lab.tune(flat, lab.steps_to(target, "validation"), lab.shortfall)
-    steps = lab.steps_to(target)
-    pairs = []
-    for activation, (before, after, _) in zip(activations, arms, strict=True):
-        claimed, other = (after, before) if _is_s_shaped(lab.task, activation) else (before, after)
-        pairs.append(
-            lab.compare(
-                Hypothesis(
-                    name=activation or "own activation",
-                    text=f"{claimed.name} reaches {number(target, 4)} in at most 0.89 of the steps of {other.name}",
-                    treatment=claimed.name,
-                    control=other.name,
-                    unit="steps to target",
-                    scale="ratio",
-                    margin=MARGIN,
-                    better="lower",
-                ),
-                tuned[claimed],
-                tuned[other],
-                steps,
-            )
-        )
-    effects = lab.judge(pairs)
+    effects = lab.judge(
+        [_fewer(lab, name, target, tuned[before], tuned[after]) for name, (before, after) in arms.items()]
+    )
     best = list(tuned.values())
     shapes = Table(
         title="Shape of the signal around the activations (median over seeds)",
@@ -77,10 +62,33 @@ def ask(lab: Lab) -> Requests[Findings]:
     return Findings(
         headline=headline("Batch norm belongs before ReLU and after s-shaped activations", effects),
         effects=effects,
-        charts=(training_curves(lab, best), rate_response(lab, best)),
-        tables=(arms_table(lab, best, {"steps to target": steps}), _equivalence(lab, arms, tuned), shapes),
-        notes=(f"Target: test metric {number(target, 4)}.", *edge_notes(best)),
+        charts=(training_curves(lab, best), rate_response(lab, best), chosen_settings(best)),
+        tables=(
+            arms_table(lab, best, {"steps to target": lab.steps_to(target)}),
+            _equivalence(lab, arms.values(), tuned),
+            shapes,
+        ),
+        notes=(target_note(lab, target), *edge_notes(best)),
     )
+
+
+def _fewer(lab: Lab, activation: str | None, target: float, before: Tuned, after: Tuned) -> Pairs:
+    """The pairs of one hypothesis: the side that is advised needs fewer steps than the other."""
+    reach, sides = number(target, 4), ("before", "after")
+    claimed, other = before, after
+    if _is_s_shaped(lab.task, activation):
+        claimed, other, sides = after, before, ("after", "before")
+    hypothesis = Hypothesis(
+        name=f"steps to {reach}, {activation or 'own activation'}: batch norm {sides[0]} vs {sides[1]}",
+        text=f"{claimed.arm.name} reaches {reach} in at most 0.89 of the steps of {other.arm.name}",
+        treatment=claimed.arm.name,
+        control=other.arm.name,
+        unit="steps to target",
+        scale="ratio",
+        margin=MARGIN,
+        better="lower",
+    )
+    return lab.compare(hypothesis, claimed, other, lab.steps_to(target))
 
 
 def _is_s_shaped(task: Task, activation: str | None) -> bool:
@@ -91,13 +99,13 @@ def _is_s_shaped(task: Task, activation: str | None) -> bool:
     return all(event.name.lower() in S_SHAPED_NAMES for event in hidden_activations(graph))
 
 
-def _equivalence(lab: Lab, arms: Sequence[tuple[Arm, ...]], tuned: Mapping[Arm, Tuned]) -> Table:
+def _equivalence(lab: Lab, arms: Iterable[tuple[Arm, Arm]], tuned: Mapping[Arm, Tuned]) -> Table:
     """Whether the final metric after the activation is within a point of that before: beside the headline."""
     effects = lab.judge(
         [
             lab.pairs(
                 Hypothesis(
-                    name=after.name,
+                    name=f"final metric: {after.name} vs before",
                     text=f"{after.name} ends within one point of {before.name}",
                     treatment=after.name,
                     control=before.name,
@@ -110,7 +118,7 @@ def _equivalence(lab: Lab, arms: Sequence[tuple[Arm, ...]], tuned: Mapping[Arm, 
                 lab.series(tuned[after], lab.points),
                 lab.series(tuned[before], lab.points),
             )
-            for before, after, _ in arms
+            for before, after in arms
         ]
     )
     return Table(
@@ -138,7 +146,7 @@ QUESTION = Question(
     title="Does batch norm belong before or after the activation?",
     claim="Before ReLU and after s-shaped activations, by the advice of practitioners; the paper puts it before.",
     source="Ioffe & Szegedy 2015, section 3.2 (before); common practice since (after, for s-shaped activations)",
-    method="The norm before or after every activation, each arm at its own best learning rate, chosen on "
-    "validation by the steps to the target; steps to the target on test, paired by seed.",
+    method="The norm before or after every activation, each arm and seed at its own best initial weights and learning "
+    "rate, chosen on validation by the steps to the target; steps after which the target holds on test, by seed.",
     ask=ask,
 )

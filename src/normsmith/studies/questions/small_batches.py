@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from normsmith._text import exact
 from normsmith.errors import StudyError
-from normsmith.studies.arms import Arm, Value, normalized
-from normsmith.studies.figures import arms_table, band, edge_notes, headline
-from normsmith.studies.lab import Lab, Requests, Tuned
+from normsmith.studies.arms import Arm, Value
+from normsmith.studies.figures import arms_table, band, chosen_settings, edge_notes, headline
+from normsmith.studies.lab import Lab
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Chart
 from normsmith.studies.statistics import Hypothesis, Pairs
+from normsmith.studies.tuning import Requests, Tuned
 
-SIZES = {"quick": (32, 4, 2), "full": (32, 16, 8, 4, 2)}
+SIZES = {"quick": (32, 2), "full": (32, 16, 8, 4, 2)}
+"""The quick profile has those that a hypothesis is about."""
+
+OTHERS = {"quick": ("layer",), "full": ("layer", "group")}
+"""Norms that do not depend on the batch, shown beside."""
 
 
 def ask(lab: Lab) -> Requests[Findings]:
@@ -26,8 +30,8 @@ def ask(lab: Lab) -> Requests[Findings]:
             f"normalised together, got batch_size={lab.task.batch_size}"
         )
     sizes = (largest, *(size for size in SIZES[lab.profile] if size < largest))
-    norms = {(norm, size): _sized(norm, size, lab.steps) for norm in ("batch", "renorm") for size in sizes}
-    others = [normalized(None, "layer"), normalized(None, "group")]
+    norms = {(norm, size): _sized(lab, norm, size) for norm in ("batch", "renorm") for size in sizes}
+    others = [lab.normalized(None, norm) for norm in OTHERS[lab.profile]]
     tuned = yield from lab.tune([*norms.values(), *others], lab.shortfall)
     _require_active_renorm(lab, [tuned[arm] for (norm, _), arm in norms.items() if norm == "renorm"])
     effects = lab.judge(_hypotheses(lab, norms, tuned, sizes))
@@ -35,7 +39,7 @@ def ask(lab: Lab) -> Requests[Findings]:
     return Findings(
         headline=headline("Batch norm fails at small batches and renorm cures it", effects),
         effects=effects,
-        charts=(_by_size(lab, sizes, {key: tuned[arm] for key, arm in norms.items()}),),
+        charts=(_by_size(lab, sizes, {key: tuned[arm] for key, arm in norms.items()}), chosen_settings(best)),
         tables=(arms_table(lab, best),),
         notes=(
             f"The SGD batch stays at {lab.task.batch_size}: only the number of samples that are normalised together "
@@ -53,15 +57,16 @@ def _hypotheses(
     good, bad, cured = norms["batch", largest], norms["batch", smallest], norms["renorm", smallest]
     points = {arm: lab.series(tuned[arm], lab.points) for arm in (good, bad, cured)}
     halfway = {
-        seed: ((value + points[bad][seed][0]) / 2, False)
+        seed: ((value + points[bad][seed][0]) / 2, 0)
         for seed, (value, _) in points[good].items()
         if seed in points[bad]
     }
+    better = f"final metric, {smallest} samples: renorm vs batch norm"
     claim = partial(Hypothesis, unit="points", scale="difference", better=lab.better)
     return [
         lab.compare(
             claim(
-                name="batch norm fails",
+                name=f"final metric, batch norm: {largest} vs {smallest} samples",
                 text=f"from {largest} to {smallest} samples batch norm loses more than 2 points",
                 treatment=good.name,
                 control=bad.name,
@@ -73,7 +78,7 @@ def _hypotheses(
         ),
         lab.compare(
             claim(
-                name="renorm is better",
+                name=better,
                 text=f"at {smallest} samples renorm is more than 2 points better than batch norm",
                 treatment=cured.name,
                 control=bad.name,
@@ -85,12 +90,12 @@ def _hypotheses(
         ),
         lab.pairs(
             claim(
-                name="renorm recovers half",
+                name=f"renorm recovers half, at {smallest} samples",
                 text=f"at {smallest} samples renorm recovers more than half of what batch norm loses",
                 treatment=cured.name,
                 control=f"halfway between {bad.name} and {good.name}",
                 margin=0.1,
-                after="renorm is better",
+                after=better,
             ),
             points[cured],
             halfway,
@@ -99,13 +104,13 @@ def _hypotheses(
     ]
 
 
-def _sized(norm: str, size: int, steps: int) -> Arm:
+def _sized(lab: Lab, norm: str, size: int) -> Arm:
     """The norm before every activation, over `size` samples at a time."""
     options: dict[str, Value] = {"ghost_batch_size": size}
     if norm == "renorm":
-        options["total_steps"] = steps
-    arm = normalized(None, norm, "before", **options)
-    return Arm(f"{arm.name}, {size} samples", arm.edits, arm.probes)
+        options["total_steps"] = lab.steps
+    arm = lab.normalized(None, norm, "before", **options)
+    return arm.called(f"{arm.name}, {size} samples")
 
 
 def _require_active_renorm(lab: Lab, arms: list[Tuned]) -> None:
@@ -138,8 +143,7 @@ def _by_size(lab: Lab, sizes: tuple[int, ...], tuned: dict[tuple[str, int], Tune
         y_title="final test metric",
         log_x=True,
         lines=tuple(lines),
-        description="Final test metric in eval mode, median over seeds, band between quartiles. "
-        + "; ".join(f"{norm}, {size} samples: rate {exact(at.rate)}" for (norm, size), at in tuned.items()),
+        description="Final test metric in eval mode, median over seeds, band between quartiles.",
     )
 
 
@@ -149,8 +153,8 @@ QUESTION = Question(
     claim="With few samples a batch, batch norm's statistics are noise and differ from those of inference; batch "
     "renormalization corrects towards the moving averages and keeps most of the accuracy.",
     source="Ioffe 2017: Inception at micro-batches of 4, 74.2 % with batch norm, 76.5 % with renorm",
-    method="Ghost batches: the SGD batch is unchanged, statistics are taken over fewer samples. Each arm at its own "
-    "best learning rate; final test metric in eval mode, paired by seed. Layer and group norm stand beside, "
-    "since they do not depend on the batch.",
+    method="Ghost batches: the SGD batch is unchanged, statistics are taken over fewer samples. Each arm and seed at "
+    "its own best initial weights and learning rate; final test metric in eval mode, paired by seed. Norms that do not "
+    "depend on the batch stand beside.",
     ask=ask,
 )
