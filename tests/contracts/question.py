@@ -33,6 +33,17 @@ def outcome(reaches: float, final: float = 0.95, **probes: float) -> Outcome:
     return Outcome("finished", "", steps, (1.0,) * len(steps), values, values, kept)
 
 
+def brief(whole: Outcome, steps: int) -> Outcome:
+    """What a shorter trial that is measured at its end alone would have said."""
+    there = max(index for index, step in enumerate(whole.steps) if step <= steps)
+    return Outcome(
+        whole.status,
+        steps=(steps,),
+        validation=whole.validation[there : there + 1],
+        test=whole.test[there : there + 1],
+    )
+
+
 def words(trial: Trial) -> dict[str, object]:
     """The arguments of all edits of a trial's arm, merged: what the arm is."""
     merged: dict[str, object] = {"norm": "none"}
@@ -57,7 +68,7 @@ def ask(
         for trial in request:
             if trial not in lab.outcomes:
                 asked.append(trial)
-                lab.outcomes[trial] = world(trial)
+                lab.outcomes[trial] = world(trial) if trial.curve else brief(world(trial), trial.steps)
 
 
 class QuestionContract:

@@ -30,6 +30,16 @@ def test_a_sweep_that_ends_too_early_is_a_lower_bound():
     assert findings.effects[0].verdict is Verdict.HOLDS
 
 
+def test_where_no_rate_reaches_the_target_the_largest_is_a_bound():
+    def world(trial):
+        return outcome(20 if words(trial)["norm"] == "batch" and trial.learning_rate < 1.5 else math.inf)
+
+    findings, _ = ask("learning-rates", world)
+    largest, width = findings.effects
+    assert all(math.isinf(high) and math.isfinite(low) for low, high in largest.effects)
+    assert all(low == high for low, high in width.effects)
+
+
 def test_the_sweep_is_in_octaves_beyond_the_tasks_grid():
     _, asked = ask("learning-rates", lambda trial: outcome(20))
     rates = sorted({trial.learning_rate for trial in asked})

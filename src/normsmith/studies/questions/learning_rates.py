@@ -113,10 +113,10 @@ class _Sweep:
         return {seed: octave(reached) for seed, reached in self.reaching(arm).items()}
 
     def width(self, arm: Arm) -> dict[int, Sample]:
-        """The number of octaves that reach the target; at least so many where those at an end of the sweep do."""
+        """The number of rates of the sweep that reach the target; at least so many where the largest does."""
 
         def octaves(reached: list[float]) -> Sample:
-            return float(len(reached)), MORE * bool({self.rates[0], self.rates[-1]} & {*reached})
+            return float(len(reached)), MORE * (self.rates[-1] in reached)
 
         return {seed: octaves(reached) for seed, reached in self.reaching(arm).items()}
 
