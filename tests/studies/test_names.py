@@ -7,7 +7,7 @@ import cloudpickle
 import pytest
 
 from normsmith.errors import StudyError
-from normsmith.studies import arms, probes
+from normsmith.studies import arms, initial_weights, probes
 from normsmith.studies.arms import AS_IS, Arm, edit, normalized
 from normsmith.studies.names import name_of, named
 from normsmith.studies.runner import Runner, TaskReference
@@ -21,7 +21,8 @@ NAMES = {
     arms.swap_activation: "swap-activation",
     arms.convert_norm: "convert-norm",
     arms.move_norm: "move-norm",
-    arms.scale_weights: "scale-weights",
+    initial_weights.initialise: "initialise",
+    initial_weights.scale_hidden_weights: "scale-hidden-weights",
     probes.activation_signals: "activation-signals",
     probes.renorm_activity: "renorm-activity",
 }
@@ -45,7 +46,7 @@ def test_names_are_what_stores_hold(function, name):
 def test_every_edit_and_probe_that_ships_is_named_and_no_name_comes_twice():
     names = [
         name_of(value)
-        for module in (arms, probes)
+        for module in (arms, initial_weights, probes)
         for name, value in vars(module).items()
         if "study_name" in getattr(value, "__dict__", {}) and value.__module__ == module.__name__
     ]
@@ -59,24 +60,26 @@ def test_functions_without_a_name_go_by_their_import_path():
 
 def test_what_a_key_is_a_hash_of():
     """Written out, so that a change to it is seen: it would void every store."""
-    arm = normalized("tanh", "renorm", "after", total_steps=9).but("x", edit(arms.scale_weights, gain=2.0))
+    arm = normalized("tanh", "renorm", "after", total_steps=9).but(
+        "x", edit(initial_weights.scale_hidden_weights, gain=2.0)
+    )
     trial = Trial(arm, learning_rate=0.1, seed=3, steps=9, stream=1)
     assert json.loads(json.dumps(trial.spec())) == {
         "arm": [
             {"edit": "strip-norm", "arguments": {}},
             {"edit": "swap-activation", "arguments": {"activation": "tanh"}},
             {"edit": "insert-norm", "arguments": {"norm": "renorm", "where": "after", "total_steps": 9}},
-            {"edit": "scale-weights", "arguments": {"gain": 2.0}},
+            {"edit": "scale-hidden-weights", "arguments": {"gain": 2.0}},
         ],
         "learning_rate": 0.1,
         "seed": 3,
         "stream": 1,
         "steps": 9,
-        "evaluate_every": 5,
+        "curve": True,
         "probes": ["activation-signals", "renorm-activity"],
     }
     assert trial.key("task", {"torch": "1"}) == (
-        "4843c0a9d86ba301b69aed7735210f129b2eab1d42f31acad888f5b0c1e25f91"
+        "d35fbf659ca2f2f0328f84d2777c4c1e0194f573ca4cd0a8b33acce9ac1f9b27"
     )
 
 
