@@ -253,7 +253,7 @@ class Lab:
             StudyError: as `pairs`.
         """
         for tuned in (treatment, control):
-            self.compared |= dict.fromkeys(self.grid([tuned.arm], [tuned.rate]))
+            self.compared |= dict.fromkeys(self.trials(tuned).values())
         series = self.series(treatment, measure), self.series(control, measure)
         return self.pairs(hypothesis, *series, self.diverged(treatment, control))
 
