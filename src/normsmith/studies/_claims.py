@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, TypeAlias
+from uuid import getnode, uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -12,7 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from normsmith.studies._database import schema
 
 CLAIM_SECONDS = 60.0
-"""How long a claim holds that is not renewed: so long do others wait for the trials of a study that was killed."""
+"""How long a claim holds that is not renewed: so long do other machines wait for the trials of a killed study."""
 
 claims = sa.Table(
     "claims",
@@ -21,6 +27,35 @@ claims = sa.Table(
     sa.Column("owner", sa.String(64), nullable=False, index=True),
     sa.Column("until", sa.Double, nullable=False),
 )
+
+
+def new_owner() -> str:
+    """A name of this process for its claims, which tells other processes of this machine whether it still runs."""
+    return f"{_machine()}-{os.getpid()}-{uuid4().hex[:12]}"
+
+
+def _is_dead(owner: str) -> bool:
+    """Whether an owner was a process of this machine that has ended; of others nothing is known."""
+    machine, _, rest = owner.partition("-")
+    pid = rest.partition("-")[0]
+    if machine != _machine() or not pid.isdigit() or os.name != "posix":
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is somebody else's
+        return False
+    return False
+
+
+@cache
+def _machine() -> str:
+    """A word for this machine, and the container in which process numbers mean the same."""
+    space = Path("/proc/self/ns/pid")
+    names = (platform.node(), getnode(), space.stat().st_ino if space.exists() else "")
+    return sha256(repr(names).encode()).hexdigest()[:12]
+
 
 Connect: TypeAlias = Callable[[], AbstractContextManager[sa.Connection]]
 
@@ -40,6 +75,13 @@ class Claims:
             insert = dialect.insert(claims).values(key=key, **row)
             taken = insert.on_conflict_do_update(index_elements=["key"], set_=row, where=claims.c.until < now)
             return connection.execute(taken.returning(claims.c.key)).first() is not None
+
+    def drop_dead(self) -> None:
+        """Give up the claims of processes of this machine that have ended: nobody need wait for theirs to expire."""
+        with self._connect() as connection:
+            owners = connection.execute(sa.select(claims.c.owner).distinct()).scalars()
+            for owner in filter(_is_dead, list(owners)):
+                connection.execute(claims.delete().where(claims.c.owner == owner))
 
     def renew(self, owner: str) -> None:
         """Let all claims of `owner` hold from now on for as long as new ones."""

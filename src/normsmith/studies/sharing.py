@@ -6,9 +6,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from uuid import uuid4
 
 from normsmith.errors import StoreError
+from normsmith.studies._claims import new_owner
 from normsmith.studies.store import Record, Store
 from normsmith.studies.trial import Outcome, Trial
 
@@ -39,7 +39,8 @@ class Sharing:
         waiting: Callable[[int], None],
     ) -> None:
         self._store, self._keys, self._elsewhere, self._waiting = store, keys, elsewhere, waiting
-        self._owner = uuid4().hex
+        self._owner = new_owner()
+        store.claims.drop_dead()
         self._before = store.get(keys.values())  # failures of earlier runs
         self._todo, self._theirs = deque(keys), dict[Trial, None]()
         self._renewed = self._looked = time.monotonic()
@@ -92,6 +93,7 @@ class Sharing:
 
     def _look(self) -> None:
         """Take the results of others, and take back what nobody claims any more."""
+        self._store.claims.drop_dead()
         keys = [self._keys[trial] for trial in self._theirs]
         held = self._store.claims.held(
             keys
