@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo figures machines test test-full lint bench compat gpu docs clean venv
+.PHONY: demo figures calibrate machines test test-full lint bench compat gpu docs clean venv
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -45,6 +45,10 @@ figures: $(STAMP)
 machines: $(STAMP)
 	@echo "normsmith: the demo by other backends and a narrower instruction set (tens of minutes; kept in .machines)"
 	@$(BIN)/python scripts/machines.py
+
+calibrate: $(STAMP)
+	@echo "normsmith: arms compared with themselves, for docs/explanation/fairness.md (minutes; kept in .calibrate)"
+	@$(BIN)/python scripts/calibrate.py
 
 bench: $(STAMP)
 	@echo "normsmith: benchmarks (minutes; results in benchmarks/results)"

@@ -103,13 +103,13 @@ def with_sizes(page: str, kept: dict[str, Any]) -> str:
     return between(page, "\n".join([f"Measured {facts(kept)}.", "", *head, *rows, "", *said]))
 
 
-def between(page: str, text: str) -> str:
+def between(page: str, text: str, first: str = BEGIN, last: str = END) -> str:
     """A page with this text between its marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = page.partition(first)
+    _, end, after = rest.partition(last)
     if not (begin and end):
-        raise SystemExit(f"expected the lines {BEGIN!r} and {END!r}")
-    return f"{before}{BEGIN}\n{text}\n\n{END}{after}"
+        raise SystemExit(f"expected the lines {first!r} and {last!r}")
+    return f"{before}{first}\n{text}\n\n{last}{after}"
 
 
 def facts(kept: dict[str, Any]) -> str:
