@@ -65,9 +65,9 @@ def same(
         tuned = yield from together(
             {stream: each.tune([arm(lab)], tuned_on, lab.shortfall) for stream, each in labs.items()}
         )
-        series = [labs[stream].series(tuned[stream][arm(lab)], compared) for stream in labs]
+        one, other = (labs[stream].series(tuned[stream][arm(lab)], compared) for stream in labs)
         hypothesis = Hypothesis(name, "they differ", "one", "other", **claim)
-        return Findings(headline="", effects=lab.judge([lab.pairs(hypothesis, *series)]))
+        return Findings(headline="", effects=lab.judge([lab.pairs(hypothesis, one, other)]))
 
     return Question(name, name, "they differ", "", ask, "")
 

@@ -9,6 +9,7 @@ from normsmith.studies.arms import AS_IS
 from normsmith.studies.figures import (
     arms_table,
     band,
+    ceiling_notes,
     chosen_settings,
     edge_notes,
     headline,
@@ -19,6 +20,7 @@ from normsmith.studies.figures import (
     training_curves,
 )
 from normsmith.studies.initial_weights import initialised
+from normsmith.studies.statistics import Hypothesis, Pairs
 from normsmith.studies.trial import Outcome, Trial
 from normsmith.studies.tuning import Setting, Tuned
 
@@ -109,6 +111,32 @@ def test_what_seeds_chose_is_a_strip_for_each_arm():
 def test_a_target_is_said_with_where_it_comes_from():
     assert target_note(lab(), 0.8).startswith("Target: test metric 0.8, held")
     assert "97 % of the way" in target_note(lab(target=None), 0.8)
+
+
+def a_pair(control, **claim):
+    words = {"unit": "points", "scale": "difference", "better": "higher", **claim}
+    hypothesis = Hypothesis("metric", "it is better", "one", "other", margin=5.0, **words)
+    return Pairs(hypothesis, (0, 1, 2), (98.0, 98.0, 99.0), control)
+
+
+def test_a_control_without_room_above_it_is_a_ceiling():
+    (note,) = ceiling_notes(lab(), [a_pair((96.0, 97.0, 90.0))])
+    assert "“other” is at 96 of 100 points" in note
+    assert "more than 5 points" in note
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        a_pair((90.0, 96.0, 80.0)),
+        a_pair((96.0, 97.0, 90.0), better="lower"),
+        a_pair((96.0, 97.0, 90.0), unit="steps"),
+        a_pair((960.0, 970.0, 900.0)),  # no share
+    ],
+    ids=["room", "lower is better", "steps", "no share"],
+)
+def test_where_there_is_room_or_no_known_end_there_is_no_ceiling(pair):
+    assert ceiling_notes(lab(), [pair]) == ()
 
 
 def test_a_headline_gathers_effects_by_verdict():

@@ -11,7 +11,7 @@ from normsmith.studies.arms import AS_IS, Arm, network
 from normsmith.studies.initial_weights import weights_of
 from normsmith.studies.lab import CEILING, MORE, RUNG, Lab
 from normsmith.studies.statistics import Hypothesis
-from normsmith.studies.trial import Outcome
+from normsmith.studies.trial import RESAMPLED, Outcome
 from normsmith.studies.tuning import Setting
 
 CLAIM = Hypothesis("metric", "it is better", "one", "other", "points", "difference", 0.1, "higher")
@@ -167,3 +167,25 @@ def test_pairs_leave_out_seeds_of_which_an_arm_crashed():
 def test_arms_without_a_seed_in_common_cannot_be_compared():
     with pytest.raises(StudyError, match="nothing to compare: no trial of one and other"):
         lab(DIVERGED).pairs(CLAIM, {0: (1.0, False)}, {1: (1.0, False)})
+
+
+def test_the_error_of_the_test_set_is_that_of_the_median_difference_on_the_same_draws():
+    study = a_study()
+    draws = [(0.5 + 0.01 * k, 0.4 + 0.01 * k) for k in range(RESAMPLED)]
+    one, other = at(0.1, 0.1, 0.1, 0.1), at(0.2, 0.2, 0.2, 0.2)
+    for tuned, side in ((one, 0), (other, 1)):
+        for trial in study.trials(tuned).values():
+            drawn = tuple(pair[side] + 0.001 * (k % 2) * side for k, pair in enumerate(draws))
+            study.outcomes[trial] = Outcome(
+                "finished", test=(0.0, 0.5), validation=(0.0, 0.5), resampled=drawn
+            )
+    pairs = study.compare(CLAIM, one, other, study.points)
+    assert pairs.test_error == pytest.approx(0.1 / 2, rel=0.05)  # what both arms share cancels
+    assert study.compare(CLAIM, one, other, study.steps_to(0.1)).test_error is None
+
+
+def test_trials_that_were_not_resampled_leave_the_error_unknown():
+    study = a_study()
+    tuned = at(0.1, 0.1, 0.1, 0.1)
+    study.outcomes |= {trial: Outcome("finished", test=(0.0, 0.5)) for trial in study.trials(tuned).values()}
+    assert study.compare(CLAIM, tuned, tuned, study.points).test_error is None

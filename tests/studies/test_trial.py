@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from normsmith.studies.arms import AS_IS, Arm, edit, network, normalized
 from normsmith.studies.initial_weights import scale_hidden_weights
 from normsmith.studies.store import Record
-from normsmith.studies.trial import Outcome, Trial, evaluation_steps, stream_seed, train
+from normsmith.studies.trial import RESAMPLED, Outcome, Trial, evaluation_steps, stream_seed, train
 from normsmith.tasks import load
 
 VERSIONS = {"torch": "1"}
@@ -101,6 +102,14 @@ def test_without_a_curve_a_trial_is_the_same_and_measured_at_its_end_alone(tiny)
     assert (brief.validation, brief.test) == (whole.validation[-1:], whole.test[-1:])
     assert brief.probes == {}
     assert whole.probes == {} or all(len(values) == 4 for values in whole.probes.values())
+
+
+def test_the_final_metric_is_measured_on_other_draws_of_the_test_split(tiny):
+    outcome = train(load(tiny()), TRIAL)
+    assert len(outcome.resampled) == RESAMPLED
+    assert len(set(outcome.resampled)) > 3
+    assert abs(statistics.fmean(outcome.resampled) - outcome.test[-1]) < 0.05
+    assert train(load(tiny()), replace(TRIAL, curve=False)).resampled == ()
 
 
 def test_a_shorter_trial_is_the_beginning_of_a_longer_one(tiny):

@@ -79,6 +79,7 @@ class Pairs:
             that was never reached are given as budget + 1), −1 if it is this or smaller; all known by default.
         control_censored: as `treatment_censored`.
         failed: how many trials of the treatment, and of the control, diverged.
+        test_error: the standard error that the median effect has because the test set is a sample; None if unknown.
         decided: why the numbers may not speak, if something else has decided so: the verdict is inconclusive
             with this as its reason.
 
@@ -94,6 +95,7 @@ class Pairs:
     treatment_censored: tuple[int, ...] = ()
     control_censored: tuple[int, ...] = ()
     failed: tuple[int, int] = (0, 0)
+    test_error: float | None = None
     decided: str | None = None
 
     def __post_init__(self) -> None:

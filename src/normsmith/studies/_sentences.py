@@ -38,6 +38,8 @@ def _finding(effect: Effect) -> str:
 def _certainty(effect: Effect, of: int) -> str:
     """The interval, and the p-value where there is one to speak of."""
     interval = f"{notation.interval_name([effect])} {notation.ends(effect)}"
+    if effect.test_error is not None:
+        interval += f", ± {_text.number(effect.test_error, 2)} by the test set alone"
     if effect.verdict is Verdict.NOT_JUDGED:
         return interval
     return f"{interval}, {'adjusted ' if of > 1 else ''}{_text.p_value(effect.p_adjusted)}"

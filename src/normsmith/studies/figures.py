@@ -14,8 +14,10 @@ from normsmith.studies import notation
 from normsmith.studies.initial_weights import weights_of
 from normsmith.studies.lab import Lab, Measure, Sample
 from normsmith.studies.results import Chart, Effect, Line, Strip, StripChart, Table, Verdict
+from normsmith.studies.statistics import Pairs
 from normsmith.studies.trial import Outcome
 from normsmith.studies.tuning import Tuned
+from normsmith.tasks.metrics import name_of
 
 WELL_INITIALISED = (
     "Every arm is offered good initial weights beside the network's own, and takes what is better on validation: the "
@@ -61,7 +63,7 @@ def training_curves(lab: Lab, arms: Iterable[Tuned]) -> Chart:
         name="training",
         title="Training curves",
         x_title="optimizer steps",
-        y_title="test metric",
+        y_title=f"test {name_of(lab.task.metric)}",
         lines=tuple(lines),
         description="Test metric against steps, median over seeds, band between quartiles. At the end: "
         + _ends(lines),
@@ -75,7 +77,7 @@ def rate_response(lab: Lab, arms: Iterable[Tuned]) -> Chart:
         name="rates",
         title="Response to the learning rate",
         x_title="learning rate",
-        y_title="final validation metric",
+        y_title=f"final validation {name_of(lab.task.metric)}",
         log_x=True,
         lines=tuple(lines),
         description="Final validation metric against learning rate, each seed at the better of its initial weights; "
@@ -193,6 +195,21 @@ def edge_notes(arms: Iterable[Tuned]) -> tuple[str, ...]:
         for which, name in enumerate(("smallest", "largest"))
         if (seeds := tuned.on_limit(which))
     )
+
+
+def ceiling_notes(lab: Lab, pairs: Iterable[Pairs]) -> tuple[str, ...]:
+    """A note for each control that is so good that there is no room above it for the effect that is claimed."""
+    most = 1 / lab.task.point
+    notes = []
+    for pair in pairs:
+        claim, control = pair.hypothesis, median(pair.control)
+        is_share = all(0 <= value <= most for value in (*pair.treatment, *pair.control))
+        if (claim.unit, claim.better) == ("points", "higher") and is_share and control + claim.margin >= most:
+            notes.append(
+                f"A ceiling: “{claim.control}” is at {number(control, 3)} of {number(most, 3)} points, if the metric "
+                f"ends at 1. An effect of more than {number(claim.margin, 3)} points was not possible."
+            )
+    return tuple(notes)
 
 
 def headline(claim: str, effects: Sequence[Effect]) -> str:

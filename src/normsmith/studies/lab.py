@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from statistics import median
+from statistics import median, stdev
 from typing import Literal, TypeAlias
 
 from normsmith.errors import StudyError
@@ -14,7 +14,7 @@ from normsmith.studies.arms import Arm, Value, network, normalized
 from normsmith.studies.initial_weights import activations_of, are_drawn, initialised
 from normsmith.studies.results import Effect
 from normsmith.studies.statistics import Hypothesis, Pairs, judge, most_judged
-from normsmith.studies.trial import Outcome, Trial
+from normsmith.studies.trial import RESAMPLED, Outcome, Trial
 from normsmith.studies.tuning import Requests, Search, Setting, Tuned, limits, together
 from normsmith.tasks import Task, build
 
@@ -255,7 +255,22 @@ class Lab:
         for tuned in (treatment, control):
             self.compared |= dict.fromkeys(self.trials(tuned).values())
         series = self.series(treatment, measure), self.series(control, measure)
-        return self.pairs(hypothesis, *series, self.diverged(treatment, control))
+        pairs = self.pairs(hypothesis, *series, self.diverged(treatment, control))
+        if measure != self.points:
+            return pairs
+        return replace(pairs, test_error=self._test_error(treatment, control, pairs.seeds))
+
+    def _test_error(self, treatment: Tuned, control: Tuned, seeds: Sequence[int]) -> float | None:
+        """By how many points the median difference of two arms varies between bootstrap samples of the test set."""
+        arms = self.measured(treatment), self.measured(control)
+        drawn = [[arm[seed].resampled for seed in seeds] for arm in arms]
+        if any(len(values) < RESAMPLED for arm in drawn for values in arm):
+            return None
+        medians = [
+            median((t[k] - c[k]) / self.task.point for t, c in zip(*drawn, strict=True))
+            for k in range(RESAMPLED)
+        ]
+        return stdev(medians) if all(map(math.isfinite, medians)) else None
 
     def judge(self, pairs: Sequence[Pairs]) -> tuple[Effect, ...]:
         """Verdicts on the hypotheses of one question: as many as the study's seeds can decide, in their order."""

@@ -59,6 +59,7 @@ class Effect(_Data):
         short: how many of the n lie where it says not.
         needed: how many of the n, on one side, decide whatever the question's other hypotheses do; None: too few seeds.
         failed: how many trials of the treatment, and of the control, diverged.
+        test_error: the standard error, in `unit`, that the estimate has because the test set is a sample, if known.
         p: of the direction that the pairs speak for, doubled, since there are two.
         p_adjusted: for the question's judged hypotheses.
         sentence: the verdict and what it rests on, in words.
@@ -83,6 +84,7 @@ class Effect(_Data):
     short: int
     needed: int | None
     failed: tuple[int, int] = (0, 0)
+    test_error: float | None = None
     p: float
     p_adjusted: float
     verdict: Verdict

@@ -139,6 +139,7 @@ def _effect(
         short=evidence.short,
         needed=pairs_needed(len(pairs.seeds), of),
         failed=pairs.failed,
+        test_error=pairs.test_error,
         p=evidence.p,
         p_adjusted=p_adjusted,
         verdict=verdict,

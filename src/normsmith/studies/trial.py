@@ -16,9 +16,13 @@ from normsmith.studies.arms import Arm
 from normsmith.studies.names import name_of
 from normsmith.studies.store import Record, Status, key_of
 from normsmith.tasks import Task, batches, build, evaluating, metric, seeded
+from normsmith.tasks.resample import resampled_metric
 
 ENGINE = 3
 """Part of every key: raised whenever the training loop below would give other numbers."""
+
+RESAMPLED = 20
+"""On how many bootstrap samples of the test split the final metric is measured, for the error of the split itself."""
 
 PROBES = 4
 """How often the probes run in a trial, evenly spread; the last time at the end."""
@@ -65,6 +69,7 @@ class Trial:
 class Outcome:
     """What a trial measured. Curves have one entry per evaluation, the first before any training.
 
+    `resampled` is the final test metric on other samples like those of the test split, the same for every trial.
     `uncovered` names files of the user's that ran although no key covers them: such an outcome is not stored.
     """
 
@@ -75,6 +80,7 @@ class Outcome:
     validation: tuple[float, ...] = ()
     test: tuple[float, ...] = ()
     probes: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    resampled: tuple[float, ...] = ()
     seconds: float = 0.0
     uncovered: tuple[str, ...] = ()
 
@@ -94,7 +100,8 @@ class Outcome:
     def of(cls, record: Record) -> Outcome:
         """The outcome that a store kept."""
         curves = {
-            name: tuple(record.measurements.get(name, ())) for name in ("steps", "loss", "validation", "test")
+            name: tuple(record.measurements.get(name, ()))
+            for name in ("steps", "loss", "validation", "test", "resampled")
         }
         probes = {name: tuple(values) for name, values in record.measurements.get("probes", {}).items()}
         return cls(record.status, record.reason, **curves, probes=probes, seconds=record.seconds)
@@ -182,12 +189,15 @@ class _Log:
         self.test: list[float] = []
         self.probes: dict[str, list[float]] = {}
         self.probed = 0
+        self.resampled: tuple[float, ...] = ()
         self.finite = True
 
     def evaluate(self, step: int, loss: float) -> None:
         with evaluating(self.model):
             validation = metric(self.task, self.model, "validation")
             test = metric(self.task, self.model, "test")
+            if self.trial.curve and step == self.trial.steps:
+                self.resampled = resampled_metric(self.task, self.model, "test", RESAMPLED)
         self.finite = math.isfinite(validation) and math.isfinite(test)
         if not self.finite:
             return
@@ -210,5 +220,6 @@ class _Log:
             validation=tuple(self.validation),
             test=tuple(self.test),
             probes={name: tuple(values) for name, values in self.probes.items()},
+            resampled=self.resampled,
             seconds=seconds,
         )

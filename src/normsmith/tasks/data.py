@@ -81,8 +81,8 @@ def evaluate(task: Task, model: nn.Module, split: str) -> tuple[float, float]:
     (1.0, 1.0)
     """
     with evaluating(model):
-        output, target = _outputs(task, model, split)
-        return float(task.loss(output, target)), _metric(task, split, output, target)
+        output, target = outputs(task, model, split)
+        return float(task.loss(output, target)), metric_of(task, split, output, target)
 
 
 def metric(task: Task, model: nn.Module, split: str) -> float:
@@ -90,7 +90,7 @@ def metric(task: Task, model: nn.Module, split: str) -> float:
 
     Raises TaskError as `evaluate` does.
     """
-    return _metric(task, split, *_outputs(task, model, split))
+    return metric_of(task, split, *outputs(task, model, split))
 
 
 @contextmanager
@@ -106,7 +106,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _outputs(task: Task, model: nn.Module, split: str) -> Any:
+def outputs(task: Task, model: nn.Module, split: str) -> Any:
+    """Outputs and targets of a whole split, of a model that is inside `evaluating` already."""
     pairs = [task.forward(model, batch) for batch in evaluation_batches(task, split)]
     return _concatenated(task, split, pairs)
 
@@ -150,7 +151,8 @@ def _concatenated(task: Task, split: str, pairs: list[Any]) -> Any:
     return with_layout(joined, layout)
 
 
-def _metric(task: Task, split: str, output: Any, target: Any) -> float:
+def metric_of(task: Task, split: str, output: Any, target: Any) -> float:
+    """The metric of outputs that are there already, as a number."""
     with users_code(lambda error: task.error(f"metric raised on {split}: {error_text(error)}")):
         value: Any = task.metric(output, target)
     try:

@@ -33,5 +33,11 @@ def test_the_sgd_batch_stays_and_renorm_knows_the_budget():
     _, asked = ask("small-batches", lambda trial: outcome(20, final(trial), **ACTIVE))
     renorm = [words(trial) for trial in asked if words(trial)["norm"] == "renorm"]
     assert {said["total_steps"] for said in renorm} == {100}
-    assert {said["ghost_batch_size"] for said in renorm} == {32, 2}
-    assert not any("ghost_batch_size" in words(trial) for trial in asked if words(trial)["norm"] == "layer")
+    assert {said["ghost_batch_size"] for said in renorm} == {2}
+
+
+def test_the_full_profile_has_more_sizes_and_norms_that_do_not_depend_on_the_batch():
+    _, asked = ask("small-batches", lambda trial: outcome(20, final(trial), **ACTIVE), profile="full")
+    said = [words(trial) for trial in asked]
+    assert {each["ghost_batch_size"] for each in said if each["norm"] == "renorm"} == {32, 16, 8, 4, 2}
+    assert {each["norm"] for each in said if "ghost_batch_size" not in each} == {"layer", "group"}

@@ -15,6 +15,7 @@ from normsmith.studies.results import Chart, Table
 from normsmith.studies.statistics import Hypothesis, Pairs
 from normsmith.studies.trial import Trial
 from normsmith.studies.tuning import Requests, Setting, Tuned
+from normsmith.tasks.metrics import name_of
 
 GAINS = tuple(2.0**exponent for exponent in range(-6, 5))
 SIDES = {
@@ -115,7 +116,7 @@ def _by_gain(response: _Response) -> Chart:
         name="gains",
         title="Response to the scale of the initial weights",
         x_title="gain on the initial weights of hidden layers",
-        y_title="final test metric",
+        y_title=f"final test {name_of(lab.task.metric)}",
         log_x=True,
         lines=tuple(lines),
         description="Final test metric against the factor on the initial weights, median over seeds, "

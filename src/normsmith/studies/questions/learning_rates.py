@@ -16,6 +16,7 @@ from normsmith.studies.results import Chart, Table
 from normsmith.studies.statistics import Hypothesis
 from normsmith.studies.trial import Trial
 from normsmith.studies.tuning import Requests, Setting, Tuned
+from normsmith.tasks.metrics import name_of
 
 BELOW, ABOVE = {"quick": 2, "full": 4}, 5
 """Octaves by which the sweep goes beyond the task's own grid of learning rates, down and up."""
@@ -138,7 +139,7 @@ def _by_rate(sweep: _Sweep) -> Chart:
         name="sweep",
         title="Sweep of the learning rate",
         x_title="learning rate",
-        y_title="final test metric",
+        y_title=f"final test {name_of(lab.task.metric)}",
         log_x=True,
         lines=tuple(lines),
         description="Final test metric against learning rate, median over all seeds, band between quartiles.",

@@ -11,6 +11,7 @@ from normsmith.studies.arms import AS_IS, Arm, convert_norm, edit, move_norm, pl
 from normsmith.studies.figures import (
     WELL_INITIALISED,
     arms_table,
+    ceiling_notes,
     chosen_settings,
     edge_notes,
     headline,
@@ -57,6 +58,7 @@ def ask(lab: Lab) -> Requests[Findings]:
             *(_staying(lab, norms, moved) if isinstance(moved, Arm) else ()),
             *(_idle(lab, tuned[renorm]) if isinstance(renorm, Arm) else ()),
             WELL_INITIALISED,
+            *ceiling_notes(lab, pairs),
             *edge_notes(best),
         ),
     )

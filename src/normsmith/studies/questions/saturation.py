@@ -7,6 +7,7 @@ from dataclasses import replace
 from normsmith.studies.figures import (
     WELL_INITIALISED,
     arms_table,
+    ceiling_notes,
     chosen_settings,
     edge_notes,
     headline,
@@ -28,20 +29,19 @@ def ask(lab: Lab) -> Requests[Findings]:
     plain, norm = lab.network("sigmoid"), lab.normalized("sigmoid")
     tuned = yield from lab.tune([plain, norm], lab.shortfall)
     as_initialised = yield from lab.tune([plain], lab.shortfall, own_weights=True)
-    effects = lab.judge(
-        [
-            _better(lab, tuned[norm], tuned[plain]),
-            _less_flat(lab, tuned[norm], tuned[plain]),
-            _better(lab, tuned[norm], as_initialised[plain], beside=True),
-        ]
-    )
+    pairs = [
+        _better(lab, tuned[norm], tuned[plain]),
+        _less_flat(lab, tuned[norm], tuned[plain]),
+        _better(lab, tuned[norm], as_initialised[plain], beside=True),
+    ]
+    effects = lab.judge(pairs)
     best = [*tuned.values(), *as_initialised.values()]
     return Findings(
         headline=headline("Batch norm makes sigmoid networks trainable", effects),
         effects=effects,
         charts=(training_curves(lab, best), rate_response(lab, tuned.values()), chosen_settings(best)),
         tables=(arms_table(lab, best, {"share of flat units": FLAT}),),
-        notes=(WELL_INITIALISED, *edge_notes(best)),
+        notes=(WELL_INITIALISED, *ceiling_notes(lab, pairs), *edge_notes(best)),
     )
 
 

@@ -7,17 +7,18 @@ from functools import partial
 
 from normsmith.errors import StudyError
 from normsmith.studies.arms import Arm, Value
-from normsmith.studies.figures import arms_table, band, chosen_settings, edge_notes, headline
+from normsmith.studies.figures import arms_table, band, ceiling_notes, chosen_settings, edge_notes, headline
 from normsmith.studies.lab import Lab
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Chart
 from normsmith.studies.statistics import Hypothesis, Pairs
 from normsmith.studies.tuning import Requests, Tuned
+from normsmith.tasks.metrics import name_of
 
 SIZES = {"quick": (32, 2), "full": (32, 16, 8, 4, 2)}
 """The quick profile has those that a hypothesis is about."""
 
-OTHERS = {"quick": ("layer",), "full": ("layer", "group")}
+OTHERS = {"quick": (), "full": ("layer", "group")}
 """Norms that do not depend on the batch, shown beside."""
 
 
@@ -30,11 +31,14 @@ def ask(lab: Lab) -> Requests[Findings]:
             f"normalised together, got batch_size={lab.task.batch_size}"
         )
     sizes = (largest, *(size for size in SIZES[lab.profile] if size < largest))
-    norms = {(norm, size): _sized(lab, norm, size) for norm in ("batch", "renorm") for size in sizes}
+    renormed = sizes if lab.profile == "full" else sizes[-1:]
+    norms = {("batch", size): _sized(lab, "batch", size) for size in sizes}
+    norms |= {("renorm", size): _sized(lab, "renorm", size) for size in renormed}
     others = [lab.normalized(None, norm) for norm in OTHERS[lab.profile]]
     tuned = yield from lab.tune([*norms.values(), *others], lab.shortfall)
     _require_active_renorm(lab, [tuned[arm] for (norm, _), arm in norms.items() if norm == "renorm"])
-    effects = lab.judge(_hypotheses(lab, norms, tuned, sizes))
+    pairs = _hypotheses(lab, norms, tuned, sizes)
+    effects = lab.judge(pairs)
     best = list(tuned.values())
     return Findings(
         headline=headline("Batch norm fails at small batches and renorm cures it", effects),
@@ -44,6 +48,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         notes=(
             f"The SGD batch stays at {lab.task.batch_size}: only the number of samples that are normalised together "
             "changes. Renorm's limits follow its schedule over the trial's steps, and were active.",
+            *ceiling_notes(lab, pairs),
             *edge_notes(best),
         ),
     )
@@ -132,6 +137,7 @@ def _by_size(lab: Lab, sizes: tuple[int, ...], tuned: dict[tuple[str, int], Tune
             {
                 float(size): [value for value, _ in lab.series(tuned[norm, size], lab.final).values()]
                 for size in sizes
+                if (norm, size) in tuned
             },
         )
         for norm in ("batch", "renorm")
@@ -140,7 +146,7 @@ def _by_size(lab: Lab, sizes: tuple[int, ...], tuned: dict[tuple[str, int], Tune
         name="sizes",
         title="Final test metric by the number of samples that are normalised together",
         x_title="samples normalised together",
-        y_title="final test metric",
+        y_title=f"final test {name_of(lab.task.metric)}",
         log_x=True,
         lines=tuple(lines),
         description="Final test metric in eval mode, median over seeds, band between quartiles.",
