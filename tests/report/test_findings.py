@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 
@@ -40,5 +42,11 @@ def test_json_says_everything():
     assert written["clean"] == ["NS2"]
 
 
+def test_json_has_no_numbers_that_json_has_not():
+    odd = replace(finding(), measured=math.nan, threshold=math.inf)
+    written = json.loads(findings_to_json(Findings((odd,), (), ())), parse_constant=pytest.fail)
+    assert (written["findings"][0]["measured"], written["findings"][0]["threshold"]) == (None, None)
+
+
 def test_every_format_writes_text():
-    assert all(isinstance(write(SOME), str) for write in FINDINGS_FORMATS.values())
+    assert all(isinstance(write(SOME, None), str) for write in FINDINGS_FORMATS.values())

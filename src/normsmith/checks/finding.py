@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -87,9 +88,11 @@ class Finding:
         return replace(self, code=code, name=name, severity=self.severity or severity)
 
     def to_dict(self) -> dict[str, Any]:
-        """The finding as plain data."""
+        """The finding as plain data that JSON can hold: a measured NaN or infinity is None, and in the message."""
         plain = asdict(replace(self, fix=Fix("")))
         plain["also"] = list(self.also)
+        for name in ("measured", "threshold"):
+            plain[name] = plain[name] if plain[name] is not None and math.isfinite(plain[name]) else None
         plain["fix"] = {
             "code": self.fix.code,
             "can_be_applied": self.fix.can_be_applied,

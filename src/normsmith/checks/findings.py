@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -26,6 +26,7 @@ class Findings(Sequence[Finding]):
     - `found`: the findings.
     - `clean`: the codes of the rules that looked and found nothing.
     - `not_run`: the rules that did not look, and why.
+    - `suppressed`: findings that somebody has said not to count, in their settings or by a baseline.
 
     >>> findings = Findings((), clean=("NS201",), not_run=())
     >>> findings.passed(), len(findings)
@@ -37,6 +38,7 @@ class Findings(Sequence[Finding]):
     found: tuple[Finding, ...]
     clean: tuple[str, ...]
     not_run: tuple[NotRun, ...]
+    suppressed: tuple[Finding, ...] = ()
 
     def __len__(self) -> int:
         return len(self.found)
@@ -55,7 +57,15 @@ class Findings(Sequence[Finding]):
     @property
     def said_nothing(self) -> bool:
         """Whether no rule could look at all."""
-        return not (self.found or self.clean)
+        return not (self.found or self.clean or self.suppressed)
+
+    @property
+    def summary(self) -> str:
+        """What all comes to, in a few words, as "1 error, 2 info"."""
+        if self.said_nothing:
+            return "no rule could be run"
+        counts = {name: sum(f.severity == name for f in self.found) for name in SEVERITIES}
+        return ", ".join(f"{number} {name}" for name, number in counts.items() if number) or "nothing found"
 
     def passed(self) -> bool:
         """Whether rules looked, and none of them has an error or a warning; information does not count."""
@@ -120,7 +130,14 @@ class Findings(Sequence[Finding]):
             "findings": [finding.to_dict() for finding in self.found],
             "clean": list(self.clean),
             "not_run": [{"code": row.code, "name": row.name, "reason": row.reason} for row in self.not_run],
+            "suppressed": [finding.to_dict() for finding in self.suppressed],
         }
+
+    def without(self, is_suppressed: Callable[[Finding], bool]) -> Findings:
+        """The same, where findings that are suppressed stand aside and do not count."""
+        aside = tuple(finding for finding in self.found if is_suppressed(finding))
+        kept = tuple(finding for finding in self.found if finding not in aside)
+        return replace(self, found=kept, suppressed=(*self.suppressed, *aside))
 
     def __str__(self) -> str:
         lines: list[str] = []
@@ -128,6 +145,8 @@ class Findings(Sequence[Finding]):
             lines += _paragraph([finding for finding in self.found if finding.code == code])
         if self.clean:
             lines.append(f"{count(len(self.clean), 'rule')} found nothing")
+        if self.suppressed:
+            lines.append(f"{count(len(self.suppressed), 'finding')} suppressed")
         reasons: dict[str, list[str]] = {}
         for row in self.not_run:
             reasons.setdefault(row.reason, []).append(row.code)

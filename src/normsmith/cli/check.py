@@ -32,6 +32,9 @@ class Format(StrEnum):
 
     TEXT = "text"
     JSON = "json"
+    SARIF = "sarif"
+    GITHUB = "github"
+    JUNIT = "junit"
 
 
 def check(
@@ -52,7 +55,8 @@ def check(
         ),
     ] = Level.STANDARD,
     output_format: Annotated[
-        Format, typer.Option("--format", help="How findings are written.")
+        Format,
+        typer.Option("--format", help="How findings are written; github: annotations, junit: XML."),
     ] = Format.TEXT,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to.", show_default="standard output")
@@ -72,7 +76,7 @@ def check(
     """
     with prints_aside():  # a network may print in its forward
         findings = _checked(load(task), checkpoint, level.value, _codes(select), _codes(ignore))
-    text = FINDINGS_FORMATS[output_format.value](findings) + "\n"
+    text = FINDINGS_FORMATS[output_format.value](findings, _file_of(task)) + "\n"
     if output is None:
         sys.stdout.write(text)
     else:
@@ -99,6 +103,12 @@ def _checked(
         ignore=ignore,
         checkpoint=checkpoint,
     )
+
+
+def _file_of(task: str) -> Path | None:
+    """The file in which a task stands; None for one that is embedded or in a package."""
+    path = Path(task.rpartition(".py")[0] + ".py") if ".py" in task else None
+    return path if path is not None and path.is_file() else None
 
 
 def _codes(text: str) -> list[str]:
