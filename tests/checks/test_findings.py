@@ -164,3 +164,16 @@ def test_it_is_a_sequence_of_findings():
         ["NS1", "NS2"],
     )
     assert some.to_dict()["passed"] is False
+
+
+def test_suppressed_findings_do_not_count_and_are_not_lost():
+    error = Finding("1", "is so", "because", Fix("mend"), severity="error", code="NS1")
+    findings = Findings((error,), (), ())
+    suppressed = findings.without(lambda finding: finding.path == "1")
+    assert not findings.passed()
+    assert suppressed.passed()
+    assert not suppressed.said_nothing
+    assert (suppressed.summary, findings.summary) == ("nothing found", "1 error")
+    assert suppressed.suppressed == (error,)
+    assert suppressed.to_dict()["suppressed"] == [error.to_dict()]
+    assert "1 finding suppressed" in str(suppressed)

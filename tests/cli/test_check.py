@@ -93,3 +93,49 @@ def test_where_no_rule_could_be_run_it_is_exit_code_2(normsmith):
 def test_options_name_all_levels_and_formats():
     assert [level.value for level in Level] == list(LEVELS)
     assert [one.value for one in Format] == list(FINDINGS_FORMATS)
+
+
+def test_settings_are_those_of_pyproject_and_options_replace_them(normsmith):
+    Path("pyproject.toml").write_text('[tool.normsmith]\nignore = ["NS201"]\nlevel = "fast"\n')
+    assert normsmith("check", task("faulty")).code == 0
+    assert normsmith("check", task("faulty"), "--ignore", "NS410").code == 1
+    said = json.loads(normsmith("check", task("healthy"), "--format", "json").out)
+    assert any(row["reason"] == "from level standard on" for row in said["not_run"])
+    Path("pyproject.toml").write_text("[tool.normsmith]\nignor = []\n")
+    ran = normsmith("check", task("healthy"))
+    assert ran.code == 2
+    assert "did you mean ignore?" in ran.err
+
+
+def test_modules_are_left_out_by_globs(normsmith):
+    Path("pyproject.toml").write_text(
+        '[tool.normsmith.per-module-ignores]\n"1" = ["NS201"]\n"encoder.*" = ["NS4"]\n'
+    )
+    ran = normsmith("check", task("faulty"))
+    assert ran.code == 0
+    assert "1 finding suppressed" in ran.out
+    assert "no module fits encoder.*" in ran.err
+
+
+def test_a_baseline_lets_only_what_is_new_fail(normsmith):
+    missing = normsmith("check", task("faulty"), "--baseline", "known.json")
+    assert missing.code == 2
+    assert "--write-baseline known.json" in missing.err
+    assert normsmith("check", task("faulty"), "--write-baseline", "known.json").code == 0
+    ran = normsmith("check", task("faulty"), "--baseline", "known.json")
+    assert ran.code == 0
+    assert "1 finding suppressed" in ran.out
+    mended = normsmith("check", task("healthy"), "--baseline", "known.json")
+    assert mended.code == 0
+    assert "the baseline has NS201 at 1, which is no longer found" in mended.err
+
+
+@pytest.mark.parametrize("form", [one.value for one in Format])
+def test_the_format_never_changes_the_exit_code(normsmith, form):
+    assert normsmith("check", task("faulty"), "--level", "fast", "--format", form).code == 1
+    assert normsmith("check", task("healthy"), "--level", "fast", "--format", form).code == 0
+
+
+def test_formats_that_name_files_name_that_of_the_task(normsmith):
+    said = normsmith("check", task("faulty"), "--level", "fast", "--format", "github").out
+    assert said.startswith(f"::warning file={HERE.as_uri().replace(':', '%3A')},line=1,")
