@@ -40,7 +40,7 @@ def test_the_usual_step():
     first, second = run.steps
     assert first.events == second.events == ("forward", "backward", "step")
     assert [call.path for call in first.calls] == ["1", "4"]
-    assert all(call.training and call.moved and call.in_forward for call in first.calls)
+    assert all(call.training and call.moved and call.forward == 0 for call in first.calls)
     assert [call.values for call in first.calls] == [16 * 64, 16 * 16]
     assert first.moved == {name for name, _ in model.named_parameters()}
     assert (run.validation, run.after, run.own_step) == (None, None, False)
@@ -75,7 +75,7 @@ def test_validation_shows_who_was_in_which_mode():
 def test_accumulation_is_several_forwards_for_one_step():
     (step, _) = context(mlp(), training_step=accumulating).training.steps
     assert step.events == ("forward", "backward", "forward", "backward", "step")
-    assert step.forwards_before_backward == 1
+    assert [step.backwards_before(number) for number in (0, 1)] == [0, 1]
 
 
 def test_two_forwards_before_a_backward():
@@ -86,7 +86,7 @@ def test_two_forwards_before_a_backward():
         optimizer.step()
 
     (step, _) = context(mlp(), training_step=both).training.steps
-    assert step.forwards_before_backward == 2
+    assert [step.backwards_before(number) for number in (0, 1)] == [0, 0]
     assert len(step.calls_of("1")) == 2
 
 
@@ -101,7 +101,7 @@ def test_a_recomputed_forward_is_outside_the_models():
 
     (step, _) = context(Checkpointed(), loss=F.cross_entropy).training.steps
     calls = step.calls_of("body.1")
-    assert [call.in_forward for call in calls] == [True, False]
+    assert [call.forward for call in calls] == [0, None]
     assert all(call.moved for call in calls)
 
 

@@ -23,7 +23,8 @@ from normsmith.checks.finding import Fix, UnavailableError
 from normsmith.checks.moments import Call, LayerMoments, moments_of_calls
 from normsmith.checks.norms import Norm, norms_of
 from normsmith.checks.restore import modes_kept
-from normsmith.checks.training import TrainingRun, training_run
+from normsmith.checks.training import TrainingRun, training_run, validation_run
+from normsmith.checks.watcher import Record
 from normsmith.errors import NormsmithError
 from normsmith.measure import MeasuredLayer, Statistics, measurable_layers
 from normsmith.surgery import recalibrate
@@ -85,7 +86,7 @@ class Context:
     - `loss`, `metric`: (output, target) → a number; `point`: a difference of the metric that counts.
     - `validate(model)`, `training_step(model, batches, optimizer)`, `domain(batch)`: the user's own.
     - `data`: the batches, as they were given.
-    - `looks_at_data`: whether the level allows to run batches.
+    - `looks_at_data`, `looks_at_training`: whether the level allows to run batches, and to make training steps.
     """
 
     model: nn.Module
@@ -102,6 +103,7 @@ class Context:
     higher_is_better: bool = True
     point: float = 0.01
     looks_at_data: bool = True
+    looks_at_training: bool = True
 
     @cached_property
     def network(self) -> nn.Module:
@@ -156,6 +158,13 @@ class Context:
         """The calls of a norm in one forward."""
         return self.graph.of(norm.module)
 
+    def may_call(self, norm: Norm) -> bool:
+        """Whether the forward calls a norm, or cannot be followed so that it may."""
+        try:
+            return bool(self.calls(norm))
+        except UnavailableError:
+            return True
+
     def values_per_channel(self, norm: Norm) -> int | None:
         """How many values of a channel the norm gets from the first batch; None where no forward with it was followed.
 
@@ -208,6 +217,20 @@ class Context:
         return training_run(
             self.network, self.optimizer, self.batches, self.training_step, self._loss_of, self.validate
         )
+
+    @property
+    def own_steps(self) -> tuple[Record, ...]:
+        """The steps of the user's own training; where there are none the usual step would tell nothing."""
+        if self.training_step is None:
+            raise UnavailableError("give training_step=...")
+        return self.training.every_step
+
+    @fact
+    def validation(self) -> Record:
+        """The user's validation, on a copy in training mode, as after a training step."""
+        if self.validate is None:
+            raise UnavailableError("give validate=...")
+        return validation_run(self.network, self.validate)
 
     def _loss_of(self, model: nn.Module, batch: Any) -> Any:
         assert self.loss is not None  # the usual step is not taken without one

@@ -29,6 +29,7 @@ def run(rules: Sequence[Rule], context: Context, level: Level = "standard") -> F
     A rule above the level, one whose needs were not given, and one that raises are not run, and say why.
     """
     context.looks_at_data = level != "fast"
+    context.looks_at_training = level == "deep"
     found: list[Finding] = []
     clean: list[str] = []
     not_run: list[NotRun] = []

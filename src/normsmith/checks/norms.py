@@ -62,6 +62,13 @@ class Norm:
         return self.keeps_statistics and bool(tracks)
 
     @property
+    def is_pinned(self) -> bool:
+        """Whether its statistics stay in training mode too: by `freeze()`, or by its class."""
+        module = self.module
+        pinned = isinstance(module, StatisticsBase) and module.pinned is not None
+        return pinned or "Frozen" in type(module).__name__
+
+    @property
     def is_frozen(self) -> bool:
         """Whether somebody has frozen its statistics on purpose, as far as the layer tells.
 
@@ -70,9 +77,7 @@ class Norm:
         A momentum of 0 is not asked here: it may be a mistake.
         """
         module = self.module
-        if isinstance(module, StatisticsBase) and module.pinned is not None:
-            return True
-        if "Frozen" in type(module).__name__ or (self.in_training and not module.training):
+        if self.is_pinned or (self.in_training and not module.training):
             return True
         parameters = list(module.parameters())
         return self.others_train and bool(parameters) and not any(p.requires_grad for p in parameters)

@@ -40,8 +40,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from normsmith.checks.context import Context
-from normsmith.checks.finding import Finding, UnavailableError
-from normsmith.checks.norms import Norm
+from normsmith.checks.finding import Finding
 from normsmith.checks.rule import Rule
 
 
@@ -49,7 +48,7 @@ def check(context: Context) -> Iterator[Finding]:
     """A finding for each trained norm whose statistics are those of a new layer."""
     for norm in context.norms:
         suspicious = norm.is_at_start and norm.has_trained and not norm.is_frozen
-        if not suspicious or norm.momentum == 0 or not _is_called(context, norm):
+        if not suspicious or norm.momentum == 0 or not context.may_call(norm):
             continue
         yield Finding(
             norm.path,
@@ -58,14 +57,6 @@ def check(context: Context) -> Iterator[Finding]:
             context.recalibration(),
             also=norm.also,
         )
-
-
-def _is_called(context: Context, norm: Norm) -> bool:
-    """Whether the forward calls a norm; where the forward cannot be followed it may."""
-    try:
-        return bool(context.calls(norm))
-    except UnavailableError:
-        return True
 
 
 RULE = Rule("NS405", "untrained-statistics", "error", check, __doc__)
