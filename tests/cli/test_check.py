@@ -9,7 +9,7 @@ import pytest
 from tests.cli.checked import poisoned
 
 from normsmith.checks.rule import LEVELS
-from normsmith.cli.check import Format, Level
+from normsmith.cli.check_options import Format, Level
 from normsmith.report.findings import FINDINGS_FORMATS
 
 HERE = Path(__file__).parent / "checked.py"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -16,75 +15,40 @@ from normsmith._text import path_text, some
 from normsmith.checks import Findings, check_task
 from normsmith.checks.baseline import baseline_text, gone, is_known, read_baseline
 from normsmith.checks.settings import Settings, find_settings
+from normsmith.cli.check_options import (
+    Baseline,
+    CheckpointOption,
+    ExitZero,
+    Format,
+    FormatOption,
+    Ignore,
+    LevelOption,
+    Output,
+    Select,
+    TaskName,
+    WriteBaseline,
+)
 from normsmith.cli.prints import prints_aside
 from normsmith.report.findings import FINDINGS_FORMATS
 from normsmith.surgery.checkpoints.write import save_text
 from normsmith.tasks import Task, build, load
 
 
-class Level(StrEnum):
-    """How much is looked at."""
-
-    FAST = "fast"
-    STANDARD = "standard"
-    DEEP = "deep"
-
-
-class Format(StrEnum):
-    """How findings are written."""
-
-    TEXT = "text"
-    JSON = "json"
-    SARIF = "sarif"
-    GITHUB = "github"
-    JUNIT = "junit"
-
-
 def check(
-    task: Annotated[
-        str,
-        typer.Argument(
-            help="digits-mlp, digits-cnn, file.py:name or package.module:name. The file or module is executed."
-        ),
-    ],
-    select: Annotated[
-        str, typer.Option(metavar="CODES", help="Only these rules, as NS1,NS404.", show_default="all")
-    ] = "",
-    ignore: Annotated[str, typer.Option(metavar="CODES", help="Not these rules.", show_default="none")] = "",
-    level: Annotated[
-        Level | None,
-        typer.Option(
-            help="fast: without data; standard: a few batches; deep: a few training steps on a copy.",
-            show_default="standard",
-        ),
-    ] = None,
-    output_format: Annotated[
-        Format,
-        typer.Option("--format", help="How findings are written; github: annotations, junit: XML."),
-    ] = Format.TEXT,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where to.", show_default="standard output")
-    ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Weights to load first: .safetensors, .pt and the like, or a folder."
-        ),
-    ] = None,
-    baseline: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Findings that are known and do not count.")
-    ] = None,
-    write_baseline: Annotated[
-        Path | None,
-        typer.Option(
-            "--write-baseline", metavar="FILE", help="Write what is found as a baseline, and exit with 0."
-        ),
-    ] = None,
-    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 whatever was found.")] = False,
+    task: TaskName,
+    select: Select = "",
+    ignore: Ignore = "",
+    level: LevelOption = None,
+    output_format: FormatOption = Format.TEXT,
+    output: Output = None,
+    checkpoint: CheckpointOption = None,
+    baseline: Baseline = None,
+    write_baseline: WriteBaseline = None,
+    exit_zero: ExitZero = False,
 ) -> None:
     """Find what is wrong with the normalization of a task's network.
 
-    Settings are those of `[tool.normsmith]` in the nearest pyproject.toml; options replace them.
+    Settings are those of the table tool.normsmith in the nearest pyproject.toml; options replace them.
 
     Exit code 0: no error or warning (information does not count); 1: there are some; 2: wrong usage, or no rule could
     be run.
@@ -109,11 +73,14 @@ def check(
         save_text(text, output)
     if write_baseline is not None:
         save_text(baseline_text(findings), write_baseline)
-        exit_zero = True
+    raise typer.Exit(_exit_code(findings, exit_zero or write_baseline is not None))
+
+
+def _exit_code(findings: Findings, exit_zero: bool) -> int:
+    """2 where nothing could be said, 1 where something counts, 0 otherwise."""
     if findings.said_nothing:
-        raise typer.Exit(2)
-    if not (findings.passed() or exit_zero):
-        raise typer.Exit(1)
+        return 2
+    return 0 if findings.passed() or exit_zero else 1
 
 
 def _checked(task: Task, checkpoint: Path | None, settings: Settings, **options: Any) -> Findings:

@@ -1,0 +1,67 @@
+"""The options of `normsmith check`, as its help and the reference of the command line show them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Level(StrEnum):
+    """How much is looked at."""
+
+    FAST = "fast"
+    STANDARD = "standard"
+    DEEP = "deep"
+
+
+class Format(StrEnum):
+    """How findings are written."""
+
+    TEXT = "text"
+    JSON = "json"
+    SARIF = "sarif"
+    GITHUB = "github"
+    JUNIT = "junit"
+
+
+TaskName = Annotated[
+    str,
+    typer.Argument(
+        help="digits-mlp, digits-cnn, file.py:name or package.module:name. The file or module is executed."
+    ),
+]
+Select = Annotated[
+    str, typer.Option(metavar="CODES", help="Only these rules, as NS1,NS404.", show_default="all")
+]
+Ignore = Annotated[str, typer.Option(metavar="CODES", help="Not these rules.", show_default="none")]
+LevelOption = Annotated[
+    Level | None,
+    typer.Option(
+        help="fast: without data; standard: a few batches; deep: a few training steps on a copy.",
+        show_default="standard",
+    ),
+]
+FormatOption = Annotated[
+    Format,
+    typer.Option("--format", help="How findings are written; github: annotations, junit: XML."),
+]
+Output = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Where to.", show_default="standard output")
+]
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Weights to load first: .safetensors, .pt and the like, or a folder."),
+]
+Baseline = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Findings that are known and do not count.")
+]
+WriteBaseline = Annotated[
+    Path | None,
+    typer.Option(
+        "--write-baseline", metavar="FILE", help="Write what is found as a baseline, and exit with 0."
+    ),
+]
+ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 whatever was found.")]
