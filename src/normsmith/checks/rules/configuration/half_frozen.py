@@ -1,0 +1,97 @@
+"""One half of a batch norm is frozen and the other half moves: statistics without γ and β, or these without statistics.
+
+What: statistics that are pinned (by `freeze`, or by evaluation mode within a model that trains) while γ and β train;
+    or γ and β that do not train while the statistics move, in a part of the model that does train. The first is a
+    warning where the layer beside the norm is frozen too, so that γ and β seem forgotten; elsewhere, and where all
+    norms of the model are alike, it is meant, and information. Of a part that is frozen altogether NS305 tells whether
+    its statistics move.
+
+Formula: y = γ·(x − mean) / sqrt(var + eps) + β: a frozen layer needs all four constant.
+
+Why it hurts: a part that is thought to be constant still changes: by γ and β it is trained on the new data, on few of
+    which it overfits; by its statistics it drifts to the new data, and the trained layers after it follow.
+
+Threshold: none.
+
+Reproduction:
+    import normsmith
+    from torch import nn
+
+    body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    model = nn.Sequential(body, nn.Flatten(), nn.LazyLinear(2)).train()
+    body[0].requires_grad_(False)
+    body[1].eval()  # and γ and β train
+    findings = normsmith.check(model, select=["NS210"])
+    assert findings.codes == ("NS210",) and not findings.passed()
+    model = findings.fix(model)
+    assert not body[1].weight.requires_grad
+    assert not normsmith.check(model, select=["NS210"])
+
+Fix: `surgery.freeze(model, "affine", only=path).apply()`, or `"statistics"`: the half that moves; or unfreeze the other
+    half.
+
+Threads: isht7/pytorch-deeplab-resnet#23, filipradenovic/cnnimageretrieval-pytorch#19, VectXmy/FCOS.Pytorch#9,
+    pytorch/pytorch#86590.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Literal
+
+from normsmith.checks.context import Context
+from normsmith.checks.finding import Finding, Fix
+from normsmith.checks.neighbours import AffineNorm, affine_norms
+from normsmith.checks.norms import Norm
+from normsmith.checks.rule import Rule
+from normsmith.layers.statistics import StatisticsBase
+from normsmith.surgery import freeze
+
+_Half = Literal["statistics", "affine"]
+_SAYS: dict[_Half, str] = {
+    "affine": "its statistics are frozen, and γ and β train",
+    "statistics": "γ and β do not train, and its statistics move",
+}
+_CAUSE: dict[_Half, str] = {
+    "affine": ".eval() freezes the statistics alone",
+    "statistics": "requires_grad=False freezes γ and β alone",
+}
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """A finding for each norm of which one half moves."""
+    beside = {norm.module: norm for norm in affine_norms(context.network)}
+    affine = [norm for norm in context.norms if norm.module in beside]
+    moving = {norm: half for norm in affine if (half := _moving_half(norm, beside[norm.module])) is not None}
+    alike = len(moving) == len(affine) and len(set(moving.values())) == 1
+    for norm, half in moving.items():
+        meant = (alike and len(affine) > 1) or (half == "affine" and beside[norm.module].neighbour_trains)
+        yield Finding(
+            norm.path,
+            _SAYS[half],
+            _CAUSE[half],
+            Fix(
+                f'surgery.freeze(model, "{half}", only={norm.path!r}).apply()',
+                plan=partial(freeze, what=half, only=norm.path),
+                keeps_outputs=True,
+            ),
+            also=norm.also,
+            severity="info" if meant else "",
+        )
+
+
+def _moving_half(norm: Norm, affine: AffineNorm) -> _Half | None:
+    """Which half of a norm moves while the other one is frozen; None where both do, or neither."""
+    if not norm.in_training or not norm.others_train or not norm.keeps_statistics:
+        return None
+    module = norm.module
+    pinned = isinstance(module, StatisticsBase) and module.pinned is not None
+    frozen = pinned or not module.training
+    if affine.trainable:
+        return "affine" if frozen else None
+    moves = not frozen and norm.updates and norm.momentum != 0
+    return "statistics" if moves and affine.neighbour_trains else None
+
+
+RULE = Rule("NS210", "half-frozen", "warning", check, __doc__)
