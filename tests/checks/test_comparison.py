@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from copy import deepcopy
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from tests.surgery.states import state_of
 from torch import nn
 from torch.nn import functional as F
 
-from normsmith.checks.comparison import Comparison, Judge, compared, normalising_by
+from normsmith import surgery
+from normsmith.checks.comparison import Comparison, Judge, compared, normalising_by, normalising_by_batches
 from normsmith.checks.context import pair
 from normsmith.checks.finding import UnavailableError
 from normsmith.measure import Statistics, measurable_layers
@@ -30,6 +32,8 @@ def pairs(*differences, then=1.0):
         (pairs(0.04, 0.04, 0.04), 0.5, False),  # too little
         (pairs(1.0, -0.8, 0.3), 0.5, False),  # within the noise
         (pairs(-0.3, -0.3), 0.5, False),  # better as it is
+        (pairs(0.1, 9.0, 0.1, 0.2, 0.1, 0.2), 0.5, True),  # noisy, and worse every time
+        (pairs(-0.1, 9.0, 0.1, 0.2, 0.1, 0.2), 0.5, False),
         (pairs(0.02, 0.025, 0.022, then=0.01), 0.3, True),  # another scale, and outputs that moved
         (pairs(0.0026, 0.0025, then=0.0008), 0.05, False),  # tripled, and means nothing
         (((float("nan"), 0.1), (0.2, 0.1)), 0.5, True),
@@ -108,3 +112,17 @@ def test_a_loss_that_raises_is_named():
 
     with pytest.raises(UnavailableError, match="the loss raised ValueError: shapes"):
         compared(mlp(), vectors(1), pair, nothing, Judge(loss, None, True, 0.01))
+
+
+@pytest.mark.parametrize("kind", [None, "ghost", "batch"])
+def test_normalising_by_batches_is_training_and_moves_nothing(kind):
+    model, (x, _) = trained(mlp(), vectors(4)), vectors(1)[0]
+    options = {"ghost_batch_size": 8} if kind == "ghost" else {}
+    if kind is not None:
+        model = surgery.convert(model, kind, **options).apply()
+    model.eval()
+    before = state_of(model)
+    with torch.no_grad(), normalising_by_batches(measurable_layers(model).layers):
+        inside = model(x)
+    assert state_of(model) == before
+    torch.testing.assert_close(inside, deepcopy(model).train()(x))

@@ -12,13 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from normsmith._text import count, error_text, number
+from normsmith._torch import buffers_of
 from normsmith.anatomy.float64 import in_float64
 from normsmith.anatomy.forward import copied, flat
 from normsmith.anatomy.isolation import same_random_numbers
 from normsmith.checks.finding import UnavailableError
 from normsmith.checks.moments import numbered
 from normsmith.checks.restore import modes_kept
-from normsmith.measure import MeasuredLayer, Statistics
+from normsmith.layers.batch_renorm import RenormBase
+from normsmith.layers.statistics import StatisticsBase
+from normsmith.measure import MeasuredLayer, Statistics, batch_statistics
+from normsmith.measure.inputs import measured_inputs
+from normsmith.measure.meter import Meter
 
 LOSS = 0.05
 """A difference of the loss from which on it counts: of a cross-entropy, in nats."""
@@ -29,6 +34,9 @@ MOVED = 0.2
 
 _T = (12.7, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
 """Student's t, one-sided 97.5 %, for 1 to 15 degrees of freedom."""
+
+_SIGNS = 6
+"""So many differences of one sign are no chance either (a sign test, 1/64), however much they vary."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,10 @@ class Comparison:
         >>> Comparison(((0.0034, 0.0008), (0.0030, 0.0007)), (), 0.05, 2).cost is None
         True
         """
+        return self.cost_where(MOVED)
+
+    def cost_where(self, moved: float) -> str | None:
+        """The same, where losses on a small scale, and outputs, only count if these move by so much of their spread."""
         on = f"on {count(self.batches, 'batch')}"
         sign = -1 if self.higher_is_better else 1
         loss_agrees = not self.losses or not _means(self.losses)[0] <= _means(self.losses)[1]
@@ -65,11 +77,11 @@ class Comparison:
             return f"metric {number(now)} instead of {number(then)} {on}"
         if self.losses:
             now, then = _means(self.losses)
-            small = self.moved >= MOVED and abs(then) > 0
+            small = self.moved >= moved and abs(then) > 0
             if _worse(self.losses, LOSS) or (small and _worse(self.losses, SHARE * abs(then))):
                 return f"loss {number(now)} instead of {number(then)} {on}"
             return None
-        if self.moved >= MOVED and not self.metrics:
+        if self.moved >= moved and not self.metrics:
             return f"outputs are off by {number(100 * self.moved, 2)} % of their spread {on}"
         return None
 
@@ -90,7 +102,8 @@ def _worse(pairs: Sequence[tuple[float, float]], least: float) -> bool:
     if n == 1:
         return mean >= least
     deviation = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1))
-    return mean >= least and mean > _T[min(n - 1, len(_T)) - 1] * deviation / math.sqrt(n)
+    always = n >= _SIGNS and min(differences) > 0
+    return mean >= least and (always or mean > _T[min(n - 1, len(_T)) - 1] * deviation / math.sqrt(n))
 
 
 @dataclass(frozen=True)
@@ -163,6 +176,29 @@ def _called(name: str, function: Callable[[Any, Any], Any], output: Any, target:
         return float(value.detach() if isinstance(value, Tensor) else value)
     except Exception as error:
         raise UnavailableError(f"the {name} raised {error_text(error)}") from error
+
+
+@contextmanager
+def normalising_by_batches(layers: Sequence[MeasuredLayer]) -> Iterator[None]:
+    """A block in which layers normalise by each batch, as in training; the statistics that they hold do not move.
+
+    Torch's layers go by the running statistics where a batch has a single value per channel, which training refuses;
+    renorm always does, as in training nearly.
+    """
+    layers = [layer for layer in layers if not isinstance(layer.layer, RenormBase)]
+    ours = [layer.layer for layer in layers if isinstance(layer.layer, StatisticsBase)]
+    meters = [Meter(layer, layer.statistics()) for layer in layers if layer.layer not in ours]
+    held = [(module, module.training, dict(buffers_of(module))) for module in ours]
+    try:
+        for module, _, buffers in held:  # they have rules of their own, as for ghost batches
+            module.training = True
+            buffers_of(module).update({name: t if t is None else t.clone() for name, t in buffers.items()})
+        with measured_inputs(meters, batch_statistics, masked=False):
+            yield
+    finally:
+        for module, mode, buffers in held:
+            module.training = mode
+            buffers_of(module).update(buffers)
 
 
 @contextmanager

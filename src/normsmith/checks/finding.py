@@ -61,6 +61,7 @@ class Finding:
     - `batches`: how many were looked at.
     - `also`: other paths of the same module.
     - `severity`: "" for that of the rule.
+    - `evidence`: more of what was measured, as plain data that a report can draw.
     - `code`, `name`: those of the rule, which the engine writes.
 
     >>> print(Finding("norm", "momentum is 0.99", "TensorFlow's convention", Fix("momentum=0.01")))
@@ -77,6 +78,7 @@ class Finding:
     batches: int = 0
     also: tuple[str, ...] = ()
     severity: Severity | Literal[""] = ""
+    evidence: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     code: str = ""
     name: str = ""
 

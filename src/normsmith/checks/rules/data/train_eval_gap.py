@@ -1,0 +1,128 @@
+"""The network is worse in evaluation than in training on the very same batches, and its batch norms are the reason.
+
+What: held-back batches go through the network in evaluation, once with the running statistics and once normalised by
+    their own, as in training, without dropout in both. Level deep says where the gap comes from: dropout off first,
+    then running statistics in layer after layer, in steps that add up; beside them each layer alone and the reverse
+    order, which do not add up, as layers work on what those before them leave.
+
+Formula: gap = L(running statistics) − L(batch statistics), the mean over the batches of each batch's difference. Step
+    k is L(layers 1 … k by running statistics) − L(layers 1 … k − 1).
+
+Why it hurts: what was trained is not what is used. The running statistics may not be those of the data (stale, never
+    updated, dropout before a norm); or a batch tells what one sample cannot (batches too small, or sorted), and then
+    no running statistics can make up for it. The finding says which: it tries statistics measured anew.
+
+Threshold: a loss that is worse by 0.05, or a metric by a point, each beyond its noise between batches (t interval): our
+    own. On a smaller scale half of the loss (TheDeepChecker), where outputs also move by half of their spread: healthy
+    networks near a loss of 0 have .0034 against .0008.
+
+Reproduction:
+    import normsmith, torch
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8, momentum=1e-4), nn.ReLU(), nn.Linear(8, 2))
+    batches = [(x + 3, (x[:, 0] > 0).long()) for x in torch.randn(16, 64, 4)]
+    optimizer, loss = torch.optim.Adam(model.parameters(), lr=0.01), nn.functional.cross_entropy
+    for x, y in 10 * batches:
+        optimizer.zero_grad()
+        loss(model(x), y).backward()
+        optimizer.step()
+    findings = normsmith.check(model, batches, loss=loss, level="deep", select=["NS403"])
+    assert findings.codes == ("NS403",)
+    assert findings[0].evidence["steps"][0]["layers"] == ["1"]
+    model = findings.fix(model)
+    assert normsmith.check(model, batches, loss=loss, select=["NS403"]).passed()
+
+Fix: where statistics measured anew close most of the gap, `surgery.recalibrate(model, batches).apply()`; otherwise
+    larger or shuffled batches, or `surgery.convert(model, "renorm")` and further training.
+
+Threads: pytorch/pytorch#4741, pytorch/pytorch#5406, yanx27/GACNet#8, keras-team/keras#6977, keras-team/keras#7265.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+
+from normsmith._text import number, signed, some
+from normsmith.checks.comparison import LOSS, Comparison, Judge, normalising_by_batches
+from normsmith.checks.context import Context
+from normsmith.checks.finding import Finding, Fix, UnavailableError
+from normsmith.checks.gap import Gap, gap_of
+from normsmith.checks.moments import numbered
+from normsmith.checks.restore import modes_kept
+from normsmith.checks.rule import Rule
+from normsmith.measure import MeasuredLayer, Passes, Population
+
+_MOVED = 0.5
+_MOST_OF_IT = 0.8
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """A finding for the network, with the parts of the gap at level deep."""
+    if not context.norms or not context.layers:
+        return
+    if context.loss is None and context.metric is None:
+        raise UnavailableError("give loss=... or metric=...")
+    if all(norm.is_at_start and not norm.has_trained for norm in context.norms if norm.updates):
+        raise UnavailableError("no batch has moved the running statistics yet")
+    layers = context.layers
+    comparison = context.compare_with(lambda: normalising_by_batches(layers))
+    if not (comparison.losses or comparison.metrics):
+        raise UnavailableError("the batches have no targets")
+    cost = comparison.cost_where(_MOVED)
+    if cost is None:
+        return
+    gap = _parts(context, layers) if context.looks_at_training else None
+    closed = _closed_by_measuring(context, layers, comparison)
+    stale = closed >= _MOST_OF_IT
+    yield Finding(
+        "",
+        f"worse in evaluation than with the statistics of the same batches: {cost}{_where(gap)}",
+        f"statistics measured anew close {number(100 * min(max(closed, 0.0), 1.0), 2)} % of it: "
+        + (
+            "the running statistics are not the data's"
+            if stale
+            else "batches are too small, sorted, or mixed"
+        ),
+        context.recalibration() if stale else _BATCHES,
+        quantity="loss" if comparison.losses else "metric",
+        measured=abs(_mean_gap(comparison)),
+        threshold=LOSS if comparison.losses else context.point,
+        batches=comparison.batches,
+        evidence={} if gap is None else gap.to_dict(),
+    )
+
+
+_BATCHES = Fix('larger or shuffled batches, or surgery.convert(model, "renorm").apply()')
+
+
+def _where(gap: Gap | None) -> str:
+    if gap is None:
+        return "; level deep says in which layers"
+    paths, added = gap.worst
+    what, values = ("loss", added.loss) if added.loss else ("metric", added.metric)
+    return f"; most comes from {some(paths, 3)}: {what} {signed(fmean(values))}"
+
+
+def _mean_gap(comparison: Comparison) -> float:
+    pairs = comparison.losses or comparison.metrics
+    return fmean(now - then for now, then in pairs)
+
+
+def _parts(context: Context, layers: Sequence[MeasuredLayer]) -> Gap:
+    judge = Judge(context.loss, context.metric, context.higher_is_better, context.point)
+    return gap_of(context.network, context.held_back, context.forward, layers, judge)
+
+
+def _closed_by_measuring(context: Context, layers: tuple[MeasuredLayer, ...], gap: Comparison) -> float:
+    """The share of the gap that is gone once the layers hold the statistics of the measured batches."""
+    passes = Passes(context.network, layers, numbered(context.output))
+    with modes_kept(context.network), passes.prepared_model():
+        result = Population(passes, context.measured, [layer.statistics() for layer in layers]).fast("none")
+    measured = {layer.layer: new for layer, new in zip(layers, result.statistics, strict=True)}
+    whole = _mean_gap(gap)
+    return _mean_gap(context.compare(measured)) / whole if whole else 0.0
+
+
+RULE = Rule("NS403", "train-eval-gap", "error", check, __doc__, needs=("batches",))
