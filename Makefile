@@ -42,6 +42,10 @@ figures: $(STAMP)
 	@echo "normsmith: the demo's questions asked anew; README's table and the verdicts of docs/claims.md (minutes)"
 	@$(BIN)/python scripts/figures.py
 
+corpus: $(STAMP)
+	@echo "normsmith: normsmith check over the corpus of seeded faults (tens of minutes; docs/corpus.json and its table)"
+	@$(BIN)/python scripts/corpus.py
+
 machines: $(STAMP)
 	@echo "normsmith: the demo by other backends and a narrower instruction set (tens of minutes; kept in .machines)"
 	@$(BIN)/python scripts/machines.py
