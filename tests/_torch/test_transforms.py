@@ -121,3 +121,18 @@ def test_writing_into_a_tensor_moves_its_version() -> None:
     assert _torch.version_of(x) == before + 1
     x.exp()
     assert _torch.version_of(x) == before + 1
+
+
+def test_mapped_tensors_are_known_within_other_transforms():
+    seen = []
+
+    def look(x):
+        seen.append(_torch.is_mapped(x))
+        return x.sum()
+
+    x = torch.randn(3, 2)
+    torch.func.vmap(look)(x)
+    torch.func.vmap(torch.func.grad(look))(x)
+    torch.func.grad(look)(x)
+    look(x)
+    assert seen == [True, True, False, False]

@@ -49,6 +49,20 @@ def is_batched_gradient(tensor: Tensor) -> bool:
     return bool(torch._C._functorch.is_legacy_batchedtensor(tensor))
 
 
+def is_mapped(tensor: Tensor) -> bool:
+    """Whether a tensor is one of many that `torch.func.vmap` maps over, also within other transforms.
+
+    Needs `is_functorch_wrapped_tensor`, `is_batchedtensor` and `get_unwrapped` in `torch._C._functorch`. Without it, a
+    norm that is mapped over samples is not found.
+    """
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
+
+
 def without_torch_functions() -> AbstractContextManager[Any]:
     """A block without `__torch_function__`, of modes and of subclasses. Needs `torch._C.DisableTorchFunction`."""
     return torch._C.DisableTorchFunction()
