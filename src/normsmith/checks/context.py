@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
@@ -224,6 +224,14 @@ class Context:
         if self.training_step is None:
             raise UnavailableError("give training_step=...")
         return self.training.every_step
+
+    @fact
+    def average(self) -> Context:
+        """The averaged copy of the model, on the same batches."""
+        if self.ema is None:
+            raise UnavailableError("give ema=...")
+        data = None if self.data is None else self.batches  # an iterator cannot be gone through twice
+        return replace(self, model=self.ema, data=data, optimizer=None, ema=None, checkpoint=None)
 
     @fact
     def validation(self) -> Record:

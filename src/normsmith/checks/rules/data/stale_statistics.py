@@ -47,31 +47,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from normsmith.anatomy.broken_statistics import broken_statistics
 from normsmith.checks.context import Context
 from normsmith.checks.finding import Finding, UnavailableError
-from normsmith.checks.norms import Norm, statistics_tensors
 from normsmith.checks.rule import Rule
-from normsmith.checks.shift import CHANNELS, Shift, noise_of, shift
+from normsmith.checks.shift import CHANNELS
+from normsmith.checks.staleness import staleness
 
 
 def check(context: Context) -> Iterator[Finding]:
     """A finding for each norm with such statistics, if they cost something together."""
     if context.norms and all(norm.is_at_start for norm in context.norms if norm.updates):
         raise UnavailableError("no batch has moved the running statistics yet")
-    moved = {
-        norm: away for norm in context.norms if (away := _shift(context, norm)) is not None and away.counts
-    }
-    if not moved:
+    stale = staleness(context)
+    if stale is None:
         return
-    comparison = context.compare({norm.module: context.moments[norm.module].statistics for norm in moved})
-    cost = comparison.cost
-    if cost is None:
-        return
-    for norm, away in moved.items():
+    for norm, away in stale.shifts.items():
         yield Finding(
             norm.path,
-            f"running statistics are off {away.text}; {cost}",
+            f"running statistics are off {away.text}; {stale.cost}",
             "weights that changed without their statistics (EMA, SWA, merging, loading), or other data",
             context.recalibration(),
             quantity="share of channels",
@@ -80,19 +73,6 @@ def check(context: Context) -> Iterator[Finding]:
             batches=len(context.measured),
             also=norm.also,
         )
-
-
-def _shift(context: Context, norm: Norm) -> Shift | None:
-    """How far a norm's running statistics are from its data's; None where there are none to compare."""
-    held = statistics_tensors(norm)
-    another_rules = norm.is_at_start or norm.is_frozen or broken_statistics(norm.module) is not None
-    if held is None or another_rules or not context.calls_of(norm):
-        return None
-    measured = context.moments[norm.module]
-    noise = noise_of(measured.calls, norm.epsilon)
-    own = 0.0 if norm.momentum is None else norm.momentum / (2 - norm.momentum)
-    weight = 1 / noise.batches + own
-    return shift(held, (measured.mean, measured.within), norm.epsilon, noise, weight)
 
 
 RULE = Rule("NS404", "stale-statistics", "error", check, __doc__, needs=("batches",))

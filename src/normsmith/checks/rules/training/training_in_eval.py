@@ -1,0 +1,118 @@
+"""A training step runs with batch norms in evaluation mode: they train on statistics that nothing updates.
+
+What: your `training_step` is run before and after `validate`, and each norm's calls are looked at. It is an error where
+    the whole model is in evaluation mode in a training step, or where a norm trained before the validation and does not
+    after it. It is information where norms alone are in evaluation mode. Frozen parts, none of whose parameters move,
+    and forwards in evaluation beside one in training, as for pseudo-labels, are left alone.
+
+Formula: y = γ·(x − running_mean) / sqrt(running_var + eps) + β in training too, with statistics that stay.
+
+Why it hurts: a `model.eval()` of the validation without a `model.train()` after it leaves the rest of the training
+    without batch statistics, dropout and gradients through them; weights move on while the statistics stay where they
+    were, so that activations drift, or diverge. Nothing fails; the loss of training is worse from the second epoch on.
+
+Threshold: a training step, gradients recorded, none of whose forwards has the norm in training mode.
+
+Reproduction:
+    import normsmith, torch
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    batches = [(torch.randn(32, 4), torch.randint(2, (32,))) for _ in range(4)]
+
+    def step(model, batches, optimizer):
+        x, y = next(batches)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    given = {"training_step": step, "validate": lambda model: model.eval()(batches[0][0]), "level": "deep"}
+    assert normsmith.check(model, batches, select=["NS309"], **given).codes == ("NS309",)
+    given["training_step"] = lambda model, *rest: step(model.train(), *rest)
+    assert normsmith.check(model, batches, select=["NS309"], **given).passed()
+
+Fix: `model.train()` at the begin of each epoch, and after each validation within one.
+
+Threads: wkentaro/pytorch-fcn#56, joeynmt/joeynmt#184, fartashf/vsepp#4, tk-rusch/coRNN#1, ServiceNow/LCFCN#20,
+    pytorch/tutorials#1624.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from normsmith._text import count, some
+from normsmith.checks.context import Context
+from normsmith.checks.finding import Finding, Fix
+from normsmith.checks.norms import Norm
+from normsmith.checks.rule import Rule
+from normsmith.checks.watcher import Record
+
+_TRAIN = Fix("model.train() at the begin of each epoch and after each validation")
+_MEANT = Fix('model.train(), or surgery.freeze(model, "statistics").apply() if it is meant')
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """An error for the model where it trains in evaluation mode; information for each norm that does."""
+    steps = context.own_steps
+    caught = {
+        number: [norm for norm in context.norms if _trains_in_evaluation(norm, record)]
+        for number, record in enumerate(steps)
+    }
+    by_accident = {
+        norm
+        for number, norms in caught.items()
+        for norm in norms
+        if not any(steps[number].modes) or _trained_before(norm, steps[:number])
+    }
+    if by_accident:
+        first = min(number for number, norms in caught.items() if by_accident & set(norms))
+        paths = [norm.path for norm in context.norms if norm in by_accident]
+        after = context.training.after is not None and first == len(steps) - 1
+        yield Finding(
+            "",
+            f"{count(len(paths), 'norm')} ({some(paths, 3)}) in evaluation mode in a training step"
+            f"{' after the validation' if after else ''}: running statistics stay while parameters move",
+            "eval() in the validation, and no train() after it"
+            if after
+            else "eval() before or in the training step",
+            _TRAIN,
+            quantity="norms in evaluation mode",
+            measured=len(paths),
+            threshold=0,
+            severity="error",
+        )
+    for norm in dict.fromkeys(norm for norms in caught.values() for norm in norms):
+        if norm not in by_accident:
+            yield Finding(
+                norm.path,
+                "is in evaluation mode in the training steps, while its parameters move",
+                "put into evaluation mode by itself, within a model that trains",
+                _MEANT,
+                also=norm.also,
+                severity="info",
+            )
+
+
+def _trains_in_evaluation(norm: Norm, record: Record) -> bool:
+    """Whether a step trains through a norm that is in evaluation mode in all of its forwards."""
+    calls = record.calls_of(norm.path)
+    evaluated = (
+        bool(calls) and not any(call.training for call in calls) and any(call.records for call in calls)
+    )
+    return evaluated and norm.updates and not norm.is_pinned and norm.momentum != 0 and _moves(norm, record)
+
+
+def _moves(norm: Norm, record: Record) -> bool:
+    """Whether parameters of a norm, or of the part that it stands in, moved in a step."""
+    own = f"{norm.path}." if norm.path else ""
+    if next(norm.module.parameters(), None) is None:
+        own = own.removesuffix(".").rpartition(".")[0]
+    return any(name.startswith(own) for name in record.moved)
+
+
+def _trained_before(norm: Norm, records: tuple[Record, ...]) -> bool:
+    return any(call.training for record in records for call in record.calls_of(norm.path))
+
+
+RULE = Rule("NS309", "training-in-eval", "error", check, __doc__, needs=("batches", "training"))
