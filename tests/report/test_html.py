@@ -202,4 +202,4 @@ def test_skipped_questions_and_methods_are_told():
     result = samples.study(answer, skipped={"saturation": "The task has no sigmoid."})
     text = " ".join(" ".join(Page(render_html(result)).words).split())
     assert "Each arm at its own rate." in text
-    assert "Not asked: saturation . The task has no sigmoid." in text
+    assert "Not asked: saturation : The task has no sigmoid." in text

@@ -115,4 +115,4 @@ def test_a_name_cannot_steer_the_terminal_or_use_markup():
 
 def test_skipped_questions_are_told():
     text = printed(samples.study(samples.placement(), skipped={"saturation": "The task has no sigmoid."}))
-    assert "Not asked: saturation. The task has no sigmoid." in text
+    assert "Not asked: saturation: The task has no sigmoid." in text

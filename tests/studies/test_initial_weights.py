@@ -146,7 +146,10 @@ class Recurrent(nn.Module):
 
 def test_a_recurrent_layer_is_a_hidden_one():
     task = make("recurrent", model=Recurrent)
-    assert changed(Recurrent(), task, 2.0) == {"rnn.weight_ih_l0", "rnn.weight_hh_l0"}
+    weights = {"rnn.weight_ih_l0", "rnn.weight_hh_l0"}
+    assert changed(Recurrent(), task, 2.0) == weights
+    normed = normalized(None, where="after").build(Recurrent(), task)  # a trace looks inside the layer then
+    assert changed(normed, task, 2.0) == weights
 
 
 def test_a_network_without_hidden_layers_is_refused():

@@ -5,9 +5,10 @@ import math
 import pytest
 from tests.studies.outcomes import AT, DIVERGED, at, lab
 from tests.studies.tiny import make
+from torch import nn
 
 from normsmith.errors import StudyError
-from normsmith.studies.arms import AS_IS, Arm, network
+from normsmith.studies.arms import AS_IS, Arm, network, normalized
 from normsmith.studies.initial_weights import weights_of
 from normsmith.studies.lab import CEILING, MORE, RUNG, Lab
 from normsmith.studies.statistics import Hypothesis
@@ -189,3 +190,19 @@ def test_trials_that_were_not_resampled_leave_the_error_unknown():
     tuned = at(0.1, 0.1, 0.1, 0.1)
     study.outcomes |= {trial: Outcome("finished", test=(0.0, 0.5)) for trial in study.trials(tuned).values()}
     assert study.compare(CLAIM, tuned, tuned, study.points).test_error is None
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.RNN(3, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.rnn(x.reshape(-1, 2, 3))[0][:, -1])
+
+
+def test_norms_stand_after_layers_whose_activations_are_inside_them():
+    assert a_study().side == "before"
+    study = a_study(model=Recurrent)
+    assert study.side == "after"
+    assert study.normalized(None) == normalized(None, where="after")

@@ -57,7 +57,7 @@ def print_verdicts(result: StudyResult, console: Console) -> None:
         _print_answer(answer, safe, console)
     for question, reason in result.skipped.items():
         console.print()
-        _say(console, safe(f"Not asked: {question}. {reason}"))
+        _say(console, safe(f"Not asked: {question}: {reason}"))
     if not result.answers:
         _say(console, safe("No question was answered."))
     console.print()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from normsmith import surgery
-from normsmith.anatomy.graph import is_recurrent
+from normsmith.anatomy.graph import Event, is_recurrent
 from normsmith.errors import StudyError, SurgeryError
 from normsmith.layers import init
 from normsmith.studies.arms import Arm, edit
@@ -93,6 +93,11 @@ def _pretrained(task: Task) -> tuple[Tensor, ...]:
     )
 
 
+def _recurs(event: Event) -> bool:
+    """Whether an event is a recurrent layer, or what such a layer calls where the trace looks inside it."""
+    return is_recurrent(event) or event.name in {"rnn_tanh", "rnn_relu", "lstm", "gru"}
+
+
 @named("scale-hidden-weights")
 def scale_hidden_weights(model: nn.Module, task: Task, gain: float) -> nn.Module:
     """Multiply the weight matrices and kernels of hidden layers by `gain`: those that an activation comes after.
@@ -103,7 +108,7 @@ def scale_hidden_weights(model: nn.Module, task: Task, gain: float) -> nn.Module
         StudyError: no weight has an activation after it.
     """
     graph = surgery.trace(model, example(task), forward=forward_of(task))
-    ends = [*hidden_activations(graph), *filter(is_recurrent, graph.events)]
+    ends = [*hidden_activations(graph), *filter(_recurs, graph.events)]
     owners = [event for event in graph.events if any(graph.leads_to(event, end) for end in ends)]
     paths = {event.path for event in owners if event.kind == "parameter"}
     modules = {event.module for event in owners if event.module is not None}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import median, stdev
 from typing import Literal, TypeAlias
 
-from normsmith.errors import StudyError
+from normsmith.errors import StudyError, SurgeryError
 from normsmith.studies.arms import Arm, Value, network, normalized
 from normsmith.studies.initial_weights import activations_of, are_drawn, initialised
 from normsmith.studies.results import Effect
@@ -65,10 +66,23 @@ class Lab:
         """The task's network without norms, with its own activation (None) or another one."""
         return network(activation, is_own=activation == self.own_activation)
 
+    @cached_property
+    def side(self) -> str:
+        """On which side of its activations the task's network can have norms: "before" them, if it can.
+
+        The activations of recurrent layers are inside them, so that norms can only stand after these layers.
+        """
+        for where in ("before", "after"):
+            with suppress(SurgeryError):
+                normalized(None, where=where).build(build(self.task, 0), self.task)
+                return where
+        return "before"
+
     def normalized(
-        self, activation: str | None, norm: str = "batch", where: str = "before", **options: Value
+        self, activation: str | None, norm: str = "batch", where: str | None = None, **options: Value
     ) -> Arm:
-        """The task's network with `norm` before or after every activation, and none elsewhere."""
+        """The task's network with `norm` before or after every activation (None: at its `side`), and none elsewhere."""
+        where = where or self.side
         return normalized(activation, norm, where, is_own=activation == self.own_activation, **options)
 
     def trial(self, setting: Setting, seed: int) -> Trial:

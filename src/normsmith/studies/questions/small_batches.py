@@ -114,7 +114,7 @@ def _sized(lab: Lab, norm: str, size: int) -> Arm:
     options: dict[str, Value] = {"ghost_batch_size": size}
     if norm == "renorm":
         options["total_steps"] = lab.steps
-    arm = lab.normalized(None, norm, "before", **options)
+    arm = lab.normalized(None, norm, lab.side, **options)
     return arm.called(f"{arm.name}, {size} samples")
 
 
