@@ -26,7 +26,7 @@ from typing import Any
 from scipy.stats import binomtest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+sys.path.insert(0, str(ROOT))
 
 KEPT, PAGE = ROOT / "docs/corpus.json", ROOT / "docs/explanation/checks-measured.md"
 BEGIN, END = "<!-- from docs/corpus.json: make corpus -->", "<!-- end of the figures -->"
@@ -71,7 +71,7 @@ def measured(files: list[str] | None) -> dict[str, Any]:
             f"no file of cases is called {', '.join(unknown)}: expected some of {', '.join(every)}"
         )
     existing = frozenset(every_rule())
-    tools = {"normsmith check": (ask_normsmith, existing), **rivals()}
+    tools = {"normsmith check": (ask_normsmith, existing), **other_tools()}
     started, rows = time.perf_counter(), []
     for file in files or every:
         for case in every[file]:
@@ -133,11 +133,12 @@ def ask_normsmith(case: Any, given: Any) -> list[tuple[str, str]]:
     return [(finding.code, finding.severity) for finding in findings]
 
 
-def rivals() -> dict[str, tuple[Tool, frozenset[str]]]:
+def other_tools() -> dict[str, tuple[Tool, frozenset[str]]]:
     """The other tools that are installed here."""
-    import corpus_rivals
+    from tests.corpus import rivals
 
-    return corpus_rivals.installed()
+    result: dict[str, tuple[Tool, frozenset[str]]] = rivals.installed()
+    return result
 
 
 def in_short(row: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from normsmith.checks.check import check, check_task
 from normsmith.checks.context import Context
-from normsmith.checks.finding import Finding, Fix, NotRun, UnavailableError
+from normsmith.checks.finding import Finding, Fix, NotRun, Proof, UnavailableError
 from normsmith.checks.findings import Findings
 from normsmith.checks.registry import chosen_rules, every_rule, named_rule
 from normsmith.checks.rule import Rule
@@ -13,6 +13,7 @@ __all__ = [
     "Findings",
     "Fix",
     "NotRun",
+    "Proof",
     "Rule",
     "UnavailableError",
     "check",

@@ -40,6 +40,7 @@ def check(
     metric: Callable[[Any, Any], Any] | None = None,
     select: Iterable[str] = (),
     ignore: Iterable[str] = (),
+    prove: bool = False,
 ) -> Findings:
     """Find what is wrong with the normalization of a model; the model is afterwards as it was.
 
@@ -62,6 +63,7 @@ def check(
         forward: `forward(model, batch)` → (output, target), for batches of another kind.
         metric: `metric(output, target)`, higher is better.
         select, ignore: codes or names of rules, or how codes begin; all rules by default.
+        prove: try each fix on a copy: loss and metric in evaluation before and after, on held-back batches.
 
     Raises:
         InputError: an argument does not fit, with what was expected.
@@ -75,6 +77,7 @@ def check(
     """
     check_changeable(model)
     check_choice("level", level, LEVELS)
+    _check_provable(prove, level)
     if isinstance(batches, torch.Tensor) or (batches is not None and not isinstance(batches, Iterable)):
         raise InputError(
             f"batches: expected a DataLoader or a list of batches, got {type(batches).__name__}; for a single "
@@ -93,7 +96,7 @@ def check(
         None if checkpoint is None else Path(checkpoint),
         pair if forward is None else forward,
     )
-    return run(chosen_rules(select, ignore), context, level)
+    return run(chosen_rules(select, ignore), context, level, prove=prove)
 
 
 def check_task(
@@ -104,8 +107,10 @@ def check_task(
     select: Iterable[str] = (),
     ignore: Iterable[str] = (),
     checkpoint: Path | None = None,
+    prove: bool = False,
 ) -> Findings:
     """Find what is wrong with a network of a task, on the task's training batches."""
+    _check_provable(prove, level)
     context = Context(
         model,
         TrainingBatches(task),
@@ -120,7 +125,14 @@ def check_task(
         higher_is_better=task.higher_is_better,
         point=task.point,
     )
-    return run(chosen_rules(select, ignore), context, level)
+    return run(chosen_rules(select, ignore), context, level, prove=prove)
+
+
+def _check_provable(prove: bool, level: Level) -> None:
+    if prove and level == "fast":
+        raise InputError(
+            "prove: fixes are tried on batches, which level fast does not run; expected standard or deep"
+        )
 
 
 class TrainingBatches:

@@ -87,6 +87,7 @@ class Context:
     - `validate(model)`, `training_step(model, batches, optimizer)`, `domain(batch)`: the user's own.
     - `data`: the batches, as they were given.
     - `looks_at_data`, `looks_at_training`: whether the level allows to run batches, and to make training steps.
+    - `proving`: whether fixes are being tried, so that they may not see the held-back batches.
     """
 
     model: nn.Module
@@ -103,6 +104,7 @@ class Context:
     higher_is_better: bool = True
     point: float = 0.01
     looks_at_data: bool = True
+    proving: bool = False
     looks_at_training: bool = True
 
     @cached_property
@@ -252,8 +254,17 @@ class Context:
 
     def compare_with(self, changed: Callable[[], AbstractContextManager[None]]) -> Comparison:
         """The held-back batches in evaluation as the model is, and within `changed()`."""
-        judge = Judge(self.loss, self.metric, self.higher_is_better, self.point)
-        return compared(self.network, self.held_back, self.forward, changed, judge)
+        return compared(self.network, self.held_back, self.forward, changed, self.judge)
+
+    @property
+    def judge(self) -> Judge:
+        """How outputs are judged."""
+        return Judge(self.loss, self.metric, self.higher_is_better, self.point)
+
+    @property
+    def for_fixes(self) -> Sequence[Any]:
+        """The batches that a fix may measure on: all, but those that are held back where fixes are tried."""
+        return self.measured if self.proving else self.batches
 
     @property
     def output(self) -> Forward:
@@ -267,7 +278,7 @@ class Context:
             return Fix(code)
         return Fix(
             code,
-            plan=lambda model: recalibrate(model, self.batches, forward=self.output).plan,
+            plan=lambda model: recalibrate(model, self.for_fixes, forward=self.output).plan,
             measures=True,
         )
 

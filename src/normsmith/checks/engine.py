@@ -8,6 +8,7 @@ from normsmith._text import error_text
 from normsmith.checks.context import Context
 from normsmith.checks.finding import Finding, NotRun, UnavailableError
 from normsmith.checks.findings import Findings, sorted_findings
+from normsmith.checks.prove import proved
 from normsmith.checks.restore import restored
 from normsmith.checks.rule import LEVELS, Level, Need, Rule
 
@@ -23,10 +24,13 @@ _GIVEN: dict[Need, str] = {
 """The needs that a user hands over, with the field of the context that holds each."""
 
 
-def run(rules: Sequence[Rule], context: Context, level: Level = "standard") -> Findings:
+def run(
+    rules: Sequence[Rule], context: Context, level: Level = "standard", *, prove: bool = False
+) -> Findings:
     """Ask every rule; afterwards the model, its random numbers and the loader's are as they were, whatever happened.
 
     A rule above the level, one whose needs were not given, and one that raises are not run, and say why.
+    With `prove`, findings have the proof of their fix, which is tried on a copy.
     """
     context.looks_at_data = level != "fast"
     context.looks_at_training = level == "deep"
@@ -42,6 +46,8 @@ def run(rules: Sequence[Rule], context: Context, level: Level = "standard") -> F
                 found += [finding.of(rule.code, rule.name, rule.severity) for finding in outcome]
             else:
                 clean.append(rule.code)
+        if prove:
+            found = proved(found, context)
     return Findings(sorted_findings(found), tuple(clean), tuple(not_run))
 
 

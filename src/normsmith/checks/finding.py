@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 from torch.optim import Optimizer
 
-from normsmith._text import path_text
+from normsmith._text import count, number, path_text
 from normsmith.surgery import Plan
 
 Severity = Literal["error", "warning", "info"]
@@ -52,6 +52,43 @@ class Fix:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """What a fix does, tried on a copy: loss and metric in evaluation before and after, on held-back batches.
+
+    - `loss`, `metric`: (before, after); None where there is no such function, or no target.
+    - `batches`: how many; `held_back`: whether the fix has not seen them (it has where there are fewer than six).
+    - `failed`: why it could not be tried.
+
+    >>> print(Proof((0.9, 0.25), (0.5, 0.75), 6))
+    loss 0.9 → 0.25, metric 0.5 → 0.75 on 6 batches that were held back
+    """
+
+    loss: tuple[float, float] | None = None
+    metric: tuple[float, float] | None = None
+    batches: int = 0
+    held_back: bool = True
+    failed: str = ""
+
+    def __str__(self) -> str:
+        if self.failed:
+            return f"not tried: {self.failed}"
+        pairs = (("loss", self.loss), ("metric", self.metric))
+        said = [f"{name} {number(p[0])} → {number(p[1])}" for name, p in pairs if p is not None]
+        held = " that were held back" if self.held_back else ""
+        return f"{', '.join(said)} on {count(self.batches, 'batch')}{held}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The proof as plain data that JSON can hold: what is not finite is None."""
+        pairs = {"loss": self.loss, "metric": self.metric}
+        plain = {name: None if p is None else list(map(_finite, p)) for name, p in pairs.items()}
+        return {**plain, "batches": self.batches, "held_back": self.held_back, "failed": self.failed}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
 class Finding:
     """One thing that is wrong, at one place of a model.
 
@@ -62,7 +99,7 @@ class Finding:
     - `also`: other paths of the same module.
     - `severity`: "" for that of the rule.
     - `evidence`: more of what was measured, as plain data that a report can draw.
-    - `code`, `name`: those of the rule, which the engine writes.
+    - `code`, `name`: those of the rule, which the engine writes; `proof`: what the fix does, where that was tried.
 
     >>> print(Finding("norm", "momentum is 0.99", "TensorFlow's convention", Fix("momentum=0.01")))
     norm: momentum is 0.99
@@ -81,6 +118,7 @@ class Finding:
     evidence: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     code: str = ""
     name: str = ""
+    proof: Proof | None = None
 
     def __str__(self) -> str:
         return f"{path_text(self.path)}: {self.message}"
@@ -94,7 +132,8 @@ class Finding:
         plain = asdict(replace(self, fix=Fix("")))
         plain["also"] = list(self.also)
         for name in ("measured", "threshold"):
-            plain[name] = plain[name] if plain[name] is not None and math.isfinite(plain[name]) else None
+            plain[name] = _finite(plain[name])
+        plain["proof"] = None if self.proof is None else self.proof.to_dict()
         plain["fix"] = {
             "code": self.fix.code,
             "can_be_applied": self.fix.can_be_applied,

@@ -90,12 +90,7 @@ class Findings(Sequence[Finding]):
         Raises:
             SurgeryError: with the model as it was: a fix is not possible.
         """
-        wanted = None if codes is None else set(codes)
-        fixes = [
-            fix
-            for fix in self._fixes(wanted)
-            if fix.can_be_applied and (fix.keeps_outputs or not keep_outputs)
-        ]
+        fixes = self.fixes(codes, keep_outputs=keep_outputs)
         inner = network = unwrapped(model)
         held = {id(parameter) for parameter in network.parameters()}
         done: list[Plan] = []
@@ -118,10 +113,12 @@ class Findings(Sequence[Finding]):
                 fix.optimizer(optimizer)
         return model if network is inner else network
 
-    def _fixes(self, codes: set[str] | None) -> list[Fix]:
-        """The fixes, the same one once, those that measure at the end."""
-        chosen = (finding.fix for finding in self.found if codes is None or finding.code in codes)
-        return sorted(dict.fromkeys(chosen), key=lambda fix: fix.measures)
+    def fixes(self, codes: Iterable[str] | None = None, *, keep_outputs: bool = False) -> list[Fix]:
+        """The fixes that can be applied, the same one once, in the order in which they are: those that measure last."""
+        wanted = None if codes is None else set(codes)
+        every = dict.fromkeys(f.fix for f in self.found if wanted is None or f.code in wanted)
+        chosen = (fix for fix in every if fix.can_be_applied and (fix.keeps_outputs or not keep_outputs))
+        return sorted(chosen, key=lambda fix: fix.measures)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain data."""
@@ -172,4 +169,6 @@ def _paragraph(findings: Sequence[Finding]) -> list[str]:
     lines += [f"  cause: {cause}" for cause in dict.fromkeys(finding.cause for finding in findings[:_SHOWN])]
     fixes = list(dict.fromkeys(finding.fix.code for finding in findings))
     lines += [f"  fix:   {code}" for code in fixes[:_SHOWN]]
+    proofs = dict.fromkeys(str(finding.proof) for finding in findings if finding.proof is not None)
+    lines += [f"  proof: {proof}" for proof in list(proofs)[:_SHOWN]]
     return [*lines, ""]

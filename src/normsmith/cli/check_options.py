@@ -64,4 +64,22 @@ WriteBaseline = Annotated[
         "--write-baseline", metavar="FILE", help="Write what is found as a baseline, and exit with 0."
     ),
 ]
+Prove = Annotated[
+    bool,
+    typer.Option(
+        "--prove", help="Try each fix on a copy: loss and metric before and after, on held-back batches."
+    ),
+]
+FixOption = Annotated[
+    bool,
+    typer.Option("--fix", help="Mend what keeps the outputs; shows the plans first, writes with --fixed."),
+]
+UnsafeFixes = Annotated[
+    bool, typer.Option("--unsafe-fixes", help="For --fix: also what changes outputs in evaluation.")
+]
+Fixed = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="For --fix: write the mended network's weights: .safetensors, .pt."),
+]
+Force = Annotated[bool, typer.Option("--force", help="For --fixed: overwrite a file that exists.")]
 ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 whatever was found.")]

@@ -80,7 +80,7 @@ def _result(finding: Finding, codes: list[str], file: Path | None) -> dict[str, 
         "properties": {
             name: value
             for name, value in finding.to_dict().items()
-            if name in {"quantity", "measured", "threshold", "batches"} and value is not None
+            if name in {"quantity", "measured", "threshold", "batches", "proof"} and value is not None
         },
     }
 
