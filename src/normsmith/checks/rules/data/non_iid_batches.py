@@ -1,0 +1,119 @@
+"""The samples of a batch resemble each other more than samples drawn at random do: batches are sorted or grouped.
+
+What: the channel means and mean squares of each sample are taken at the inputs of all batch norms, in evaluation mode,
+    where a sample knows nothing of its batch. Their means over batches are compared with those of the same samples in
+    batches drawn at random. One p for the whole network.
+
+Formula: B = Σ_b n_b·|mean_b|², over standardised columns; p is the share of 1,999 permutations of the samples whose B
+    is as large. The size of it is the intraclass correlation: the share of the samples' variance that lies between
+    batches, beyond what permutations have.
+
+Why it hurts: training normalises each batch by itself, so that what its samples have in common, as their class, camera
+    or time, is subtracted, and may become visible again as a clue to what the batch is. Evaluation, by one average,
+    sees other inputs: good in training, bad in evaluation. And the running statistics follow the last few batches.
+
+Threshold: p < 0.001 (one p, so that many layers raise no false alarm) and an intraclass correlation of 0.02, where
+    batch means vary by 0.14 σ beyond chance: our own; NS404 calls 0.1 σ a shift. Batches with less variance between
+    them than by chance, as stratified ones have, are fine.
+
+Reproduction:
+    import normsmith, torch
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+    labels = torch.randint(4, (512,))
+    x = torch.randn(512, 4) + 2 * nn.functional.one_hot(labels, 4)
+    by_class = x[labels.argsort()]
+    assert normsmith.check(model, by_class.split(32), select=["NS406"]).codes == ("NS406",)
+    assert normsmith.check(model, x.split(32), select=["NS406"]).passed()
+
+Fix: `DataLoader(..., shuffle=True)`, or a shuffle before batches are formed (a stream needs a large buffer). Where batches
+    have to be grouped, `surgery.convert(model, "renorm")`, which normalises by running statistics within bounds.
+
+Threads: openpifpaf/openpifpaf#308, vlfeat/matconvnet#393, happynear/NormFace#4,
+    xuyxu/Deep-Clustering-Network#2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from normsmith._text import number, p_value
+from normsmith.checks.context import Context
+from normsmith.checks.finding import Finding, Fix, UnavailableError
+from normsmith.checks.per_sample import samples_at
+from normsmith.checks.rule import Rule
+
+P = 1e-3
+CORRELATION = 0.02
+_PERMUTATIONS = 1999
+_MOST = 1024
+"""Samples that are looked at: a table of their products is held."""
+_FEWEST = 4
+_FIX = Fix('DataLoader(..., shuffle=True), or surgery.convert(model, "renorm").apply()')
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """One finding for the data, if batches are not drawn at random."""
+    modules = [norm.module for norm in context.norms if not norm.is_frozen]
+    if not modules:
+        return
+    if len(context.batches) < _FEWEST:
+        raise UnavailableError(f"expected at least {_FEWEST} batches, got {len(context.batches)}")
+    tables = samples_at(context.network, modules, context.batches, context.output)
+    most = max(_MOST // len(tables), 2)
+    tables = [table[:most] for table in tables if len(table) > 1]
+    if len(tables) < _FEWEST:
+        raise UnavailableError("batches of one sample tell nothing of each other")
+    p, correlation = against_permutations(tables)
+    if p < P and correlation >= CORRELATION:
+        yield Finding(
+            "",
+            f"samples of a batch resemble each other: {number(100 * correlation, 2)} % of their variance lies between "
+            f"batches, beyond chance ({p_value(p)})",
+            "data sorted or grouped, by class, source or time, and not shuffled",
+            _FIX,
+            quantity="intraclass correlation",
+            measured=correlation,
+            threshold=CORRELATION,
+            batches=len(tables),
+        )
+
+
+def against_permutations(tables: list[Tensor]) -> tuple[float, float]:
+    """The p of batches drawn at random, and the share of the variance that lies between them beyond chance.
+
+    >>> draw = torch.Generator().manual_seed(0)
+    >>> p, correlation = against_permutations([torch.randn(16, 3, generator=draw) + 3 * b for b in range(4)])
+    >>> p < 0.001, correlation > 0.5
+    (True, True)
+    """
+    every = torch.cat(tables)
+    every = every - every.mean(0)
+    products = every @ every.T
+    sizes = [len(table) for table in tables]
+    member = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    one_hot = torch.nn.functional.one_hot(member).double() / torch.tensor(sizes).double().sqrt()
+
+    def between(order: Tensor) -> Tensor:
+        chosen = one_hot[order]
+        return (chosen * (products @ chosen)).sum()
+
+    draw = torch.Generator().manual_seed(0)
+    observed = between(torch.arange(len(every)))
+    by_chance = torch.stack(
+        [between(torch.randperm(len(every), generator=draw)) for _ in range(_PERMUTATIONS)]
+    )
+    p = (1 + int((by_chance >= observed).sum())) / (1 + _PERMUTATIONS)
+    size = sum(sizes) / len(sizes)
+    total = float(products.trace())
+    excess = float(observed - by_chance.mean()) / total if total > 0 else 0.0
+    # a share r of variance between batches of n adds about r·(1 − 1/batches)·(1 − 1/n) to the share of B
+    scale = (1 - 1 / len(sizes)) * (1 - 1 / size)
+    return p, excess / scale
+
+
+RULE = Rule("NS406", "non-iid-batches", "warning", check, __doc__, needs=("batches",))
