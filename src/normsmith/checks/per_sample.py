@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,10 +51,9 @@ def samples_at(
             for batch in batches:
                 samples, calls = max(rows(batch), 1), [[] for _ in modules]
                 run(model, copied(batch))
-                for table, parts in zip(tables, calls, strict=True):
-                    table += (
-                        [torch.stack(parts).mean(0)] if parts and len({p.shape for p in parts}) == 1 else []
-                    )
+                for number, parts in enumerate(calls):
+                    if parts and len({part.shape for part in parts}) == 1:
+                        tables[number].append(torch.stack(parts).mean(0))
     finally:
         for handle in handles:
             handle.remove()
@@ -61,7 +61,7 @@ def samples_at(
     wide = [table for table in scaled if table is not None]
     if not wide:
         raise UnavailableError("no batch norm gets something of each sample that can be told apart")
-    return list(torch.cat(wide, 1).split([max(rows(batch), 1) for batch in batches]))
+    return list(torch.split(torch.cat(wide, 1), [max(rows(batch), 1) for batch in batches]))
 
 
 def _scaled(table: Tensor) -> Tensor | None:
@@ -69,5 +69,4 @@ def _scaled(table: Tensor) -> Tensor | None:
     table = table[:, table.std(0) > 1e-6 * (table.abs().mean(0) + 1e-12)]
     if table.shape[1] == 0 or len(table) < 2:
         return None
-    table = (table - table.mean(0)) / table.std(0)
-    return table / table.shape[1] ** 0.5
+    return (table - table.mean(0)) / table.std(0) / math.sqrt(table.shape[1])

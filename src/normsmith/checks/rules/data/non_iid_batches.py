@@ -27,8 +27,8 @@ Reproduction:
     assert normsmith.check(model, by_class.split(32), select=["NS406"]).codes == ("NS406",)
     assert normsmith.check(model, x.split(32), select=["NS406"]).passed()
 
-Fix: `DataLoader(..., shuffle=True)`, or a shuffle before batches are formed (a stream needs a large buffer). Where batches
-    have to be grouped, `surgery.convert(model, "renorm")`, which normalises by running statistics within bounds.
+Fix: `DataLoader(..., shuffle=True)`, or a shuffle before batches are formed (a stream needs a large buffer).
+    Where batches have to be grouped, `surgery.convert(model, "renorm")`, which normalises by running statistics within bounds.
 
 Threads: openpifpaf/openpifpaf#308, vlfeat/matconvnet#393, happynear/NormFace#4,
     xuyxu/Deep-Clustering-Network#2.
@@ -69,7 +69,7 @@ def check(context: Context) -> Iterator[Finding]:
     if len(tables) < _FEWEST:
         raise UnavailableError("batches of one sample tell nothing of each other")
     p, correlation = against_permutations(tables)
-    if p < P and correlation >= CORRELATION:
+    if p < P:
         yield Finding(
             "",
             f"samples of a batch resemble each other: {number(100 * correlation, 2)} % of their variance lies between "
@@ -86,34 +86,34 @@ def check(context: Context) -> Iterator[Finding]:
 def against_permutations(tables: list[Tensor]) -> tuple[float, float]:
     """The p of batches drawn at random, and the share of the variance that lies between them beyond chance.
 
+    The p is 1 where the share is too small to matter.
+
     >>> draw = torch.Generator().manual_seed(0)
     >>> p, correlation = against_permutations([torch.randn(16, 3, generator=draw) + 3 * b for b in range(4)])
     >>> p < 0.001, correlation > 0.5
     (True, True)
     """
-    every = torch.cat(tables)
+    every = torch.cat(tables).double()
     every = every - every.mean(0)
     products = every @ every.T
-    sizes = [len(table) for table in tables]
-    member = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    one_hot = torch.nn.functional.one_hot(member).double() / torch.tensor(sizes).double().sqrt()
+    sizes = torch.tensor([len(table) for table in tables])
+    member = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+    one_hot = torch.nn.functional.one_hot(member).double() / sizes.double().sqrt()
 
-    def between(order: Tensor) -> Tensor:
+    def between(order: Tensor) -> float:
         chosen = one_hot[order]
-        return (chosen * (products @ chosen)).sum()
+        return float((chosen * (products @ chosen)).sum())
 
+    samples, batches, total = len(every), len(sizes), float(products.trace())
+    observed = between(torch.arange(samples))
+    expected = total * (batches - 1) / (samples - 1)
+    # a share r of variance between batches of n adds r·(1 − 1/batches)·(1 − 1/n) to the share of B
+    correlation = (observed - expected) / (total * (1 - 1 / batches) * (1 - batches / samples))
+    if correlation < CORRELATION:
+        return 1.0, correlation
     draw = torch.Generator().manual_seed(0)
-    observed = between(torch.arange(len(every)))
-    by_chance = torch.stack(
-        [between(torch.randperm(len(every), generator=draw)) for _ in range(_PERMUTATIONS)]
-    )
-    p = (1 + int((by_chance >= observed).sum())) / (1 + _PERMUTATIONS)
-    size = sum(sizes) / len(sizes)
-    total = float(products.trace())
-    excess = float(observed - by_chance.mean()) / total if total > 0 else 0.0
-    # a share r of variance between batches of n adds about r·(1 − 1/batches)·(1 − 1/n) to the share of B
-    scale = (1 - 1 / len(sizes)) * (1 - 1 / size)
-    return p, excess / scale
+    by_chance = (between(torch.randperm(samples, generator=draw)) for _ in range(_PERMUTATIONS))
+    return (1 + sum(value >= observed for value in by_chance)) / (1 + _PERMUTATIONS), correlation
 
 
 RULE = Rule("NS406", "non-iid-batches", "warning", check, __doc__, needs=("batches",))

@@ -8,8 +8,8 @@ What: which positions of a batch are padding is read from the input: zeros (or t
 Formula: padded share = padded positions / all positions that reach the norm, the mean over the batches.
 
 Why it hurts: the padded values are all alike, and pull mean and variance to themselves by a share that differs from
-    batch to batch: what a sample is normalised by depends on how long the others are. Evaluation, often with one sample and
-    no padding, normalises it by an average over padding: good in training, bad in evaluation.
+    batch to batch: what a sample is normalised by depends on how long the others are. Evaluation, often with one sample
+    and no padding, normalises it by an average over padding: good in training, bad in evaluation.
 
 Threshold: a tenth of the positions, our own: a share p of constant values scales the variance by 1 − p and moves the
     mean by up to p times the distance to them; below it that is 5 % of σ.
