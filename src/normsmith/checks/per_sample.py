@@ -65,8 +65,10 @@ def samples_at(
 
 
 def _scaled(table: Tensor) -> Tensor | None:
+    if len(table) < 2:
+        return None
     table = table[:, table.isfinite().all(0)]
     table = table[:, table.std(0) > 1e-6 * (table.abs().mean(0) + 1e-12)]
-    if table.shape[1] == 0 or len(table) < 2:
+    if table.shape[1] == 0:
         return None
     return (table - table.mean(0)) / table.std(0) / math.sqrt(table.shape[1])

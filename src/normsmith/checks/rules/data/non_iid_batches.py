@@ -28,7 +28,8 @@ Reproduction:
     assert normsmith.check(model, x.split(32), select=["NS406"]).passed()
 
 Fix: `DataLoader(..., shuffle=True)`, or a shuffle before batches are formed (a stream needs a large buffer).
-    Where batches have to be grouped, `surgery.convert(model, "renorm")`, which normalises by running statistics within bounds.
+    Where batches have to be grouped, `surgery.convert(model, "renorm")`, which normalises by running statistics within
+    bounds.
 
 Threads: openpifpaf/openpifpaf#308, vlfeat/matconvnet#393, happynear/NormFace#4,
     xuyxu/Deep-Clustering-Network#2.
