@@ -65,9 +65,9 @@ def samples_at(
 
 
 def _scaled(table: Tensor) -> Tensor | None:
-    if len(table) < 2:
-        return None
     table = table[:, table.isfinite().all(0)]
+    if len(table) < 2 or table.shape[1] == 0:
+        return None
     table = table[:, table.std(0) > 1e-6 * (table.abs().mean(0) + 1e-12)]
     if table.shape[1] == 0:
         return None
