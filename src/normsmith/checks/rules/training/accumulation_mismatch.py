@@ -1,0 +1,138 @@
+"""Gradients of several micro-batches are accumulated, but each batch norm sees one small micro-batch at a time.
+
+What: your `training_step` takes several backwards before the optimizer's step, each from a forward on other samples,
+    and a norm gets fewer than 16 values per channel in each, while all together would be more. With micro-batches that
+    are large enough nothing is lost, and nothing is said.
+
+Formula: k micro-batches of n values: gradients are those of k·n samples, statistics those of n, with a relative error
+    of σ of about 1 / sqrt(2·(n − 1)); and running statistics move k times a step, by 1 − (1 − momentum)^k.
+
+Why it hurts: people accumulate because a large batch does not fit, and expect its results. Batch norm does not
+    accumulate: training is that of the small batch, noisy, and worse in evaluation.
+
+Threshold: 16 values, as in NS301, our own.
+
+Reproduction:
+    import normsmith, torch
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    batches = [(torch.randn(4, 4), torch.randint(2, (4,))) for _ in range(8)]
+
+    def step(model, batches, optimizer):
+        for _ in range(4):
+            x, y = next(batches)
+            nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    given = {"training_step": step, "level": "deep", "select": ["NS303"]}
+    findings = normsmith.check(model, batches, **given)
+    assert findings.codes == ("NS303",)
+    assert normsmith.check(findings.fix(model), batches, **given).passed()
+
+Fix: `surgery.convert(model, "renorm", schedule="constant")`, which normalises by running statistics within bounds
+    (with `total_steps` in place of the schedule the bounds widen over the run); `"sync"` with several devices in place
+    of accumulation; or `"group"`. `normsmith.accumulate` gives running statistics the whole step, not the training.
+
+Threads: pytorch/pytorch#46516, giotto-ai/giotto-deep#75, ultralytics/yolov5#1630, andreped/GradientAccumulator#6,
+    Deci-AI/super-gradients#1858.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from normsmith._text import number
+from normsmith.checks.context import Context
+from normsmith.checks.finding import Finding, Fix
+from normsmith.checks.norms import Norm
+from normsmith.checks.rule import Rule
+from normsmith.checks.watcher import NormCall, Record
+from normsmith.layers.batch_renorm import RenormBase
+from normsmith.surgery import convert
+
+FEW = 16
+_FIX = Fix(
+    'surgery.convert(model, "renorm", schedule="constant").apply()',
+    plan=partial(convert, to="renorm", schedule="constant"),
+    keeps_outputs=True,
+)
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """A finding for each norm that gets small parts of an accumulated batch."""
+    groups = [group for group in _for_each_update(context.own_steps) if _is_accumulated(group)]
+    for norm in context.norms:
+        if not _counts_samples_alone(norm):
+            continue
+        for group in groups:
+            values = [
+                sum(call.values for call in part.calls if call.path == norm.path and call.training)
+                for part in group
+            ]
+            few = min(values)
+            if not 0 < few < FEW:
+                continue
+            error = number(100 / (2 * max(few - 1, 1)) ** 0.5, 2)
+            yield Finding(
+                norm.path,
+                f"gets {few} values per channel in each of {len(values)} micro-batches: σ is off by some {error} %, "
+                f"though gradients are those of {sum(values)}",
+                "gradients are accumulated, statistics are not",
+                _FIX,
+                quantity="values per channel",
+                measured=few,
+                threshold=FEW,
+                batches=len(values),
+                also=norm.also,
+            )
+            break
+
+
+def _counts_samples_alone(norm: Norm) -> bool:
+    """Whether a norm normalises by the samples of a forward and nothing else, as it is."""
+    module = norm.module
+    shares = isinstance(module, nn.SyncBatchNorm) or getattr(module, "process_group", None) is not None
+    return not (norm.is_frozen or shares or isinstance(module, RenormBase))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A forward whose gradient went into an update: what came, before which backward, and its calls of norms."""
+
+    inputs: tuple[float, ...]
+    backward: tuple[int, int]
+    calls: tuple[NormCall, ...]
+
+
+def _for_each_update(steps: tuple[Record, ...]) -> Iterator[list[_Part]]:
+    """The forwards that went into each update of the parameters; an update may take several training steps."""
+    parts: list[_Part] = []
+    for at, record in enumerate(steps):
+        forwards = iter(enumerate(record.forwards))
+        for event in record.events:
+            if event == "forward":
+                number, forward = next(forwards)
+                if forward.training and forward.reached:
+                    calls = tuple(call for call in record.calls if call.forward == number)
+                    parts.append(_Part(forward.inputs, (at, record.backwards_before(number)), calls))
+            elif event == "step":
+                yield parts
+                parts = []
+        if record.moved and "step" not in record.events:  # by an optimizer of their own
+            yield parts
+            parts = []
+    yield parts
+
+
+def _is_accumulated(group: list[_Part]) -> bool:
+    """Whether several backwards went into an update, from other samples each; sharpness-aware steps use the same."""
+    return len({part.backward for part in group}) > 1 and len({part.inputs for part in group}) > 1
+
+
+RULE = Rule("NS303", "accumulation-mismatch", "warning", check, __doc__, needs=("batches", "training"))

@@ -1,0 +1,96 @@
+"""The running statistics of a batch norm are updated more than once from the same samples in a training step.
+
+What: your `training_step`, or the usual one, is run on a copy. A norm whose statistics move again while checkpointing
+    computes a forward anew, in the backward; or in a second forward in training mode on the same input, which gives
+    no gradient, as for a metric. Both forwards of sharpness-aware steps and of losses that compare two views give
+    gradients, and are left alone; so are several calls in one forward (NS106) and different samples (NS310).
+
+Formula: two updates by the same batch are one with the momentum 1 − (1 − m)²: 0.19 for 0.1.
+
+Why it hurts: running statistics follow the last batches twice as closely and are noisier; where only parts of a network
+    are checkpointed, its norms differ. A forward for a metric also drops and normalises as training does, so that the
+    metric is not that of evaluation.
+
+Threshold: a second update.
+
+Reproduction:
+    import normsmith, torch
+    from torch import nn
+    from torch.utils.checkpoint import checkpoint
+
+    class Model(nn.Sequential):
+        def forward(self, x):
+            return checkpoint(super().forward, x, use_reentrant=False)
+
+    model = Model(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    batches = [(torch.randn(32, 4), torch.randint(2, (32,))) for _ in range(4)]
+    given = {"loss": nn.functional.cross_entropy, "level": "deep", "select": ["NS304"]}
+    findings = normsmith.check(model, batches, **given)
+    assert findings.codes == ("NS304",)
+    assert normsmith.check(findings.fix(model), batches, **given).passed()
+
+Fix: `normsmith.convert(model)`: its layers know a recomputation and update once. For a metric use the output that is
+    there, or `model.eval()` for the extra forward.
+
+Threads: pytorch/pytorch#96136, pytorch/pytorch#62471, gpleiss/efficient_densenet_pytorch#73, m2lines/Samudra#572
+    (an extra forward too), facebookresearch/fairscale#1035, deepinsight/insightface#2053.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from normsmith._text import count
+from normsmith.checks.context import Context
+from normsmith.checks.finding import Finding, Fix
+from normsmith.checks.norms import Norm
+from normsmith.checks.rule import Rule
+from normsmith.checks.watcher import Record
+from normsmith.surgery import convert
+
+_GUARD = Fix(
+    'surgery.convert(model, "batch").apply()',
+    plan=lambda model: convert(model, to="batch"),
+    keeps_outputs=True,
+)
+_EVAL = Fix("use the output that is there, or model.eval() for the extra forward")
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """A finding for each norm that a step updates again."""
+    steps = context.training.every_step
+    for norm in context.norms:
+        again = [
+            (
+                sum(call.moved and call.forward is None for call in record.calls_of(norm.path)),
+                _extra(norm, record),
+            )
+            for record in steps
+        ]
+        recomputed, extra = max(again, key=sum, default=(0, 0))
+        if recomputed or extra:
+            yield Finding(
+                norm.path,
+                f"its running statistics move again {count(recomputed + extra, 'time')} in a training step, "
+                f"{'when checkpointing computes its forward again' if recomputed else 'in an extra forward'}",
+                "activation checkpointing"
+                if recomputed
+                else "a forward in training mode that no gradient comes from",
+                _GUARD if recomputed else _EVAL,
+                quantity="updates beyond the first",
+                measured=recomputed + extra,
+                threshold=0,
+                also=norm.also,
+            )
+
+
+def _extra(norm: Norm, record: Record) -> int:
+    """How many forwards without a gradient move a norm by an input that another forward has as well."""
+    moving = {call.forward for call in record.calls_of(norm.path) if call.moved and call.forward is not None}
+    inputs = [forward.inputs for number, forward in enumerate(record.forwards) if number in moving]
+    unused = [number for number in moving if not record.forwards[number].reached]
+    again = [number for number in unused if inputs.count(record.forwards[number].inputs) > 1]
+    return min(len(again), len(moving) - 1)
+
+
+RULE = Rule("NS304", "repeated-update", "warning", check, __doc__, needs=("batches", "training"))
