@@ -4,6 +4,7 @@ from normsmith.checks.check import check, check_task
 from normsmith.checks.context import Context
 from normsmith.checks.finding import Finding, Fix, NotRun, Proof, UnavailableError
 from normsmith.checks.findings import Findings
+from normsmith.checks.healthy import assert_healthy
 from normsmith.checks.registry import chosen_rules, every_rule, named_rule
 from normsmith.checks.rule import Rule
 
@@ -16,6 +17,7 @@ __all__ = [
     "Proof",
     "Rule",
     "UnavailableError",
+    "assert_healthy",
     "check",
     "check_task",
     "chosen_rules",
