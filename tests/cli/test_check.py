@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.cli.checked import poisoned
+import torch
+from tests.cli.checked import healthy_network, poisoned
 
 from normsmith.checks.rule import LEVELS
 from normsmith.cli.check_options import Format, Level
@@ -66,6 +67,16 @@ def test_a_checkpoint_is_what_is_looked_at(normsmith, tmp_path):
     assert "error NS410 poisoned-statistics" in ran.out
     assert "new" not in ran.err
     assert "the network is new" in normsmith("check", task("healthy")).err
+
+
+def test_a_checkpoint_without_running_statistics_is_looked_at_and_mended(normsmith):
+    torch.save(dict(healthy_network().named_parameters()), "weights.pt")
+    chosen = ("check", task("healthy"), "--select", "NS413", "--checkpoint")
+    ran = normsmith(*chosen, "weights.pt", "--fix", "--unsafe-fixes", "--fixed", "mended.pt")
+    assert ran.code == 1
+    assert "error NS413 checkpoint-without-statistics" in ran.out
+    assert "no running statistics, 2 tensors" in ran.err
+    assert normsmith(*chosen, "mended.pt").code == 0
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,9 @@ class Loaded:
     def __init__(self, task: Task, checkpoint: Path | None) -> None:
         self.task = task
         self.model: nn.Module = build(task, 0)
-        self.read = None if checkpoint is None else surgery.load_checkpoint(self.model, checkpoint)
+        self.read = (
+            None if checkpoint is None else surgery.load_checkpoint(self.model, checkpoint, lacking=True)
+        )
         new = "the network is new; --checkpoint FILE loads the weights of a trained one"
         say(new if self.read is None else str(self.read))
 

@@ -51,9 +51,8 @@ class Checkpoint:
         """Whether the file was the state dict of the model and nothing else."""
         match = self.fit.match
         removed = self.prefix or match.inner
-        return not (
-            self.key or removed or self.others or self.unexpected or match.counters or self.content.unread
-        )
+        lacks = match.counters or match.statistics
+        return not (self.key or removed or self.others or self.unexpected or lacks or self.content.unread)
 
     def __str__(self) -> str:
         prefix = f", without the prefix {self.prefix}" if self.prefix else ""
@@ -70,6 +69,9 @@ class Checkpoint:
         if self.fit.match.counters:
             norms = count(len(self.fit.match.counters), "norm")
             lines.append(f"  no num_batches_tracked of {norms}: counted from 0")
+        if self.fit.match.statistics:
+            tensors = count(len(self.fit.match.statistics), "tensor")
+            lines.append(f"  no running statistics, {tensors}: those of a new network stay")
         return "\n".join(lines)
 
 

@@ -23,9 +23,16 @@ from normsmith.surgery.checkpoints.read import short
 
 
 def choose(
-    model: nn.Module, content: Any, path: Path, *, key: str | None, prefix: str | None, strict: bool
+    model: nn.Module,
+    content: Any,
+    path: Path,
+    *,
+    key: str | None,
+    prefix: str | None,
+    strict: bool,
+    lacking: bool = False,
 ) -> tuple[Fit, list[StateDict]]:
-    """The state dict that is the model's, and all that there are.
+    """The state dict that is the model's, and all that there are; `lacking` forgives missing running statistics.
 
     Raises:
         InputError: none fits, or several do; with what the file holds and the options that decide.
@@ -53,6 +60,9 @@ def choose(
             if _translates(model, fit)
         ]
     )
+    if lacking and not fitting:
+        forgiven = [Fit(fit.state, fit.match.forgiving()) for fit in (*tried, *inner)]
+        fitting = _longest(_fitting(forgiven, strict=strict))
     if len({fit.state.keys for fit in fitting}) > 1:
         fitting = [fit for fit in fitting if set(fit.state.keys) <= set(USUAL)] or fitting
     if not fitting:
@@ -84,6 +94,8 @@ def values(fit: Fit, model: nn.Module) -> dict[str, Any]:
     for name, own in wanted.items():
         if name in fit.match.counters:
             named[name] = torch.zeros_like(own)
+        elif name in fit.match.statistics:
+            named[name] = own.detach().clone()
         elif name not in named:
             named[name] = tied[id(own)]
     return named

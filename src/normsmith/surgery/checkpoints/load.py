@@ -21,6 +21,7 @@ def load_checkpoint(
     key: str | None = None,
     prefix: str | None = None,
     strict: bool = True,
+    lacking: bool = False,
     allow: str | Sequence[str] = (),
 ) -> Checkpoint:
     """Load the weights of a file or folder into a model, as training scripts and libraries write them.
@@ -38,6 +39,7 @@ def load_checkpoint(
         prefix: the module whose part to take, as "backbone."; what belongs to other modules is passed over. "" takes
             the names as they are.
         strict: False forgives keys that the model does not have, never missing ones.
+        lacking: True forgives running statistics that the file lacks: the model keeps its own.
         allow: types that are unpickled too, of a closed list: argparse.Namespace, numpy.dtype, numpy.generic and the
             paths of pathlib.
 
@@ -55,7 +57,7 @@ def load_checkpoint(
     """
     path, model = Path(path), unwrapped(model)
     content = read(path, (allow,) if isinstance(allow, str) else allow)
-    fit, every = choose(model, content.value, path, key=key, prefix=prefix, strict=strict)
+    fit, every = choose(model, content.value, path, key=key, prefix=prefix, strict=strict, lacking=lacking)
     state = values(fit, model)
     check_loads(model, state, path)
     model.load_state_dict(state)

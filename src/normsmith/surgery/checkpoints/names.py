@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ INNER = (COMPILED_PREFIX, "module.")
 """What those put into the names of a model of which they wrap a part: `backbone._orig_mod.0.weight`."""
 _AVERAGED = "n_averaged"
 _COUNTER = "num_batches_tracked"
+_STATISTICS = ("running_mean", "running_var", "running_std")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Match:
     - `shapes`: (key of the file, its shape or, of no tensor, its type, the model's shape) where these differ.
     - `inner`: the wrappers of parts of the model that stand within the file's names.
     - `is_translated`: the model takes other names than its own, as those of an earlier version of itself.
+    - `statistics`: running statistics that the file lacks, where that is forgiven; the model keeps its own.
     """
 
     prefix: str
@@ -45,6 +47,7 @@ class Match:
     shapes: tuple[tuple[str, tuple[int, ...] | str, tuple[int, ...]], ...] = ()
     inner: tuple[str, ...] = ()
     is_translated: bool = False
+    statistics: tuple[str, ...] = ()
 
     def key_of(self, name: str) -> str:
         """Under which key the file has a value of the model; a new one stands beside those of its module.
@@ -68,6 +71,11 @@ class Match:
                 if key.endswith(rest := name.removeprefix(start)):
                     modules.setdefault(start, key.removesuffix(rest))
         return modules
+
+    def forgiving(self) -> Match:
+        """The same, with running statistics that are missing forgiven."""
+        lacking = tuple(name for name in self.missing if name.rpartition(".")[2] in _STATISTICS)
+        return replace(self, missing=tuple(n for n in self.missing if n not in lacking), statistics=lacking)
 
     @property
     def is_complete(self) -> bool:
