@@ -252,9 +252,12 @@ class Context:
         other = [statistics[layer.layer] for layer in layers]
         return self.compare_with(lambda: normalising_by(layers, other))
 
-    def compare_with(self, changed: Callable[[], AbstractContextManager[None]]) -> Comparison:
-        """The held-back batches in evaluation as the model is, and within `changed()`."""
-        return compared(self.network, self.held_back, self.forward, changed, self.judge)
+    def compare_with(
+        self, changed: Callable[[], AbstractContextManager[None]], batches: Sequence[Any] | None = None
+    ) -> Comparison:
+        """The held-back batches, or others, in evaluation as the model is, and within `changed()`."""
+        of = self.held_back if batches is None else batches
+        return compared(self.network, of, self.forward, changed, self.judge)
 
     @property
     def judge(self) -> Judge:

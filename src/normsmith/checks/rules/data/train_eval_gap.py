@@ -45,7 +45,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from normsmith._text import number, signed, some
-from normsmith.checks.comparison import LOSS, Comparison, Judge, normalising_by_batches
+from normsmith.checks.comparison import LOSS, Comparison, normalising_by_batches
 from normsmith.checks.context import Context
 from normsmith.checks.finding import Finding, Fix, UnavailableError
 from normsmith.checks.gap import Gap, gap_of
@@ -111,8 +111,7 @@ def _mean_gap(comparison: Comparison) -> float:
 
 
 def _parts(context: Context, layers: Sequence[MeasuredLayer]) -> Gap:
-    judge = Judge(context.loss, context.metric, context.higher_is_better, context.point)
-    return gap_of(context.network, context.held_back, context.forward, layers, judge)
+    return gap_of(context.network, context.held_back, context.forward, layers, context.judge)
 
 
 def _closed_by_measuring(context: Context, layers: tuple[MeasuredLayer, ...], gap: Comparison) -> float:

@@ -1,0 +1,100 @@
+"""Channels of a batch norm say nothing: their input is constant, or their γ is zero.
+
+What: the running variance of a channel is next to zero, so that its input has been constant for a long time; or its γ
+    is zero while other channels of the layer have one. Layers that are new, and those whose γ are all exactly zero, as
+    the last norm of a residual block starts, are not meant. It is information: a network does without some channels.
+
+Formula: running_var < 1e-8, or |γ| < 1e-6 where max |γ| of the layer is not.
+
+Why it hurts: such a channel costs time and memory and gives a constant, β. In a large part of a layer it is a sign that
+    something died: a dead ReLU before it, weights that decayed, a regulariser on γ. And a constant input is divided by
+    sqrt(eps): should it ever vary again, it comes out up to 300 times too large.
+
+Threshold: 1e-8 is a thousandth of the usual eps of 1e-5; 1e-6 is float32's rounding of a γ of 1: our own.
+
+Reproduction:
+    import normsmith, torch
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.BatchNorm1d(8))
+    with torch.no_grad():
+        model[0].bias[:3] = -100.0  # three units that never fire
+    for _ in range(300):
+        _ = model(torch.randn(32, 4))
+    findings = normsmith.check(model, select=["NS411"])
+    assert findings.codes == ("NS411",)
+    assert findings[0].measured == 3
+    assert findings.passed()  # it is information
+
+Fix: initialise the weights that lead to these channels anew, or leave the channels out (prune them).
+
+Threads: google-research/morph-net#110, jack-willturner/batchnorm-pruning#1, tensorflow/minigo#425.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from normsmith._text import ranges
+from normsmith.checks.context import Context
+from normsmith.checks.finding import Finding, Fix
+from normsmith.checks.norms import Norm, statistics_tensors
+from normsmith.checks.rule import Rule
+
+VARIANCE = 1e-8
+SCALE = 1e-6
+_SHOWN = 12
+_FIX = Fix("initialise the weights before these channels anew, or prune the channels")
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """A finding for each norm with such channels."""
+    for norm in context.norms:
+        constant, silent = _constant(norm), _silent(norm)
+        for dead, what, cause in (
+            (
+                constant,
+                "have a running variance next to 0",
+                "units before it that never vary, as dead ReLUs or constant inputs",
+            ),
+            (silent, "have a γ of 0", "decay or a regulariser on γ, or pruning"),
+        ):
+            if dead is None or not dead.any():
+                continue
+            channels = dead.nonzero().flatten().tolist()
+            which = ranges(channels[:_SHOWN]) + (", …" if len(channels) > _SHOWN else "")
+            yield Finding(
+                norm.path,
+                f"{len(channels)} of {len(dead)} channels {what}: {which}",
+                cause,
+                _FIX,
+                quantity="channels",
+                measured=len(channels),
+                threshold=0,
+                also=norm.also,
+            )
+
+
+def _constant(norm: Norm) -> Tensor | None:
+    """The channels whose input has not varied for long."""
+    held = statistics_tensors(norm)
+    return None if held is None or norm.is_at_start else held[1].abs() < VARIANCE
+
+
+def _silent(norm: Norm) -> Tensor | None:
+    """The channels without a scale, in a layer that has others, or whose β shows that it has trained."""
+    weight = norm.tensors.get("weight")
+    if weight is None or weight.ndim != 1:
+        return None
+    silent = weight.detach().abs().cpu() < SCALE
+    return (
+        None
+        if bool((weight == 0).all()) or (norm.is_at_start and not norm.has_trained)
+        else silent.to(torch.bool)
+    )
+
+
+RULE = Rule("NS411", "dead-channel", "info", check, __doc__)
