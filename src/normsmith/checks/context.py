@@ -206,6 +206,11 @@ class Context:
         """
         return moments_of_calls(self.network, self.layers, self.measured, self.output)
 
+    @fact
+    def moments_without_dropout(self) -> dict[nn.Module, LayerMoments]:
+        """The same with all other layers in evaluation mode, so that dropout does not drop."""
+        return moments_of_calls(self.network, self.layers, self.measured, self.output, dropout=False)
+
     def calls_of(self, norm: Norm) -> tuple[Call, ...]:
         """The moments of a norm's calls over the measured batches; none where it cannot be measured."""
         measured = self.moments.get(norm.module)

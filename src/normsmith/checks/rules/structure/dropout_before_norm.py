@@ -1,0 +1,154 @@
+"""Dropout before a batch norm changes the variances that it averages: in evaluation they are too large.
+
+What: dropout that drops in training, and whose result reaches a batch norm with no other norm between. With batches and
+    a loss it is measured by how much the variances differ with and without it, and whether the network does worse in
+    evaluation than with dropout and the statistics that go with it; only then is it said. Else it is information.
+
+Formula: dropout multiplies x by 0 or 1/(1 − p): the mean stays, and the variance becomes (var + p·mean²) / (1 − p),
+    twice as much or more at p = 0.5. Evaluation drops nothing, and still divides by that.
+
+Why it hurts: good in training, bad in evaluation, although dropping should make training the harder one: the layers
+    after the norm get inputs of a scale that they have never seen. Where it costs nothing, as mostly in classifiers
+    with a small p, the order is a matter of taste.
+
+Threshold: variances that differ by a fifth, in a tenth of the channels, beyond sampling error; and a loss or metric
+    that is worse in evaluation by as much as in NS404.
+
+Reproduction:
+    import normsmith, torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    drop, linear = nn.Dropout(0.8), nn.Linear(32, 32)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), drop, linear, nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    data = [3 + torch.randn(64, 8) for _ in range(16)]
+    batches = [(x, x.mean(1, keepdim=True)) for x in data]
+    loss = nn.functional.mse_loss
+    for x, y in 10 * batches:
+        optimizer.zero_grad()
+        loss(model(x), y).backward()
+        optimizer.step()
+    findings = normsmith.check(model, batches, loss=loss, select=["NS102"])
+    assert findings.codes == ("NS102",)  # a loss of 0.08 in training, and of 4 in evaluation
+
+Fix: move the dropout after the last batch norm and train anew. Measuring the statistics without dropout helps only
+    where they are not mostly its noise.
+
+Threads: luigibonati/mlcolvar#205 (moved after the norm), luigibonati/mlcolvar#267, arXivTimes/arXivTimes#608 (Li et
+    al. 2018, variance shift), mozilla/DeepSpeech#373.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from torch import nn
+
+from normsmith._text import path_text
+from normsmith.anatomy.graph import Event
+from normsmith.checks.comparison import normalising_by
+from normsmith.checks.context import Context
+from normsmith.checks.finding import Finding, Fix
+from normsmith.checks.norms import Norm
+from normsmith.checks.rule import Rule
+from normsmith.checks.shift import LOG_VARIANCE, Shift, noise_of, shift
+
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_FUNCTIONS = {"dropout", "dropout1d", "dropout2d", "dropout3d"}
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """A finding for each norm after dropout, where that costs something or no loss can tell."""
+    after = {norm: found for norm in context.norms if (found := _dropouts_before(context, norm))}
+    if not after:
+        return
+    judged = context.loss is not None or context.metric is not None
+    if not context.looks_at_data or context.data is None or not judged:
+        for norm, paths in after.items():
+            what = "; give batches and loss=... to see whether that costs something"
+            yield replace(_finding(norm, paths, what), severity="info")
+        return
+    shifts = _shifts(context, list(after))
+    droppers = [context.network.get_submodule(path) for norm in shifts for path in after[norm]]
+    cost = context.compare_with(lambda: _dropping(context, droppers)).cost if shifts else None
+    for norm, away in shifts.items() if cost is not None else ():
+        what = f"; with and without it, statistics differ {away.text}; {cost}"
+        yield replace(
+            _finding(norm, after[norm], what),
+            quantity="log of the variances' ratio",
+            measured=float(away.log_variance.max()),
+            threshold=LOG_VARIANCE,
+            batches=len(context.measured),
+        )
+
+
+def _finding(norm: Norm, dropouts: list[str], what: str) -> Finding:
+    names = ", ".join(map(path_text, dropouts))
+    return Finding(
+        norm.path,
+        f"comes after dropout ({names}){what}",
+        "dropout between the layers instead of after the last norm",
+        Fix(f"move the dropout ({names}) after the last batch norm, and train anew"),
+        also=norm.also,
+    )
+
+
+def _dropouts_before(context: Context, norm: Norm) -> list[str]:
+    """The paths of the dropouts that reach a norm with no other norm between."""
+    if norm.is_frozen or not norm.updates:
+        return []
+    training = context.network.training
+    found, seen = dict[str, None](), set[Event]()
+    waiting = [source for event in context.calls(norm) for source in event.sources]
+    while waiting:
+        event = waiting.pop()
+        if event in seen or event.role == "norm":
+            continue
+        seen.add(event)
+        if _drops(event, training):
+            found[event.path] = None
+        waiting += event.sources
+    return list(found)
+
+
+def _drops(event: Event, model_trains: bool) -> bool:
+    module = event.module
+    if module is None:
+        return event.kind == "function" and event.name in _FUNCTIONS
+    is_off = model_trains and not module.training
+    return isinstance(module, _DROPOUTS) and module.p > 0 and not is_off
+
+
+def _shifts(context: Context, norms: list[Norm]) -> dict[Norm, Shift]:
+    """How far the statistics with dropout are from those without it, of the norms where that counts."""
+    without = context.moments_without_dropout
+    away: dict[Norm, Shift] = {}
+    for norm in norms:
+        on, off = context.moments.get(norm.module), without.get(norm.module)
+        if on is None or off is None:
+            continue
+        noise = noise_of(on.calls, norm.epsilon)
+        one = shift((on.mean, on.within), (off.mean, off.within), norm.epsilon, noise, 2 / noise.batches)
+        if one.counts:
+            away[norm] = one
+    return away
+
+
+@contextmanager
+def _dropping(context: Context, droppers: list[nn.Module]) -> Iterator[None]:
+    """A block in which dropout drops in evaluation too, and the norms have the statistics that go with it."""
+    layers = [layer for layer in context.layers if layer.layer in context.moments]
+    with normalising_by(layers, [context.moments[layer.layer].statistics for layer in layers]):
+        for module in droppers:
+            module.training = True
+        try:
+            yield
+        finally:
+            for module in droppers:
+                module.training = False
+
+
+RULE = Rule("NS102", "dropout-before-norm", "warning", check, __doc__, needs=("graph",))

@@ -1,0 +1,75 @@
+"""A batch norm stands before an s-shaped activation, or after a ReLU: which side is better depends on the network.
+
+What: a batch norm whose result goes to a sigmoid, tanh or the like, or that takes the result of a ReLU or one of its
+    relatives. Information: neither is a fault.
+
+Formula: act(norm(Wx)) or norm(act(Wx)).
+
+Why it hurts: perhaps. Before an s-shaped activation the norm centres its inputs where the slope is largest, and γ, β
+    decide how far it saturates. After a ReLU it normalises a skewed distribution with a heap at 0, and the next layer
+    gets inputs of mean 0; published comparisons go either way.
+
+Threshold: none: it depends, and a study of your network on your data tells.
+
+Reproduction:
+    import normsmith
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    findings = normsmith.check(model, select=["NS109"])
+    assert [(finding.code, finding.path) for finding in findings] == [("NS109", "2")]
+    assert findings.passed()  # it is information
+
+Fix: `normsmith study my_task.py:task -q placement` compares both sides; `surgery.place` moves the norms.
+
+Threads: keras-team/keras#1802 (which side is it), gcr/torch-residual-networks#5, cvjena/cnn-models#3,
+    keras-team/keras#4618.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from normsmith.anatomy.graph import Event, Graph
+from normsmith.anatomy.passing import effective_consumers, effective_source
+from normsmith.checks.context import Context
+from normsmith.checks.finding import Finding, Fix
+from normsmith.checks.rule import Rule
+
+_S_SHAPED = {"sigmoid", "tanh", "softsign", "hardsigmoid", "hardtanh", "hard_sigmoid"}
+_RECTIFIERS = {
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "leakyrelu",
+    "prelu",
+    "rrelu",
+    "elu",
+    "celu",
+    "gelu",
+    "silu",
+    "mish",
+}
+_FIX = Fix("normsmith study my_task.py:task -q placement")
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """A finding for each batch norm that stands like that."""
+    for norm in context.norms:
+        where = next(
+            (w for event in context.calls(norm) if (w := _where(context.graph, event)) is not None), None
+        )
+        if where is not None and not norm.is_frozen:
+            yield Finding(norm.path, where, "one of two usual orders", _FIX, also=norm.also)
+
+
+def _where(graph: Graph, event: Event) -> str | None:
+    """On which side of an activation a norm stands, where that is worth a study."""
+    before = effective_source(event.sources[0]) if event.sources else None
+    if before is not None and before.name.lower() in _RECTIFIERS:
+        return f"stands after an activation, {before.name}"
+    after = next((e for e in effective_consumers(graph, event) if e.name.lower() in _S_SHAPED), None)
+    return None if after is None else f"stands before an s-shaped activation, {after.name}"
+
+
+RULE = Rule("NS109", "placement", "info", check, __doc__, needs=("graph",))
