@@ -75,7 +75,7 @@ def test_validation_shows_who_was_in_which_mode():
 def test_accumulation_is_several_forwards_for_one_step():
     (step, _) = context(mlp(), training_step=accumulating).training.steps
     assert step.events == ("forward", "backward", "forward", "backward", "step")
-    assert [step.backwards_before(number) for number in (0, 1)] == [0, 1]
+    assert [step.before(number, "backward") for number in (0, 1)] == [0, 1]
 
 
 def test_two_forwards_before_a_backward():
@@ -86,7 +86,7 @@ def test_two_forwards_before_a_backward():
         optimizer.step()
 
     (step, _) = context(mlp(), training_step=both).training.steps
-    assert [step.backwards_before(number) for number in (0, 1)] == [0, 0]
+    assert [step.before(number, "backward") for number in (0, 1)] == [0, 0]
     assert len(step.calls_of("1")) == 2
 
 

@@ -86,14 +86,14 @@ class Record:
         """The calls of one norm."""
         return tuple(call for call in self.calls if call.path == path)
 
-    def backwards_before(self, forward: int) -> int:
-        """How many backwards came before a forward, given by its number.
+    def before(self, forward: int, event: Event) -> int:
+        """How many events of a kind came before a forward, given by its number.
 
-        >>> Record(("forward", "forward", "backward", "step", "forward"), (), (), frozenset()).backwards_before(2)
+        >>> Record(("forward", "forward", "backward", "step", "forward"), (), (), frozenset()).before(2, "backward")
         1
         """
-        places = [at for at, event in enumerate(self.events) if event == "forward"]
-        return self.events[: places[forward]].count("backward")
+        places = [at for at, other in enumerate(self.events) if other == "forward"]
+        return self.events[: places[forward]].count(event)
 
 
 class Watcher:

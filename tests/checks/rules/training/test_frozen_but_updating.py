@@ -58,6 +58,13 @@ def norms_frozen() -> nn.Module:
     return model
 
 
+def norms_in_evaluation() -> nn.Module:
+    model = Residual()
+    for norm in (model.stem[1], model.norm):
+        norm.eval()
+    return model
+
+
 def train_again(model, batches, optimizer):
     model.train()
     step(model, batches, optimizer)
@@ -107,10 +114,12 @@ class TestFrozenButUpdating(RuleContract):
         "train() in the step ends the evaluation mode": lambda: Case(
             in_evaluation(Tuned()), vectors(2), deep(train_again)
         ),
+        "norms in evaluation mode, thawed": lambda: Case(norms_in_evaluation(), images(2), deep(train_again)),
         "a backbone without affine": lambda: Case(Tuned(without_affine())),
     }
     healthy = {
         "a backbone in evaluation mode": lambda: Case(in_evaluation(Tuned())),
+        "norms in evaluation mode": lambda: Case(norms_in_evaluation(), images(2), deep(step)),
         "which the steps leave there": lambda: Case(in_evaluation(Tuned()), vectors(2), deep(step)),
         "a train() of its own": lambda: Case(Careful().eval()),
         "a train() of its own, with steps": lambda: Case(Careful(), vectors(2), deep(train_again)),

@@ -80,6 +80,15 @@ def sharpness_aware(model, batches, optimizer):
     optimizer.step()
 
 
+def replayed(model, batches, optimizer):
+    """Two updates on one batch."""
+    x, y = next(batches)
+    for _ in range(2):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
 def two_views(model, batches, optimizer):
     """Both outputs for the same input are in the loss, as with dropout for consistency."""
     x, y = next(batches)
@@ -113,6 +122,9 @@ class TestRepeatedUpdate(RuleContract):
         "segments of a CNN": lambda: Case(InSegments(), images(4), DEEP),
         "with reentry": lambda: Case(Checkpointed(Attention(), reentrant=True), sequences(4), DEEP),
         "a metric after the step": lambda: Case(Recurrent(), sequences(4), given(with_metric)),
+        "the second forward of a sharpness-aware step": lambda: Case(
+            cnn(), images(4), given(sharpness_aware)
+        ),
         "an output for the log": lambda: Case(mlp(), vectors(4), given(with_logging)),
     }
     healthy = {
@@ -120,7 +132,8 @@ class TestRepeatedUpdate(RuleContract):
             Checkpointed(surgery.convert(mlp(), "batch").apply()), vectors(4), DEEP
         ),
         "a metric in evaluation": lambda: Case(mlp(), vectors(4), given(with_metric_in_evaluation)),
-        "a sharpness-aware step": lambda: Case(mlp(), vectors(4), given(sharpness_aware)),
+        "frozen norms": lambda: Case(surgery.freeze(mlp()).apply(), vectors(4), given(with_metric)),
+        "a new update on the same samples": lambda: Case(mlp(), vectors(4), given(replayed)),
         "two views": lambda: Case(mlp(), vectors(4), given(two_views)),
         "other samples": lambda: Case(mlp(), vectors(4), given(other_samples)),
         "the usual step": lambda: Case(cnn(), images(4), DEEP),

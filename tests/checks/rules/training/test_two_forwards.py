@@ -103,6 +103,7 @@ class TestTwoForwards(RuleContract):
     healthy = {
         "both kinds in one forward": lambda: Case(mlp(), vectors(8), given(together)),
         "micro-batches": lambda: Case(mlp(), vectors(8), given(accumulating)),
+        "small micro-batches": lambda: Case(mlp(), vectors(16, size=4), given(accumulating)),
         "a sharpness-aware step": lambda: Case(mlp(), vectors(8), given(sharpness_aware)),
         "targets without gradients": lambda: Case(mlp(), vectors(8), given(with_teacher)),
         "frozen norms": lambda: Case(

@@ -120,7 +120,7 @@ def _for_each_update(steps: tuple[Record, ...]) -> Iterator[list[_Part]]:
                 number, forward = next(forwards)
                 if forward.training and forward.reached:
                     calls = tuple(call for call in record.calls if call.forward == number)
-                    parts.append(_Part(forward.inputs, (at, record.backwards_before(number)), calls))
+                    parts.append(_Part(forward.inputs, (at, record.before(number, "backward")), calls))
             elif event == "step":
                 yield parts
                 parts = []

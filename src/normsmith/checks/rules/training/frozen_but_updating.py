@@ -1,9 +1,9 @@
 """The parameters of a batch norm are frozen, but its running statistics go on moving.
 
 What: γ and β of a norm have `requires_grad=False`, or it stands in a part of the model that is frozen, and it is in
-    training mode when the model trains. With a `training_step`, at level deep, its own steps tell, so that a backbone
-    in evaluation mode which `model.train()` thaws is found as well. Norms that are in evaluation mode or pinned by
-    `freeze` while the rest trains are frozen on purpose and well, and nothing is said.
+    training mode when the model trains. With a `training_step`, at level deep, its own steps tell, so that a norm in
+    evaluation mode which `model.train()` thaws is found as well, whatever its parameters do. Norms that are in
+    evaluation mode or pinned by `freeze` while the rest trains are frozen on purpose and well, and nothing is said.
 
 Formula: running ← (1 − momentum)·running + momentum·batch, in each training forward, whatever `requires_grad` says: it
     speaks of parameters, and running statistics are buffers.
@@ -56,17 +56,14 @@ def check(context: Context) -> Iterator[Finding]:
     """A finding for each norm whose parameters are frozen and whose statistics are not."""
     for norm in context.norms:
         around = _frozen_around(context.network, norm)
-        if (
-            not around
-            or norm.momentum == 0
-            or not _moves(context, norm, around)
-            or not context.may_call(norm)
-        ):
-            continue
         was_in_evaluation = norm.in_training and not norm.module.training
+        meant = bool(around) or (was_in_evaluation and norm.updates and not norm.is_pinned)
+        if not meant or norm.momentum == 0 or not _moves(context, norm, around) or not context.may_call(norm):
+            continue
         yield Finding(
             norm.path,
-            "its parameters are frozen, but each training forward moves its running statistics",
+            f"{'its parameters are frozen' if around else 'it is put into evaluation mode'}, but each training forward "
+            "moves its running statistics",
             "the training step calls train(), which ends the evaluation mode"
             if was_in_evaluation
             else "requires_grad=False speaks of parameters; running statistics follow the mode",

@@ -1,9 +1,9 @@
 """The running statistics of a batch norm are updated more than once from the same samples in a training step.
 
 What: your `training_step`, or the usual one, is run on a copy. A norm whose statistics move again while checkpointing
-    computes a forward anew, in the backward; or in a second forward in training mode on the same input, which gives
-    no gradient, as for a metric. Both forwards of sharpness-aware steps and of losses that compare two views give
-    gradients, and are left alone; so are several calls in one forward (NS106) and different samples (NS310).
+    computes a forward anew, in the backward; or in a second forward in training mode on the same input: without a
+    gradient, as for a metric, or with other weights before the same step, as in sharpness-aware minimisation. Losses
+    that compare two views, several calls in one forward (NS106) and different samples (NS310) are left alone.
 
 Formula: two updates by the same batch are one with the momentum 1 − (1 − m)²: 0.19 for 0.1.
 
@@ -30,7 +30,7 @@ Reproduction:
     assert normsmith.check(findings.fix(model), batches, **given).passed()
 
 Fix: `normsmith.convert(model)`: its layers know a recomputation and update once. For a metric use the output that is
-    there, or `model.eval()` for the extra forward.
+    there, or `model.eval()` for the extra forward; for sharpness-aware steps a momentum of 0 in the second forward.
 
 Threads: pytorch/pytorch#96136, pytorch/pytorch#62471, gpleiss/efficient_densenet_pytorch#73, m2lines/Samudra#572
     (an extra forward too), facebookresearch/fairscale#1035, deepinsight/insightface#2053.
@@ -53,7 +53,9 @@ _GUARD = Fix(
     plan=lambda model: convert(model, to="batch"),
     keeps_outputs=True,
 )
-_EVAL = Fix("use the output that is there, or model.eval() for the extra forward")
+_EVAL = Fix(
+    "use the output that is there, or keep the statistics in the extra forward: model.eval(), or momentum=0"
+)
 
 
 def check(context: Context) -> Iterator[Finding]:
@@ -75,7 +77,7 @@ def check(context: Context) -> Iterator[Finding]:
                 f"{'when checkpointing computes its forward again' if recomputed else 'in an extra forward'}",
                 "activation checkpointing"
                 if recomputed
-                else "a forward in training mode that no gradient comes from",
+                else "a second forward in training mode, for a metric or a log, or with other weights",
                 _GUARD if recomputed else _EVAL,
                 quantity="updates beyond the first",
                 measured=recomputed + extra,
@@ -85,12 +87,23 @@ def check(context: Context) -> Iterator[Finding]:
 
 
 def _extra(norm: Norm, record: Record) -> int:
-    """How many forwards without a gradient move a norm by an input that another forward has as well."""
-    moving = {call.forward for call in record.calls_of(norm.path) if call.moved and call.forward is not None}
-    inputs = [forward.inputs for number, forward in enumerate(record.forwards) if number in moving]
-    unused = [number for number in moving if not record.forwards[number].reached]
-    again = [number for number in unused if inputs.count(record.forwards[number].inputs) > 1]
-    return min(len(again), len(moving) - 1)
+    """How many forwards move a norm by an input that has moved it already."""
+    moving = sorted(
+        {call.forward for call in record.calls_of(norm.path) if call.moved and call.forward is not None}
+    )
+    extra = 0
+    for at, later in enumerate(moving):
+        same = [one for one in moving[:at] if record.forwards[one].inputs == record.forwards[later].inputs]
+        extra += bool(same) and not _are_views(record, same[-1], later)
+    return extra
+
+
+def _are_views(record: Record, earlier: int, later: int) -> bool:
+    """Whether two forwards on the same input are for one loss, or for two updates of the parameters."""
+    if not (record.forwards[earlier].reached and record.forwards[later].reached):
+        return False
+    one_loss = record.before(earlier, "backward") == record.before(later, "backward")
+    return one_loss or record.before(earlier, "step") != record.before(later, "step")
 
 
 RULE = Rule("NS304", "repeated-update", "warning", check, __doc__, needs=("batches", "training"))

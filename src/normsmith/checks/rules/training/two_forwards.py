@@ -1,9 +1,10 @@
 """A norm is fed by two forwards in training mode before a step: of two kinds of data, or of one model under DDP.
 
 What: your `training_step` is run on a copy. Under DistributedDataParallel with batch norms two forwards before a
-    backward are an error. Otherwise two forwards that give one loss, as of real and generated samples or of two views,
-    are information, and a warning where the norm's inputs in them have very different statistics. Micro-batches
-    (NS303), extra forwards on the same samples (NS304) and two calls in one forward (NS106) are not meant.
+    backward are an error. Otherwise two forwards that give one loss, as of real and generated samples or of two
+    views, are information, and a warning where the norm's inputs in them have very different statistics; so are
+    forwards with a backward each, where these are told from 16 values per channel or more. Micro-batches (NS303),
+    extra forwards on the same samples (NS304) and two calls in one forward (NS106) are not meant.
 
 Formula: each forward is normalised by its own batch (μ_k, σ_k), evaluation by one average of them: far apart are
     |μ_2 − μ_1| / σ_1 > 0.5 or a factor above 2 between variances, beyond sampling error, in a tenth of the channels.
@@ -55,6 +56,7 @@ from normsmith.checks.shift import CHANNELS, noise_of, shift
 from normsmith.checks.watcher import NormCall, Record
 
 MEAN, LOG_VARIANCE = 0.5, 0.69
+FEW = 16
 _ONE = Fix("one forward of both, model(torch.cat([a, b])), or a norm for each kind of data")
 _DDP = Fix(
     "one forward before the backward, nn.SyncBatchNorm, or a DDP that broadcasts no buffers in forwards"
@@ -73,7 +75,8 @@ def check(context: Context) -> Iterator[Finding]:
         if not pairs or norm.is_frozen:
             continue
         away = _apart(context, norm, pairs)
-        if not together and away < CHANNELS:
+        small = min(call.values for pair in pairs for call in pair) < FEW  # too few to tell kinds of data
+        if not together and (small or away < CHANNELS):
             continue  # micro-batches
         fails = bool(together) and broadcasts and not isinstance(norm.module, nn.SyncBatchNorm)
         differ = (
@@ -108,7 +111,7 @@ def _pair(norm: Norm, record: Record, *, one_backward: bool = False) -> Pair | N
             and call.forward is not None
             and record.forwards[call.forward].reached
         ):
-            group = record.backwards_before(call.forward) if one_backward else 0
+            group = record.before(call.forward, "backward") if one_backward else 0
             groups.setdefault(group, []).append(call)
     for calls in groups.values():
         numbers = {call.forward for call in calls if call.forward is not None}
