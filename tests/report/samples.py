@@ -2,8 +2,10 @@
 
 import math
 import random
+from dataclasses import replace
 from statistics import median
 
+from normsmith.checks import Finding, Findings, Fix, NotRun, Proof
 from normsmith.studies.results import (
     Answer,
     Chart,
@@ -407,3 +409,43 @@ def one_seed() -> StudyResult:
 
 def empty() -> StudyResult:
     return study(failures=(), trials_new=0, trials_reused=0)
+
+
+def findings() -> Findings:
+    """What a check can find: of each severity, measured far apart, proved, suppressed, and with names of all kinds."""
+    fix = Fix("surgery.recalibrate(model, batches).apply()")
+    stale = Finding(
+        "features.1",
+        "the running mean is off by 3.2 standard deviations, " * 6,
+        "the weights moved after the statistics were measured",
+        fix,
+        quantity="shift",
+        measured=3.2,
+        threshold=0.1,
+        severity="error",
+        code="NS404",
+        name="stale-statistics",
+        proof=Proof((0.92, 0.31), (0.5, 0.9), 6),
+    )
+    return Findings(
+        (
+            stale,
+            replace(stale, path=LONG, measured=0.4),
+            replace(stale, path=NASTY, measured=math.nan, message=NASTY, cause=NASTY),
+            replace(
+                stale,
+                code="XX1",
+                name="of-another-package",
+                severity="warning",
+                fix=Fix(NASTY),
+                proof=None,
+                quantity=NASTY,
+                measured=1e6,
+                threshold=1.0,
+            ),
+            replace(stale, code="NS101", name="bias-before-norm", severity="info", proof=None, measured=None),
+        ),
+        ("NS201", "NS410"),
+        (NotRun("give loss=...", "NS403", "train-eval-gap"), NotRun(NASTY, "XX2", LONG)),
+        (replace(stale, path="known"),),
+    )

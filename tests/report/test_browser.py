@@ -6,6 +6,7 @@ import time
 import pytest
 from tests.report import samples
 
+from normsmith.report.check_html import findings_to_html
 from normsmith.report.html import write_html
 
 pytestmark = pytest.mark.browser
@@ -41,6 +42,7 @@ def reports(tmp_path_factory):
     write_html(samples.study(samples.fewer_steps(), samples.placement()), folder / "study.html")
     write_html(samples.nasty(), folder / "nasty.html")
     write_html(samples.hostile(), folder / "hostile.html")
+    (folder / "check.html").write_text(findings_to_html(samples.findings()), encoding="utf-8")
     return folder
 
 
@@ -99,7 +101,7 @@ def test_a_hostile_study_opens_in_three_seconds(visit):
     assert page.evaluate(HIDDEN) == []
 
 
-@pytest.mark.parametrize("name", ["study", "nasty"])
+@pytest.mark.parametrize("name", ["study", "nasty", "check"])
 @pytest.mark.parametrize("width", [1280, 1024, 768, 390])
 def test_figures_draw_attacks_stay_text_and_nothing_is_hidden_sideways(visit, name, width):
     page = visit(name, {"width": width, "height": 900})
@@ -115,8 +117,9 @@ def test_figures_draw_attacks_stay_text_and_nothing_is_hidden_sideways(visit, na
         assert samples.NASTY in page.locator(".panel b").first.text_content()
 
 
-def test_the_scheme_follows_the_system_and_paper_is_light(visit):
-    page = visit("study", color_scheme="dark")
+@pytest.mark.parametrize("name", ["study", "check"])
+def test_the_scheme_follows_the_system_and_paper_is_light(visit, name):
+    page = visit(name, color_scheme="dark")
     in_scheme(page, DARK)
     page.emulate_media(color_scheme="light")
     in_scheme(page, LIGHT)

@@ -8,7 +8,8 @@ import pytest
 from tests.report import samples
 
 from normsmith.report import words
-from normsmith.report.html import _template_text, render_html
+from normsmith.report.html import render_html
+from normsmith.report.page import template_text
 from normsmith.studies import notation
 from normsmith.studies.results import Verdict
 
@@ -138,7 +139,7 @@ def test_every_figure_has_a_name_a_description_and_its_data(ordinary):
 
 
 def test_every_symbol_and_colour_of_a_drawing_is_defined(ordinary, nasty):
-    css = _template_text("report.css")
+    css = template_text("report.css")
     for page in (ordinary, nasty):
         ids = {attrs["id"] for _, attrs in page.elements if "id" in attrs}
         used = [attrs for tag, attrs in page.elements if tag == "use"]

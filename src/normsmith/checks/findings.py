@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from normsmith._text import count, some
 from normsmith.anatomy.forward import unwrapped
 from normsmith.checks.finding import SEVERITIES, Finding, Fix, NotRun
+from normsmith.checks.notebook import html_of
 from normsmith.errors import SurgeryError
 from normsmith.surgery import Plan
 
@@ -135,6 +136,10 @@ class Findings(Sequence[Finding]):
         aside = tuple(finding for finding in self.found if is_suppressed(finding))
         kept = tuple(finding for finding in self.found if finding not in aside)
         return replace(self, found=kept, suppressed=(*self.suppressed, *aside))
+
+    def _repr_html_(self) -> str:
+        """The findings as a notebook shows them."""
+        return html_of(self.summary, self.found, self.not_run)
 
     def __str__(self) -> str:
         lines: list[str] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from normsmith.checks import Findings
 from normsmith.report.annotations import findings_to_github
+from normsmith.report.check_html import findings_to_html
 from normsmith.report.junit import findings_to_junit
 from normsmith.report.sarif import findings_to_sarif
 
@@ -26,6 +27,7 @@ FINDINGS_FORMATS: dict[str, Callable[[Findings, Path | None], str]] = {
     "text": findings_to_text,
     "json": findings_to_json,
     "sarif": findings_to_sarif,
+    "html": findings_to_html,
     "github": findings_to_github,
     "junit": findings_to_junit,
 }
