@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from normsmith._text import error_text
-from normsmith._torch import backward_number, buffers_of
+from normsmith._torch import backward_number, buffers_of, has_function_transforms, is_mapped
 from normsmith.anatomy.batch_norms import is_batch_norm
 from normsmith.anatomy.forward import flat
 from normsmith.checks.finding import UnavailableError
@@ -48,6 +48,7 @@ class NormCall:
     - `moved`: whether the call changed the running statistics.
     - `forward`: the number of the forward that it belongs to; None where checkpointing computed it again.
     - `values`: how many values of a channel came; `mean`, `var` are theirs, (channels,) in float64 on the CPU.
+    - `mapped`: whether `torch.func.vmap` maps the input, though not the norm itself; values are then not counted.
     """
 
     path: str
@@ -60,6 +61,7 @@ class NormCall:
     values: int
     mean: Tensor = field(repr=False)
     var: Tensor = field(repr=False)
+    mapped: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class Watcher:
             return
         number, reached = len(self._forwards) - 1, self._reached
         for tensor in flat(output):
-            if tensor.requires_grad:
+            if tensor.requires_grad and not has_function_transforms():
                 tensor.register_hook(lambda _: reached.add(number))  # type: ignore[no-untyped-call]
 
     def _went_back(self, _: Tensor) -> None:
@@ -200,10 +202,17 @@ class Watcher:
                     moved,
                     None if _is_recomputing() else len(self._forwards) - 1,
                     *_moments(arguments),
+                    maps_samples(module, arguments),
                 )
             )
 
         return [module.register_forward_pre_hook(enters), module.register_forward_hook(leaves)]
+
+
+def maps_samples(norm: nn.Module, arguments: tuple[Any, ...]) -> bool:
+    """Whether a norm's input is mapped by vmap, though the norm is not itself one of many, as in a mapped ensemble."""
+    own = (*norm.parameters(), *norm.buffers())
+    return any(map(is_mapped, flat(arguments))) and not any(map(is_mapped, own))
 
 
 def _is_recomputing() -> bool:
@@ -212,7 +221,9 @@ def _is_recomputing() -> bool:
 
 
 def _sum(tensor: Tensor) -> float:
-    return float(tensor.detach().double().sum()) if not tensor.is_complex() else 0.0
+    if tensor.is_complex() or has_function_transforms():
+        return 0.0
+    return float(tensor.detach().double().sum())
 
 
 def _statistics(module: nn.Module) -> Iterable[Tensor]:
@@ -223,7 +234,7 @@ def _statistics(module: nn.Module) -> Iterable[Tensor]:
 def _moments(arguments: tuple[Any, ...]) -> tuple[int, Tensor, Tensor]:
     """How many values of a channel came, their mean and their variance."""
     first = next(islice(flat(arguments), 1), None)
-    if first is None or first.ndim < 2:
+    if first is None or first.ndim < 2 or has_function_transforms():
         return 0, torch.empty(0), torch.empty(0)
     rows = first.detach().cpu().double().movedim(1, 0).flatten(1)
     return rows.shape[1], rows.mean(1), rows.var(1, correction=0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.checks.networks import Residual, cnn, images, mlp, vectors
+import torch
+from tests.checks.networks import Residual, cnn, images, mlp, sequences, vectors
 from tests.contracts.rule import Case, RuleContract
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +23,17 @@ class Functional(nn.Module):
         return self.norm(F.max_pool2d(F.relu(self.conv(x)), 2)).mean((2, 3))
 
 
+class Gate(nn.Module):
+    """A gate over steps (N, T, C): the norm takes the channels second, the sigmoid what comes back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.norm(x.transpose(1, 2)).transpose(1, 2))
+
+
 def order(*middle: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Linear(8, 8), *middle, nn.Linear(8, 2))
 
@@ -38,6 +50,7 @@ class TestPlacement(RuleContract):
         "after a ReLU": lambda: Case(order(nn.ReLU(), nn.BatchNorm1d(8))),
         "before a tanh": lambda: Case(order(nn.BatchNorm1d(8), nn.Tanh())),
         "after a function and a pooling": lambda: Case(Functional(), images(2)),
+        "before the sigmoid of a gate, moved": lambda: Case(Gate(), sequences(2)),
         "before a sigmoid, with dropout between": lambda: Case(
             order(nn.BatchNorm1d(8), nn.Dropout(), nn.Sigmoid())
         ),

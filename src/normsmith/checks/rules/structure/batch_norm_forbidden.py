@@ -1,8 +1,8 @@
 """A batch norm in a network whose gradients are taken sample by sample: the samples are not separate in it.
 
 What: a batch norm that is not frozen, where the model, its parameters or the optimizer are prepared for gradients per
-    sample (Opacus' wrapper, its optimizer, a `grad_sample` on parameters), or where the forward that you give maps the
-    network over samples by `torch.func.vmap`.
+    sample (Opacus' wrapper, its optimizer, a `grad_sample` on parameters), or where the forward, or at level deep the
+    training step, that you give maps the network over samples by `torch.func.vmap`.
 
 Formula: y_i depends on all x_j of the batch by their mean and variance, so ∂loss_i/∂w depends on them too: there is no
     gradient of a single sample. Within vmap a "batch" is one sample.
@@ -43,13 +43,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from normsmith._torch import is_mapped
-from normsmith.anatomy.forward import flat
 from normsmith.checks.context import Context
 from normsmith.checks.finding import Finding, Fix
 from normsmith.checks.moments import numbered
 from normsmith.checks.restore import modes_kept
 from normsmith.checks.rule import Rule
+from normsmith.checks.watcher import maps_samples
 from normsmith.surgery import convert
 
 _WRAPPERS = {"GradSampleModule", "GradSampleModuleExpandedWeights", "GradSampleModuleNoOp"}
@@ -85,18 +84,19 @@ def _why_per_sample(context: Context) -> str | None:
         return f"{type(context.optimizer).__name__} clips the gradient of each sample"
     if any(hasattr(parameter, "grad_sample") for parameter in context.network.parameters()):
         return "its parameters have a gradient for each sample, grad_sample"
-    return "the forward maps the network over samples by vmap" if _maps_samples(context) else None
+    return "your code maps the network over samples by vmap" if _maps_samples(context) else None
 
 
 def _maps_samples(context: Context) -> bool:
-    """Whether a batch norm gets mapped inputs, though it is not itself one of many, as in a mapped ensemble."""
+    """Whether the user's training step or forward maps a batch norm over samples."""
+    if context.training_step is not None and context.looks_at_training:
+        return any(call.mapped for step in context.training.steps for call in step.calls)
     if not context.looks_at_data or context.data is None:
         return False
     seen: list[bool] = []
 
     def look(norm: nn.Module, arguments: tuple[Any, ...]) -> None:
-        own = (*norm.parameters(), *norm.buffers())
-        seen.append(any(map(is_mapped, flat(arguments))) and not any(map(is_mapped, own)))
+        seen.append(maps_samples(norm, arguments))
 
     with modes_kept(context.network), torch.no_grad(), ExitStack() as stack:
         for norm in context.norms:

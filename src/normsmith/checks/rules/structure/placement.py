@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from normsmith.anatomy.graph import Event, Graph
-from normsmith.anatomy.passing import effective_consumers, effective_source
+from normsmith.anatomy.passing import moves
 from normsmith.checks.context import Context
 from normsmith.checks.finding import Finding, Fix
 from normsmith.checks.rule import Rule
@@ -65,11 +65,22 @@ def check(context: Context) -> Iterator[Finding]:
 
 def _where(graph: Graph, event: Event) -> str | None:
     """On which side of an activation a norm stands, where that is worth a study."""
-    before = effective_source(event.sources[0]) if event.sources else None
+    before = event.sources[0] if event.sources else None
+    while before is not None and moves(before) and before.sources:
+        before = before.sources[0]
     if before is not None and before.name.lower() in _RECTIFIERS:
         return f"stands after an activation, {before.name}"
-    after = next((e for e in effective_consumers(graph, event) if e.name.lower() in _S_SHAPED), None)
+    after = next((e for e in _consumers(graph, event) if e.name.lower() in _S_SHAPED), None)
     return None if after is None else f"stands before an s-shaped activation, {after.name}"
+
+
+def _consumers(graph: Graph, event: Event) -> Iterator[Event]:
+    """The calls that take a result, also where it is moved or pooled before."""
+    for later in graph.consumers(event):
+        if moves(later):
+            yield from _consumers(graph, later)
+        else:
+            yield later
 
 
 RULE = Rule("NS109", "placement", "info", check, __doc__, needs=("graph",))
