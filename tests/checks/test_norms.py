@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from tests.checks.networks import Residual, mlp, trained, vectors
 from torch import nn
@@ -85,3 +86,15 @@ def test_statistics_that_are_not_finite_are_none():
 def test_who_updates():
     kept, none = norms_of(nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False)))
     assert (kept.updates, none.updates, none.keeps_statistics) == (True, False, False)
+
+
+def test_what_is_left_of_the_start_is_known_by_momentum_and_counter():
+    layer = nn.BatchNorm1d(4, momentum=0.1)
+    for _ in range(5):
+        layer(torch.randn(32, 4))
+    (norm,) = norms_of(nn.Sequential(layer))
+    assert norm.updates_counted == 5
+    assert norm.initial_share == pytest.approx(0.9**5)
+    layer.running_var.fill_(0.5)  # less than what would be left: the counter is not this average's
+    assert norms_of(nn.Sequential(layer))[0].initial_share == 0
+    assert norms_of(nn.Sequential(nn.BatchNorm1d(4, momentum=None)))[0].initial_share == 0

@@ -89,6 +89,24 @@ class Norm:
         return mean is not None and var is not None and bool((mean == 0).all()) and bool((var == 1).all())
 
     @cached_property
+    def updates_counted(self) -> int:
+        """How many batches its running statistics have averaged; 0 where it does not count them."""
+        counter = self.tensors.get("num_batches_tracked")
+        return int(counter) if counter is not None and counter.numel() == 1 else 0
+
+    @property
+    def initial_share(self) -> float:
+        """Which share of its running statistics is still the initial mean 0 and variance 1, by momentum and counter.
+
+        0 where that cannot be: without a counter, and where a variance is smaller than what is left of the 1.
+        """
+        held, updates = statistics_tensors(self), self.updates_counted
+        if held is None or self.momentum is None or not 0 < self.momentum < 1 or not updates:
+            return 0.0
+        rest = float((1 - self.momentum) ** updates)
+        return 0.0 if float(held[1].min()) < 0.99 * rest else rest
+
+    @cached_property
     def has_trained(self) -> bool:
         """Whether its γ or β have moved: they start as constants, and never come back to them."""
         held = (self.tensors.get("weight"), self.tensors.get("bias"))

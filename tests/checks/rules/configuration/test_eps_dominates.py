@@ -17,6 +17,12 @@ def tiny_inputs() -> nn.Module:
     return trained(model, [(1e-3 * x, y) for x, y in vectors()])
 
 
+def not_long() -> nn.Module:
+    """A few batches in the wrong unit: most of the running variance is still the initial 1."""
+    model = nn.Sequential(nn.BatchNorm1d(8), *mlp())
+    return trained(model, [(1e-3 * x, y) for x, y in vectors()], 2)
+
+
 def with_variances(model: nn.Module, *values: float) -> nn.Module:
     """The norms of a model, their first channels with these running variances."""
     for module in model.modules():
@@ -37,6 +43,7 @@ class TestEpsDominates(RuleContract):
     code = "NS203"
     faulty = {
         "inputs in the wrong unit": lambda: Case(tiny_inputs()),
+        "inputs in the wrong unit, not for long": lambda: Case(not_long()),
         "a residual network with an eps of 0.3": lambda: Case(trained(Residual(eps=0.3), images(8), 2)),
         "some channels of a CNN": lambda: Case(with_variances(cnn(), 1e-5, 3e-5)),
         "all of a transformer's, dead or not": lambda: Case(with_variances(Attention(), *[1e-12] * 8)),

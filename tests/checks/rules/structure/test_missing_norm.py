@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from tests.checks.networks import images, mlp, sequences, vectors
 from tests.contracts.rule import Case, RuleContract
-from torch import nn
+from torch import Tensor, nn
 
 import normsmith
 
@@ -31,6 +31,26 @@ def exploding() -> nn.Module:
     return model
 
 
+class FromZero(nn.Module):
+    """Residual branches whose last layer begins at 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.ModuleList([nn.Linear(8, 8) for _ in range(4)])
+        self.last = nn.ModuleList([nn.Linear(8, 8) for _ in range(4)])
+        for layer in self.first:
+            nn.init.orthogonal_(layer.weight)
+        for layer in self.last:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for first, last in zip(self.first, self.last, strict=True):
+            x = x + last(first(x).relu())
+        return self.head(x)
+
+
 def scaled(act: type[nn.Module] = nn.ReLU, gain: str = "relu") -> nn.Module:
     """Initial weights that keep the scale."""
     model = deep(act, size=128)
@@ -52,6 +72,7 @@ class TestMissingNorm(RuleContract):
     healthy = {
         "He's initial weights": lambda: Case(scaled(), vectors(2)),
         "a self-normalizing network": lambda: Case(scaled(nn.SELU, "linear"), vectors(2)),
+        "residual branches that begin at 0": lambda: Case(FromZero(), vectors(2)),
         "four layers": lambda: Case(deep(depth=4), vectors(2)),
         "with norms": lambda: Case(mlp(), vectors(2)),
         "with norms after all": lambda: Case(

@@ -1,9 +1,9 @@
 """The eps of a batch norm is no longer small beside the variances that it is added to.
 
 What: in more than 5 % of a layer's channels, and more than one of several, eps is above a tenth of the running
-    variance. Channels that are dead (a variance below 1e-8 where most channels have a normal one) or switched off
-    (γ near 0) do not count, and frozen layers are left alone. Of a new layer, whose variances are 1, only an eps
-    above 0.1 is said.
+    variance, from which what is left of the initial 1 after few batches is taken off. Channels that are dead (a
+    variance below 1e-8 where most channels have a normal one) or switched off (γ near 0) do not count, and frozen
+    layers are left alone. Of a new layer, whose variances are 1, only an eps above 0.1 is said.
 
 Formula: y = γ·(x − mean) / sqrt(var + eps) + β: the standard deviation of the normalised value is
     1 / sqrt(1 + eps/var), which is 0.95 at eps = var/10, 0.71 at eps = var and 0.3 at eps = 10·var.
@@ -60,7 +60,8 @@ def check(context: Context) -> Iterator[Finding]:
         held = statistics_tensors(norm)
         if held is None or norm.is_frozen:
             continue
-        var = held[1][_alive(norm, held[1])]
+        averaged = _averaged(norm, held[1])
+        var = averaged[_alive(norm, averaged)]
         small = var[var * RATIO < norm.epsilon]
         if len(small) <= CHANNELS * len(var) or (len(small) == 1 < len(var)):
             continue
@@ -79,6 +80,12 @@ def check(context: Context) -> Iterator[Finding]:
             threshold=CHANNELS,
             also=norm.also,
         )
+
+
+def _averaged(norm: Norm, var: Tensor) -> Tensor:
+    """The average of the batches' variances: running variances without what is left of the initial 1."""
+    rest = 0.0 if norm.is_at_start else norm.initial_share
+    return (var - rest).clamp(min=1e-6 * rest) / (1 - rest)
 
 
 def _alive(norm: Norm, var: Tensor) -> Tensor:

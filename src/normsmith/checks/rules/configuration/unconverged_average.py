@@ -48,7 +48,7 @@ from collections.abc import Iterator
 from normsmith._text import count, exact, number
 from normsmith.checks.context import Context
 from normsmith.checks.finding import Finding
-from normsmith.checks.norms import Norm, statistics_tensors
+from normsmith.checks.norms import Norm
 from normsmith.checks.rule import Rule
 
 THRESHOLD = 0.05
@@ -56,7 +56,7 @@ THRESHOLD = 0.05
 
 def check(context: Context) -> Iterator[Finding]:
     """A finding for each norm with such an average, where that costs something or no batches can tell."""
-    unconverged = {norm: rest for norm in context.norms if (rest := initial_share(norm)) > THRESHOLD}
+    unconverged = {norm: norm.initial_share for norm in context.norms if _unconverged(norm)}
     if not unconverged:
         return
     cost, looked = "", 0
@@ -71,7 +71,7 @@ def check(context: Context) -> Iterator[Finding]:
         cost, looked = f"; {told}", len(context.measured)
     for norm, rest in unconverged.items():
         assert norm.momentum is not None  # or nothing were left of the start
-        batches = count(_updates(norm), "batch")
+        batches = count(norm.updates_counted, "batch")
         yield Finding(
             norm.path,
             f"has averaged {batches} at momentum {exact(norm.momentum)}: {number(100 * rest, 2)} % of its running "
@@ -86,22 +86,12 @@ def check(context: Context) -> Iterator[Finding]:
         )
 
 
-def initial_share(norm: Norm) -> float:
-    """Which share of a norm's running statistics is their initial value; 0 where they are none of this rule's."""
-    momentum, updates, held = norm.momentum, _updates(norm), statistics_tensors(norm)
-    if momentum is None or not 0 < momentum < 1 or not updates or held is None:
-        return 0.0
+def _unconverged(norm: Norm) -> bool:
+    """Whether too much of the start is left in a norm that is in use, and not frozen."""
     is_new = norm.tensors.get("weight") is not None and not norm.has_trained
     if is_new or norm.is_frozen or norm.is_at_start or not norm.updates:
-        return 0.0
-    rest = float((1 - momentum) ** updates)
-    return 0.0 if float(held[1].min()) < 0.99 * rest else rest
-
-
-def _updates(norm: Norm) -> int:
-    """How many batches a norm says to have averaged; 0 where it does not count them."""
-    counter = norm.tensors.get("num_batches_tracked")
-    return int(counter) if counter is not None and counter.numel() == 1 else 0
+        return False
+    return norm.initial_share > THRESHOLD
 
 
 RULE = Rule("NS202", "unconverged-average", "warning", check, __doc__)

@@ -1,8 +1,9 @@
 """A deep network has no norm at all, and the scale of its activations changes from layer to layer.
 
-What: five linear layers or convolutions or more, no norm of any kind, and on a batch in evaluation the variances of the
-    layers' outputs differ by more than a factor of 10, with a standard deviation outside of [0.5, 2]. The last layer
-    is left out. Networks whose initial weights keep the scale, and self-normalizing ones, are fine. Information.
+What: five linear layers or convolutions or more, no norm of any kind, and on a batch in evaluation the variances of
+    the layers' outputs differ by more than a factor of 10, with a standard deviation outside of [0.5, 2]. The last
+    layer is left out, and so are those that put out a constant, as branches that begin at 0 do. Networks whose
+    initial weights keep the scale, and self-normalizing ones, are fine. Information.
 
 Formula: max var(h_l) / min var(h_l) > 10 over the layers l, and some sqrt(var(h_l)) < 0.5 or > 2.
 
@@ -61,7 +62,7 @@ def check(context: Context) -> Iterator[Finding]:
         return
     variances = _variances(context, layers[:-1])
     low, high = min(variances), max(variances)
-    ratio = high / low if low > 0 else float("inf")
+    ratio = high / low
     if ratio > RATIO and (low < LOW**2 or high > HIGH**2):
         yield Finding(
             "",
@@ -82,14 +83,16 @@ def _variances(context: Context, layers: list[nn.Module]) -> list[float]:
 
     def look(_: nn.Module, arguments: Any, output: Any) -> None:
         if isinstance(output, Tensor):
-            variances.append(float(output.detach().double().var()))
+            variances.append(
+                float(output.detach().double().var())
+            )  # 0: a branch that begins with weights of 0
 
     with modes_kept(context.network), torch.no_grad(), ExitStack() as stack:
         for layer in dict.fromkeys(layers):
             stack.callback(layer.register_forward_hook(look).remove)
         context.network.eval()
         numbered(context.output)(context.network, context.batches[0])
-    return variances or [1.0]
+    return [variance for variance in variances if variance > 0] or [1.0]
 
 
 RULE = Rule("NS107", "missing-norm", "info", check, __doc__, needs=("graph", "batches"))
