@@ -35,6 +35,7 @@ def check(
     domain: Callable[[Any], Any] | None = None,
     ema: nn.Module | None = None,
     checkpoint: str | Path | None = None,
+    rank_checkpoints: Iterable[str | Path] | None = None,
     level: Level = "standard",
     forward: Pair | None = None,
     metric: Callable[[Any, Any], Any] | None = None,
@@ -58,6 +59,7 @@ def check(
         domain: `domain(batch)`, where a batch comes from, if the data are of several kinds.
         ema: an averaged copy of the model.
         checkpoint: the file that the weights were loaded from.
+        rank_checkpoints: the files that the ranks of a distributed run have saved, one each.
         level: "fast" looks at the network, its settings and buffers; "standard" runs a few batches as well; "deep"
             adds a few training steps on a copy.
         forward: `forward(model, batch)` → (output, target), for batches of another kind.
@@ -95,6 +97,7 @@ def check(
         ema,
         None if checkpoint is None else Path(checkpoint),
         pair if forward is None else forward,
+        rank_checkpoints=None if rank_checkpoints is None else [Path(file) for file in rank_checkpoints],
     )
     return run(chosen_rules(select, ignore), context, level, prove=prove)
 

@@ -106,6 +106,7 @@ class Context:
     looks_at_data: bool = True
     proving: bool = False
     looks_at_training: bool = True
+    rank_checkpoints: Sequence[Path] | None = None
 
     @cached_property
     def network(self) -> nn.Module:

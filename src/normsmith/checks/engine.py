@@ -20,6 +20,7 @@ _GIVEN: dict[Need, str] = {
     "domain": "domain",
     "ema": "ema",
     "checkpoint": "checkpoint",
+    "rank_checkpoints": "rank_checkpoints",
 }
 """The needs that a user hands over, with the field of the context that holds each."""
 

@@ -14,7 +14,7 @@ from normsmith.checks.finding import Finding, NotRun, Severity
 
 Level = Literal["fast", "standard", "deep"]
 Need = Literal[
-    "graph", "optimizer", "ema", "checkpoint",
+    "graph", "optimizer", "ema", "checkpoint", "rank_checkpoints",
     "batches", "loss", "validate", "domain",
     "training",
 ]  # fmt: skip

@@ -32,31 +32,24 @@ Threads: torch/nn#1165 (parameters alone), cleinc/bts#90 (0 and 1), timgaripov/s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
-from torch import Tensor
+from collections.abc import Iterator
 
 from normsmith.anatomy.broken_statistics import broken_values
 from normsmith.checks.context import Context
-from normsmith.checks.finding import Finding, UnavailableError
-from normsmith.checks.norms import Norm
+from normsmith.checks.files import Saved, of_norm, saved
+from normsmith.checks.finding import Finding
 from normsmith.checks.rule import Rule
-from normsmith.errors import NormsmithError
-from normsmith.surgery.checkpoints.choose import choose
-from normsmith.surgery.checkpoints.read import read
-
-Saved = Mapping[str, Tensor]
-"""What a file has, by the names of the model."""
 
 
 def check(context: Context) -> Iterator[Finding]:
     """A finding for each norm whose statistics are not in the file, or are none."""
-    saved = _saved(context)
-    trained = {norm: _is_trained(_of(norm, saved)) for norm in context.norms}
+    assert context.checkpoint is not None  # the rule needs it
+    tensors = saved(context.network, context.checkpoint)
+    trained = {norm: _is_trained(of_norm(norm, tensors)) for norm in context.norms}
     for norm in context.norms:
         if norm.is_frozen or not norm.updates:
             continue
-        held = _of(norm, saved)
+        held = of_norm(norm, tensors)
         mean, var = held.get("running_mean"), held.get("running_var", held.get("running_std"))
         has_trained = trained[norm] if "weight" in held or "bias" in held else any(trained.values())
         broken = broken_values(held, norm.epsilon)
@@ -70,26 +63,6 @@ def check(context: Context) -> Iterator[Finding]:
         else:
             continue
         yield Finding(norm.path, what, cause, context.recalibration(), also=norm.also)
-
-
-def _saved(context: Context) -> Saved:
-    path = context.checkpoint
-    if path is None:
-        raise UnavailableError("give checkpoint=...")
-    try:
-        content = read(path).value
-        fit, _ = choose(context.network, content, path, key=None, prefix=None, strict=False, lacking=True)
-    except NormsmithError as error:
-        raise UnavailableError(str(error)) from error
-    if fit.match.is_translated:
-        raise UnavailableError(f"{path}: its names are those of an earlier version of the model")
-    return {name: fit.state.tensors[key] for name, key in fit.match.names.items()}
-
-
-def _of(norm: Norm, saved: Saved) -> dict[str, Tensor]:
-    """What a file has of a norm, by its own names."""
-    start = f"{norm.path}." if norm.path else ""
-    return {name.removeprefix(start): value for name, value in saved.items() if name.startswith(start)}
 
 
 def _is_trained(held: Saved) -> bool:
