@@ -14,13 +14,13 @@ MINUS = "\N{MINUS SIGN}"
 def number(value: float, digits: int = 3) -> str:
     """A measured number to `digits` significant digits: thousands grouped, a true minus sign.
 
-    >>> number(0.12345), number(-12345.6), number(2.0), number(3e-7), number(0.97654, 4)
-    ('0.123', '−12,346', '2', '3e−07', '0.9765')
+    >>> number(0.12345), number(-12345.6), number(2.0), number(3e-7), number(0.97654, 4), number(99.7, 2)
+    ('0.123', '−12,346', '2', '3e−07', '0.9765', '100')
     """
     if not math.isfinite(value):
         return {math.inf: "∞", -math.inf: f"{MINUS}∞"}.get(value, "not a number")
     text = f"{value + 0.0:.{digits}g}"  # a negative zero is a zero
-    if 1000 <= abs(float(text)) < 1e7:
+    if min(1000, 10**digits) <= abs(float(text)) < 1e7:
         text = f"{value:,.0f}"
     return text.replace("-", MINUS)
 
