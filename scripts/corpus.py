@@ -125,6 +125,7 @@ def ask_normsmith(case: Any, given: Any) -> list[tuple[str, str]]:
         domain=given.domain,
         ema=given.ema,
         checkpoint=given.checkpoint,
+        rank_checkpoints=given.rank_checkpoints or None,
         level="deep",
     )
     broken = [row for row in findings.not_run if row.reason.startswith("the rule raised")]

@@ -7,7 +7,7 @@ import torch
 from tests.checks.networks import Residual, mlp, trained, vectors
 from torch import nn
 
-from normsmith import layers
+from normsmith import layers, surgery
 from normsmith.checks.norms import norms_of, statistics_tensors
 
 
@@ -98,3 +98,12 @@ def test_what_is_left_of_the_start_is_known_by_momentum_and_counter():
     layer.running_var.fill_(0.5)  # less than what would be left: the counter is not this average's
     assert norms_of(nn.Sequential(layer))[0].initial_share == 0
     assert norms_of(nn.Sequential(nn.BatchNorm1d(4, momentum=None)))[0].initial_share == 0
+
+
+def test_pinned_norms_stay_in_training_mode_too():
+    model = surgery.freeze(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), "statistics").apply()
+    assert norms_of(model.train())[0].is_pinned
+    evaluated = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2).eval())
+    (norm,) = norms_of(evaluated)
+    assert norm.is_frozen
+    assert not norm.is_pinned
