@@ -1,0 +1,82 @@
+"""What reaches the first layer with weights, feature by feature: raw data, or what was made of them before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normsmith.anatomy.forward import copied, flat
+from normsmith.anatomy.isolation import same_random_numbers
+from normsmith.anatomy.kinds import is_producer
+from normsmith.checks.finding import UnavailableError
+from normsmith.checks.moments import numbered
+from normsmith.checks.restore import modes_kept
+
+_LAST = (nn.Linear, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
+"""Layers whose features come last; those of convolutions come second."""
+_VALUES = 4096
+"""Values of a feature that are kept of each batch."""
+
+
+def first_inputs(
+    model: nn.Module, batches: Sequence[Any], forward: Callable[[nn.Module, Any], Any]
+) -> tuple[str, Tensor]:
+    """The path of the first linear, convolutional or recurrent layer that is called, and its inputs (values, features).
+
+    Raises:
+        UnavailableError: the model raised, or has no such layer; or it looks up embeddings first, no raw data.
+    """
+    first: list[str] = []
+    seen: list[Tensor] = []
+    embedded: list[str] = []
+    begun = 0
+    paths = {
+        module: path
+        for path, module in model.named_modules()
+        if is_producer(module) or isinstance(module, (nn.RNNBase, nn.RNNCellBase))
+    }
+
+    def enters(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        x = next(flat(arguments), None)
+        if len(seen) >= begun or x is None or not x.is_floating_point() or x.ndim < 2:
+            return
+        first.append(paths[module])
+        values = x.detach().movedim(-1 if isinstance(module, _LAST) else 1, -1).flatten(0, -2)
+        step = max(len(values) // _VALUES, 1)
+        seen.append(values[::step].double().cpu())
+
+    handles = [module.register_forward_pre_hook(enters) for module in paths]
+    handles += [
+        module.register_forward_pre_hook(lambda *_: embedded.append("") if len(seen) < begun else None)
+        for module in model.modules()
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+    ]
+    run = numbered(forward)
+    try:
+        with modes_kept(model), torch.no_grad(), same_random_numbers(model):
+            model.eval()
+            for batch in batches:
+                begun += 1
+                run(model, copied(batch))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if embedded:
+        raise UnavailableError("the first layer looks up embeddings, which are no raw data")
+    if not seen or len({part.shape[1] for part in seen}) > 1:
+        raise UnavailableError("no linear, convolutional or recurrent layer gets the data")
+    return first[0], torch.cat(seen)
+
+
+def dense(values: Tensor) -> Tensor:
+    """Which features are measured numbers: not constant, not of two values only, not mostly zeros; (features,).
+
+    >>> dense(torch.tensor([[1.0, 0.0, 5.0, 0.0], [2.0, 1.0, 5.0, 0.0], [3.0, 0.0, 5.0, 0.7], [4.0, 0.0, 5.0, 0.0]]))
+    tensor([ True, False, False, False])
+    """
+    low, high = values.amin(0), values.amax(0)
+    two = ((values == low) | (values == high)).all(0)
+    return ~two & ((values == 0).double().mean(0) <= 0.5) & values.isfinite().all(0)

@@ -1,0 +1,95 @@
+"""Features of the input are skewed or have heavy tails: a mean and a variance say little of them.
+
+What: skewness, excess kurtosis and the share of outliers of each feature of a table that reaches the first layer; in at
+    least a tenth of the features. Images and sequences are not meant: their values are no draws of one feature.
+    Constant features, flags of two values and sparse ones are left out. It is information.
+
+Formula: |E z³| > 2 + 2.58·sqrt(6/n), or E z⁴ − 3 > 7 + 2.58·sqrt(24/n), with z = (x − μ)/σ and n values. Outliers are
+    values beyond 3 interquartile ranges from the quartiles.
+
+Why it hurts: standardisation leaves the shape as it is. A few huge values take all of the variance, and the many others
+    lie together near one point; a batch that happens to hold one of them has other statistics than one without.
+
+Threshold: 2 and 7, from where on estimates that assume normal data go wrong (West, Finch and Curran 1995).
+
+Reproduction:
+    import normsmith, torch
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    incomes = [torch.exp(1.5 * torch.randn(64, 4)) / 10 for _ in range(8)]
+    findings = normsmith.check(model, incomes, select=["NS402"])
+    assert findings.codes == ("NS402",)
+    assert findings.passed()  # it is information
+    assert not normsmith.check(model, [x.log() for x in incomes], select=["NS402"]).found
+
+Fix: a logarithm, or scikit-learn's `PowerTransformer` or `QuantileTransformer`, fitted on the training data.
+
+Threads: ageron/handson-ml#423, MannLabs/alphadia#869, scikit-learn/scikit-learn#8363, graphnet-team/graphnet#324.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from normsmith._text import number
+from normsmith.checks.context import Context
+from normsmith.checks.finding import Finding, Fix, UnavailableError
+from normsmith.checks.inputs import dense, first_inputs
+from normsmith.checks.rule import Rule
+
+SKEWNESS = 2.0
+KURTOSIS = 7.0
+SHARE = 0.1
+_CERTAIN = 2.58
+_FEWEST = 100
+_FIX = Fix("a logarithm, or sklearn.preprocessing.QuantileTransformer, before the network")
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """A finding for the first layer, if features of its table are far from normal."""
+    path, values = first_inputs(context.network, context.measured, context.output)
+    samples = context.rows * len(context.measured)
+    if len(values) > samples:
+        return  # values of positions
+    if len(values) < _FEWEST:
+        raise UnavailableError(f"expected at least {_FEWEST} samples, got {len(values)}")
+    values = values[:, dense(values)]
+    if values.shape[1] == 0:
+        return
+    skewness, kurtosis = shape_of(values)
+    n = len(values)
+    skewed = skewness.abs() > SKEWNESS + _CERTAIN * math.sqrt(6 / n)
+    heavy = kurtosis > KURTOSIS + _CERTAIN * math.sqrt(24 / n)
+    share = float((skewed | heavy).double().mean())
+    if share >= SHARE:
+        yield Finding(
+            path,
+            f"{number(100 * share, 2)} % of {values.shape[1]} features are far from normal: skewness up to "
+            f"{number(float(skewness.abs().max()))}, excess kurtosis up to {number(float(kurtosis.max()))}, "
+            f"{number(100 * _outliers(values), 2)} % outliers",
+            "amounts, counts, durations or sensors with rare large values",
+            _FIX,
+            quantity="share of features",
+            measured=share,
+            threshold=SHARE,
+            batches=len(context.measured),
+        )
+
+
+def shape_of(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Skewness and excess kurtosis of each column."""
+    z = (values - values.mean(0)) / values.std(0, correction=0)
+    return z.pow(3).mean(0), z.pow(4).mean(0) - 3
+
+
+def _outliers(values: Tensor) -> float:
+    low, high = values.quantile(0.25, 0), values.quantile(0.75, 0)
+    reach = 3 * (high - low)
+    return float(((values < low - reach) | (values > high + reach)).double().mean())
+
+
+RULE = Rule("NS402", "non-gaussian-input", "info", check, __doc__, needs=("batches",))

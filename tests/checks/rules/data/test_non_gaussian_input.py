@@ -1,0 +1,47 @@
+"""NS402: features far from normal."""
+
+from __future__ import annotations
+
+import torch
+from tests.checks.networks import cnn, images, mlp, vectors
+from tests.contracts.rule import Case, RuleContract
+from torch import nn
+
+import normsmith
+
+
+def cells() -> nn.Module:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = nn.GRUCell(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.cell(x))
+
+    return Last()
+
+
+class TestNonGaussianInput(RuleContract):
+    code = "NS402"
+    faulty = {
+        "amounts, whose logarithm is normal": lambda: Case(
+            mlp(), [(torch.exp(1.5 * x), y) for x, y in vectors()]
+        ),
+        "heavy tails on both sides": lambda: Case(mlp(), [(x**5, y) for x, y in vectors()]),
+        "one feature of eight, in a recurrent cell": lambda: Case(
+            cells(), [(torch.cat([x[:, :7], torch.exp(2 * x[:, 7:])], 1), y) for x, y in vectors()]
+        ),
+    }
+    healthy = {
+        "normal": lambda: Case(mlp(), vectors()),
+        "even between two ends": lambda: Case(mlp(), [(torch.rand_like(x), y) for x, y in vectors()]),
+        "flags": lambda: Case(mlp(), [((x > 2).float(), y) for x, y in vectors()]),
+        "counts that are mostly zero": lambda: Case(mlp(), [((x > 1) * (1 + x**2), y) for x, y in vectors()]),
+        "images": lambda: Case(cnn(), [(torch.exp(1.5 * x), y) for x, y in images(8)]),
+    }
+
+
+def test_few_samples_are_not_judged():
+    findings = normsmith.check(mlp(), vectors(4, size=8), select=["NS402"])
+    assert "at least 100" in findings.not_run[0].reason
