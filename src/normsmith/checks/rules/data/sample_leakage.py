@@ -8,8 +8,8 @@ Formula: max |y_i(x_j replaced) − y_i| over i ≠ j, above 1e-4 of the spread 
     equal runs differ by.
 
 Why it hurts: predictions change with what happens to be in the batch, and are another's if a reshape mixes samples.
-    Most often a `view` or `reshape` where a `transpose` or `permute` is meant, a softmax or mean over dimension 0, attention
-    over the batch (`batch_first`), or a norm that goes by the batch in evaluation.
+    Most often it is a `view` or `reshape` where a `transpose` or `permute` is meant, a softmax or mean over dimension
+    0, attention over the batch (`batch_first`), or a norm that goes by the batch in evaluation.
 
 Threshold: 1e-4, our own: float32 gives about 1e-6 for sums in another order.
 

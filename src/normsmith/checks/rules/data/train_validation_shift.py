@@ -1,0 +1,197 @@
+"""Validation data reach the batch norms with other statistics than training data, and the network pays for it.
+
+What: your own `validate(model)` is run on a copy, and what reaches each norm in evaluation mode is compared with what
+    the training batches give in the same mode. They differ by more than sampling explains in a tenth of a layer's
+    channels; and `validate` gives a better number once the norms hold the statistics of the validation data.
+
+Formula: |μ_v − μ_t| / σ_t > 0.1 or |log σ²_v − log σ²_t| > 0.2, beyond 2.58 standard errors from the variance between
+    batches. gain = (number with validation statistics − number) / (number with validation statistics −
+    number with broken statistics).
+
+Why it hurts: running statistics are those of the training data. Data from another camera or hospital, another decoder
+    or resize, or without the scaling that training data got, arrive shifted at every norm: bad in validation, whatever
+    the mode. Where only training data are augmented, statistics differ too; that costs nothing, and nothing is said.
+
+Threshold: as of NS404; and a gain of 5 % of what statistics that are 3 σ off destroy, which also tells whether a
+    higher number is better: our own.
+
+Reproduction:
+    import normsmith, torch
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    batches = [(x, (x[:, 0] > 0).long()) for x in torch.randn(16, 64, 4)]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for x, y in 8 * batches:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    def validate(model, offset=2.0):  # a camera with another offset
+        return sum((model.eval()(x + offset).argmax(1) == y).float().mean() for x, y in batches).item() / 16
+
+    findings = normsmith.check(model, batches, validate=validate, select=["NS408"])
+    assert findings.codes == ("NS408",)
+    assert normsmith.check(model, batches, validate=lambda m: validate(m, 0.0), select=["NS408"]).passed()
+
+Fix: the same preparation for both; or, where the data really differ, statistics of the new data:
+    `with surgery.adapt(model, validation_batches):`.
+
+Threads: swook/GazeML#25, keras-team/keras#7265, torch/nn#308, uci-cbcl/UFold#18.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normsmith._text import error_text, number
+from normsmith.anatomy.forward import copied
+from normsmith.anatomy.isolation import same_random_numbers
+from normsmith.checks.context import Context
+from normsmith.checks.finding import Finding, Fix, UnavailableError
+from normsmith.checks.moments import Call, numbered
+from normsmith.checks.norms import Norm, norms_of
+from normsmith.checks.rule import Rule
+from normsmith.checks.shift import CHANNELS, Shift, noise_of, shift
+
+GAIN = 0.05
+_BROKEN = 3.0
+"""Standard deviations by which statistics are off that break a network."""
+_FIX = Fix("the same preparation for both data; or with surgery.adapt(model, validation_batches): ...")
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """A finding for each norm that gets other data in validation, if that costs something."""
+    if not any(norm.keeps_statistics for norm in context.norms):
+        return
+    assert context.validate is not None  # the engine has asked
+    try:
+        twin = copy.deepcopy(context.network)
+    except Exception as error:
+        raise UnavailableError(f"the model cannot be copied: {error_text(error)}") from error
+    watch = _Watch(twin)
+    with torch.no_grad():
+        run = numbered(context.output)
+        watch.during(lambda: [run(twin.eval(), copied(batch)) for batch in context.measured])
+        training = watch.calls
+        value = watch.during(lambda: _number(context.validate, twin))
+        validation = watch.calls
+    away = _shifts(context, training, validation)
+    if not away or (gain := _gain(context, twin, validation, value)) is None:
+        return
+    for norm, moved in away.items():
+        yield Finding(
+            norm.path,
+            f"validation data differ from training data {moved.text}; validate gives {number(value)}, and "
+            f"{number(gain)} with their own statistics",
+            "another source, or another preparation of the data",
+            _FIX,
+            quantity="share of channels",
+            measured=moved.share,
+            threshold=CHANNELS,
+            batches=len(context.measured),
+            also=norm.also,
+        )
+
+
+Calls = dict[str, list[Call]]
+
+
+class _Watch:
+    """The moments of what reaches the norms of a model in evaluation mode."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._norms = norms_of(model)
+        self.calls: Calls = {}
+
+    def during(self, work: Callable[[], Any]) -> Any:
+        """What `work` gives; `calls` are afterwards those within it."""
+        calls: Calls = {}
+        self.calls = calls
+        handles = [
+            n.module.register_forward_pre_hook(_kept(calls.setdefault(n.path, []))) for n in self._norms
+        ]
+        try:
+            return work()
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _kept(calls: list[Call]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def enters(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        x = arguments[0] if arguments else None
+        if module.training or not isinstance(x, Tensor) or x.ndim < 2 or x.numel() < 2 * x.shape[1]:
+            return
+        values = x.detach().transpose(0, 1).flatten(1)
+        var, mean = torch.var_mean(values.float(), 1)
+        calls.append(Call(len(calls), 0, values.shape[1], mean.double().cpu(), var.double().cpu()))
+
+    return enters
+
+
+def _number(validate: Any, model: nn.Module) -> float:
+    """What the user's validation gives, with the same random numbers each time."""
+    try:
+        with same_random_numbers(model):
+            value = validate(model)
+    except Exception as error:
+        raise UnavailableError(f"validate raised {error_text(error)}") from error
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise UnavailableError(f"expected a number from validate, got {type(value).__name__}") from error
+
+
+def _shifts(context: Context, training: Calls, validation: Calls) -> dict[Norm, Shift]:
+    away: dict[Norm, Shift] = {}
+    if all(len(calls) < 3 for calls in validation.values()):
+        raise UnavailableError("validate called no norm in evaluation mode for 3 batches")
+    for norm in context.norms:
+        one, other = validation.get(norm.path, []), training.get(norm.path, [])
+        if min(len(one), len(other)) < 3:
+            continue
+        noise, noise_of_other = noise_of(one, norm.epsilon), noise_of(other, norm.epsilon)
+        weight = 1 / len(one) + 1 / len(other)
+        louder = noise if float(noise.mean.sum()) > float(noise_of_other.mean.sum()) else noise_of_other
+        moved = shift(_average(one), _average(other), norm.epsilon, louder, weight)
+        if moved.counts:
+            away[norm] = moved
+    return away
+
+
+def _average(calls: list[Call]) -> tuple[Tensor, Tensor]:
+    return torch.stack([c.mean for c in calls]).mean(0), torch.stack([c.var for c in calls]).mean(0)
+
+
+def _gain(context: Context, twin: nn.Module, validation: Calls, value: float) -> float | None:
+    """The validation's number with its own statistics; None where that is no gain that counts."""
+    norms = {norm.path: norm.module for norm in norms_of(twin) if norm.keeps_statistics}
+    held = {path: (_buffer(m, "mean").clone(), _buffer(m, "var").clone()) for path, m in norms.items()}
+    with torch.no_grad():
+        for path, (mean, var) in held.items():
+            _buffer(norms[path], "mean").copy_(mean + _BROKEN * var.clamp(min=0).sqrt())
+        broken = _number(context.validate, twin)
+        for path, (mean, var) in held.items():
+            own = _average(validation[path]) if validation.get(path) else (mean, var)
+            _buffer(norms[path], "mean").copy_(own[0])
+            _buffer(norms[path], "var").copy_(own[1])
+        better = _number(context.validate, twin)
+    reach = better - broken
+    if reach == 0 or not math.isfinite(reach) or not math.isfinite(value):
+        return None
+    return better if (better - value) / reach >= GAIN else None
+
+
+def _buffer(module: nn.Module, name: str) -> Tensor:
+    tensor: Tensor = getattr(module, f"running_{name}")
+    return tensor
+
+
+RULE = Rule("NS408", "train-validation-shift", "warning", check, __doc__, needs=("batches", "validate"))
