@@ -33,6 +33,17 @@ class OverBatch(nn.Module):
         return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
 
 
+class Recurrence(nn.Module):
+    """A GRU that takes samples for steps, and goes over them one way only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.head = nn.GRU(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cells(x)[0][:, -1])
+
+
 class Centred(nn.Module):
     """An MLP that subtracts the mean of the batch."""
 
@@ -56,6 +67,7 @@ class TestSampleLeakage(RuleContract):
     faulty = {
         "a reshape for a transpose, in a CNN": lambda: Case(Turned(), images(4)),
         "attention over the batch": lambda: Case(OverBatch(), sequences(4)),
+        "recurrence over the batch": lambda: Case(Recurrence(), sequences(4)),
         "the mean of the batch, in an MLP": lambda: Case(Centred(), vectors(4)),
     }
     healthy = {

@@ -97,16 +97,17 @@ def check(context: Context) -> Iterator[Finding]:
 
 
 def _replaced(leaf: Any, samples: int) -> Any:
-    """A tensor whose last sample is another: the first, turned around where it can be."""
+    """A tensor whose middle sample is another; what goes over the batch one way reaches those on that side of it."""
     if not isinstance(leaf, Tensor) or leaf.ndim == 0 or len(leaf) != samples:
         return leaf
     other = leaf.clone()
-    other[-1] = leaf[0] if not leaf.is_floating_point() else 2 * leaf[0] - leaf[-1] + leaf.std()
+    middle = samples // 2
+    other[middle] = leaf[0] if not leaf.is_floating_point() else 2 * leaf[0] - leaf[middle] + leaf.std()
     return other
 
 
 def _outputs(context: Context, batch: Any) -> list[tuple[str, Tensor | None]]:
-    """What layers put out for all samples but the last, in the order of their ends, and then the model."""
+    """What layers put out for all samples but the middle one, in the order of their ends, and then the model."""
     kept: list[tuple[str, Tensor | None]] = []
     samples = rows(batch)
     paths = {module: path for path, module in context.network.named_modules() if path}
@@ -130,7 +131,8 @@ def _of_others(output: Any, samples: int) -> Tensor | None:
     first = next((t for t in flat(output) if t.is_floating_point() and t.ndim), None)
     if first is None or len(first) == 0 or len(first) % samples:
         return None
-    return in_float64(first.detach()).reshape(samples, -1)[:-1].clone()
+    others = [number for number in range(samples) if number != samples // 2]
+    return in_float64(first.detach()).reshape(samples, -1)[others]
 
 
 def _changed(before: Tensor | None, again: Tensor | None, after: Tensor | None) -> float:
