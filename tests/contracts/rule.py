@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 import normsmith
+from normsmith.anatomy.forward import call
 from normsmith.checks import Findings, Rule, every_rule
 from normsmith.checks.rule import SECTIONS
 
@@ -92,6 +93,19 @@ class RuleContract:
                 case.model = findings.fix(case.model)
                 after = case.check(self.code)
                 assert after.passed(), f"{why}: {after}"
+
+    def test_a_model_that_was_fixed_goes_on_training(self) -> None:
+        for why, case in self.cases(self.faulty):
+            findings = case.check(self.code)
+            if not (isinstance(case.batches, list) and case.batches and all(f.fix.plan for f in findings)):
+                continue
+            forward = case.given.get("forward", call)
+            try:
+                forward(deepcopy(case.model).train(), case.batches[0])
+            except Exception:  # noqa: BLE001 - what cannot train before need not afterwards
+                continue
+            mended = findings.fix(deepcopy(case.model))
+            assert forward(mended.train(), case.batches[0]) is not None, why
 
     def test_its_reproduction_reproduces(self) -> None:
         lines = self.rule.reproduction.splitlines()

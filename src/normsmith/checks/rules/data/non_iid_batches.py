@@ -28,7 +28,8 @@ Reproduction:
     assert normsmith.check(model, x.split(32), select=["NS406"]).passed()
 
 Fix: `DataLoader(..., shuffle=True)`, or a shuffle before batches are formed (a stream needs a large buffer).
-    Where batches have to be grouped, `surgery.convert(model, "renorm")`, which normalises by running statistics within
+    Where batches have to be grouped, `surgery.convert(model, "renorm", schedule="constant")`, which normalises by
+    running statistics within
     bounds.
 
 Threads: openpifpaf/openpifpaf#308, vlfeat/matconvnet#393, happynear/NormFace#4,
@@ -54,7 +55,7 @@ _PERMUTATIONS = 1999
 _MOST = 1024
 """Samples that are looked at: a table of their products is held."""
 _FEWEST = 4
-_FIX = Fix('DataLoader(..., shuffle=True), or surgery.convert(model, "renorm").apply()')
+_FIX = Fix('DataLoader(..., shuffle=True), or surgery.convert(model, "renorm", schedule="constant").apply()')
 
 
 def check(context: Context) -> Iterator[Finding]:

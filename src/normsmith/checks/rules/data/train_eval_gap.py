@@ -34,7 +34,7 @@ Reproduction:
     assert normsmith.check(model, batches, loss=loss, select=["NS403"]).passed()
 
 Fix: where statistics measured anew close most of the gap, `surgery.recalibrate(model, batches).apply()`; otherwise
-    larger or shuffled batches, or `surgery.convert(model, "renorm")` and further training.
+    larger or shuffled batches, or `surgery.convert(model, "renorm", schedule="constant")` and further training.
 
 Threads: pytorch/pytorch#4741, pytorch/pytorch#5406, yanx27/GACNet#8, keras-team/keras#6977, keras-team/keras#7265.
 """
@@ -94,7 +94,7 @@ def check(context: Context) -> Iterator[Finding]:
     )
 
 
-_BATCHES = Fix('larger or shuffled batches, or surgery.convert(model, "renorm").apply()')
+_BATCHES = Fix('larger or shuffled batches, or surgery.convert(model, "renorm", schedule="constant").apply()')
 
 
 def _where(gap: Gap | None) -> str:

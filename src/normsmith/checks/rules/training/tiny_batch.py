@@ -28,8 +28,8 @@ Reproduction:
     assert normsmith.check(model, batches, select=["NS301"]).passed()
     assert normsmith.check(model, [torch.randn(64, 4)], select=["NS301"]).passed()
 
-Fix: larger batches where memory allows; else `surgery.convert(model, "renorm")`, which normalises by running
-    statistics within bounds, `"sync"` on several devices, or `"group"`.
+Fix: larger batches where memory allows; else `surgery.convert(model, "renorm", schedule="constant")`, which normalises
+    by running statistics within bounds, `"sync"` on several devices, or `"group"`.
 
 Threads: CAREamics/careamics#488, google/automl#881, carrierlxk/COSNet#10, xuebinqin/BASNet#42,
     open-mmlab/mmsegmentation#272 (one value: an error), dbolya/yolact#325.
@@ -110,8 +110,8 @@ def _finding(
     context: Context, norm: Norm, message: str, measured: float, severity: Severity = "warning"
 ) -> Finding:
     renorm = Fix(
-        'surgery.convert(model, "renorm").apply()',
-        plan=partial(convert, to="renorm"),
+        'surgery.convert(model, "renorm", schedule="constant").apply()',
+        plan=partial(convert, to="renorm", schedule="constant"),
         keeps_outputs=True,
     )
     return Finding(
