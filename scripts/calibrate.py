@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -30,7 +29,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from figures import between, where  # noqa: E402
 
-from normsmith import _text  # noqa: E402
 from normsmith.studies import Settings, Store, run_study  # noqa: E402
 from normsmith.studies._inference import ALPHA, weigh  # noqa: E402
 from normsmith.studies._pairs import Effects  # noqa: E402
@@ -106,14 +104,11 @@ def main() -> None:
 def calibrated() -> dict[str, Any]:
     """Run the pool, and count what studies of it say."""
     FOLDER.mkdir(exist_ok=True)
-    started = time.monotonic()
     with Store(f"sqlite:///{FOLDER / 'study.db'}") as store:
         result = run_study("digits-mlp", QUESTIONS, store, Settings(seeds=POOL, jobs=cpu_count()))
-    seconds = round(time.monotonic() - started)
     return {
         "task": result.task,
         "trials": result.trials_new + result.trials_reused,
-        "seconds": seconds if not result.trials_reused else None,
         "versions": dict(versions()),
         **where(),
         "questions": {answer.question: counted(answer.effects[0].effects) for answer in result.answers},
@@ -164,9 +159,8 @@ def with_table(page: str, kept: dict[str, Any]) -> str:
             f"| `{name}` | {alone['studies']} | {alone['false']}, {alone['covering']} | {again['studies']} | "
             f"{share(again['false'])} | {share(again['covering'])} |"
         )
-    took = f", {_text.duration(kept['seconds'])}" if kept["seconds"] else ""
     facts = (
-        f"({kept['trials']:,} trials{took} on {kept['machine']}, {kept['instruction_set']}, torch "
+        f"({kept['trials']:,} trials on {kept['machine']}, {kept['instruction_set']}, torch "
         f"{kept['versions']['torch']}, commit {kept['commit']})"
     )
     return between(page, f"Studies of {SEEDS} seeds {facts}:\n\n" + "\n".join(rows), BEGIN, END)
