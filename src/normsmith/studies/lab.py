@@ -10,6 +10,7 @@ from functools import cached_property
 from statistics import median, stdev
 from typing import Literal, TypeAlias
 
+from normsmith._text import number
 from normsmith.errors import StudyError, SurgeryError
 from normsmith.studies.arms import Arm, Value, network, normalized
 from normsmith.studies.initial_weights import activations_of, are_drawn, initialised
@@ -273,6 +274,35 @@ class Lab:
         if measure != self.points:
             return pairs
         return replace(pairs, test_error=self._test_error(treatment, control, pairs.seeds))
+
+    def fewer_steps(
+        self,
+        name: str,
+        treatment: Tuned,
+        control: Tuned,
+        target: float,
+        share: float,
+        *,
+        beside: bool = False,
+    ) -> Pairs:
+        """The pairs of a hypothesis: one arm reaches the target in at most this share of the steps of another.
+
+        Raises:
+            StudyError: as `pairs`.
+        """
+        reach = number(target, 4)
+        hypothesis = Hypothesis(
+            name=f"steps to {reach}, {name}",
+            text=f"{treatment.arm.name} reaches {reach} in at most {share:g} of the steps of {control.arm.name}",
+            treatment=treatment.arm.name,
+            control=control.arm.name,
+            unit="steps to target",
+            scale="ratio",
+            margin=-math.log(share),
+            better="lower",
+            beside=beside,
+        )
+        return self.compare(hypothesis, treatment, control, self.steps_to(target))
 
     def _test_error(self, treatment: Tuned, control: Tuned, seeds: Sequence[int]) -> float | None:
         """By how many points the median difference of two arms varies between bootstrap samples of the test set."""

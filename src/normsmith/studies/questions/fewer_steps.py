@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
-from normsmith._text import number
 from normsmith.studies.figures import (
     WELL_INITIALISED,
     arms_table,
@@ -17,11 +14,11 @@ from normsmith.studies.figures import (
 )
 from normsmith.studies.lab import Lab
 from normsmith.studies.question import Findings, Question
-from normsmith.studies.statistics import Hypothesis, Pairs
+from normsmith.studies.statistics import Pairs
 from normsmith.studies.tuning import Requests, Tuned
 
-MARGIN = -math.log(0.67)
-"""Worth having: at most 0.67 of the steps."""
+SHARE = 0.67
+"""Worth having: at most so much of the steps."""
 
 
 def ask(lab: Lab) -> Requests[Findings]:
@@ -53,19 +50,9 @@ def _fewer(
     lab: Lab, activation: str | None, target: float, norm: Tuned, plain: Tuned, *, beside: bool
 ) -> Pairs:
     """The pairs of one hypothesis: the norm needs fewer steps than a control."""
-    reach, control = number(target, 4), "none as initialised" if beside else "none"
-    hypothesis = Hypothesis(
-        name=f"steps to {reach}, {activation or 'own activation'}: batch norm vs {control}",
-        text=f"{norm.arm.name} reaches {reach} in at most 0.67 of the steps of {plain.arm.name}",
-        treatment=norm.arm.name,
-        control=plain.arm.name,
-        unit="steps to target",
-        scale="ratio",
-        margin=MARGIN,
-        better="lower",
-        beside=beside,
-    )
-    return lab.compare(hypothesis, norm, plain, lab.steps_to(target))
+    control = "none as initialised" if beside else "none"
+    name = f"{activation or 'own activation'}: batch norm vs {control}"
+    return lab.fewer_steps(name, norm, plain, target, SHARE, beside=beside)
 
 
 QUESTION = Question(

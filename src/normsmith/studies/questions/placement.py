@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 
 from normsmith import surgery
-from normsmith._text import number
 from normsmith.studies import notation
 from normsmith.studies.arms import Arm
 from normsmith.studies.figures import (
@@ -36,8 +34,8 @@ SHAPES = ("skewness before", "kurtosis before", "skewness after", "kurtosis afte
 ACTIVATIONS = {"quick": ("relu", "tanh"), "full": ("relu", "tanh", "sigmoid")}
 """As many as a profile's seeds can judge."""
 
-MARGIN = -math.log(0.89)
-"""Worth having: at most 0.89 of the steps, which no two counts of evaluations make."""
+SHARE = 0.89
+"""Worth having: at most so much of the steps, which no two counts of evaluations make."""
 
 
 def ask(lab: Lab) -> Requests[Findings]:
@@ -74,21 +72,12 @@ def ask(lab: Lab) -> Requests[Findings]:
 
 def _fewer(lab: Lab, activation: str | None, target: float, before: Tuned, after: Tuned) -> Pairs:
     """The pairs of one hypothesis: the side that is advised needs fewer steps than the other."""
-    reach, sides = number(target, 4), ("before", "after")
-    claimed, other = before, after
+    claimed, other, sides = before, after, "before vs after"
     if _is_s_shaped(lab.task, activation):
-        claimed, other, sides = after, before, ("after", "before")
-    hypothesis = Hypothesis(
-        name=f"steps to {reach}, {activation or 'own activation'}: batch norm {sides[0]} vs {sides[1]}",
-        text=f"{claimed.arm.name} reaches {reach} in at most 0.89 of the steps of {other.arm.name}",
-        treatment=claimed.arm.name,
-        control=other.arm.name,
-        unit="steps to target",
-        scale="ratio",
-        margin=MARGIN,
-        better="lower",
+        claimed, other, sides = after, before, "after vs before"
+    return lab.fewer_steps(
+        f"{activation or 'own activation'}: batch norm {sides}", claimed, other, target, SHARE
     )
-    return lab.compare(hypothesis, claimed, other, lab.steps_to(target))
 
 
 def _is_s_shaped(task: Task, activation: str | None) -> bool:
