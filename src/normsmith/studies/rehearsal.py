@@ -55,7 +55,7 @@ class Rehearsal:
 
 def rehearse(question: Question, lab: Lab) -> Rehearsal:
     """Ask a question with made-up outcomes; one that fails on them has asked for what it asked for."""
-    stage = replace(lab, outcomes={})
+    stage = replace(lab, outcomes={}, compared={})
     asking = question.ask(stage)
     rounds: list[tuple[Trial, ...]] = []
     try:

@@ -298,7 +298,7 @@ class _Session:
     def again(self) -> Again:
         """A sample of the trials whose values were compared, on the backend that the settings name."""
         backend = str(self.settings.again_with)
-        full = (trial for trial in self._asked if trial.steps == self.lab.steps)
+        full = (trial for trial in self._asked if trial.curve)
         trials = [*(self.lab.compared or full)]
         with served_from(backend, self.lab.task.device):
             reference = TaskReference.to(self.lab.task, self.reference.name)

@@ -8,6 +8,7 @@ from tests.contracts.rule import Case, RuleContract
 from torch import nn
 
 import normsmith
+from normsmith.tasks import load
 
 
 def cells() -> nn.Module:
@@ -20,6 +21,13 @@ def cells() -> nn.Module:
             return self.head(self.cell(x))
 
     return Last()
+
+
+def pixels() -> Case:
+    """Real digits as vectors: many pixels are black nearly always."""
+    task = load("digits-mlp")
+    x, y = task.train.tensors
+    return Case(task.model(), list(zip(x.split(64), y.split(64), strict=True))[:8])
 
 
 class TestNonGaussianInput(RuleContract):
@@ -38,6 +46,7 @@ class TestNonGaussianInput(RuleContract):
         "even between two ends": lambda: Case(mlp(), [(torch.rand_like(x), y) for x, y in vectors()]),
         "flags": lambda: Case(mlp(), [((x > 2).float(), y) for x, y in vectors()]),
         "counts that are mostly zero": lambda: Case(mlp(), [((x > 1) * (1 + x**2), y) for x, y in vectors()]),
+        "pixels of flattened images": pixels,
         "images": lambda: Case(cnn(), [(torch.exp(1.5 * x), y) for x, y in images(8)]),
     }
 

@@ -2,6 +2,7 @@
 
 What: skewness, excess kurtosis and the share of outliers of each feature of a table that reaches the first layer; in at
     least a tenth of the features. Images and sequences are not meant: their values are no draws of one feature.
+    Nor are the pixels of flattened images, which a quarter of the features with one largest value betray.
     Constant features, flags of two values and sparse ones are left out. It is information.
 
 Formula: |E z³| > 2 + 2.58·sqrt(6/n), or E z⁴ − 3 > 7 + 2.58·sqrt(24/n), with z = (x − μ)/σ and n values. Outliers are
@@ -46,6 +47,7 @@ KURTOSIS = 7.0
 SHARE = 0.1
 _CERTAIN = 2.58
 _FEWEST = 100
+_ONE_RANGE = 0.25
 _FIX = Fix("a logarithm, or sklearn.preprocessing.QuantileTransformer, before the network")
 
 
@@ -58,7 +60,7 @@ def check(context: Context) -> Iterator[Finding]:
     if len(values) < _FEWEST:
         raise UnavailableError(f"expected at least {_FEWEST} samples, got {len(values)}")
     values = values[:, dense(values)]
-    if values.shape[1] == 0:
+    if values.shape[1] == 0 or _is_one_range(values):
         return
     skewness, kurtosis = shape_of(values)
     n = len(values)
@@ -84,6 +86,12 @@ def shape_of(values: Tensor) -> tuple[Tensor, Tensor]:
     """Skewness and excess kurtosis of each column."""
     z = (values - values.mean(0)) / values.std(0, correction=0)
     return z.pow(3).mean(0), z.pow(4).mean(0) - 3
+
+
+def _is_one_range(values: Tensor) -> bool:
+    """Whether a quarter of the features have the same largest value, as the pixels of flattened images do."""
+    largest = values.max(0).values
+    return int((largest == largest.max()).sum()) >= max(2, _ONE_RANGE * len(largest))
 
 
 def _outliers(values: Tensor) -> float:
