@@ -103,7 +103,7 @@ class Watcher:
 
     def __init__(self, model: nn.Module, optimizer: Optimizer | None = None) -> None:
         self._model, self._optimizer = model, optimizer
-        self._modules = dict(model.named_modules())
+        self._by_path = dict(model.named_modules())
         self._begin()
 
     def _begin(self) -> None:
@@ -182,7 +182,7 @@ class Watcher:
 
     def _watched(self, module: nn.Module, path: str) -> list[Any]:
         """The hooks on a norm."""
-        parent = self._modules[path.rpartition(".")[0]] if path else module
+        parent = self._by_path[path.rpartition(".")[0]] if path else module
         held: list[list[Tensor]] = []
 
         def enters(*_: Any) -> None:

@@ -87,7 +87,7 @@ class _Strangers:
     def __init__(self, model: nn.Module) -> None:
         self._paths = {module: path for path, module in model.named_modules()}
         self._callers: list[str] = []
-        self._buffers: list[tuple[Tensor, Tensor]] = []
+        self._kept: list[tuple[Tensor, Tensor]] = []
         self.norms: dict[str, list[nn.Module]] = {}
 
     @contextmanager
@@ -110,7 +110,7 @@ class _Strangers:
     def _meet(self, norm: nn.Module, known: list[nn.Module]) -> None:
         if any(norm is other for others in self.norms.values() for other in others):
             return
-        self._buffers += [(b, b.clone()) for b in buffers_of(norm).values() if b is not None]
+        self._kept += [(b, b.clone()) for b in buffers_of(norm).values() if b is not None]
         parameters = list(norm.parameters())
         if any(parameter.requires_grad for parameter in parameters) or (not parameters and norm.training):
             known.append(norm)
@@ -122,7 +122,7 @@ class _Strangers:
     def _put_back(self) -> None:
         self.norms = {path: norms for path, norms in self.norms.items() if norms}
         with torch.no_grad():
-            for buffer, value in self._buffers:
+            for buffer, value in self._kept:
                 buffer.copy_(value)
 
 
