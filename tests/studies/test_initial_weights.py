@@ -5,7 +5,7 @@ import torch
 from tests.studies.tiny import Unsequential, activations, linear, make, network, tanh_network
 from torch import nn
 
-from normsmith.errors import StudyError
+from normsmith.errors import StudyError, SurgeryError
 from normsmith.studies.arms import AS_IS, normalized, strip_norm
 from normsmith.studies.arms import network as plain
 from normsmith.studies.initial_weights import (
@@ -93,6 +93,23 @@ def test_a_network_that_is_pretrained_as_a_whole_has_nothing_to_draw():
 
     assert not are_drawn(make("fixed", model=fixed))
     assert are_drawn(make("drawn"))
+
+
+def test_weights_that_are_drawn_are_seen_beside_pretrained_ones_of_their_shape():
+    def half_fixed():
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            first = nn.Linear(6, 6)
+        return nn.Sequential(first, nn.ReLU(), nn.Linear(6, 6))
+
+    assert are_drawn(make("half fixed", model=half_fixed))
+
+
+def test_weights_without_data_yet_are_left_to_surgery_to_refuse():
+    task = make("lazy", model=lambda: nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 3)))
+    assert are_drawn(task)
+    with pytest.raises(SurgeryError, match="not initialised yet"):
+        initialised(normalized(None)).build(build(task, 0), task)
 
 
 def test_the_weights_of_an_arm_have_a_name():

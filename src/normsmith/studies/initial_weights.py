@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -52,8 +53,7 @@ def initialise(model: nn.Module, task: Task, method: str) -> nn.Module:
     pretrained = _pretrained(task)
 
     def drawn(path: str, layer: Any) -> bool:
-        weight = layer.weight
-        return not any(weight.shape == other.shape and torch.equal(weight, other) for other in pretrained)
+        return not _is_among(layer.weight, pretrained)
 
     kinds = activations_of(model, task) if method == "by activation" else set()
     if kinds and kinds <= _CUT_OFF:
@@ -75,22 +75,31 @@ def activations_of(model: nn.Module, task: Task) -> set[str]:
     return {event.name.lower() for event in hidden_activations(graph)}
 
 
+@lru_cache(maxsize=8)
 def are_drawn(task: Task) -> bool:
     """Whether some layer of a task's network has weights that depend on the seed, so that others may be drawn."""
-    pretrained = {tuple(weight.shape) for weight in _pretrained(task)}
-    model = build(task, 0)
-    return any(tuple(weight.shape) not in pretrained for weight in model.parameters() if weight.dim() >= 2)
+    pretrained = _pretrained(task)
+    return not all(_is_among(weight, pretrained) for weight in _matrices(build(task, 0)).values())
 
 
 @lru_cache(maxsize=8)
 def _pretrained(task: Task) -> tuple[Tensor, ...]:
     """The weights of a task's network that two seeds have in common."""
-    first, second = (dict(build(task, seed).named_parameters()) for seed in (0, 1))
-    return tuple(
-        weight.detach()
-        for path, weight in first.items()
-        if weight.dim() >= 2 and not nn.parameter.is_lazy(weight) and torch.equal(weight, second[path])
-    )
+    first, second = (_matrices(build(task, seed)) for seed in (0, 1))
+    return tuple(weight.detach() for path, weight in first.items() if torch.equal(weight, second[path]))
+
+
+def _matrices(model: nn.Module) -> dict[str, Tensor]:
+    """The weight matrices and kernels of a network that have data, by path."""
+    return {
+        path: weight
+        for path, weight in model.named_parameters()
+        if not nn.parameter.is_lazy(weight) and weight.dim() >= 2
+    }
+
+
+def _is_among(weight: Tensor, others: Iterable[Tensor]) -> bool:
+    return any(weight.shape == other.shape and torch.equal(weight, other) for other in others)
 
 
 def _recurs(event: Event) -> bool:
@@ -114,9 +123,8 @@ def scale_hidden_weights(model: nn.Module, task: Task, gain: float) -> nn.Module
     modules = {event.module for event in owners if event.module is not None}
     weights = {
         id(weight): weight
-        for path, weight in model.named_parameters()
-        if weight.dim() >= 2
-        and (path in paths or any(weight is own for m in modules for own in m.parameters()))
+        for path, weight in _matrices(model).items()
+        if path in paths or any(weight is own for m in modules for own in m.parameters())
     }
     if not weights:
         raise StudyError(
