@@ -20,6 +20,7 @@ from normsmith.anatomy.trace import trace
 from normsmith.checks.batches import Sizes, first_batches, first_rows, rows, sizes
 from normsmith.checks.comparison import Comparison, Judge, compared, normalising_by
 from normsmith.checks.finding import Fix, UnavailableError
+from normsmith.checks.inputs import first_inputs
 from normsmith.checks.moments import Call, LayerMoments, moments_of_calls
 from normsmith.checks.norms import Norm, norms_of
 from normsmith.checks.restore import modes_kept
@@ -216,6 +217,11 @@ class Context:
         """The moments of a norm's calls over the measured batches; none where it cannot be measured."""
         measured = self.moments.get(norm.module)
         return () if measured is None else measured.calls
+
+    @fact
+    def first_inputs(self) -> tuple[str, Tensor]:
+        """The path of the first layer with weights, and what reaches it from the measured batches; see `inputs`."""
+        return first_inputs(self.network, self.measured, self.output)
 
     @fact
     def training(self) -> TrainingRun:

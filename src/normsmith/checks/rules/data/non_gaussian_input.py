@@ -39,7 +39,7 @@ from torch import Tensor
 from normsmith._text import number
 from normsmith.checks.context import Context
 from normsmith.checks.finding import Finding, Fix, UnavailableError
-from normsmith.checks.inputs import dense, first_inputs
+from normsmith.checks.inputs import dense
 from normsmith.checks.rule import Rule
 
 SKEWNESS = 2.0
@@ -53,7 +53,7 @@ _FIX = Fix("a logarithm, or sklearn.preprocessing.QuantileTransformer, before th
 
 def check(context: Context) -> Iterator[Finding]:
     """A finding for the first layer, if features of its table are far from normal."""
-    path, values = first_inputs(context.network, context.measured, context.output)
+    path, values = context.first_inputs
     samples = context.rows * len(context.measured)
     if len(values) > samples:
         return  # values of positions

@@ -37,7 +37,7 @@ from collections.abc import Iterator
 from normsmith._text import number
 from normsmith.checks.context import Context
 from normsmith.checks.finding import Finding, Fix, UnavailableError
-from normsmith.checks.inputs import dense, first_inputs
+from normsmith.checks.inputs import dense
 from normsmith.checks.rule import Rule
 
 LARGE = 5.0
@@ -50,7 +50,7 @@ _FIX = Fix("nn.Sequential(normsmith.InputNorm(features).fit(loader), model)")
 
 def check(context: Context) -> Iterator[Finding]:
     """A finding for the first layer, if what it gets is raw."""
-    path, values = first_inputs(context.network, context.measured, context.output)
+    path, values = context.first_inputs
     if len(values) < _FEWEST_VALUES:
         raise UnavailableError(f"expected at least {_FEWEST_VALUES} values of a feature, got {len(values)}")
     values = values[:, dense(values)]
