@@ -16,6 +16,7 @@ from normsmith.studies.figures import (
     middle,
     probe,
     rate_response,
+    response,
     target_note,
     training_curves,
 )
@@ -100,6 +101,16 @@ def test_a_seed_responds_with_the_better_of_its_initial_weights():
     read.outcomes[Trial(good, 0.1, 0, 20)] = Outcome("finished", validation=(0.6,))
     (line,) = rate_response(read, [tuned]).lines
     assert line.y == (0.6,)
+
+
+def test_a_response_has_a_line_for_each_label_and_a_point_for_each_value():
+    outcomes = [Outcome("finished", test=(0.2, value)) for value in (0.5, 0.75)]
+    chart = response(
+        lab(*outcomes), {"arm": {2.0: at(0.1, 0.1), 1.0: at(0.3)}}, name="x", title="X", to="gain"
+    )
+    (line,) = chart.lines
+    assert (line.label, line.x, line.y) == ("arm", (1.0, 2.0), (None, 0.625))
+    assert (chart.x_title, chart.y_title, chart.log_x) == ("gain", "final test accuracy", True)
 
 
 def test_what_seeds_chose_is_a_strip_for_each_arm():

@@ -86,6 +86,31 @@ def rate_response(lab: Lab, arms: Iterable[Tuned]) -> Chart:
     )
 
 
+def response(lab: Lab, arms: Mapping[str, Mapping[float, Tuned]], *, name: str, title: str, to: str) -> Chart:
+    """The final test metric against something that was varied: for each line, an arm at each of its values.
+
+    Args:
+        lab: the study.
+        arms: by the label of the line, then by the value, which is drawn on a logarithmic axis.
+        name: of the chart, for its place in a page.
+        title: of the chart.
+        to: what was varied: the title of the axis.
+    """
+    lines = [
+        band(label, {x: [value for value, _ in lab.series(at, lab.final).values()] for x, at in line.items()})
+        for label, line in arms.items()
+    ]
+    return Chart(
+        name=name,
+        title=title,
+        x_title=to,
+        y_title=f"final test {name_of(lab.task.metric)}",
+        log_x=True,
+        lines=tuple(lines),
+        description=f"Final test metric against {to}, median over seeds, band between quartiles.",
+    )
+
+
 def _by_rate(lab: Lab, tuned: Tuned) -> dict[float, list[float]]:
     """For each rate the validation metric of each seed that tried it to the end, at its better initial weights."""
     better = max if lab.task.higher_is_better else min

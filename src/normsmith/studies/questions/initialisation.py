@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from normsmith._text import exact, number
 from normsmith.studies.arms import Arm
-from normsmith.studies.figures import band, chosen_settings, edge_notes, headline, target_note
+from normsmith.studies.figures import chosen_settings, edge_notes, headline, response, target_note
 from normsmith.studies.initial_weights import scaled
 from normsmith.studies.lab import Lab, Sample
 from normsmith.studies.question import Findings, Question
@@ -15,7 +15,6 @@ from normsmith.studies.results import Chart, Table
 from normsmith.studies.statistics import Hypothesis, Pairs
 from normsmith.studies.trial import Trial
 from normsmith.studies.tuning import Requests, Setting, Tuned
-from normsmith.tasks.metrics import name_of
 
 GAINS = tuple(2.0**exponent for exponent in range(-6, 5))
 SIDES = {
@@ -31,16 +30,16 @@ def ask(lab: Lab) -> Requests[Findings]:
     plain, norm = lab.network(None), lab.normalized(None)
     target = yield from lab.target([plain])
     tuned = yield from lab.tune([plain, norm], lab.shortfall)
-    response = _Response(lab, target, tuned)
-    yield response.trials()
-    effects = lab.judge([_more_gains(response, name, norm, plain) for name in SIDES])
+    gains = _Response(lab, target, tuned)
+    yield gains.trials()
+    effects = lab.judge([_more_gains(gains, name, norm, plain) for name in SIDES])
     return Findings(
         headline=headline(
             "Batch norm makes training less sensitive to the scale of initial weights", effects
         ),
         effects=effects,
-        charts=(_by_gain(response), chosen_settings(tuned.values())),
-        tables=(_by_seed(response),),
+        charts=(_by_gain(gains), chosen_settings(tuned.values())),
+        tables=(_by_seed(gains),),
         notes=(
             target_note(lab, target),
             "The learning rate and the initial weights are those that are best at gain 1 and are not tuned again: "
@@ -80,13 +79,13 @@ class _Response:
         return {seed: (float(sum(not samples[seed][1] for samples in series)), 0) for seed in complete}
 
 
-def _more_gains(response: _Response, name: str, norm: Arm, plain: Arm) -> Pairs:
+def _more_gains(of: _Response, name: str, norm: Arm, plain: Arm) -> Pairs:
     """The pairs of one hypothesis: with the norm, more of the gains on this side reach the target."""
     low, high, margin = SIDES[name]
     hypothesis = Hypothesis(
-        name=f"{name}gains that reach {number(response.target, 4)}: batch norm vs none",
+        name=f"{name}gains that reach {number(of.target, 4)}: batch norm vs none",
         text=f"of the gains {exact(low)} to {exact(high)}, at least {exact(margin)} more reach "
-        f"{number(response.target, 4)}",
+        f"{number(of.target, 4)}",
         treatment=norm.name,
         control=plain.name,
         unit="gains",
@@ -94,44 +93,24 @@ def _more_gains(response: _Response, name: str, norm: Arm, plain: Arm) -> Pairs:
         margin=margin - 0.5,  # gains are counted: between this count and the one before
         better="higher",
     )
-    return response.lab.pairs(
-        hypothesis, response.reaching(norm, low, high), response.reaching(plain, low, high)
-    )
+    return of.lab.pairs(hypothesis, of.reaching(norm, low, high), of.reaching(plain, low, high))
 
 
-def _by_gain(response: _Response) -> Chart:
-    """The final metric against the gain."""
-    lab = response.lab
-    lines = [
-        band(
-            arm.name,
-            {
-                gain: [value for value, _ in lab.series(response.at(arm, gain), lab.final).values()]
-                for gain in GAINS
-            },
-        )
-        for arm in response.tuned
-    ]
-    return Chart(
-        name="gains",
-        title="Response to the scale of the initial weights",
-        x_title="gain on the initial weights of hidden layers",
-        y_title=f"final test {name_of(lab.task.metric)}",
-        log_x=True,
-        lines=tuple(lines),
-        description="Final test metric against the factor on the initial weights, median over seeds, "
-        "band between quartiles.",
-    )
+def _by_gain(of: _Response) -> Chart:
+    """The final test metric against the gain."""
+    arms = {arm.name: {gain: of.at(arm, gain) for gain in GAINS} for arm in of.tuned}
+    title, to = "Response to the scale of the initial weights", "gain on the initial weights of hidden layers"
+    return response(of.lab, arms, name="gains", title=title, to=to)
 
 
-def _by_seed(response: _Response) -> Table:
+def _by_seed(of: _Response) -> Table:
     """For each arm and seed, how many gains reach the target."""
     rows = [
         (
             arm.name,
-            " · ".join(exact(n) for n, _ in response.reaching(arm, GAINS[0], GAINS[-1]).values()),
+            " · ".join(exact(n) for n, _ in of.reaching(arm, GAINS[0], GAINS[-1]).values()),
         )
-        for arm in response.tuned
+        for arm in of.tuned
     ]
     return Table(
         title=f"Gains that reach the target, of {len(GAINS)}, by seed",

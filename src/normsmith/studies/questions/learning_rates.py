@@ -9,14 +9,13 @@ from functools import partial
 
 from normsmith._text import exact, number
 from normsmith.studies.arms import Arm
-from normsmith.studies.figures import band, chosen_settings, edge_notes, headline, target_note
+from normsmith.studies.figures import chosen_settings, edge_notes, headline, response, target_note
 from normsmith.studies.lab import LESS, MORE, Lab, Sample
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Chart, Table
 from normsmith.studies.statistics import Hypothesis
 from normsmith.studies.trial import Trial
 from normsmith.studies.tuning import Requests, Setting, Tuned
-from normsmith.tasks.metrics import name_of
 
 BELOW, ABOVE = {"quick": 2, "full": 4}, 5
 """Octaves by which the sweep goes beyond the task's own grid of learning rates, down and up."""
@@ -124,26 +123,8 @@ class _Sweep:
 
 def _by_rate(sweep: _Sweep) -> Chart:
     """The final test metric at every rate of the sweep."""
-    lab = sweep.lab
-    lines = [
-        band(
-            arm.name,
-            {
-                rate: [value for value, _ in lab.series(sweep.at(arm, rate), lab.final).values()]
-                for rate in sweep.rates
-            },
-        )
-        for arm in sweep.tuned
-    ]
-    return Chart(
-        name="sweep",
-        title="Sweep of the learning rate",
-        x_title="learning rate",
-        y_title=f"final test {name_of(lab.task.metric)}",
-        log_x=True,
-        lines=tuple(lines),
-        description="Final test metric against learning rate, median over all seeds, band between quartiles.",
-    )
+    arms = {arm.name: {rate: sweep.at(arm, rate) for rate in sweep.rates} for arm in sweep.tuned}
+    return response(sweep.lab, arms, name="sweep", title="Sweep of the learning rate", to="learning rate")
 
 
 def _by_seed(sweep: _Sweep, arms: tuple[Arm, ...]) -> Table:

@@ -7,13 +7,19 @@ from functools import partial
 
 from normsmith.errors import StudyError
 from normsmith.studies.arms import Arm, Value
-from normsmith.studies.figures import arms_table, band, ceiling_notes, chosen_settings, edge_notes, headline
+from normsmith.studies.figures import (
+    arms_table,
+    ceiling_notes,
+    chosen_settings,
+    edge_notes,
+    headline,
+    response,
+)
 from normsmith.studies.lab import Lab
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Chart
 from normsmith.studies.statistics import Hypothesis, Pairs
 from normsmith.studies.tuning import Requests, Tuned
-from normsmith.tasks.metrics import name_of
 
 SIZES = {"quick": (32, 2), "full": (32, 16, 8, 4, 2)}
 """The quick profile has those that a hypothesis is about."""
@@ -131,26 +137,13 @@ def _require_active_renorm(lab: Lab, arms: list[Tuned]) -> None:
 
 
 def _by_size(lab: Lab, sizes: tuple[int, ...], tuned: dict[tuple[str, int], Tuned]) -> Chart:
-    lines = [
-        band(
-            {"batch": "batch norm", "renorm": "batch renorm"}[norm],
-            {
-                float(size): [value for value, _ in lab.series(tuned[norm, size], lab.final).values()]
-                for size in sizes
-                if (norm, size) in tuned
-            },
-        )
-        for norm in ("batch", "renorm")
-    ]
-    return Chart(
-        name="sizes",
-        title="Final test metric by the number of samples that are normalised together",
-        x_title="samples normalised together",
-        y_title=f"final test {name_of(lab.task.metric)}",
-        log_x=True,
-        lines=tuple(lines),
-        description="Final test metric in eval mode, median over seeds, band between quartiles.",
-    )
+    """The final test metric in evaluation against the number of samples."""
+    arms = {
+        f"batch {norm}": {float(size): tuned[kind, size] for size in sizes if (kind, size) in tuned}
+        for kind, norm in (("batch", "norm"), ("renorm", "renorm"))
+    }
+    title = "Final test metric by the number of samples that are normalised together"
+    return response(lab, arms, name="sizes", title=title, to="samples normalised together")
 
 
 QUESTION = Question(
