@@ -13,6 +13,7 @@ from normsmith import _text
 from normsmith.errors import StudyError, SurgeryError
 from normsmith.ops.dispatch import rows_from
 from normsmith.studies.again import compared, sample
+from normsmith.studies.arms import Arm
 from normsmith.studies.lab import Lab, Profile
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.rehearsal import Forecast, Need
@@ -183,7 +184,9 @@ def _facts(task: Task, lab: Lab) -> dict[str, str]:
         "steps": str(lab.steps),
         "learning rates": rates,
         "metric": f"{name_of(task.metric)}, {'higher' if task.higher_is_better else 'lower'} is better",
-        "target": "reached by the network as it is" if task.target is None else f"{task.target:g}",
+        "target": "97 % of the way of the best network without norms"
+        if task.target is None
+        else f"{task.target:g}",
     }
 
 
@@ -200,6 +203,7 @@ class _Session:
         self._steps, self._seconds = 0, 0.0  # of those that were run here
         self.uncovered: dict[Trial, tuple[str, ...]] = {}
         self._asked: dict[Trial, None] = {}
+        self._tried: set[Arm] = set()
         self.records: dict[str, Record] = {}
 
     def ask(self, questions: Sequence[Question]) -> tuple[list[Answer], dict[str, str]]:
@@ -216,7 +220,7 @@ class _Session:
                 for question, generator in list(asking.items()):
                     try:
                         request = next(generator)
-                        _try_arms(self.lab.task, request)
+                        self._try_arms(request)
                     except StopIteration as answered:
                         answers[question.name] = _answer(question, answered.value, len(asked[question]))
                         del asking[question], rounds[question.name]
@@ -229,6 +233,13 @@ class _Session:
                         wanted += request
                 self._provide(wanted, runner, forecast.beyond(rounds))
         return [answers[question.name] for question in questions if question.name in answers], skipped
+
+    def _try_arms(self, trials: Sequence[Trial]) -> None:
+        """Build every new arm once, so that what surgery refuses is refused before hours are spent on trials."""
+        for arm in dict.fromkeys(trial.arm for trial in trials):
+            if arm not in self._tried:
+                arm.build(build(self.lab.task, 0), self.lab.task)
+                self._tried.add(arm)
 
     def _provide(self, wanted: Sequence[Trial], runner: Runner, later: Sequence[Trial] = ()) -> None:
         """Make the outcomes of these trials known: from the store, or by running them; `later` ones may follow."""
@@ -351,9 +362,3 @@ def _answer(question: Question, findings: Findings, trials: int) -> Answer:
         notes=findings.notes,
         trials=trials,
     )
-
-
-def _try_arms(task: Task, trials: Sequence[Trial]) -> None:
-    """Build every arm once, so that what surgery refuses is refused before hours are spent on trials."""
-    for arm in dict.fromkeys(trial.arm for trial in trials):
-        arm.build(build(task, 0), task)
