@@ -66,8 +66,11 @@ def _main(folder: str, rank: int) -> None:
     try:
         result = getattr(importlib.import_module(module), name)(rank, size, *arguments)
         (where / f"result-{rank}").write_bytes(pickle.dumps(result))
-        if torch.__version__.startswith("2.6."):  # whose gloo waits for ever for ranks that have left
-            os._exit(0)
+        if not torch.__version__.startswith("2.6."):  # whose gloo waits for ever for ranks that have left
+            dist.destroy_process_group()
+        os._exit(
+            0
+        )  # gloo's threads that still run while the interpreter ends abort the process, now and then
     finally:
         dist.destroy_process_group()
 

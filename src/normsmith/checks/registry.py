@@ -77,7 +77,7 @@ def chosen_rules(select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tupl
     Raises:
         InputError: nothing begins like that, with what is nearest.
 
-    >>> [rule.code for rule in chosen_rules(["NS2"], ["NS204", "frozen-momentum"])]
+    >>> [rule.code for rule in chosen_rules(["NS201", "frozen-momentum"], ["NS209"])]
     ['NS201']
     """
     known = every_rule()
