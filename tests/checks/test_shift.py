@@ -7,7 +7,7 @@ import torch
 
 from normsmith.checks.finding import UnavailableError
 from normsmith.checks.moments import Call
-from normsmith.checks.shift import noise_of, shift
+from normsmith.checks.shift import MEAN, Shift, noise_of, shift
 
 
 def calls(batches: int, values: int, channels: int, seed: int = 0, offset: float = 0.0) -> list[Call]:
@@ -67,3 +67,11 @@ def test_the_noise_of_batches_tells_how_many_values_they_are_worth():
 def test_two_batches_are_too_few():
     with pytest.raises(UnavailableError, match="at least 3 batches to tell a shift from noise, got 2"):
         noise_of(calls(2, 8, 4), 0.0)
+
+
+def test_all_channels_are_told_by_their_quantiles_with_their_sign():
+    away = Shift(torch.linspace(-1, 1, 21), torch.zeros(21), torch.ones(21, dtype=torch.bool))
+    told = away.to_dict("these", "those")["channels"]
+    assert told["mean"] == pytest.approx([-1.0, -0.9, -0.5, 0.0, 0.5, 0.9, 1.0], abs=1e-6)
+    assert told["variance"] == [1.0] * 7
+    assert told["allowed"]["mean"] == [-MEAN, MEAN]

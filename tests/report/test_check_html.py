@@ -33,7 +33,7 @@ def test_each_rule_has_what_where_why_the_fix_and_its_proof():
         assert part in said
     assert "Threshold" in said
     assert every_rule()["NS404"].title.split("'")[0] in said
-    assert 'id="figure-rule-1"' in said
+    assert 'id="figure-rule-1-1"' in said
     assert "<details><summary>What the rule" not in section("rule-2"), "a rule that is not installed"
     assert "<figure" not in section("rule-3"), "nothing was measured"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +18,9 @@ MEAN = 0.1
 """How far means may be apart, in standard deviations."""
 LOG_VARIANCE = 0.2
 """How far logarithms of variances may be apart: a fifth more or less variance."""
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+"""Those by which the channels of a layer are drawn."""
+
 CHANNELS = 0.1
 """The share of a layer's channels that has to be further apart before it counts."""
 _CERTAIN = 2.58
@@ -25,14 +30,24 @@ _FEWEST = 3
 
 @dataclass(frozen=True, eq=False)
 class Shift:
-    """How far statistics are apart: `mean` is |Δμ|/σ, `log_variance` is |Δ log σ²|, each (channels,).
+    """How far statistics are apart: `mean_by` is Δμ/σ, `log_variance_by` is Δ log σ², each (channels,).
 
     `beyond` says of each channel whether one of them is larger than allowed and sampling could explain.
     """
 
-    mean: Tensor
-    log_variance: Tensor
+    mean_by: Tensor
+    log_variance_by: Tensor
     beyond: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """|Δμ|/σ, (channels,)."""
+        return self.mean_by.abs()
+
+    @property
+    def log_variance(self) -> Tensor:
+        """|Δ log σ²|, (channels,)."""
+        return self.log_variance_by.abs()
 
     @property
     def share(self) -> float:
@@ -52,6 +67,26 @@ class Shift:
             f"in {number(100 * self.share, 2)} % of {len(self.beyond)} channels, means by up to "
             f"{number(float(mean), 2)} σ, variances by a factor of up to {number(float(factor), 2)}"
         )
+
+    def to_dict(self, what: str, of: str) -> dict[str, Any]:
+        """How the channels lie, by their quantiles, as plain data for a picture; `what` differs from `of`, in words."""
+        return {
+            "channels": {
+                "what": what,
+                "of": of,
+                "mean": _quantiles(self.mean_by),
+                "variance": _quantiles(self.log_variance_by.exp()),
+                "allowed": {
+                    "mean": [-MEAN, MEAN],
+                    "variance": [math.exp(-LOG_VARIANCE), math.exp(LOG_VARIANCE)],
+                },
+            }
+        }
+
+
+def _quantiles(values: Tensor) -> list[float]:
+    levels = torch.tensor(QUANTILES, dtype=torch.float64, device=values.device)
+    return [float(value) for value in torch.quantile(values.double().nan_to_num(), levels)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,10 +150,10 @@ def shift(
     """
     (mean, var), (of_mean, of_var) = one, other
     sigma2 = of_var.double() + epsilon
-    apart = (mean.double() - of_mean.double()).abs() / sigma2.sqrt()
-    logs = ((var.double() + epsilon).clamp(min=1e-30).log() - sigma2.clamp(min=1e-30).log()).abs()
+    apart = (mean.double() - of_mean.double()) / sigma2.sqrt()
+    logs = (var.double() + epsilon).clamp(min=1e-30).log() - sigma2.clamp(min=1e-30).log()
     errors = [_CERTAIN * (weight * part).sqrt() for part in (noise.mean, noise.log_variance)]
-    return Shift(apart, logs, (apart > MEAN + errors[0]) | (logs > LOG_VARIANCE + errors[1]))
+    return Shift(apart, logs, (apart.abs() > MEAN + errors[0]) | (logs.abs() > LOG_VARIANCE + errors[1]))
 
 
 def _at_least_pooled(values: Tensor) -> Tensor:

@@ -9,7 +9,10 @@ from pathlib import Path
 from normsmith._text import path_text
 from normsmith.checks import Finding, Findings, every_rule
 from normsmith.checks.finding import SEVERITIES, Severity
+from normsmith.report.channels import channel_figures
+from normsmith.report.drift import drift_figures
 from normsmith.report.evidence import measured_figure, proof_figure
+from normsmith.report.gap import gap_figure
 from normsmith.report.page import rendered
 from normsmith.report.plots import Figure
 
@@ -28,7 +31,7 @@ class Group:
     title: str
     explanation: str
     findings: Sequence[Finding]
-    figure: Figure | None
+    figures: Sequence[Figure]
 
     @property
     def rows(self) -> list[tuple[str, str]]:
@@ -82,8 +85,15 @@ def _group(code: str, index: int, findings: Findings) -> Group:
         title=first.name if rule is None else rule.title,
         explanation="" if rule is None else rule.explanation.strip(),
         findings=found,
-        figure=measured_figure(found),
+        figures=_figures(found),
     )
+
+
+def _figures(findings: Sequence[Finding]) -> list[Figure]:
+    """What was measured, and what each kind of evidence looks like."""
+    evidence = (*map(gap_figure, findings), *channel_figures(findings), *drift_figures(findings))
+    drawn = (measured_figure(findings), *evidence)
+    return [figure for figure in drawn if figure is not None]
 
 
 def _layer(finding: Finding) -> str:

@@ -30,7 +30,7 @@ def measured_figure(findings: Sequence[Finding]) -> Figure | None:
         Panel(path_text(f.path), f"{number(f.measured or 0.0)}", _against(f, axis)) for f in drawn[:_MOST]
     ]
     return Figure(
-        title=f"{name[:1].upper()}{name[1:]}, layer by layer",
+        title=f"{name[:1].upper()}{name[1:]}" + (", layer by layer" if any(f.path for f in drawn) else ""),
         description=f"{name}: what was measured, and the threshold from which on it is reported.",
         panels=(*panels, Panel("", "", svg.drawing(24, svg.labels(axis, 16)))),
         x_title=name,
@@ -81,7 +81,7 @@ def proof_figure(findings: Sequence[Finding]) -> Figure | None:
 def _axis(values: Sequence[float]) -> Axis:
     """A log axis where values are far apart and all are positive."""
     log = min(values) > 0 and max(values) > 20 * min(values)
-    return axis_of(values, log=log, pad=0.08)
+    return axis_of((float(f"{value:.2g}") for value in values), log=log, pad=0.08)
 
 
 def _against(finding: Finding, axis: Axis) -> Markup:

@@ -127,6 +127,7 @@ def _findings(context: Context, split: dict[Norm, Parts], names: list[str] | Non
             threshold=CHANNELS,
             batches=len(context.measured),
             also=norm.also,
+            evidence=away.to_dict(f"one of the {which}", "another"),
         )
 
 

@@ -39,6 +39,7 @@ Threads: openpifpaf/openpifpaf#308, vlfeat/matconvnet#393, happynear/NormFace#4,
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +83,20 @@ def check(context: Context) -> Iterator[Finding]:
             measured=correlation,
             threshold=CORRELATION,
             batches=len(tables),
+            evidence={"batches": _drift(tables)},
         )
+
+
+def _drift(tables: list[Tensor]) -> dict[str, Any]:
+    """The mean of each batch along the direction in which batches differ most, as plain data for a picture."""
+    every = torch.cat(tables).double()
+    means = torch.stack([table.double().mean(0) for table in tables]) - every.mean(0)
+    direction = torch.linalg.svd(means, full_matrices=False).Vh[0]
+    deviation = float((every @ direction).std().clamp(min=1e-12))
+    return {
+        "values": [float(value) / deviation for value in means @ direction],
+        "errors": [len(table) ** -0.5 for table in tables],
+    }
 
 
 def against_permutations(tables: list[Tensor]) -> tuple[float, float]:

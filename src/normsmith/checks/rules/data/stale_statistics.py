@@ -72,6 +72,7 @@ def check(context: Context) -> Iterator[Finding]:
             threshold=CHANNELS,
             batches=len(context.measured),
             also=norm.also,
+            evidence=away.to_dict("running statistics", "the data"),
         )
 
 

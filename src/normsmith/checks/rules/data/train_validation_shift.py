@@ -97,6 +97,7 @@ def check(context: Context) -> Iterator[Finding]:
             threshold=CHANNELS,
             batches=len(context.measured),
             also=norm.also,
+            evidence=moved.to_dict("validation data", "the training data"),
         )
 
 

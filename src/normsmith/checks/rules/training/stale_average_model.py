@@ -83,6 +83,7 @@ def check(context: Context) -> Iterator[Finding]:
             threshold=CHANNELS,
             batches=len(average.measured),
             also=norm.also,
+            evidence=away.to_dict("running statistics of the average", "the data"),
         )
 
 
