@@ -38,9 +38,9 @@ def brief(whole: Outcome, steps: int) -> Outcome:
     there = max(index for index, step in enumerate(whole.steps) if step <= steps)
     return Outcome(
         whole.status,
-        steps=(steps,),
-        validation=whole.validation[there : there + 1],
-        test=whole.test[there : there + 1],
+        steps=(0, steps),
+        validation=(whole.validation[0], whole.validation[there]),
+        test=(whole.test[0], whole.test[there]),
     )
 
 

@@ -86,13 +86,16 @@ class Lab:
         where = where or self.side
         return normalized(activation, norm, where, is_own=activation == self.own_activation, **options)
 
-    def trial(self, setting: Setting, seed: int) -> Trial:
+    def trial(self, setting: Setting, seed: int, *, curve: bool = True) -> Trial:
         """The trial of a seed at a setting."""
-        return Trial(setting.arm, setting.rate, seed, self.steps, stream=self.stream)
+        return Trial(setting.arm, setting.rate, seed, self.steps, curve, self.stream)
 
     def trials(self, tuned: Tuned) -> dict[int, Trial]:
         """The trial of each seed at its setting."""
-        return {seed: self.trial(setting, seed) for seed, setting in tuned.chosen.items()}
+        return {
+            seed: self.trial(setting, seed, curve=tuned.has_curve(seed))
+            for seed, setting in tuned.chosen.items()
+        }
 
     def initial(self, arm: Arm) -> tuple[Arm, ...]:
         """The arm with each of the initial weights that tuning offers: the network's own, and good ones.
@@ -136,7 +139,7 @@ class Lab:
             return tuple(criterion(outcome)[0] if outcome.measured else math.inf for criterion in criteria)
 
         def early(outcome: Outcome) -> float:
-            return self.shortfall(outcome)[0] if outcome.measured else math.inf
+            return self.shortfall(outcome)[0] if outcome.status == "finished" else math.inf
 
         rung = self.steps // RUNG if self.profile == "quick" else 0
         rates = tuple(sorted(self.task.learning_rates))
@@ -208,6 +211,15 @@ class Lab:
                     if now and next_:
                         return float(max(step, 1)), 0
             return float(self.steps + 1), MORE
+
+        return measure
+
+    def ends_at(self, target: float) -> Measure:
+        """1 where the target is reached at the end of the budget, 0 where not, or the trial diverged."""
+
+        def measure(outcome: Outcome) -> Sample:
+            reached = outcome.status == "finished" and self.reaches(self.final(outcome)[0], target)
+            return float(reached), 0
 
         return measure
 

@@ -41,12 +41,18 @@ class Tuned:
         chosen: the setting of each seed.
         tried: the settings of each seed that ran all their steps.
         limits: the smallest and the largest rate that a search may try.
+        ends: whether settings that are not among the tried need no curve, but the metrics at the end alone.
     """
 
     arm: Arm
     chosen: Mapping[int, Setting]
     tried: Mapping[int, tuple[Setting, ...]] = field(default_factory=dict)
     limits: tuple[float, float] = (0.0, math.inf)
+    ends: bool = False
+
+    def has_curve(self, seed: int) -> bool:
+        """Whether the trial of a seed is measured all along its way."""
+        return not self.ends or self.chosen[seed] in self.tried.get(seed, ())
 
     def on_limit(self, which: int) -> list[int]:
         """The seeds whose best rate is the smallest (0) or the largest (1) that a search may try."""
@@ -57,8 +63,9 @@ class Tuned:
         ]
 
     def changed(self, arm: Arm, change: Callable[[Setting], Setting]) -> Tuned:
-        """Every seed's setting changed, under the name of another arm: to see what becomes of it."""
-        return Tuned(arm, {seed: change(setting) for seed, setting in self.chosen.items()})
+        """Every seed's setting changed, under the name of another arm: to see what becomes of it in the end."""
+        changed = {seed: change(setting) for seed, setting in self.chosen.items()}
+        return replace(self, arm=arm, chosen=changed, ends=True)
 
 
 def limits(rates: Iterable[float]) -> tuple[float, float]:

@@ -73,10 +73,10 @@ class _Response:
 
     def reaching(self, arm: Arm, low: float, high: float) -> dict[int, Sample]:
         """How many gains in [low, high] reach the target, of seeds all of whose trials ran."""
-        steps = self.lab.steps_to(self.target)
-        series = [self.lab.series(self.at(arm, gain), steps) for gain in GAINS if low <= gain <= high]
+        there = self.lab.ends_at(self.target)
+        series = [self.lab.series(self.at(arm, gain), there) for gain in GAINS if low <= gain <= high]
         complete = [seed for seed in self.lab.seeds if all(seed in samples for samples in series)]
-        return {seed: (float(sum(not samples[seed][1] for samples in series)), 0) for seed in complete}
+        return {seed: (sum(samples[seed][0] for samples in series), 0) for seed in complete}
 
 
 def _more_gains(of: _Response, name: str, norm: Arm, plain: Arm) -> Pairs:
@@ -126,6 +126,6 @@ QUESTION = Question(
     source="Ioffe & Szegedy 2015, section 3.3: BN(aWu) = BN(Wu)",
     method="The weights of hidden layers are multiplied by a gain from 2⁻⁶ to 2⁴ after their initialisation, at the "
     "initial weights and the learning rate that are best for the seed without a gain; per seed, the number of gains at "
-    "which the target is reached.",
+    "which the target is reached at the end of the budget.",
     ask=ask,
 )

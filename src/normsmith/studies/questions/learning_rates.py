@@ -17,7 +17,7 @@ from normsmith.studies.statistics import Hypothesis
 from normsmith.studies.trial import Trial
 from normsmith.studies.tuning import Requests, Setting, Tuned
 
-BELOW, ABOVE = {"quick": 2, "full": 4}, 5
+BELOW, ABOVE = {"quick": 2, "full": 4}, {"quick": 3, "full": 5}
 """Octaves by which the sweep goes beyond the task's own grid of learning rates, down and up."""
 
 
@@ -69,7 +69,7 @@ def ask(lab: Lab) -> Requests[Findings]:
 def _octaves(lab: Lab) -> tuple[float, ...]:
     """The learning rates of the sweep: the task's own grid and what lies beyond it, each twice the one before."""
     lowest = min(lab.task.learning_rates) / 2 ** BELOW[lab.profile]
-    highest = max(lab.task.learning_rates) * 2**ABOVE
+    highest = max(lab.task.learning_rates) * 2 ** ABOVE[lab.profile]
     return tuple(lowest * 2**i for i in range(round(math.log2(highest / lowest)) + 1))
 
 
@@ -97,10 +97,10 @@ class _Sweep:
 
     def reaching(self, arm: Arm) -> dict[int, list[float]]:
         """The rates at which each seed reaches the target; of seeds all of whose trials ran."""
-        steps = self.lab.steps_to(self.target)
-        series = {rate: self.lab.series(self.at(arm, rate), steps) for rate in self.rates}
+        there = self.lab.ends_at(self.target)
+        series = {rate: self.lab.series(self.at(arm, rate), there) for rate in self.rates}
         complete = [seed for seed in self.lab.seeds if all(seed in samples for samples in series.values())]
-        return {seed: [rate for rate in self.rates if not series[rate][seed][1]] for seed in complete}
+        return {seed: [rate for rate in self.rates if series[rate][seed][0]] for seed in complete}
 
     def largest(self, arm: Arm) -> dict[int, Sample]:
         """Octaves from below the sweep to the largest rate; a bound where that is an end of the sweep, or none."""
@@ -147,6 +147,6 @@ QUESTION = Question(
     claim="Batch norm keeps training stable at learning rates that are much larger.",
     source="Ioffe & Szegedy 2015, section 3.3; Bjorck et al. 2018",
     method="The learning rate is swept in octaves, at the initial weights that are best for the seed; per seed, the "
-    "largest rate at which the target is reached within the budget, and the number of rates at which it is.",
+    "largest rate at which the target is reached at the end of the budget, and the number of rates at which it is.",
     ask=ask,
 )
