@@ -194,7 +194,10 @@ class _Log:
 
     def evaluate(self, step: int, loss: float) -> None:
         noise = stream_seed("evaluation noise", self.trial.seed, self.trial.stream)
-        with evaluating(self.model), seeded(noise, self.task.device):  # so that measuring does not change training
+        with (
+            evaluating(self.model),
+            seeded(noise, self.task.device),
+        ):  # so that measuring does not change training
             validation = metric(self.task, self.model, "validation")
             test = metric(self.task, self.model, "test")
             if self.trial.curve and step == self.trial.steps:
