@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from tests.checks.held import held_bytes
 from tests.checks.networks import KINDS, cnn, images, mlp, sequences, vectors
 from tests.contracts.rule import Case, RuleContract
 from torch import Tensor, nn
 
 import normsmith
+from normsmith.checks.rules.data import sample_leakage
 
 
 class Turned(nn.Module):
@@ -98,3 +101,31 @@ def test_noise_is_no_leak_and_time_first_is_not_judged():
     assert (
         "begin with the samples" in normsmith.check(OverBatch(), turned, select=["NS409"]).not_run[0].reason
     )
+
+
+class Watched(nn.Module):
+    """Thirty layers with outputs of 0.5 MB each, and a look at what is held after the last of them."""
+
+    def __init__(self, mixes: bool) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(nn.Sequential(nn.Hardtanh()) for _ in range(30))
+        self.mixes, self.held = mixes, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.repeat(1, 1024)
+        for number, step in enumerate(self.steps):
+            x = step(x + x.mean(0) if self.mixes and number == 20 else x)
+        self.held = max(self.held, held_bytes())
+        return x
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+def test_the_outputs_of_few_layers_are_held_at_once(mixes, monkeypatch):
+    monkeypatch.setattr(sample_leakage, "_HELD", 2**21)
+    model, batches = Watched(mixes), vectors(1, size=16)
+    with torch.no_grad():
+        model(batches[0][0])
+    plain = model.held
+    findings = normsmith.check(model, batches, select=["NS409"])
+    assert [finding.path for finding in findings] == (["steps.20.0"] if mixes else [])
+    assert model.held - plain < 2**22  # all of them are 15 MB
