@@ -10,13 +10,20 @@ from torch import nn
 from normsmith.errors import InputError
 from normsmith.layers import BatchNorm1d, BatchNorm2d, InputNorm, use_mask
 from normsmith.measure import MeasuredLayer, Statistics, batch_statistics
-from normsmith.measure.inputs import measured_inputs
-from normsmith.measure.meter import Meter
+from normsmith.measure.inputs import CurrentBatch, measured_inputs
+from normsmith.measure.meter import Meter, merged_on_cpu
+from normsmith.ops import Moments
 
 
 def meter(layer: nn.Module) -> Meter:
     measured = MeasuredLayer("", layer)
     return Meter(measured, measured.statistics())
+
+
+def taken(current: CurrentBatch) -> Moments | None:
+    """The moments of all calls since the last time."""
+    calls, current.calls = current.calls, []
+    return merged_on_cpu([moments for _, moments in calls])
 
 
 def fail_after(layer: nn.Module, batch: torch.Tensor) -> None:
@@ -35,10 +42,10 @@ def assert_measured(result, rows: torch.Tensor) -> None:
 def test_without_a_rule_layers_normalise_by_their_own_statistics(kind):
     layer, x = kind(3), torch.randn(6, 3) + 2
     expected = layer.eval()(x)
-    counting = meter(layer.train())
-    with measured_inputs([counting], None):
+    layer.train()
+    with measured_inputs([meter(layer)], None) as current:
         assert torch.equal(layer(x), expected)
-    assert_measured(counting.take(), x)
+    assert_measured(taken(current), x)
 
 
 @pytest.mark.parametrize("masked", [True, False], ids=["by hooks", "at once"])
@@ -46,13 +53,12 @@ def test_without_a_rule_layers_normalise_by_their_own_statistics(kind):
 def test_by_the_rule_of_training_every_batch_is_normalised_by_itself(kind, masked):
     layer, x = kind(3), torch.randn(6, 3) + 2
     expected = kind(3).train()(x)
-    counting = meter(layer)
-    with measured_inputs([counting], batch_statistics, masked=masked):
+    with measured_inputs([meter(layer)], batch_statistics, masked=masked) as current:
         torch.testing.assert_close(layer(x), expected)
         torch.testing.assert_close(
             layer(x[:1]), layer.eval()(x[:1])
         )  # a value has no variance: its own statistics
-    assert_measured(counting.take(), torch.cat([x, x[:1], x[:1]]))
+    assert_measured(taken(current), torch.cat([x, x[:1], x[:1]]))
 
 
 @pytest.mark.parametrize("masked", [True, False], ids=["by hooks", "at once"])
@@ -85,26 +91,23 @@ def test_somebodys_train_within_the_block_changes_nothing():
 
 def test_what_is_not_recorded_is_not_counted():
     layer = nn.BatchNorm1d(3)
-    counting = meter(layer)
-    with measured_inputs([counting], None, recorded=False):
+    with measured_inputs([meter(layer)], None, recorded=False) as current:
         layer(torch.randn(6, 3))
-    assert counting.take() is None
+    assert taken(current) is None
 
 
 @pytest.mark.parametrize("masked", [True, False], ids=["by hooks", "at once"])
-def test_a_sample_gets_the_moments_of_every_call(masked):
+def test_every_call_is_recorded_while_calls_are(masked):
     layer, x = nn.BatchNorm1d(3), torch.randn(2, 6, 3)
     counting = meter(layer)
     with measured_inputs([counting], batch_statistics, masked=masked) as current:
+        current.recorded = False
         layer(x[0])
-        current.sampled = sampled = []
+        current.recorded = True
         layer(x[1])
-        current.sampled = None
-        layer(x[0])
-    ((measured, moments),) = sampled
-    assert measured is counting.measured
+    ((measured, moments),) = current.calls
+    assert measured is counting
     torch.testing.assert_close(moments.mean[0], x[1].mean(0))
-    assert float(counting.take().count) == 18
 
 
 # Masks.
@@ -113,45 +116,41 @@ def test_a_sample_gets_the_moments_of_every_call(masked):
 def test_the_mask_of_the_batch_counts_for_any_layer():
     x, mask = torch.randn(4, 3, 5), torch.rand(4, 5) < 0.6
     for layer in (nn.BatchNorm1d(3), BatchNorm1d(3)):
-        counting = meter(layer)
-        with measured_inputs([counting], None) as current:
+        with measured_inputs([meter(layer)], None) as current:
             current.mask = mask
             layer(x)
-        assert_measured(counting.take(), x.movedim(1, -1)[mask])
+        assert_measured(taken(current), x.movedim(1, -1)[mask])
 
 
 def test_a_mask_of_the_call_overrules_that_of_the_batch_and_both_that_in_force():
     x, masks = torch.randn(6, 3), torch.rand(3, 6).argsort(1) < 3
     layer = BatchNorm1d(3)
-    counting = meter(layer)
-    with measured_inputs([counting], None) as current, use_mask(layer, masks[0]):
+    with measured_inputs([meter(layer)], None) as current, use_mask(layer, masks[0]):
         layer(x)
-        assert_measured(counting.take(), x[masks[0]])
+        assert_measured(taken(current), x[masks[0]])
         current.mask = masks[1]
         layer(x)
-        assert_measured(counting.take(), x[masks[1]])
+        assert_measured(taken(current), x[masks[1]])
         layer(x, masks[2])
-        assert_measured(counting.take(), x[masks[2]])
+        assert_measured(taken(current), x[masks[2]])
         layer(x, mask=masks[2], sample_weight=torch.full((6,), 2.0))
-        assert float(counting.take().count) == 6
+        assert float(taken(current).count) == 6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int32])
 def test_features_of_raw_inputs_are_measured_along_their_axis(dtype):
     layer, x = InputNorm(3, dim=-1), (torch.randn(4, 5, 3) * 9).to(dtype)
     mask = torch.rand(4, 5) < 0.6
-    counting = meter(layer)
-    with measured_inputs([counting], None):
+    with measured_inputs([meter(layer)], None) as current:
         layer(x, mask)
-    assert_measured(counting.take(), x[mask].float())
+    assert_measured(taken(current), x[mask].float())
 
 
 def test_half_precision_is_measured_in_float32():
     layer, x = BatchNorm2d(2).bfloat16(), (torch.randn(4, 2, 3, 3) + 9).bfloat16()
-    counting = meter(layer)
-    with measured_inputs([counting], None):
+    with measured_inputs([meter(layer)], None) as current:
         layer(x)
-    assert_measured(counting.take(), x.float().movedim(1, -1).flatten(0, -2))
+    assert_measured(taken(current), x.float().movedim(1, -1).flatten(0, -2))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from normsmith.measure import MeasuredLayer
-from normsmith.measure.meter import _MERGED_AT, Meter, batch_moments, has_variance, merged, merged_on_cpu
+from normsmith.measure.meter import (
+    _MERGED_AT,
+    Meter,
+    batch_moments,
+    has_variance,
+    merged,
+    merged_on_cpu,
+    packed,
+)
 from normsmith.ops import Moments, moments
 
 
@@ -43,6 +51,16 @@ def test_weighted_parts_merge_with_plain_ones():
     weights = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 1.0]).unsqueeze(1)
     result = merged([batch_moments(x, weights), batch_moments(y)])
     assert_moments(result, torch.cat([x[weights.flatten() > 0], y]))
+
+
+def test_moments_of_several_kinds_are_packed_as_they_are():
+    plain, wide = torch.randn(5, 3), torch.randn(4, 2).double()
+    parts = [batch_moments(plain), batch_moments(wide), batch_moments(plain, torch.rand(5, 1))]
+    for one, other in zip(packed(parts), parts, strict=True):
+        for value, expected in zip(one, other, strict=True):
+            assert type(value) is type(expected)
+            torch.testing.assert_close(value, expected, rtol=0, atol=0)
+    assert packed([]) == []
 
 
 def test_no_parts_are_no_moments():

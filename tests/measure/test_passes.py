@@ -193,6 +193,17 @@ def test_every_call_of_every_batch_can_be_kept():
     assert [[float(moments.count) for _, moments in batch] for batch in calls.batches] == [[4, 4], [2, 2]]
 
 
+def test_what_a_pass_keeps_of_a_batch_is_one_piece_of_memory():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 5), nn.BatchNorm1d(5))
+    calls = EveryCall()
+    passes = Passes(model, measurable_layers(model).layers)
+    with passes.borrowed_model():
+        passes.run([torch.randn(4, 3)], rule=batch_statistics, sample=calls)
+    tensors = [value for _, part in calls.batches[0] for value in part if isinstance(value, torch.Tensor)]
+    assert len(tensors) == 6
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1
+
+
 def test_a_prepared_model_only_changes_its_modes():
     model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(1)).train()
     with Passes(model, measurable_layers(model).layers, dropout=True).prepared_model():

@@ -193,7 +193,7 @@ def normalising_by_batches(layers: Sequence[MeasuredLayer]) -> Iterator[None]:
         for module, _, buffers in held:  # they have rules of their own, as for ghost batches
             module.training = True
             buffers_of(module).update({name: t if t is None else t.clone() for name, t in buffers.items()})
-        with measured_inputs(meters, batch_statistics, masked=False):
+        with measured_inputs(meters, batch_statistics, recorded=False, masked=False):
             yield
     finally:
         for module, mode, buffers in held:

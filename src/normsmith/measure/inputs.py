@@ -27,22 +27,25 @@ class CurrentBatch:
     """How the batch that goes through the model is measured; whoever runs the pass sets it before each batch.
 
     - `mask`: the valid elements of the batch, where the pass has masks.
-    - `recorded`: whether the meters count it.
-    - `called`: the meters of the layers that the batch has reached, in the order of their calls, where it is recorded.
-    - `sampled`: a list that gets the moments of each call of each layer; None where they are not asked for.
+    - `recorded`: whether its moments are kept.
+    - `calls`: the calls of layers that it has made, in their order: the layer's meter, and the moments of its input.
     """
 
     mask: Tensor | None = None
     recorded: bool = True
-    called: list[Meter] = field(default_factory=list)
-    sampled: list[tuple[MeasuredLayer, Moments]] | None = None
+    calls: list[tuple[Meter, Moments]] = field(default_factory=list)
+
+    def record(self, meter: Meter, moments: Moments) -> None:
+        """One more call of a layer."""
+        if self.recorded:
+            self.calls.append((meter, moments))
 
 
 @contextmanager
 def measured_inputs(
     meters: Sequence[Meter], rule: BatchRule | None, *, recorded: bool = True, masked: bool = True
 ) -> Iterator[CurrentBatch]:
-    """Within the block each meter measures every input of its layer, which normalises by what `rule` says.
+    """Within the block every input of the meters' layers is measured, and they normalise by what `rule` says.
 
     Without a rule each layer normalises by its own statistics. The layers run in evaluation mode: nothing is
     updated, no counter moves, no rank waits for another. Where no batch has a mask (not `masked`), torch's own layers
@@ -84,11 +87,7 @@ def _measuring_hook(
         with torch.no_grad():
             x, weights = _input_of(measured, arguments, options, current.mask)
             moments = batch_moments(x, weights)
-            if current.recorded:
-                meter.add(moments)
-                current.called.append(meter)
-            if current.sampled is not None:
-                current.sampled.append((measured, moments))
+            current.record(meter, moments)
             if rule is not None:
                 statistics = rule(measured.epsilon, meter.own, moments, len(x))
                 measured.normalise_by(statistics or meter.own)
@@ -116,11 +115,8 @@ def _measuring_forward(meter: Meter, current: CurrentBatch) -> Callable[[Tensor]
         single = input.numel() <= input.shape[1]  # nothing to normalise by, but a value of the population
         if single:
             collected = [batch_moments(input if input.dtype == torch.float64 else input.float())]
-        current.called.append(meter)
         for moments in collected:
-            meter.add(moments)
-            if current.sampled is not None:
-                current.sampled.append((meter.measured, moments))
+            current.record(meter, moments)
         return y
 
     return forward

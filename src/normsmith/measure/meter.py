@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -38,6 +39,34 @@ class Meter:
         result = merged_on_cpu(self.parts)
         self.parts = []
         return result
+
+
+def packed(parts: Sequence[Moments]) -> list[Moments]:
+    """The same moments, all in one piece of memory (for each dtype and device).
+
+    What a forward leaves in small pieces lies between its large outputs, whose memory cannot be used as a whole again.
+
+    >>> from normsmith.ops import moments
+    >>> one, other = packed([moments(torch.ones(2, 3)), moments(torch.zeros(2, 1))])
+    >>> one.mean, one.mean.untyped_storage().data_ptr() == other.low.untyped_storage().data_ptr()
+    (tensor([[1., 1., 1.]]), True)
+    """
+    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for value in chain.from_iterable(parts):
+        if isinstance(value, Tensor):
+            kinds.setdefault((value.dtype, value.device), []).append(value)
+    copies = {kind: iter(_in_one_piece(values)) for kind, values in kinds.items()}
+
+    def own(value: Any) -> Any:
+        return next(copies[value.dtype, value.device]) if isinstance(value, Tensor) else value
+
+    return [Moments(*map(own, part)) for part in parts]
+
+
+def _in_one_piece(values: list[Tensor]) -> list[Tensor]:
+    piece = torch.cat([value.flatten() for value in values])
+    parts = torch.split(piece, [value.numel() for value in values])
+    return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
 
 
 def merged(parts: Sequence[Moments]) -> Moments:

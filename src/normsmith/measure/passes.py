@@ -19,9 +19,9 @@ from normsmith.layers import use_mask
 from normsmith.layers.batches import Select, tensor_of_batch
 from normsmith.layers.statistics import StatisticsBase
 from normsmith.measure.across_ranks import PassResult, merged_across_ranks
-from normsmith.measure.inputs import measured_inputs
+from normsmith.measure.inputs import CurrentBatch, measured_inputs
 from normsmith.measure.layers import MeasuredLayer
-from normsmith.measure.meter import Meter, merged_on_cpu
+from normsmith.measure.meter import Meter, merged_on_cpu, packed
 from normsmith.measure.statistics import BatchRule, Statistics
 from normsmith.ops import Moments
 
@@ -174,8 +174,7 @@ class Passes:
         with same_random_numbers(self.model), measured_inputs(meters, rule, masked=masked) as current:
             writes = True
             for number, batch in enumerate(batches):
-                current.called = []
-                current.sampled = None if sample is None else sample.add(number, batch)
+                sampled = None if sample is None else sample.add(number, batch)
                 current.mask = None if self.mask is None else tensor_of_batch(batch, self.mask, "mask")
                 given = copied(batch) if writes else batch  # a loader may give the same tensors in every pass
                 versions = [version_of(tensor) for tensor in flat(given)]
@@ -186,8 +185,9 @@ class Passes:
                 samples += rows
                 if loss is not None:
                     total_loss += rows * float(loss(output, batch))
-                called = max(called, current.called, key=len)
                 del output  # its memory is for the next batch: fresh pages cost as much as the norms
+                called = max(called, [meter for meter, _ in current.calls], key=len)
+                _count(current, sampled)
         numbers = {id(meter): number for number, meter in enumerate(meters)}
         calls = tuple(numbers[id(meter)] for meter in called)
         moments = tuple(meter.take() for meter in meters)
@@ -197,6 +197,16 @@ class Passes:
         if mask is None or not any(isinstance(module, StatisticsBase) for module in self.model.modules()):
             return nullcontext()
         return use_mask(self.model, mask)
+
+
+def _count(current: CurrentBatch, sampled: list[tuple[MeasuredLayer, Moments]] | None) -> None:
+    """Give the moments of a batch to the meters, and to the sample that it is part of."""
+    parts = packed([moments for _, moments in current.calls])
+    for (meter, _), part in zip(current.calls, parts, strict=True):
+        meter.add(part)
+        if sampled is not None:
+            sampled.append((meter.measured, part))
+    current.calls = []
 
 
 def _rows(batch: Any) -> int:
