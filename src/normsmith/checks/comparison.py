@@ -72,13 +72,13 @@ class Comparison:
         sign = -1 if self.higher_is_better else 1
         loss_agrees = not self.losses or not _means(self.losses)[0] <= _means(self.losses)[1]
         metrics = [(sign * a, sign * b) for a, b in self.metrics]
-        if metrics and loss_agrees and _worse(metrics, self.point):
+        if metrics and loss_agrees and is_worse(metrics, self.point):
             now, then = _means(self.metrics)
             return f"metric {number(now)} instead of {number(then)} {on}"
         if self.losses:
             now, then = _means(self.losses)
             small = self.moved >= moved and abs(then) > 0
-            if _worse(self.losses, LOSS) or (small and _worse(self.losses, SHARE * abs(then))):
+            if is_worse(self.losses, LOSS) or (small and is_worse(self.losses, SHARE * abs(then))):
                 return f"loss {number(now)} instead of {number(then)} {on}"
             return None
         if self.moved >= moved and not self.metrics:
@@ -91,8 +91,8 @@ def _means(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return sum(now) / len(now), sum(then) / len(then)
 
 
-def _worse(pairs: Sequence[tuple[float, float]], least: float) -> bool:
-    """Whether the first is larger by `least` on average, and larger beyond the noise between batches."""
+def is_worse(pairs: Sequence[tuple[float, float]], least: float) -> bool:
+    """Whether the first of pairs of losses is larger by `least` on average, and beyond the noise between batches."""
     differences = [now - then for now, then in pairs if math.isfinite(then)]
     if any(not math.isfinite(difference) for difference in differences):
         return True

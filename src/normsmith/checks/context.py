@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,13 +18,16 @@ from normsmith.anatomy.forward import Forward, call, flat, unwrapped
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.trace import trace
 from normsmith.checks.batches import Sizes, first_batches, first_rows, rows, sizes
-from normsmith.checks.comparison import Comparison, Judge, compared, normalising_by
+from normsmith.checks.comparison import Comparison, Judge, compared, normalising_by, normalising_by_batches
 from normsmith.checks.finding import Fix, UnavailableError
 from normsmith.checks.inputs import first_inputs
+from normsmith.checks.learning import Judged, Losses, Tried
 from normsmith.checks.moments import Call, LayerMoments, moments_of_calls
 from normsmith.checks.norms import Norm, norms_of
 from normsmith.checks.restore import modes_kept
-from normsmith.checks.training import TrainingRun, training_run, validation_run
+from normsmith.checks.scales import Scales, scales_of
+from normsmith.checks.signals import Signals, signals_of
+from normsmith.checks.training import Trainee, TrainingRun, copied_model, training_run, validation_run
 from normsmith.checks.watcher import Record
 from normsmith.errors import NormsmithError
 from normsmith.measure import MeasuredLayer, Statistics, measurable_layers
@@ -226,11 +229,62 @@ class Context:
     @fact
     def training(self) -> TrainingRun:
         """A few training steps on a copy, then the user's validation and one more step."""
+        return training_run(self._trainee(), self.validate)
+
+    def _trainee(self) -> Trainee:
+        """A new copy to train, as the user does."""
         if self.training_step is None and self.loss is None:
             raise UnavailableError("give loss=... or training_step=...")
-        return training_run(
-            self.network, self.optimizer, self.batches, self.training_step, self._loss_of, self.validate
-        )
+        return Trainee.of(self.network, self.optimizer, self.batches, self.training_step, self._loss_of)
+
+    @fact
+    def signals(self) -> Signals:
+        """Activations, gradients, updates and norms' inputs over a few training steps on a copy, measured once."""
+        graph: Graph | None = None
+        with suppress(UnavailableError):
+            graph = self.graph
+        return signals_of(self._trainee(), graph, self.output)
+
+    @fact
+    def scales(self) -> Scales:
+        """The scales of the layers on the longest way without norms, on the first batch in evaluation."""
+        return scales_of(self.network, self.graph, self.batches[0], self.output)
+
+    @fact
+    def losses_in_training(self) -> Losses:
+        """The losses of the batches in training mode, with their own targets and those of other samples."""
+        return self._judged.losses(copied_model(self.network))
+
+    @fact
+    def has_learned(self) -> bool | None:
+        """Whether outputs fit their own targets better than those of other samples; None where no loss can tell."""
+        try:
+            return self.losses_in_training.show_learning
+        except UnavailableError:
+            return None
+
+    @fact
+    def losses_after_steps(self) -> Losses:
+        """The same after some training steps on a copy."""
+        return self._judged.after_steps(self._trainee(), {})
+
+    def with_other_rates(self, factors: Mapping[int, float]) -> Tried:
+        """Whether learning rates times these factors, by the number of their group, bring more in as many steps."""
+        other = self._judged.after_steps(self._trainee(), factors)
+        return Tried(self.losses_after_steps, other, self.losses_in_training.chance)
+
+    @fact
+    def cost_of_drift(self) -> str | None:
+        """What running statistics cost, against those of the batch, after the few training steps; None for nothing."""
+        trained = self.signals.trained
+        layers = measurable_layers(trained).layers
+        return compared(
+            trained, self.held_back, self.forward, lambda: normalising_by_batches(layers), self.judge
+        ).cost
+
+    @property
+    def _judged(self) -> Judged:
+        return Judged(self.batches, self.forward, self.judge)
 
     @property
     def own_steps(self) -> tuple[Record, ...]:

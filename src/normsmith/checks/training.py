@@ -39,49 +39,85 @@ class TrainingRun:
         return self.steps if self.after is None else (*self.steps, self.after)
 
 
-def training_run(
-    model: nn.Module,
-    optimizer: Optimizer | None,
-    batches: Sequence[Any],
-    step: Callable[..., Any] | None,
-    usual: Callable[[nn.Module, Any], Tensor],
-    validate: Callable[[nn.Module], Any] | None,
-) -> TrainingRun:
+def training_run(trainee: Trainee, validate: Callable[[nn.Module], Any] | None) -> TrainingRun:
     """Train a copy of a model for a few steps, and see what happens.
 
-    The copy starts in training mode, as at the begin of an epoch, and where the model is in training mode already,
-    in the modes of its parts; from then on modes are the user's own affair.
-
-    Args:
-        step: `step(model, batches, optimizer)`; `batches` is an iterator that begins anew for each step.
-        usual: the loss of a batch, for the usual step: forward, loss, backward, step.
-
     Raises:
-        UnavailableError: the model cannot be copied, or a step or the validation raised.
+        UnavailableError: a step or the validation raised.
     """
-    twin, follower = _copied((model, optimizer))  # together: the copy trains the copy's parameters
-    if follower is None:
-        trainable = [p for p in twin.parameters() if p.requires_grad]
-        if not trainable:
-            raise UnavailableError("the model has no parameter that trains")
-        follower = torch.optim.SGD(trainable, lr=_RATE)
-    begin = _in_training(twin)
-    watcher = Watcher(twin, follower)
+    watcher = Watcher(trainee.model, trainee.optimizer)
 
     def trained(number: int) -> Record:
-        turned = [*batches[number % len(batches) :], *batches[: number % len(batches)]]
-        if step is not None:
-            return watcher.record("training step", lambda: step(twin, iter(turned), follower))
-        for module, mode in begin.items():
-            module.training = mode
-        return watcher.record("training step", lambda: _usual_step(twin, turned[0], follower, usual))
+        return watcher.record("training step", lambda: trainee.step(number))
 
     with torch.enable_grad(), watcher.watching():
         steps = tuple(trained(number) for number in range(STEPS))
         if validate is None:
-            return TrainingRun(steps, None, None, step is not None)
-        validation = watcher.record("validation", lambda: validate(twin))
-        return TrainingRun(steps, validation, trained(STEPS), step is not None)
+            return TrainingRun(steps, None, None, trainee.own is not None)
+        validation = watcher.record("validation", lambda: validate(trainee.model))
+        return TrainingRun(steps, validation, trained(STEPS), trainee.own is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Trainee:
+    """A copy of a model, with a copy of its optimizer, that is trained step by step.
+
+    It starts in training mode, as at the begin of an epoch, and where the model is in training mode already, in the
+    modes of its parts, in which the usual step is taken; in the user's own step modes are their affair.
+
+    - `own`: `step(model, batches, optimizer)`; `batches` is an iterator that begins anew for each step.
+    - `usual`: the loss of a batch, for the usual step: forward, loss, backward, step.
+    - `begin`: the modes of all modules at the begin.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    batches: Sequence[Any]
+    own: Callable[..., Any] | None
+    usual: Callable[[nn.Module, Any], Tensor]
+    begin: dict[nn.Module, bool]
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        optimizer: Optimizer | None,
+        batches: Sequence[Any],
+        step: Callable[..., Any] | None,
+        usual: Callable[[nn.Module, Any], Tensor],
+    ) -> Trainee:
+        """Copy a model and its optimizer; without one it is plain gradient descent.
+
+        Raises:
+            UnavailableError: the model cannot be copied, or has nothing to train.
+        """
+        twin, follower = _copied((model, optimizer))  # together: the copy trains the copy's parameters
+        if follower is None:
+            trainable = [p for p in twin.parameters() if p.requires_grad]
+            if not trainable:
+                raise UnavailableError("the model has no parameter that trains")
+            follower = torch.optim.SGD(trainable, lr=_RATE)
+        return cls(twin, follower, batches, step, usual, in_training(twin))
+
+    def step(self, number: int) -> None:
+        """Take a step, whose first batch is the one of this number; batches begin anew after the last.
+
+        Raises:
+            UnavailableError: the step raised.
+        """
+        try:
+            self._step(number)
+        except Exception as error:
+            raise UnavailableError(f"the training step raised {error_text(error)}") from error
+
+    def _step(self, number: int) -> None:
+        turned = [*self.batches[number % len(self.batches) :], *self.batches[: number % len(self.batches)]]
+        if self.own is not None:
+            self.own(self.model, iter(turned), self.optimizer)
+            return
+        for module, mode in self.begin.items():
+            module.training = mode
+        _usual_step(self.model, turned[0], self.optimizer, self.usual)
 
 
 def validation_run(model: nn.Module, validate: Callable[[nn.Module], Any]) -> Record:
@@ -90,11 +126,20 @@ def validation_run(model: nn.Module, validate: Callable[[nn.Module], Any]) -> Re
     Raises:
         UnavailableError: the model cannot be copied, or the validation raised.
     """
-    twin = _copied(model)
-    _in_training(twin)
+    twin = copied_model(model)
+    in_training(twin)
     watcher = Watcher(twin)
     with torch.enable_grad(), watcher.watching():
         return watcher.record("validation", lambda: validate(twin))
+
+
+def copied_model(model: nn.Module) -> nn.Module:
+    """A copy of a model that may be changed.
+
+    Raises:
+        UnavailableError: the model cannot be copied.
+    """
+    return _copied(model)
 
 
 def _copied(value: T) -> T:
@@ -104,7 +149,7 @@ def _copied(value: T) -> T:
         raise UnavailableError(f"the model cannot be copied: {error_text(error)}") from error
 
 
-def _in_training(model: nn.Module) -> dict[nn.Module, bool]:
+def in_training(model: nn.Module) -> dict[nn.Module, bool]:
     """Put a model into training mode unless it is, with parts that are not; the modes of all modules then."""
     if not model.training:
         model.train()

@@ -123,6 +123,8 @@ class Watcher:
         before = {name: parameter.detach().clone() for name, parameter in self._model.named_parameters()}
         try:
             work()
+        except UnavailableError:
+            raise
         except Exception as error:
             raise UnavailableError(f"the {what} raised {error_text(error)}") from error
         moved = frozenset(
