@@ -1,0 +1,73 @@
+"""The scale of activations grows or shrinks from layer to layer, and the network has not learned so far.
+
+What: on the longest way through layers with weights on which no norm stands, the variances of the layers' outputs
+    differ by more than a factor of 10, and a standard deviation is outside of [0.5, 2]. Left out are the last layer,
+    the ends of residual branches and layers that put out a constant. A warning where the network fits its targets no
+    better than those of other samples; information where it has learned anyway, or no loss is given.
+
+Formula: max var(h_l) / min var(h_l) > 10 on a way of at least five layers, > 100 on a shorter one of at least three;
+    some sqrt(var(h_l)) < 0.5 or > 2.
+
+Why it hurts: what tells samples apart fades from layer to layer, or overflows, and gradients change by the same
+    factors: no learning rate fits all layers.
+
+Threshold: 10 as in SageMaker Debugger, the range as in TheDeepChecker. How long the way is, the 100 of short ones
+    (torch's own initial weights lose a factor of 6 each layer, and train well where layers are few), and that a
+    network has learned if its loss is a tenth better than with the targets of other samples, are our own.
+
+Reproduction:
+    import normsmith, torch
+    from torch import nn
+
+    layers = [layer for _ in range(6) for layer in (nn.Linear(16, 16), nn.ReLU())]  # torch's own initial weights
+    model = nn.Sequential(*layers, nn.Linear(16, 2))
+    batches = [(torch.randn(64, 16), torch.randint(2, (64,))) for _ in range(8)]
+    given = {"loss": nn.functional.cross_entropy, "level": "deep", "select": ["NS503"]}
+    assert normsmith.check(model, batches, **given).codes == ("NS503",)
+    normsmith.surgery.insert(model, "batch").apply()
+    assert normsmith.check(model, batches, **given).passed()
+
+Fix: `surgery.insert(model, "batch").apply()` before training, or initial weights that keep the scale:
+    `layers.init.he_(model)`, or `layers.init.unit_variance_(model, run)` for any activation.
+
+Threads: SilasMarvin/dnns-from-scratch-in-zig#7 (five layers), AlexeyAB/darknet#4135 (NaN without norms),
+    EmbarkStudios/emote#20.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from normsmith._text import number
+from normsmith.checks.context import Context
+from normsmith.checks.finding import Finding, Fix
+from normsmith.checks.rule import Rule
+from normsmith.checks.scales import RATIO
+
+DEEP, SHALLOW = 5, 3
+RATIO_OF_FEW = 100.0
+
+
+def check(context: Context) -> Iterator[Finding]:
+    """A finding for the longest way without norms, if scales differ on it."""
+    scales = context.scales
+    threshold = RATIO if scales.length >= DEEP else RATIO_OF_FEW
+    if scales.length < SHALLOW or not scales.are_apart or scales.ratio <= threshold:
+        return
+    first, last = scales.layers[0], scales.layers[-1]
+    yield Finding(
+        last.path,
+        f"standard deviations go from {number(first.deviation, 2)} after {first.path} to {number(last.deviation, 2)} "
+        f"after {last.path}, and no norm stands between",
+        "initial weights that do not keep the scale, or inputs that are not scaled",
+        Fix('surgery.insert(model, "batch").apply(), or layers.init.he_(model), before training'),
+        quantity="ratio of variances",
+        measured=scales.ratio,
+        threshold=threshold,
+        batches=1,
+        severity="warning" if context.has_learned is False else "info",
+        evidence={"deviations": {scale.path: scale.deviation for scale in scales.layers}},
+    )
+
+
+RULE = Rule("NS503", "scale-by-depth", "warning", check, __doc__, needs=("graph", "batches", "training"))
