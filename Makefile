@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo figures calibrate machines test test-full lint bench compat gpu docs clean venv
+.PHONY: demo figures opening calibrate machines test test-full lint bench compat gpu docs clean venv
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -41,6 +41,10 @@ lint: $(STAMP)
 figures: $(STAMP)
 	@echo "normsmith: the demo's questions asked anew; README's table and the verdicts of docs/claims.md (minutes)"
 	@$(BIN)/python scripts/figures.py
+
+opening: $(STAMP)
+	@echo "normsmith: the example that README begins with, what it prints and its picture"
+	@$(BIN)/python scripts/opening.py
 
 corpus: $(STAMP)
 	@echo "normsmith: normsmith check over the corpus of seeded faults (tens of minutes; docs/corpus.json and its table)"

@@ -48,6 +48,14 @@ def test_small_batch() -> None:
     assert min(table[32]) > 85
 
 
+def test_averaged() -> None:
+    printed = run("averaged")
+    network, average, mended = (float(share) for share in re.findall(r"([\d.]+)%", printed))
+    assert average < network - 10
+    assert mended > network - 2
+    assert re.findall("^error (NS[0-9]+)", printed, re.MULTILINE) == ["NS403", "NS405"]
+
+
 def test_distributed() -> None:
     printed = run("distributed")
     assert "all ranks agree: True" in printed

@@ -76,6 +76,17 @@ def test_a_metric_is_drawn_where_there_is_no_loss():
     assert figure.rows[0][3] == ""
 
 
+def test_what_does_not_add_up_may_lie_beyond_the_axis():
+    far = {**EVIDENCE, "steps": [step(["a"], 0.2, 0.2, 70.0), *EVIDENCE["steps"][1:]]}
+    assert bar(drawn(far).panels[1]) == bar(drawn(EVIDENCE).panels[1])
+    assert "#mark-diamond-open" not in drawn(far).panels[1].drawing
+    assert drawn(far).rows[1][-1] == "70"
+
+
+def test_a_network_without_dropout_has_no_step_for_it():
+    assert drawn({**EVIDENCE, "dropout_off": values(0.0)}).panels[0].label == "a"
+
+
 def test_there_is_no_picture_without_steps_or_of_what_is_not_finite():
     assert drawn({}) is None
     assert drawn({**EVIDENCE, "evaluation": values(math.inf)}) is None

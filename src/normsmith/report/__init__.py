@@ -3,9 +3,18 @@
 from normsmith import _extras
 
 with _extras.imports_of_extra("study", "normsmith.report"):
+    from normsmith.report.check_html import findings_to_html
     from normsmith.report.data import to_csv, to_json
     from normsmith.report.html import render_html, write_html
     from normsmith.report.text import print_verdicts
     from normsmith.report.write import check_writable
 
-__all__ = ["check_writable", "print_verdicts", "render_html", "to_csv", "to_json", "write_html"]
+__all__ = [
+    "check_writable",
+    "findings_to_html",
+    "print_verdicts",
+    "render_html",
+    "to_csv",
+    "to_json",
+    "write_html",
+]

@@ -47,17 +47,17 @@ def gap_figure(finding: Finding) -> Figure | None:
     """
     measure = "loss" if "loss" in finding.evidence.get("evaluation", {}) else "metric"
     steps = _steps(finding.evidence, measure)
-    values = [value for step in steps for value in (step.start, step.end, *(at for _, at in step.others))]
+    values = [value for step in steps for value in (step.start, step.end)]
     if not steps or not all(map(math.isfinite, values)):
         return None
-    axis = axis_of(values, pad=0.08)
+    axis = axis_of(values, pad=0.15)
     panels = [Panel(step.label, signed(step.added), _drawn(step, axis)) for step in steps]
     return Figure(
         title=f"From training to evaluation: where the {measure} goes",
         description=f"The mean {measure} on held-back batches, from training to evaluation. First dropout is switched "
         "off, then running statistics take the place of the batch's, layer after layer: these steps add up. Each part "
         "alone, and in the reverse order, add something else, since layers work on what those before them leave: "
-        "these do not add up.",
+        "these do not add up, and what lies beyond the axis is in the table alone.",
         panels=(*panels, Panel("", "", svg.drawing(24, svg.labels(axis, 16)))),
         x_title=f"{measure} on held-back batches",
         key=(
@@ -87,7 +87,7 @@ def _steps(evidence: Mapping[str, Any], measure: str) -> list[_Step]:
     start = total - sum(part["in_order"][measure]["mean"] for part in layers)
     steps = []
     off = evidence.get("dropout_off")
-    if off is not None and measure in off:
+    if off is not None and any(off.get(measure, {}).get("batches", ())):
         added = off[measure]["mean"]
         steps.append(_Step("dropout off", start - added, added, off[measure]["spread"], None, None))
     for part in layers:
@@ -114,6 +114,7 @@ def _drawn(step: _Step, axis: Axis) -> Markup:
         *(
             svg.mark(symbol, axis.share(at), _ROW / 2, "ink", f"{step.label}: {signed(at - step.start)}")
             for symbol, at in step.others
+            if axis.low <= at <= axis.high
         ),
     )
 
