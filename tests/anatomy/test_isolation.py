@@ -19,6 +19,7 @@ from normsmith.anatomy.isolation import (
     eager_forwards,
     forget_compiled,
     garbage_collector_paused,
+    random_states,
     same_random_numbers,
     seed_random_numbers,
 )
@@ -148,3 +149,13 @@ def test_seeds_are_those_of_every_generator(draw):
             seed_random_numbers(seed)
             drawn.append(draw())
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(()).item()])
+def test_a_block_begins_where_the_generators_once_were(draw):
+    begin = random_states(nn.ReLU())
+    with same_random_numbers(nn.ReLU(), begin):
+        first = draw()
+    draw()
+    with same_random_numbers(nn.ReLU(), begin):
+        assert draw() == first

@@ -148,3 +148,16 @@ def test_training_batches_of_a_task_are_the_same_each_time():
     one, two = list(stream), list(stream)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(one, two, strict=True))
     assert stream.sizes() == sizes(stream, one) == Sizes(64, 64, True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_rules_together_run_each_sample_twice_or_little_more(kind):
+    make, data = KINDS[kind]
+    batches = data()
+    model = trained(make(), batches)
+    last, samples = list(model.modules())[-1], []
+    handle = last.register_forward_pre_hook(lambda _, arguments: samples.append(len(arguments[0])))
+    normsmith.check(model, batches, loss=F.cross_entropy)
+    handle.remove()
+    # in training 10 of 16, in evaluation 16, with statistics of the batch 6, and a few samples to follow them
+    assert (10 + 16) / 16 <= sum(samples) / sum(len(x) for x, _ in batches) < (10 + 16 + 6) / 16 + 0.2

@@ -13,10 +13,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from normsmith import surgery
-from normsmith.checks.comparison import Comparison, Judge, compared, normalising_by, normalising_by_batches
+from normsmith.checks import comparison
+from normsmith.checks.comparison import Comparison, Judge, normalising_by, normalising_by_batches
 from normsmith.checks.context import pair
+from normsmith.checks.evaluations import Evaluations
 from normsmith.checks.finding import UnavailableError
 from normsmith.measure import Statistics, measurable_layers
+
+
+def compared(model, batches, changed, judge):
+    return comparison.compared(Evaluations(model, batches, pair, []), batches, changed, judge)
+
 
 NO_JUDGE = Judge(None, None, True, 0.01)
 
@@ -71,7 +78,7 @@ def test_a_comparison_runs_both_and_leaves_the_model():
     other = [Statistics(layer.statistics().mean + 1, layer.statistics().var) for layer in layers]
     before = state_of(model)
     found = compared(
-        model, batches, pair, lambda: normalising_by(layers, other), Judge(F.cross_entropy, None, True, 0.01)
+        model, batches, lambda: normalising_by(layers, other), Judge(F.cross_entropy, None, True, 0.01)
     )
     assert state_of(model) == before
     with torch.no_grad():
@@ -89,7 +96,7 @@ def test_random_forwards_draw_the_same_twice():
     def nothing():
         yield
 
-    assert compared(Noisy(), vectors(2), pair, nothing, NO_JUDGE).moved == 0.0
+    assert compared(Noisy(), vectors(2), nothing, NO_JUDGE).moved == 0.0
 
 
 def test_without_targets_there_is_no_loss():
@@ -98,7 +105,7 @@ def test_without_targets_there_is_no_loss():
         yield
 
     judge = Judge(F.cross_entropy, F.cross_entropy, True, 0.01)
-    found = compared(mlp(), [x for x, _ in vectors(2)], pair, nothing, judge)
+    found = compared(mlp(), [x for x, _ in vectors(2)], nothing, judge)
     assert found.losses == found.metrics == ()
 
 
@@ -111,7 +118,7 @@ def test_a_loss_that_raises_is_named():
         raise ValueError("shapes")
 
     with pytest.raises(UnavailableError, match="the loss raised ValueError: shapes"):
-        compared(mlp(), vectors(1), pair, nothing, Judge(loss, None, True, 0.01))
+        compared(mlp(), vectors(1), nothing, Judge(loss, None, True, 0.01))
 
 
 @pytest.mark.parametrize("kind", [None, "ghost", "batch"])

@@ -7,10 +7,11 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from normsmith._torch import is_compiler_loaded
 
@@ -32,17 +33,46 @@ def forget_compiled() -> None:
         torch.compiler.reset()
 
 
+class RandomStates(NamedTuple):
+    """Where random generators stand: torch's, those of torch on CUDA devices, Python's and numpy's."""
+
+    cpu: Tensor
+    cuda: dict[int, Tensor]
+    python: Any
+    numpy: Any
+
+
+def random_states(model: nn.Module) -> RandomStates:
+    """Where the generators stand from which a model may draw."""
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    cuda = {device.index: torch.cuda.get_rng_state(device) for device in devices if device.type == "cuda"}
+    return RandomStates(torch.get_rng_state(), cuda, random.getstate(), np.random.get_state())
+
+
 @contextmanager
-def same_random_numbers(model: nn.Module) -> Iterator[None]:
+def same_random_numbers(model: nn.Module, begin: RandomStates | None = None) -> Iterator[None]:
     """A block after which all random states are what they were before it: torch's, Python's and numpy's.
 
-    Those of torch on the model's devices too. Every pass of a model in such a block draws the same numbers.
+    Those of torch on the model's devices too. Every pass of a model in such a block draws the same numbers; with
+    `begin` those that came then.
+
+    >>> begin = random_states(nn.ReLU())
+    >>> first = torch.randn(1)
+    >>> with same_random_numbers(nn.ReLU(), begin):
+    ...     torch.equal(torch.randn(1), first)
+    True
     """
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     cuda = sorted(device.index for device in devices if device.type == "cuda")
     pythons, numpys = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=cuda):
+            if begin is not None:
+                torch.set_rng_state(begin.cpu)
+                for index, state in begin.cuda.items():
+                    torch.cuda.set_rng_state(state, index)
+                random.setstate(begin.python)
+                np.random.set_state(begin.numpy)
             yield
     finally:
         random.setstate(pythons)

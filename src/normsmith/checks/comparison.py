@@ -8,17 +8,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from normsmith._text import count, error_text, number
 from normsmith._torch import buffers_of
 from normsmith.anatomy.float64 import in_float64
-from normsmith.anatomy.forward import copied, flat
-from normsmith.anatomy.isolation import same_random_numbers
+from normsmith.anatomy.forward import flat
+from normsmith.checks.evaluations import Evaluations
 from normsmith.checks.finding import UnavailableError
-from normsmith.checks.moments import numbered
-from normsmith.checks.restore import modes_kept
 from normsmith.layers.batch_renorm import RenormBase
 from normsmith.layers.statistics import StatisticsBase
 from normsmith.measure import MeasuredLayer, Statistics, batch_statistics
@@ -127,34 +124,27 @@ class Judge:
 
 
 def compared(
-    model: nn.Module,
+    evaluations: Evaluations,
     batches: Sequence[Any],
-    forward: Callable[[nn.Module, Any], tuple[Any, Any]],
     changed: Callable[[], AbstractContextManager[None]],
     judge: Judge,
 ) -> Comparison:
-    """Run batches in evaluation, each as the model is and within `changed()`, with the same random numbers.
+    """Batches in evaluation, each as the model is and within `changed()`, with the same random numbers.
 
     Raises:
         UnavailableError: the model, the loss or the metric raised.
     """
-    forward = numbered(forward)
     losses, metrics = [], []
     moved = spread = 0.0
-    with modes_kept(model), torch.no_grad():
-        for batch in batches:
-            model.eval()
-            with same_random_numbers(model):
-                output, target = forward(model, copied(batch))
-            with same_random_numbers(model), changed():
-                other, _ = forward(model, copied(batch))
-            pairs = [(judge.loss_of(output, target), judge.loss_of(other, target))]
-            losses += [(a, b) for a, b in pairs if a is not None and b is not None]
-            pairs = [(judge.metric_of(output, target), judge.metric_of(other, target))]
-            metrics += [(a, b) for a, b in pairs if a is not None and b is not None]
-            for one, two in zip(_floats(output), _floats(other), strict=True):
-                moved += float((one - two).square().sum())
-                spread += float((two - two.mean(0)).square().sum()) if len(two) > 1 else 0.0
+    for batch in batches:
+        (output, target), (other, _) = evaluations.result(batch), evaluations.changed(batch, changed)
+        pairs = [(judge.loss_of(output, target), judge.loss_of(other, target))]
+        losses += [(a, b) for a, b in pairs if a is not None and b is not None]
+        pairs = [(judge.metric_of(output, target), judge.metric_of(other, target))]
+        metrics += [(a, b) for a, b in pairs if a is not None and b is not None]
+        for one, two in zip(_floats(output), _floats(other), strict=True):
+            moved += float((one - two).square().sum())
+            spread += float((two - two.mean(0)).square().sum()) if len(two) > 1 else 0.0
     share = math.sqrt(moved / spread) if spread > 0 and math.isfinite(moved) else math.inf
     return Comparison(
         tuple(losses),

@@ -19,6 +19,7 @@ from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.trace import trace
 from normsmith.checks.batches import Sizes, first_batches, first_rows, rows, sizes
 from normsmith.checks.comparison import Comparison, Judge, compared, normalising_by, normalising_by_batches
+from normsmith.checks.evaluations import Evaluations
 from normsmith.checks.finding import Fix, UnavailableError
 from normsmith.checks.inputs import first_inputs
 from normsmith.checks.learning import Judged, Losses, Tried
@@ -140,6 +141,13 @@ class Context:
     def rows(self) -> int:
         """How many samples the first batch has."""
         return rows(self.batches[0])
+
+    @fact
+    def few(self) -> Any:
+        """The first samples of the first batch, as few as the forward takes; for what one sample tells as well."""
+        with suppress(UnavailableError):
+            return first_rows(self.batches[0], self._followed[1] or self.rows)
+        return self.batches[0]
 
     @fact
     def graph(self) -> Graph:
@@ -278,9 +286,8 @@ class Context:
         """What running statistics cost, against those of the batch, after the few training steps; None for nothing."""
         trained = self.signals.trained
         layers = measurable_layers(trained).layers
-        return compared(
-            trained, self.held_back, self.forward, lambda: normalising_by_batches(layers), self.judge
-        ).cost
+        evaluations = Evaluations(trained, self.held_back, self.forward, [])
+        return compared(evaluations, self.held_back, lambda: normalising_by_batches(layers), self.judge).cost
 
     @property
     def _judged(self) -> Judged:
@@ -312,6 +319,12 @@ class Context:
         assert self.loss is not None  # the usual step is not taken without one
         return self.loss(*self.forward(model, batch))
 
+    @fact
+    def evaluations(self) -> Evaluations:
+        """The batches in evaluation as the model is, each run once for all rules."""
+        norms = [norm.module for norm in self.norms if not norm.is_frozen]
+        return Evaluations(self.network, self.batches, self.forward, norms)
+
     def compare(self, statistics: dict[nn.Module, Statistics]) -> Comparison:
         """The held-back batches in evaluation with the statistics that the layers hold, and with these ones."""
         layers = [layer for layer in self.layers if layer.layer in statistics]
@@ -323,7 +336,7 @@ class Context:
     ) -> Comparison:
         """The held-back batches, or others, in evaluation as the model is, and within `changed()`."""
         of = self.held_back if batches is None else batches
-        return compared(self.network, of, self.forward, changed, self.judge)
+        return compared(self.evaluations, of, changed, self.judge)
 
     @property
     def judge(self) -> Judge:

@@ -104,15 +104,22 @@ def numbered(forward: Forward) -> Forward:
     def run(model: nn.Module, batch: Any) -> Any:
         nonlocal batches
         batches += 1
-        try:
-            return forward(model, batch)
-        except Exception as error:
-            hint = "; give forward=..." if batches == 1 and not isinstance(batch, Tensor) else ""
-            raise UnavailableError(
-                f"the model raised in batch {batches}: {error_text(error)}{hint}"
-            ) from error
+        return run_batch(forward, model, batch, batches)
 
     return run
+
+
+def run_batch(forward: Forward, model: nn.Module, batch: Any, number: int) -> Any:
+    """Run a batch, of which it is said that it is number so and so if the model raises.
+
+    Raises:
+        UnavailableError: the model raised.
+    """
+    try:
+        return forward(model, batch)
+    except Exception as error:
+        hint = "; give forward=..." if number == 1 and not isinstance(batch, Tensor) else ""
+        raise UnavailableError(f"the model raised in batch {number}: {error_text(error)}{hint}") from error
 
 
 def _call(batch: int, number: int, moments: Moments) -> Call:

@@ -1,74 +1,107 @@
-"""What reaches the batch norms from each sample by itself, as a table: one row for a sample."""
+"""What reaches the batch norms from each sample by itself, and how much samples resemble each other by it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from normsmith.anatomy.forward import copied, flat
-from normsmith.anatomy.isolation import same_random_numbers
-from normsmith.checks.batches import rows
+from normsmith.anatomy.forward import flat
 from normsmith.checks.finding import UnavailableError
-from normsmith.checks.moments import numbered
-from normsmith.checks.restore import modes_kept
+
+_MOST = 1024
+"""Samples that are looked at: a table of their products is held."""
 
 
-def samples_at(
-    model: nn.Module,
-    modules: Sequence[nn.Module],
-    batches: Sequence[Any],
-    forward: Callable[[nn.Module, Any], Any],
-) -> list[Tensor]:
-    """For each batch a table (samples, columns) of channel means and mean squares at the inputs of modules.
+def most_samples(batches: int) -> int:
+    """How many samples of each of so many batches are looked at.
 
-    In evaluation mode, where a sample does not depend on its batch. Each module counts the same: its columns have
-    mean 0 over all samples, and together a variance of 1. Constant columns are left out.
-
-    Raises:
-        UnavailableError: the model raised, or no module got something of each sample.
+    >>> most_samples(16)
+    64
     """
-    tables: list[list[Tensor]] = [[] for _ in modules]
-    calls: list[list[Tensor]] = []
+    return max(_MOST // max(batches, 1), 2)
 
-    def hook(number: int) -> Callable[..., None]:
+
+class SampleRows:
+    """Of each sample of a batch the channel means and mean squares at the inputs of modules, over their calls.
+
+    Run a forward within `watching()`, in evaluation mode, where a sample does not depend on its batch.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], samples: int, most: int) -> None:
+        self._modules, self._samples, self._most = modules, max(samples, 1), most
+        self._calls: list[list[Tensor]] = [[] for _ in modules]
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """A block in which the modules are watched."""
+        with ExitStack() as stack:
+            for module, calls in zip(self._modules, self._calls, strict=True):
+                stack.callback(module.register_forward_pre_hook(self._hook(calls)).remove)
+            yield
+
+    def take(self) -> list[Tensor | None]:
+        """For each module a table (samples, 2·channels) on the CPU; None where it got nothing of each sample.
+
+        All are one piece of memory: what a forward leaves in small pieces lies between its large outputs.
+        """
+        means = [_mean(calls) for calls in self._calls]
+        tables = [None if mean is None else mean.cpu() for mean in means]
+        known = [table for table in tables if table is not None]
+        if not known:
+            return tables
+        parts = iter(torch.split(torch.cat(known, 1), [table.shape[1] for table in known], 1))
+        return [None if table is None else next(parts) for table in tables]
+
+    def _hook(self, calls: list[Tensor]) -> Callable[..., None]:
         def enters(_: nn.Module, arguments: tuple[Any, ...]) -> None:
             x = next(flat(arguments), None)
-            if x is not None and x.ndim > 1 and x.shape[0] % samples == 0 and x.numel():
-                x = x.detach().float().reshape(samples, -1, *x.shape[1:]).transpose(1, 2).flatten(2)
-                calls[number].append(torch.cat([x.mean(2), x.square().mean(2)], 1).double().cpu())
+            if x is None or x.ndim < 2 or x.shape[0] % self._samples or not x.numel():
+                return
+            x = x.detach().reshape(self._samples, -1, *x.shape[1:])[: self._most].float()
+            over = (1, *range(3, x.ndim))
+            count = x.numel() // (x.shape[0] * x.shape[2])
+            # the norm of a vector is its sum of squares, without a tensor of squares
+            squares = torch.linalg.vector_norm(x, dim=over).square() / count
+            calls.append(torch.cat([x.mean(over), squares], 1))
 
         return enters
 
-    handles = [module.register_forward_pre_hook(hook(number)) for number, module in enumerate(modules)]
-    run = numbered(forward)
-    try:
-        with modes_kept(model), torch.no_grad(), same_random_numbers(model):
-            model.eval()
-            for batch in batches:
-                samples, calls = max(rows(batch), 1), [[] for _ in modules]
-                run(model, copied(batch))
-                for number, parts in enumerate(calls):
-                    if parts and len({part.shape for part in parts}) == 1:
-                        tables[number].append(torch.stack(parts).mean(0))
-    finally:
-        for handle in handles:
-            handle.remove()
-    scaled = [_scaled(torch.cat(table)) for table in tables if len(table) == len(batches)]
-    wide = [table for table in scaled if table is not None]
-    if not wide:
+
+def _mean(calls: list[Tensor]) -> Tensor | None:
+    if not calls or len({call.shape for call in calls}) > 1:
+        return None
+    return calls[0] if len(calls) == 1 else torch.stack(calls).mean(0)
+
+
+def products(batches: Sequence[Sequence[Tensor | None]]) -> Tensor:
+    """The products of each two samples, over all batches, from the tables of their modules; float64.
+
+    Each module counts the same: its columns are standardised, and together have a variance of 1. Constant columns are
+    left out.
+
+    Raises:
+        UnavailableError: no module got something of each sample that can be told apart.
+    """
+    total: Tensor | None = None
+    for tables in zip(*batches, strict=True):
+        known = [table for table in tables if table is not None]
+        scaled = _scaled(torch.cat(known).double()) if len(known) == len(tables) else None
+        if scaled is not None:
+            one = scaled @ scaled.T / scaled.shape[1]
+            total = one if total is None else total + one
+    if total is None:
         raise UnavailableError("no batch norm gets something of each sample that can be told apart")
-    return list(torch.split(torch.cat(wide, 1), [max(rows(batch), 1) for batch in batches]))
+    return total
 
 
 def _scaled(table: Tensor) -> Tensor | None:
+    """The columns that vary, standardised; None where there are none."""
     table = table[:, table.isfinite().all(0)]
     if len(table) < 2 or table.shape[1] == 0:
         return None
     table = table[:, table.std(0) > 1e-6 * (table.abs().mean(0) + 1e-12)]
-    if table.shape[1] == 0:
-        return None
-    return (table - table.mean(0)) / table.std(0) / math.sqrt(table.shape[1])
+    return None if table.shape[1] == 0 else (table - table.mean(0)) / table.std(0)

@@ -45,16 +45,15 @@ import torch
 from torch import Tensor
 
 from normsmith._text import number, p_value
+from normsmith.checks.batches import rows
 from normsmith.checks.context import Context
 from normsmith.checks.finding import Finding, Fix, UnavailableError
-from normsmith.checks.per_sample import samples_at
+from normsmith.checks.per_sample import most_samples, products
 from normsmith.checks.rule import Rule
 
 P = 1e-3
 CORRELATION = 0.02
 _PERMUTATIONS = 1999
-_MOST = 1024
-"""Samples that are looked at: a table of their products is held."""
 _FEWEST = 4
 _FIX = Fix('DataLoader(..., shuffle=True), or surgery.convert(model, "renorm", schedule="constant").apply()')
 
@@ -66,12 +65,13 @@ def check(context: Context) -> Iterator[Finding]:
         return
     if len(context.batches) < _FEWEST:
         raise UnavailableError(f"expected at least {_FEWEST} batches, got {len(context.batches)}")
-    tables = samples_at(context.network, modules, context.batches, context.output)
-    most = max(_MOST // len(tables), 2)
-    tables = [table[:most] for table in tables if len(table) > 1]
-    if len(tables) < _FEWEST:
+    numbers = [number_ for number_, batch in enumerate(context.batches) if rows(batch) > 1]
+    if len(numbers) < _FEWEST:
         raise UnavailableError("batches of one sample tell nothing of each other")
-    p, correlation = against_permutations(tables)
+    resemblance = products([context.evaluations.samples(number_) for number_ in numbers])
+    most = most_samples(len(context.batches))
+    sizes = [min(rows(context.batches[number_]), most) for number_ in numbers]
+    p, correlation = against_permutations(resemblance, sizes)
     if p < P:
         yield Finding(
             "",
@@ -82,45 +82,44 @@ def check(context: Context) -> Iterator[Finding]:
             quantity="intraclass correlation",
             measured=correlation,
             threshold=CORRELATION,
-            batches=len(tables),
-            evidence={"batches": _drift(tables)},
+            batches=len(sizes),
+            evidence={"batches": _drift(resemblance, sizes)},
         )
 
 
-def _drift(tables: list[Tensor]) -> dict[str, Any]:
+def _drift(products: Tensor, sizes: list[int]) -> dict[str, Any]:
     """The mean of each batch along the direction in which batches differ most, as plain data for a picture."""
-    every = torch.cat(tables).double()
-    means = torch.stack([table.double().mean(0) for table in tables]) - every.mean(0)
-    direction = torch.linalg.svd(means, full_matrices=False).Vh[0]
-    deviation = float((every @ direction).std().clamp(min=1e-12))
+    averages = _membership(sizes).T / torch.tensor(sizes)[:, None]
+    squares, directions = torch.linalg.eigh(averages @ products @ averages.T)
+    length, direction = squares[-1].clamp(min=1e-24).sqrt(), directions[:, -1]
+    deviation = float((products @ averages.T @ direction / length).std().clamp(min=1e-12))
     return {
-        "values": [float(value) / deviation for value in means @ direction],
-        "errors": [len(table) ** -0.5 for table in tables],
+        "values": [float(value) / deviation for value in length * direction],
+        "errors": [size**-0.5 for size in sizes],
     }
 
 
-def against_permutations(tables: list[Tensor]) -> tuple[float, float]:
+def against_permutations(products: Tensor, sizes: list[int]) -> tuple[float, float]:
     """The p of batches drawn at random, and the share of the variance that lies between them beyond chance.
 
-    The p is 1 where the share is too small to matter.
+    `products` are those of each two samples, batch after batch, whose mean is 0. The p is 1 where the share is too
+    small to matter.
 
     >>> draw = torch.Generator().manual_seed(0)
-    >>> p, correlation = against_permutations([torch.randn(16, 3, generator=draw) + 3 * b for b in range(4)])
+    >>> samples = torch.cat([torch.randn(16, 3, generator=draw) + 3 * b for b in range(4)]).double()
+    >>> samples -= samples.mean(0)
+    >>> p, correlation = against_permutations(samples @ samples.T, [16] * 4)
     >>> p < 0.001, correlation > 0.5
     (True, True)
     """
-    every = torch.cat(tables).double()
-    every = every - every.mean(0)
-    products = every @ every.T
-    sizes = torch.tensor([len(table) for table in tables])
-    member = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
-    one_hot = torch.nn.functional.one_hot(member).double() / sizes.double().sqrt()
+    membership = _membership(sizes)
+    first, second = (membership @ membership.T).nonzero(as_tuple=True)  # each two samples of the same batch
+    weights = (membership @ (1 / torch.tensor(sizes).double()))[first]
 
     def between(order: Tensor) -> float:
-        chosen = one_hot[order]
-        return float((chosen * (products @ chosen)).sum())
+        return float(products[order[first], order[second]] @ weights)
 
-    samples, batches, total = len(every), len(sizes), float(products.trace())
+    samples, batches, total = len(products), len(sizes), float(products.trace())
     observed = between(torch.arange(samples))
     expected = total * (batches - 1) / (samples - 1)
     # a share r of variance between batches of n adds r·(1 − 1/batches)·(1 − 1/n) to the share of B
@@ -130,6 +129,12 @@ def against_permutations(tables: list[Tensor]) -> tuple[float, float]:
     draw = torch.Generator().manual_seed(0)
     by_chance = (between(torch.randperm(samples, generator=draw)) for _ in range(_PERMUTATIONS))
     return (1 + sum(value >= observed for value in by_chance)) / (1 + _PERMUTATIONS), correlation
+
+
+def _membership(sizes: list[int]) -> Tensor:
+    """Which sample is of which batch, (samples, batches)."""
+    member = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    return torch.nn.functional.one_hot(member).double()
 
 
 RULE = Rule("NS406", "non-iid-batches", "warning", check, __doc__, needs=("batches",))

@@ -49,10 +49,8 @@ from normsmith.checks.comparison import LOSS, Comparison, normalising_by_batches
 from normsmith.checks.context import Context
 from normsmith.checks.finding import Finding, Fix, UnavailableError
 from normsmith.checks.gap import Gap, gap_of
-from normsmith.checks.moments import numbered
-from normsmith.checks.restore import modes_kept
 from normsmith.checks.rule import Rule
-from normsmith.measure import MeasuredLayer, Passes, Population
+from normsmith.measure import MeasuredLayer
 
 _MOVED = 0.5
 _MOST_OF_IT = 0.8
@@ -74,7 +72,7 @@ def check(context: Context) -> Iterator[Finding]:
     if cost is None:
         return
     gap = _parts(context, layers) if context.looks_at_training else None
-    closed = _closed_by_measuring(context, layers, comparison)
+    closed = _closed_by_measuring(context, comparison)
     stale = closed >= _MOST_OF_IT
     yield Finding(
         "",
@@ -114,12 +112,13 @@ def _parts(context: Context, layers: Sequence[MeasuredLayer]) -> Gap:
     return gap_of(context.network, context.held_back, context.forward, layers, context.judge)
 
 
-def _closed_by_measuring(context: Context, layers: tuple[MeasuredLayer, ...], gap: Comparison) -> float:
+def _closed_by_measuring(context: Context, gap: Comparison) -> float:
     """The share of the gap that is gone once the layers hold the statistics of the measured batches."""
-    passes = Passes(context.network, layers, numbered(context.output))
-    with modes_kept(context.network), passes.prepared_model():
-        result = Population(passes, context.measured, [layer.statistics() for layer in layers]).fast("none")
-    measured = {layer.layer: new for layer, new in zip(layers, result.statistics, strict=True)}
+    measured = {
+        module: moments.statistics
+        for module, moments in context.moments_without_dropout.items()
+        if sum(call.count for call in moments.calls) > 1
+    }
     whole = _mean_gap(gap)
     return _mean_gap(context.compare(measured)) / whole if whole else 0.0
 

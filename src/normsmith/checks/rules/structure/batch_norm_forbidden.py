@@ -102,7 +102,7 @@ def _maps_samples(context: Context) -> bool:
         for norm in context.norms:
             stack.callback(norm.module.register_forward_pre_hook(look).remove)
         context.network.eval()
-        numbered(context.output)(context.network, context.batches[0])
+        numbered(context.output)(context.network, context.few)
     return any(seen)
 
 

@@ -39,7 +39,7 @@ Threads: pytorch/pytorch#1053 (layers in a list), pytorch/pytorch#8017, pytorch/
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -49,25 +49,19 @@ from torch.nn.modules import module as every_module
 from normsmith._text import count
 from normsmith._torch import buffers_of
 from normsmith.anatomy.kinds import is_norm
-from normsmith.checks.batches import first_rows
 from normsmith.checks.context import Context
-from normsmith.checks.finding import Finding, Fix, UnavailableError
+from normsmith.checks.finding import Finding, Fix
 from normsmith.checks.moments import numbered
 from normsmith.checks.restore import modes_kept
 from normsmith.checks.rule import Rule
 
-_SAMPLES = 2
-
 
 def check(context: Context) -> Iterator[Finding]:
     """A finding for each module that calls such norms."""
-    batch = context.batches[0]
-    with suppress(UnavailableError):
-        batch = first_rows(batch, _SAMPLES)
     strangers = _Strangers(context.network)
     with modes_kept(context.network), torch.no_grad(), strangers.watched():
         context.network.eval()
-        numbered(context.output)(context.network, batch)
+        numbered(context.output)(context.network, context.few)
     for path, norms in strangers.norms.items():
         kinds = ", ".join(sorted({type(norm).__name__ for norm in norms}))
         yield Finding(
