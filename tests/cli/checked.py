@@ -31,3 +31,24 @@ def poisoned(path):
     model = healthy_network()
     model[1].running_mean[0] = torch.nan
     torch.save(model.state_dict(), path)
+
+
+def leaking(model):
+    """A validation in training mode."""
+    model.train()
+    with torch.no_grad():
+        return float(model(torch.randn(16, 6)).mean())
+
+
+def source(batch):
+    """Which camera took a batch."""
+    return "left" if batch[0].mean() > 0 else "right"
+
+
+def step_in_evaluation(model, batches, optimizer):
+    """A step that forgot `model.train()`."""
+    model.eval()
+    x, y = next(iter(batches))
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()

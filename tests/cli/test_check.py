@@ -150,3 +150,40 @@ def test_the_format_never_changes_the_exit_code(normsmith, form):
 def test_formats_that_name_files_name_that_of_the_task(normsmith):
     said = normsmith("check", task("faulty"), "--level", "fast", "--format", "github").out
     assert said.startswith(f"::warning file={HERE.as_uri().replace(':', '%3A')},line=1,")
+
+
+def test_functions_of_the_users_are_taken_from_their_files(normsmith):
+    leak = normsmith("check", task("healthy"), "--validate", task("leaking"), "--select", "NS306")
+    assert (leak.code, "error NS306 eval-leak" in leak.out) == (1, True)
+    step = ("--training-step", task("step_in_evaluation"), "--level", "deep", "--select", "NS309")
+    assert "error NS309 training-in-eval" in normsmith("check", task("healthy"), *step).out
+    domain = normsmith("check", task("healthy"), "--domain", task("source"), "--select", "NS412")
+    assert "not run: NS412" not in domain.out
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("leaking", "expected file.py:name or package.module:name"),
+        (task("leakin"), "did you mean leaking?"),
+        (task("nn"), "nn is a module"),
+        ("nowhere.py:leaking", "no such file"),
+    ],
+)
+def test_a_function_that_is_not_there_is_a_line_that_says_so(normsmith, name, said):
+    ran = normsmith("check", task("healthy"), "--validate", name)
+    assert ran.code == 2
+    assert said in " ".join(ran.err.split())
+
+
+def test_averaged_copies_and_ranks_are_looked_at(normsmith):
+    torch.manual_seed(0)
+    trained = healthy_network()
+    trained[1].running_mean.fill_(5.0)
+    torch.save(trained.state_dict(), "one.pt")
+    trained[1].running_mean.fill_(0.5)
+    torch.save(trained.state_dict(), "other.pt")
+    ranks = ("--rank-checkpoint", "one.pt", "--rank-checkpoint", "other.pt")
+    assert "NS307 rank-divergence" in normsmith("check", task("healthy"), *ranks, "--select", "NS307").out
+    ran = normsmith("check", task("healthy"), "--ema", "one.pt", "--select", "NS308", "--format", "json")
+    assert [row["code"] for row in json.loads(ran.out)["not_run"]] == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,8 @@ def check_task(
     select: Iterable[str] = (),
     ignore: Iterable[str] = (),
     checkpoint: Path | None = None,
+    ema: nn.Module | None = None,
+    rank_checkpoints: Sequence[Path] | None = None,
     prove: bool = False,
 ) -> Findings:
     """Find what is wrong with a network of a task, on the task's training batches."""
@@ -123,10 +125,12 @@ def check_task(
         task.validate,
         task.training_step,
         task.domain,
-        checkpoint=checkpoint,
+        ema,
+        checkpoint,
         forward=task.forward,
         higher_is_better=task.higher_is_better,
         point=task.point,
+        rank_checkpoints=rank_checkpoints,
     )
     return run(chosen_rules(select, ignore), context, level, prove=prove)
 

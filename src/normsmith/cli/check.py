@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -15,6 +17,8 @@ from normsmith.cli.check_fix import Loaded, check_fix_options, mend, say
 from normsmith.cli.check_options import (
     Baseline,
     CheckpointOption,
+    Domain,
+    Ema,
     ExitZero,
     Fixed,
     FixOption,
@@ -25,15 +29,18 @@ from normsmith.cli.check_options import (
     LevelOption,
     Output,
     Prove,
+    RankCheckpoints,
     Select,
     TaskName,
+    TrainingStep,
     UnsafeFixes,
+    Validate,
     WriteBaseline,
 )
 from normsmith.cli.prints import prints_aside
 from normsmith.report.findings import FINDINGS_FORMATS
 from normsmith.surgery.checkpoints.write import save_text
-from normsmith.tasks import load
+from normsmith.tasks import load, load_function
 
 
 def check(
@@ -44,6 +51,11 @@ def check(
     output_format: FormatOption = Format.TEXT,
     output: Output = None,
     checkpoint: CheckpointOption = None,
+    ema: Ema = None,
+    rank_checkpoint: RankCheckpoints = None,
+    validate: Validate = "",
+    training_step: TrainingStep = "",
+    domain: Domain = "",
     baseline: Baseline = None,
     write_baseline: WriteBaseline = None,
     prove: Prove = False,
@@ -64,11 +76,15 @@ def check(
     settings = find_settings(Path.cwd())
     known = frozenset() if baseline is None else read_baseline(baseline)
     with prints_aside():  # a network may print in its forward
-        network = Loaded(load(task), checkpoint)
+        own = {"validate": validate, "training_step": training_step, "domain": domain}
+        functions: dict[str, Any] = {name: load_function(place) for name, place in own.items() if place}
+        network = Loaded(replace(load(task), **functions), checkpoint)
         findings = check_task(
             network.task,
             network.model,
             checkpoint=checkpoint,
+            ema=None if ema is None else Loaded(network.task, ema).model,
+            rank_checkpoints=rank_checkpoint or None,
             prove=prove,
             level=(settings.level or "standard") if level is None else level.value,
             select=_codes(select) or settings.select,

@@ -56,6 +56,38 @@ CheckpointOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Weights to load first: .safetensors, .pt and the like, or a folder."),
 ]
+Ema = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Weights of an averaged copy (EMA, SWA), to be looked at as well."),
+]
+RankCheckpoints = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--rank-checkpoint", metavar="FILE", help="What a rank of a distributed run has saved; once for each."
+    ),
+]
+Validate = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE:NAME", help="Your validation, a function of the model.", show_default="the task's"
+    ),
+]
+TrainingStep = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE:NAME",
+        help="What happens within a step of your training: a function of the model, batches and optimizer.",
+        show_default="the task's",
+    ),
+]
+Domain = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE:NAME",
+        help="Where a batch comes from: a function of the batch, if data are of several kinds.",
+        show_default="the task's",
+    ),
+]
 Baseline = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Findings that are known and do not count.")
 ]

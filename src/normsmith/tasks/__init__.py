@@ -6,7 +6,7 @@ from normsmith.tasks.data import batches, evaluate, evaluating, evaluation_batch
 from normsmith.tasks.digits import digits_cnn, digits_mlp
 from normsmith.tasks.example import example, forward_of
 from normsmith.tasks.fingerprint import fingerprint
-from normsmith.tasks.load import EMBEDDED, load
+from normsmith.tasks.load import EMBEDDED, load, load_function
 from normsmith.tasks.metrics import accuracy
 from normsmith.tasks.task import Task
 
@@ -26,6 +26,7 @@ __all__ = [
     "fingerprint",
     "forward_of",
     "load",
+    "load_function",
     "metric",
     "seeded",
 ]

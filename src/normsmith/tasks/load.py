@@ -7,6 +7,7 @@ import importlib
 import inspect
 import sys
 import traceback
+from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -64,6 +65,26 @@ def load(name: str) -> Task:
             task, "name", f"{short}:{attribute}"
         )  # once: a Task is frozen for those who have it
     return task
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """Load a function as `load` does a task: "file.py:name", whose file is executed, or "package.module:name".
+
+    Raises TaskError: not of that form, no such file or module, an error in it, no such attribute, not a function.
+    """
+    place, _, attribute = name.rpartition(":")
+    if not (place and attribute.isidentifier()):
+        raise TaskError(f"no function {name!r}; expected file.py:name or package.module:name")
+    module = _from_file(place) if _is_file(place) else _from_package(place)
+    value = getattr(module, attribute, None)
+    if callable(value):
+        return value  # type: ignore[no-any-return]
+    functions = sorted(name for name, each in vars(module).items() if inspect.isfunction(each))
+    what = f"is a {type(value).__name__}" if hasattr(module, attribute) else "is not there"
+    raise TaskError(
+        f"no function {name!r}: {attribute} {what}; functions there: {', '.join(functions) or 'none'}"
+        f"{did_you_mean(attribute, functions)}"
+    )
 
 
 def module_of(task: Task) -> ModuleType | None:
