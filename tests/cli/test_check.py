@@ -166,7 +166,7 @@ def test_functions_of_the_users_are_taken_from_their_files(normsmith):
     [
         ("leaking", "expected file.py:name or package.module:name"),
         (task("leakin"), "did you mean leaking?"),
-        (task("nn"), "nn is a module"),
+        (task("nn"), "nn is not a function, but module"),
         ("nowhere.py:leaking", "no such file"),
     ],
 )

@@ -6,7 +6,7 @@ import textwrap
 import pytest
 
 from normsmith.errors import TaskError
-from normsmith.tasks import Task, digits_cnn, digits_mlp, load
+from normsmith.tasks import Task, digits_cnn, digits_mlp, load, load_function
 from normsmith.tasks.load import absolute
 
 TASK = """
@@ -182,3 +182,17 @@ def test_a_name_can_be_made_absolute(file, monkeypatch):
     assert absolute("mine.py:task") == absolute(f"{file}:task") == f"{file}:task"
     assert absolute("mine:task") == "mine:task"
     assert absolute("digits-mlp") == "digits-mlp"
+
+
+def test_a_function_is_loaded_from_a_file_or_a_module(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def double(x):\n    return 2 * x\n\nnumber = 3\n", encoding="utf-8")
+    assert load_function(f"{file}:double")(4) == 8
+    assert load_function("math:sqrt")(9.0) == 3.0
+    for name, said in (
+        ("double", "expected file.py:name"),
+        (f"{file}:number", "not a function, but int"),
+        (f"{file}:doubl", "double"),
+    ):
+        with pytest.raises(TaskError, match=said):
+            load_function(name)

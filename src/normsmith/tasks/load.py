@@ -80,7 +80,7 @@ def load_function(name: str) -> Callable[..., Any]:
     if callable(value):
         return value  # type: ignore[no-any-return]
     functions = sorted(name for name, each in vars(module).items() if inspect.isfunction(each))
-    what = f"is a {type(value).__name__}" if hasattr(module, attribute) else "is not there"
+    what = f"is not a function, but {type(value).__name__}" if hasattr(module, attribute) else "is not there"
     raise TaskError(
         f"no function {name!r}: {attribute} {what}; functions there: {', '.join(functions) or 'none'}"
         f"{did_you_mean(attribute, functions)}"
