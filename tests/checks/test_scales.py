@@ -59,3 +59,21 @@ def test_apart_takes_ratio_and_range():
     assert not Scales(2, (Scale("0", 0.1), Scale("1", 0.2))).are_apart
     assert Scales(2, (Scale("0", 0.1), Scale("1", 0.4))).are_apart
     assert Scales(0, ()).ratio == 1
+
+
+class Gated(nn.Module):
+    """A gate of two layers between norms, as in squeeze and excitation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.squeeze, self.excite, self.head = (
+            nn.BatchNorm1d(4), nn.Linear(4, 2), nn.Linear(2, 4), nn.Linear(4, 4),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return self.head(x * self.excite(self.squeeze(x).relu()).sigmoid())
+
+
+def test_a_gate_is_no_part_of_the_way():
+    assert [event.path for event in longest_way(trace(Gated()))] == ["squeeze", "excite"]

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from normsmith._text import error_text
 from normsmith._torch import map_leaves
-from normsmith.anatomy.forward import Forward, call, flat, unwrapped
+from normsmith.anatomy.forward import Forward, call, copied, flat, unwrapped
 from normsmith.anatomy.graph import Event, Graph
 from normsmith.anatomy.trace import trace
 from normsmith.checks.batches import Sizes, first_batches, first_rows, rows, sizes
@@ -23,7 +23,7 @@ from normsmith.checks.evaluations import Evaluations
 from normsmith.checks.finding import Fix, UnavailableError
 from normsmith.checks.inputs import first_inputs
 from normsmith.checks.learning import Judged, Losses, Tried
-from normsmith.checks.moments import Call, LayerMoments, moments_of_calls
+from normsmith.checks.moments import Call, LayerMoments, moments_of_calls, numbered
 from normsmith.checks.norms import Norm, norms_of
 from normsmith.checks.restore import modes_kept
 from normsmith.checks.scales import Scales, scales_of
@@ -31,6 +31,7 @@ from normsmith.checks.signals import Signals, signals_of
 from normsmith.checks.training import Trainee, TrainingRun, copied_model, training_run, validation_run
 from normsmith.checks.watcher import Record
 from normsmith.errors import NormsmithError
+from normsmith.layers.init import unit_variance_
 from normsmith.measure import MeasuredLayer, Statistics, measurable_layers
 from normsmith.surgery import recalibrate
 
@@ -280,6 +281,15 @@ class Context:
         """Whether learning rates times these factors, by the number of their group, bring more in as many steps."""
         other = self._judged.after_steps(self._trainee(), factors)
         return Tried(self.losses_after_steps, other, self.losses_in_training.chance)
+
+    @fact
+    def cost_of_scales(self) -> str | None:
+        """What a few training steps cost with these scales, against layers of unit variance; None for nothing."""
+        trainee, paths = self._trainee(), {scale.path for scale in self.scales.layers}
+        first, run = copied(self.batches[0]), numbered(self.output)
+        unit_variance_(trainee.model, lambda model: run(model, first), only=lambda path, _: path in paths)
+        other = self._judged.after_steps(trainee, {})
+        return Tried(self.losses_after_steps, other, self.losses_in_training.chance).cost
 
     @fact
     def cost_of_drift(self) -> str | None:

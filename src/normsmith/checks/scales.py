@@ -92,7 +92,8 @@ def longest_way(graph: Graph) -> tuple[Event, ...]:
     """
     ways: dict[Event, tuple[Event, ...]] = {}
     for event in graph.events:
-        before = max((ways[source] for source in event.sources), key=len, default=())
+        chosen = min if event.name == "mul" else max  # a gate is no part of the way that it multiplies
+        before = chosen((ways[source] for source in event.sources), key=len, default=())
         if event.role == "norm":
             ways[event] = ()
         elif event.role == "producer":

@@ -64,7 +64,7 @@ def test_a_network_that_has_learned_is_told_but_not_warned():
 
 
 @pytest.mark.parametrize(("loss", "severity"), [(F.cross_entropy, "warning"), (None, "info")])
-def test_without_a_loss_it_informs(loss, severity):
+def test_a_warning_takes_a_loss(loss, severity):
     def step(model, batches, optimizer):
         x, y = next(batches)
         optimizer.zero_grad()
@@ -73,6 +73,23 @@ def test_without_a_loss_it_informs(loss, severity):
 
     torch.manual_seed(0)
     given = {"loss": loss, "training_step": step, "level": "deep", "select": ["NS503"]}
-    (finding,) = normsmith.check(deep(depth=8), vectors(8), **given)
+    (finding,) = normsmith.check(drawn(deep(depth=4), 2.0), vectors(8), **given)
     assert finding.severity == severity
-    assert finding.evidence["deviations"].keys() == {"0", "2", "4", "6", "8", "10", "12"}
+    assert "after 0 to" in finding.message
+
+
+def test_it_says_what_unit_variance_would_bring():
+    torch.manual_seed(0)
+    model = deep(depth=8)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    (finding,) = normsmith.check(model, vectors(), optimizer=optimizer, select=["NS503"], **GIVEN)
+    assert finding.severity == "warning"
+    assert "after 16 steps" in finding.message
+    assert finding.message.endswith("with layers of unit variance")
+
+
+def test_a_moderate_factor_that_costs_nothing_is_information():
+    torch.manual_seed(0)
+    (finding,) = normsmith.check(deep(depth=8), vectors(8), select=["NS503"], **GIVEN)  # steps of 0.001
+    assert 10 < finding.measured < 100
+    assert finding.severity == "info"
