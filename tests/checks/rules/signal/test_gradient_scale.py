@@ -50,6 +50,20 @@ class Detached(nn.Module):
         return self.head(x) + self.probe(x.detach())
 
 
+class Queries(nn.Module):
+    """Attention that begins uniform: queries and keys have next to no gradient, values have one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.head = (nn.Linear(8, 8) for _ in range(4))
+        for layer in (self.query, self.key):
+            nn.init.normal_(layer.weight, std=0.04)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x), scale=1e-6)
+        return self.head(x[:, 0])
+
+
 def zero_head() -> nn.Module:
     model = deep(nn.ReLU, 2)
     nn.init.zeros_(model[-1].weight)
@@ -77,6 +91,7 @@ class TestGradientScale(RuleContract):
         "a residual branch that begins at 0": lambda: Case(Residual(zero=True), images(8), GIVEN),
         "a last layer that begins at 0": lambda: Case(zero_head(), vectors(8), GIVEN),
         "a frozen layer": lambda: Case(frozen_start(), images(8), GIVEN),
+        "queries without gradients": lambda: Case(Queries(), sequences(8), GIVEN),
         "a detached head": lambda: Case(Detached(), vectors(8), GIVEN),
     }
 

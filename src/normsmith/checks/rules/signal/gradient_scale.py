@@ -2,8 +2,9 @@
 
 What: in eight training steps on a copy, the gradient of the first layer's weight is on average less than a thousandth
     of the last layer's, or more than 70 times as large; or it is next to nothing. Frozen layers have no gradient and
-    are passed by, and so are last layers that begin at 0, behind which nothing has a gradient at first. A warning
-    where the network fits its targets no better than those of other samples; information where it has learned anyway.
+    are passed by, and so are last layers that begin at 0, before which nothing has a gradient at first. Of several
+    first layers (queries, keys and values) all have to be so. A warning where the network fits its targets no better
+    than those of other samples; information where it has learned anyway.
 
 Formula: mean|g_first| / mean|g_last| < 0.001 or > 70, and the same of ‖g‖/‖w‖, the gradient in units of the weight,
     which a layer's size does not change; or mean|g_first| < 1e−7 and ‖g_first‖/‖w_first‖ < 1e−6. Medians over the
@@ -34,8 +35,8 @@ Threads: ryanaleksander/kernel-convolution#2, SilasMarvin/dnns-from-scratch-in-z
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from math import inf, isfinite
 from statistics import median
 
 from normsmith._text import number
@@ -51,52 +52,65 @@ NOTHING, NOTHING_RELATIVE = 1e-7, 1e-6
 
 def check(context: Context) -> Iterator[Finding]:
     """A finding for the first layer whose weight trains, if its gradient is out of scale with the last layer's."""
-    ends = _ends(context)
-    if ends is None:
+    firsts, lasts = _ends(context)
+    if not (firsts and lasts and all(signal.has_scale for signal in (*firsts, *lasts))):
         return
-    first, last = ends
-    if not (first.has_scale and last.has_scale):
-        return
-    here, there = _typical(first.gradients), _typical(last.gradients)
-    relative = _typical(first.relative)
-    ratios = [_over(here, there), _over(relative, _typical(last.relative))]
-    is_nothing = here < NOTHING and relative < NOTHING_RELATIVE
-    explodes = min(ratios) > HIGH or not all(map(isfinite, (here, there)))
-    if not (is_nothing or explodes or max(ratios) < LOW):
-        return
+    first, last = max(firsts, key=_size), min(lasts, key=_size)
+    is_nothing = _size(first) < NOTHING and _typical(first.relative) < NOTHING_RELATIVE
+    vanishes = is_nothing or max(_ratios(first, last)) < LOW
+    if not vanishes:
+        first, last = min(firsts, key=_size), max(lasts, key=_size)
+        if min(_ratios(first, last)) <= HIGH:
+            return
     yield Finding(
         first.path,
-        f"the mean of |gradient| is {number(here, 2)} here and {number(there, 2)} at the last layer, {last.path}",
+        f"the mean of |gradient| is {number(_size(first), 2)} here and {number(_size(last), 2)} at the last layer, "
+        f"{last.path}",
         "each layer multiplies the gradient by a factor: initial weights, saturated activations, and no norm",
-        Fix("torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) before optimizer.step()")
-        if explodes
-        else Fix('surgery.insert(model, "batch").apply(), before training'),
+        Fix('surgery.insert(model, "batch").apply(), before training')
+        if vanishes
+        else Fix("torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) before optimizer.step()"),
         quantity="ratio of gradients",
-        measured=ratios[0],
-        threshold=HIGH if explodes else LOW,
+        measured=_ratios(first, last)[0],
+        threshold=LOW if vanishes else HIGH,
         batches=context.signals.steps,
         severity="warning" if context.has_learned is False else "info",
     )
 
 
-def _typical(values: list[float]) -> float:
-    return median(values) if all(map(isfinite, values)) else inf
+def _ratios(first: WeightSignal, last: WeightSignal) -> tuple[float, float]:
+    """The first layer's gradient over the last one's, and the same in units of their weights."""
+    return _over(_size(first), _size(last)), _over(_typical(first.relative), _typical(last.relative))
 
 
 def _over(one: float, other: float) -> float:
-    return one / other if other else inf if one else 1.0
+    if one == other or math.isinf(other):
+        return 1.0 if math.isfinite(one) else math.inf
+    return one / other if other else math.inf
 
 
-def _ends(context: Context) -> tuple[WeightSignal, WeightSignal] | None:
-    """The first layer that trains, and the last one that is computed from it, where both had gradients."""
+def _size(signal: WeightSignal) -> float:
+    return _typical(signal.gradients)
+
+
+def _typical(values: list[float]) -> float:
+    return median(values) if all(map(math.isfinite, values)) else math.inf
+
+
+def _ends(context: Context) -> tuple[list[WeightSignal], list[WeightSignal]]:
+    """The layers before which no other one has a gradient, and those after them that no other one follows."""
     graph = context.graph
     signals = {signal.path: signal for signal in context.signals.weights if signal.gradients}
     calls = [event for event in graph.having("producer") if event.path in signals]
-    for first in calls:
-        later = [event for event in calls if event.path != first.path and graph.leads_to(first, event)]
-        if later:
-            return signals[first.path], signals[later[-1].path]
-    return None
+    before = {
+        event: {other.path for other in calls if graph.leads_to(other, event)} - {event.path}
+        for event in calls
+    }
+    firsts = {event.path for event in calls if not before[event]}
+    followed = set[str]().union(*before.values())
+    lasts = {event.path for event in calls if before[event] & firsts} - followed
+    leading = set[str]().union(*(before[event] for event in calls if event.path in lasts))
+    return [signals[path] for path in sorted(firsts & leading)], [signals[path] for path in sorted(lasts)]
 
 
 RULE = Rule("NS504", "gradient-scale", "warning", check, __doc__, needs=("graph", "batches", "training"))
