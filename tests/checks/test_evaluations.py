@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from tests.checks.held import held_bytes
 from tests.checks.networks import mlp, vectors
 from tests.surgery.states import state_of
 from torch import nn
@@ -78,6 +79,15 @@ def test_every_forward_draws_the_same_numbers_whatever_was_drawn_between():
     torch.randn(3)
     assert torch.equal(evaluations.changed(batches[0], nullcontext)[0], one)
     assert not torch.equal(one, batches[0][0])
+
+
+def test_an_output_that_is_part_of_something_large_is_kept_alone():
+    model, batches = nn.Linear(8, 2**18), vectors(2)
+    evaluations = Evaluations(model, batches, lambda m, batch: (m(batch[0])[:, :2], batch[1]), [])
+    before = held_bytes()
+    for batch in batches:
+        evaluations.result(batch)
+    assert held_bytes() - before < 2**16  # the whole outputs are 2**26
 
 
 def test_other_batches_run_each_time():

@@ -87,7 +87,8 @@ class Evaluations:
         if number < len(self.batches):
             self._samples[number] = watched.take()
             if _bytes(result[0]) <= _bytes(batch):
-                self._results[number] = result
+                # a copy: it may be a part of something large, and lies between what the forward has given back
+                self._results[number] = copied(result)
         return result
 
     def _run(self, batch: Any, number: int, block: Callable[[], AbstractContextManager[None]]) -> Result:
