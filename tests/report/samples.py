@@ -116,9 +116,7 @@ def response() -> Chart:
             ys[-3:] = [None, None, None]
         low = tuple(None if y is None else max(0.05, y - 0.03) for y in ys)
         high = tuple(None if y is None else min(1.0, y + 0.02) for y in ys)
-        lines.append(
-            Line(label=label, x=rates, y=tuple(ys), low=low, high=high, marked=(2.0 ** round(best),))
-        )
+        lines.append(Line(label=label, x=rates, y=tuple(ys), low=low, high=high))
     return Chart(
         name="response",
         title="Learning-rate response",
@@ -127,7 +125,7 @@ def response() -> Chart:
         log_x=True,
         lines=tuple(lines),
         description="Median validation accuracy over 8 seeds against the learning rate, with the quartiles as a "
-        "band; a ring marks each arm's best rate. With batch norm the plateau lies three octaves higher.",
+        "band. With batch norm the plateau lies three octaves higher.",
     )
 
 
@@ -309,7 +307,7 @@ def nasty() -> StudyResult:
     bad = bad.model_copy(
         update={"hypothesis": FORMULA, "treatment": f"@{NASTY}", "control": LONG, "sentence": NASTY}
     )
-    line = Line(label=f"{NASTY} %{{y}}", x=(1.0, 2.0, 3.0), y=(1.0, None, 2.0), marked=(1.0, 2.0))
+    line = Line(label=f"{NASTY} %{{y}}", x=(1.0, 2.0, 3.0), y=(1.0, None, 2.0))
     other = Line(label=LONG, x=(1.0, 2.5), y=(0.5, 0.7), low=(0.4, None), high=(0.6, None))
     chart = Chart(
         name=NASTY,

@@ -33,7 +33,6 @@ def test_a_gap_stays_a_gap_in_line_band_and_table():
         y=(0.1, 0.2, None, 0.4, 0.5),
         low=(0.0, 0.1, None, 0.3, 0.4),
         high=(0.2, 0.3, None, 0.5, 0.6),
-        marked=(2.0, 3.0),
     )
     figure = chart(line)
     ((first, second),) = strokes(figure, "stroke")
@@ -41,7 +40,6 @@ def test_a_gap_stays_a_gap_in_line_band_and_table():
     ((left, right),) = strokes(figure, "band")
     assert (len(left), len(right)) == (4, 4)  # two closed outlines
     assert len(marks(figure, "circle")) == 4
-    assert len(marks(figure, "ring")) == 1  # there is nothing to point at in the gap
     assert [row[1] for row in figure.rows][1:3] == ["0.2 (0.1 to 0.3)", "–"]
 
 
@@ -61,11 +59,10 @@ def test_what_has_no_logarithm_is_left_out_of_a_log_axis():
     assert len(band) == 4
 
 
-def test_the_key_has_every_line_and_the_ring_only_where_there_is_one():
-    curves, response = chart_figure(samples.curves()), chart_figure(samples.response())
-    assert [entry.label for entry in curves.key] == [line.label for line in samples.curves().lines]
-    assert response.key[-1].label == "chosen on validation"
-    assert response.key[-1].symbol == "ring"
+def test_the_key_has_every_line():
+    assert [entry.label for entry in chart_figure(samples.curves()).key] == [
+        line.label for line in samples.curves().lines
+    ]
 
 
 def test_thirty_lines_are_told_apart_by_colour_and_dash():

@@ -121,6 +121,9 @@ def test_what_seeds_chose_is_a_strip_for_each_arm():
 
 def test_a_target_is_said_with_where_it_comes_from():
     assert target_note(lab(), 0.8).startswith("Target: test metric 0.8, held")
+    assert (
+        target_note(lab(), 0.8, at_end=True) == "Target: test metric 0.8, reached at the end of the budget."
+    )
     assert "97 % of the way" in target_note(lab(target=None), 0.8)
 
 

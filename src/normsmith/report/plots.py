@@ -63,7 +63,7 @@ class Figure:
 
 
 def chart_figure(chart: Chart) -> Figure:
-    """Draw a chart: one line an arm, a band around it, a ring around each marked point."""
+    """Draw a chart: one line an arm, a band around it."""
     x_axis = axis_of((x for line in chart.lines for x in line.x), log=chart.log_x, pad=0.02)
     edges = (
         v for line in chart.lines for part in (line.y, line.low, line.high) for v in part if v is not None
@@ -75,8 +75,6 @@ def chart_figure(chart: Chart) -> Figure:
         KeyEntry(line.label, style["colour"], style["dash"], style["symbol"] if _has_markers(line) else "")
         for line, style in zip(chart.lines, styles, strict=True)
     ]
-    if any(line.marked for line in chart.lines):
-        key.append(KeyEntry("chosen on validation", "ink", "", "ring"))
     parts = [
         svg.element("g", *_parts(plane, line, style), class_=f"line line-{i} {style['colour']}")
         for i, (line, style) in enumerate(zip(chart.lines, styles, strict=True))
@@ -137,8 +135,6 @@ def _parts(plane: _Plane, line: Line, style: dict[str, str]) -> Iterator[Markup]
             continue
         if _has_markers(line):
             yield svg.mark(style["symbol"], *point, "point", f"{line.label}: {number(y, 4)} at {exact(x)}")
-        if x in line.marked:
-            yield svg.mark("ring", *point, "point")
 
 
 def _stretches(points: list[Point | None]) -> Iterator[list[Point]]:

@@ -26,8 +26,8 @@ WELL_INITIALISED = (
 )
 
 
-def target_note(lab: Lab, target: float) -> str:
-    """What the target is, and where it comes from."""
+def target_note(lab: Lab, target: float, *, at_end: bool = False) -> str:
+    """What the target is, where it comes from, and when it counts as reached: on the way, or at the end."""
     origin = (
         ""
         if lab.task.target is not None
@@ -35,10 +35,11 @@ def target_note(lab: Lab, target: float) -> str:
             ", 97 % of the way from the untrained network to the best of the network without norms, on validation"
         )
     )
-    return f"Target: test metric {number(target, 4)}{origin}, held at two evaluations in a row."
+    held = "reached at the end of the budget" if at_end else "held at two evaluations in a row"
+    return f"Target: test metric {number(target, 4)}{origin}, {held}."
 
 
-def band(label: str, samples: Mapping[float, Sequence[float]], marked: Sequence[float] = ()) -> Line:
+def band(label: str, samples: Mapping[float, Sequence[float]]) -> Line:
     """A line of medians with quartiles, from the values of the seeds at each x; gaps where none is finite."""
     xs = sorted(samples)
     finite = [[value for value in samples[x] if math.isfinite(value)] for x in xs]
@@ -46,7 +47,7 @@ def band(label: str, samples: Mapping[float, Sequence[float]], marked: Sequence[
         np.quantile(values, (0.25, 0.5, 0.75)).tolist() if values else (None,) * 3 for values in finite
     ]
     low, middle, high = zip(*quartiles, strict=True) if quartiles else ((), (), ())
-    return Line(label=label, x=tuple(xs), y=middle, low=low, high=high, marked=tuple(marked))
+    return Line(label=label, x=tuple(xs), y=middle, low=low, high=high)
 
 
 def training_curves(lab: Lab, arms: Iterable[Tuned]) -> Chart:

@@ -104,7 +104,6 @@ class Line(_Data):
     y: tuple[float | None, ...]
     low: tuple[float | None, ...] = ()
     high: tuple[float | None, ...] = ()
-    marked: tuple[float, ...] = ()  # x values to point out
 
 
 class Chart(_Data):

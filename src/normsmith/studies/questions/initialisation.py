@@ -41,7 +41,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         charts=(_by_gain(gains), chosen_settings(tuned.values())),
         tables=(_by_seed(gains),),
         notes=(
-            target_note(lab, target),
+            target_note(lab, target, at_end=True),
             "The learning rate and the initial weights are those that are best at gain 1 and are not tuned again: "
             "with batch norm a weight's scale divides its effective step by the square of the gain. The output layer "
             "keeps its weights.",

@@ -58,7 +58,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         charts=(_by_rate(sweep), chosen_settings(tuned.values())),
         tables=(_by_seed(sweep, (plain, norm)),),
         notes=(
-            target_note(lab, target),
+            target_note(lab, target, at_end=True),
             f"Rates from {exact(sweep.rates[0])} to {exact(sweep.rates[-1])} in octaves, at the initial weights that "
             "are best for the seed at its best rate.",
             *edge_notes(tuned.values()),
