@@ -8,6 +8,7 @@ from tests.checks.networks import mlp, vectors
 from tests.surgery.states import state_of
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from normsmith import surgery
 from normsmith.checks import Context, UnavailableError
@@ -69,6 +70,18 @@ def test_renorm_is_measured_where_its_bounds_are_open():
     tight = signals(surgery.convert(mlp(), "renorm", schedule=constant(1.01, 0.01)).apply()).renorms
     assert [signal.bounds for signal in tight] == [(1.01, 0.01)] * 2
     assert all(len(signal.clipped) == STEPS and min(signal.clipped) > 0.5 for signal in tight)
+
+
+def test_a_recomputed_forward_is_measured_once():
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = surgery.convert(mlp(), "renorm", schedule=constant(1.01, 0.01)).apply()
+
+        def forward(self, x):
+            return checkpoint(self.body, x, use_reentrant=False)
+
+    assert [len(signal.clipped) for signal in signals(Checkpointed()).renorms] == [STEPS, STEPS]
 
 
 def test_unbounded_leaves_the_schedule():

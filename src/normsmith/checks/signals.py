@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from normsmith._torch import parameters_of
+from normsmith._torch import backward_number, has_function_transforms, parameters_of
 from normsmith.anatomy.forward import Forward
 from normsmith.anatomy.graph import Graph
 from normsmith.anatomy.kinds import is_producer
@@ -186,7 +186,8 @@ def _renorm_hook(signal: RenormSignal) -> Any:
 
     def look(layer: Any, arguments: tuple[Any, ...]) -> None:
         usable = layer.training and layer.pinned is None and layer.running_var is not None
-        if not (usable and arguments and _is_batch(arguments[0])):
+        again = backward_number() != -1  # checkpointing computes a forward once more
+        if again or has_function_transforms() or not (usable and arguments and _is_batch(arguments[0])):
             return
         bounds = layer.bounds()
         r_max, d_max = float(bounds.r_max), float(bounds.d_max)

@@ -1,8 +1,8 @@
 """Most units of a ReLU are dead: they put out 0 for every sample of every batch that was looked at.
 
-What: in eight training steps on a copy, no batch activates more than half of a layer's units: a unit counts as dead
-    if fewer than 1 % of its values are above 0 in each batch. That half of the values of a ReLU are 0 is normal, and
-    so is a unit that is active for few samples.
+What: in eight training steps on a copy, more than half of the units of a layer are dead: in every batch fewer than 1
+    % of a unit's values are above 0. That half of the values of a ReLU are 0 is normal, and so is a unit that is
+    active for few samples. Modules and functions (`F.relu`) are looked at, not what is fused into a norm.
 
 Formula: dead units = share of units u with max_b P(x_u > 0 | batch b) < 0.01; dead units > 0.5, and more than chance
     would give if each unit were on or off for all samples with probability ½, P < 0.005, as after a global pooling.

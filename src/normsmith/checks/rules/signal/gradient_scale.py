@@ -1,4 +1,4 @@
-"""Gradients vanish or explode on their way to the first layer, and the network has not learned so far.
+"""Gradients vanish or explode on their way to the first layer, which stands still or jumps.
 
 What: in eight training steps on a copy, the gradient of the first layer's weight is on average less than a thousandth
     of the last layer's, or more than 70 times as large; or it is next to nothing. Frozen layers have no gradient and
