@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import runpy
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,18 +51,23 @@ def main() -> None:
     )
     parser.add_argument("--write", action="store_true", help="write the page only")
     parser.add_argument("--only", nargs="+", metavar="FILE", help="files of cases; nothing is kept")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="processes; a file of cases is one's"
+    )
     arguments = parser.parse_args()
     if arguments.only:
-        print(report(measured(arguments.only)))
+        print(report(measured(arguments.only, arguments.jobs)))
         return
     if not arguments.write:
-        KEPT.write_text(json.dumps(measured(None), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        KEPT.write_text(
+            json.dumps(measured(None, arguments.jobs), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     kept = json.loads(KEPT.read_text(encoding="utf-8"))
     print(report(kept))
     PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), kept), encoding="utf-8")
 
 
-def measured(files: list[str] | None) -> dict[str, Any]:
+def measured(files: list[str] | None, jobs: int) -> dict[str, Any]:
     """What each tool says of each case, judged by the labels, with where that was measured."""
     from tests.corpus.cases import by_file
 
@@ -70,22 +78,39 @@ def measured(files: list[str] | None) -> dict[str, Any]:
         raise SystemExit(
             f"no file of cases is called {', '.join(unknown)}: expected some of {', '.join(every)}"
         )
-    existing = frozenset(every_rule())
-    tools = {"normsmith check": (ask_normsmith, existing), **other_tools()}
-    started, rows = time.perf_counter(), []
-    for file in files or every:
-        for case in every[file]:
-            with tempfile.TemporaryDirectory() as folder:
-                rows.append({"file": file, "case": case.name, **judged(case, Path(folder), tools)})
-            print(f"{file} {case.name}: {in_short(rows[-1])}", file=sys.stderr, flush=True)
+    existing, tools = frozenset(every_rule()), every_tool()
+    started = time.perf_counter()
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as processes:
+        asked = list(processes.map(judged_file, files or every))
     where = runpy.run_path(str(ROOT / "scripts/figures.py"))["where"]
     return {
         "rules": sorted(existing),
         "tools": {name: sorted(codes) for name, (_, codes) in tools.items()},
         "seconds": round(time.perf_counter() - started),
         **where(),
-        "cases": rows,
+        "cases": [row for rows in asked for row in rows],
     }
+
+
+def every_tool() -> dict[str, tuple[Tool, frozenset[str]]]:
+    """Ours with all of its rules, and the others that are installed."""
+    from normsmith.checks import every_rule
+
+    return {"normsmith check": (ask_normsmith, frozenset(every_rule())), **other_tools()}
+
+
+def judged_file(file: str) -> list[dict[str, Any]]:
+    """What each tool says of the cases of a file; a process has one thread, since it shares the machine."""
+    import torch
+    from tests.corpus.cases import by_file
+
+    torch.set_num_threads(1)
+    tools, rows = every_tool(), []
+    for case in by_file()[file]:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append({"file": file, "case": case.name, **judged(case, Path(folder), tools)})
+        print(f"{file} {case.name}: {in_short(rows[-1])}", file=sys.stderr, flush=True)
+    return rows
 
 
 def judged(case: Any, folder: Path, tools: dict[str, tuple[Tool, frozenset[str]]]) -> dict[str, Any]:
