@@ -104,4 +104,4 @@ def test_the_page_has_what_was_kept(script):
 
 def test_files_of_cases_that_do_not_exist_are_refused(script):
     with pytest.raises(SystemExit, match="no file of cases is called nowhere/at-all"):
-        script.measured(["nowhere/at-all"])
+        script.measured(["nowhere/at-all"], 1)
