@@ -1,13 +1,14 @@
 """A batch norm without running statistics normalises by the batch in evaluation too.
 
 What: a batch norm with `track_running_stats=False`, or whose running statistics were taken away. Instance norms are
-    meant to be like that and are left alone, and so is a layer that `freeze("batch")` has told to.
+    meant to be like that and are left alone, and so is a layer of normsmith on which `layer.freeze("batch")` was
+    called.
 
-Formula: in evaluation y = γ·(x − mean(batch)) / sqrt(var(batch) + eps) + β, where mean and variance should be those
-    of the training data.
+Formula: in evaluation y = γ·(x − mean(batch)) / sqrt(var(batch) + eps) + β, where mean and variance should be those of
+    the training data.
 
-Why it hurts: what the network says of a sample depends on the samples beside it, on the batch size and on the order;
-    a single sample gives β alone, or an error. Metrics on sorted validation data can be far off.
+Why it hurts: the output for a sample depends on the samples beside it, on the batch size and on the order. A batch of
+    one sample gives β alone, or an error. Metrics on sorted validation data can be far off.
 
 Threshold: none: the setting is there or not.
 
@@ -21,9 +22,9 @@ Reproduction:
     findings = normsmith.check(model)
     assert "NS204" in findings.codes
 
-Fix: build the layer with `track_running_stats=True`, and measure its statistics, by training on or with
-    `surgery.recalibrate(model, batches).apply()`. Where the batch is meant to decide, say so: `layer.freeze("batch")`
-    of normsmith's layers.
+Fix: build the layer with `track_running_stats=True`, as `nn.BatchNorm1d(8)` does by default, and measure its
+    statistics, by training on or with `normsmith.surgery.recalibrate(model, batches).apply()`. Where the batch is meant
+    to decide, use a layer of normsmith and say so: `layer.freeze("batch")`.
 
 Threads: pytorch/pytorch#156051 (batch of one), pytorch/pytorch#37823, pytorch/pytorch#20967, xu-ji/IIC#49,
     pytorch/pytorch#30294.

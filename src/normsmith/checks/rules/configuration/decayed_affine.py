@@ -1,15 +1,16 @@
 """Weight decay pulls γ and β of a norm to 0.
 
-What: parameters of a norm, of any kind, that train and are in a group of the optimizer with weight decay. Information
-    only.
+What: parameters of a norm, of any kind, that train and are in a group of the optimizer with weight decay. It is
+    information only.
 
-Formula: w ← w − rate·decay·w, at each step, beside the gradient.
+Formula: w ← w − rate·decay·w in each step, beside the gradient, for each parameter w, with the learning rate and the
+    weight decay of its group.
 
-Why it hurts: perhaps. Decay on the weights before a norm only sets the effective learning rate, as the norm undoes
+Why it hurts: perhaps not at all. Decay on the weights before a norm only changes how fast they turn, as the norm undoes
     their scale; decay on γ does shrink the outputs. Recipes for large batches leave γ and β out, others decay
-    everything, and differences in accuracy are small and of either sign.
+    everything, and the differences in accuracy are small and of either sign.
 
-Threshold: any decay above 0.
+Threshold: any weight decay above 0.
 
 Reproduction:
     import normsmith, torch
@@ -24,8 +25,10 @@ Reproduction:
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
     assert not normsmith.check(model, optimizer=optimizer, select=["NS206"])
 
-Fix: two groups, that of the norms' parameters with `weight_decay=0`. Make them before the learning rate's schedule,
-    which counts the groups.
+Fix: give γ and β a group of their own:
+    `torch.optim.AdamW([{"params": weights}, {"params": of_norms, "weight_decay": 0.0}], lr=0.001)`, or
+    `normsmith.check(model, optimizer=optimizer, select=["NS206"]).fix(model, optimizer=optimizer)`. Do it before a
+    scheduler of the learning rate is made, which counts the groups.
 
 Threads: pytorch/pytorch#1402, torch/torch7#846, ultralytics/yolov5#4104, HuangYG123/CurricularFace#15,
     nmndeep/revisiting-at#2.

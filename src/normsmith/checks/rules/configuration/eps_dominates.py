@@ -1,18 +1,18 @@
 """The eps of a batch norm is no longer small beside the variances that it is added to.
 
-What: in more than 5 % of a layer's channels, and more than one of several, eps is above a tenth of the running
-    variance, from which what is left of the initial 1 after few batches is taken off. Channels that are dead (a
-    variance below 1e-8 where most channels have a normal one) or switched off (γ near 0) do not count, and frozen
-    layers are left alone. Of a new layer, whose variances are 1, only an eps above 0.1 is said.
+What: in more than 5 % of a layer's channels, and in more than one where it has several, eps is above a tenth of the
+    running variance. What is left of the initial variance 1 after few batches is subtracted from it first. Not counted
+    are dead channels (a variance below 1e-8 where most channels have a normal one) and channels that are switched off
+    (γ near 0); frozen layers are left alone. A new layer has variances of 1 and is reported only for an eps above 0.1.
 
-Formula: y = γ·(x − mean) / sqrt(var + eps) + β: the standard deviation of the normalised value is
+Formula: y = γ·(x − mean) / sqrt(var + eps) + β. The standard deviation of the normalised value is
     1 / sqrt(1 + eps/var), which is 0.95 at eps = var/10, 0.71 at eps = var and 0.3 at eps = 10·var.
 
-Why it hurts: the layer does not bring these channels to unit variance, as the next layers and the learning rate
-    expect; small signals stay small, and gradients with them. It comes from inputs or weights of a tiny scale, as of
-    features in other units, or from an eps that was set for another purpose.
+Why it hurts: the layer does not bring these channels to unit variance, as the next layers and the learning rate expect;
+    small signals stay small, and their gradients with them. The cause is a tiny scale of inputs or weights, as of
+    features in other units, or an eps that was set for another purpose.
 
-Threshold: eps/var > 0.1, where a twentieth of the scale is missing, in more than 5 % of the channels: our own.
+Threshold: eps/var > 0.1, where 5 % of the scale is missing, in more than 5 % of the channels: our own choice.
 
 Reproduction:
     import normsmith, torch
@@ -27,7 +27,8 @@ Reproduction:
     assert findings.codes == ("NS203",)
 
 Fix: bring the input to a usual scale (millivolts for volts), or give the layer an eps below a hundredth of the
-    variances, and train on: the weights after the layer have learned its small outputs.
+    variances, as `model.get_submodule(path).eps = 1e-8` with the finding's path; then train on, since the weights after
+    the layer have learned its small outputs.
 
 Threads: tensorflow/tensorflow#33027 (features of a small scale), chainer/chainer#7506, wang-xinyu/tensorrtx#649.
 """

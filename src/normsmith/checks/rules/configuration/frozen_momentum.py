@@ -1,15 +1,15 @@
 """The momentum of a batch norm is 0 or 1: its running statistics never move, or are always the last batch's.
 
-What: a momentum of 1 in a batch norm that updates its running statistics; a momentum of 0 where these are still 0 and
-    1, as in a new layer. A momentum of 0 with statistics that were loaded or measured is how people freeze them, and
-    is left alone.
+What: a momentum of 1 in a batch norm that updates its running statistics; or a momentum of 0 where these are still mean
+    0 and variance 1, as in a new layer. People also use a momentum of 0 to freeze statistics that were loaded or
+    measured; that is left alone.
 
 Formula: running ← (1 − momentum)·running + momentum·batch.
 
 Why it hurts: with 0, evaluation never normalises: it subtracts 0 and divides by 1, while training normalises by the
-    batch. With 1, evaluation normalises by whatever batch came last.
+    batch. With 1, evaluation normalises by the statistics of whatever batch came last.
 
-Threshold: exactly 0 and exactly 1; nothing between them.
+Threshold: exactly 0 and exactly 1. From 0.5 to 1 NS201 reports it.
 
 Reproduction:
     import normsmith
@@ -22,8 +22,9 @@ Reproduction:
     assert model[1].momentum == 0.1
     assert normsmith.check(model, select=["NS209"]).passed()
 
-Fix: `surgery.set_momentum(model, 0.1, only="1").apply()`, then train on or recalibrate. If you meant to freeze the
-    statistics, load them first, and say so: `surgery.freeze(model, "statistics").apply()`.
+Fix: `normsmith.surgery.set_momentum(model, 0.1).apply()`, then train on, or measure the statistics with
+    `normsmith.surgery.recalibrate(model, batches).apply()`. If you meant to freeze them, load them first, and say so:
+    `normsmith.surgery.freeze(model, "statistics").apply()`.
 
 Threads: pytorch/pytorch#15298 (0 taken for "only the new batch"), jwyang/faster-rcnn.pytorch#170 (which way round).
 """

@@ -1,17 +1,18 @@
-"""One half of a batch norm is frozen and the other half moves: statistics without γ and β, or these without statistics.
+"""One half of a batch norm is frozen and the other half moves: its running statistics, or γ and β.
 
-What: statistics that are pinned (by `freeze`, or by evaluation mode within a model that trains) while γ and β train;
-    or γ and β that do not train while the statistics move, in a part of the model that does train. The first is a
-    warning where the layer beside the norm is frozen too, so that γ and β seem forgotten; elsewhere, and where all
-    norms of the model are alike, it is meant, and information. Of a part that is frozen altogether NS305 tells whether
-    its statistics move.
+What: running statistics that stand still (by `normsmith.surgery.freeze`, or by evaluation mode within a model that
+    trains) while γ and β train; or γ and β that do not train while the statistics move, in a part of the model that
+    does train. The first is a warning where the layer beside the norm is frozen too, so that γ and β seem forgotten.
+    Elsewhere, and where all norms of the model are alike, it seems meant and is information. Of a part that is frozen
+    altogether, NS305 reports whether its statistics move.
 
-Formula: y = γ·(x − mean) / sqrt(var + eps) + β: a frozen layer needs all four constant.
+Formula: y = γ·(x − mean) / sqrt(var + eps) + β: in a frozen layer γ, β, mean and var are all constant.
 
-Why it hurts: a part that is thought to be constant still changes: by γ and β it is trained on the new data, on few of
-    which it overfits; by its statistics it drifts to the new data, and the trained layers after it follow.
+Why it hurts: a part that is thought to be constant still changes. Where γ and β train, it fits the new data, and
+    overfits if they are few. Where the statistics move, it drifts to the new data, and the trained layers after it
+    follow.
 
-Threshold: none.
+Threshold: none: each half moves or not.
 
 Reproduction:
     import normsmith
@@ -27,8 +28,9 @@ Reproduction:
     assert not body[1].weight.requires_grad
     assert not normsmith.check(model, select=["NS210"])
 
-Fix: `surgery.freeze(model, "affine", only=path).apply()`, or `"statistics"`: the half that moves; or unfreeze the other
-    half.
+Fix: freeze the half that moves, `normsmith.surgery.freeze(model, "affine", only=path).apply()` for γ and β or
+    `"statistics"` for the statistics, with the finding's path; or unfreeze the other half, with `requires_grad_(True)`
+    on the norm or with `model.train()`.
 
 Threads: isht7/pytorch-deeplab-resnet#23, filipradenovic/cnnimageretrieval-pytorch#19, VectXmy/FCOS.Pytorch#9,
     pytorch/pytorch#86590.

@@ -1,15 +1,16 @@
-"""The momentum of a batch norm is so large that its running statistics are those of the last batch or two.
+"""The momentum of a batch norm is so large that its running statistics are those of the last few batches.
 
-What: a batch norm that updates its running statistics has a momentum of 0.5 or more (1 is NS209's).
+What: a batch norm that updates its running statistics has a momentum of 0.5 or more. Exactly 1 is reported by NS209.
 
-Formula: running ← (1 − momentum)·running + momentum·batch. The average covers about (2 − momentum) / momentum
-    batches: 19 of them at 0.1, one at 0.99.
+Formula: running ← (1 − momentum)·running + momentum·batch. The average is as noisy as one over
+    (2 − momentum) / momentum batches: 19 of them at 0.1, 3 at 0.5, one at 0.99.
 
-Why it hurts: evaluation normalises by running statistics. Where these are one batch's, they are noise: outputs and
-    metrics in evaluation jump from one evaluation to the next, and are worst after a small last batch.
+Why it hurts: evaluation normalises by running statistics. Where they are those of a batch or three, they are noise:
+    outputs and metrics in evaluation jump from one evaluation to the next, and are worst after a small last batch. The
+    usual cause is a value copied from TensorFlow or Keras, which count the other way round.
 
-Threshold: 0.5, our own: there the average covers 3 batches. Recipes use 0.001 to 0.1, those of TensorFlow and Keras
-    (0.9 to 0.999) count the other way round: theirs is 1 − ours. A detector's 0.03 and a momentum of None are fine.
+Threshold: 0.5, our own choice: the average then covers 3 batches. Torch recipes use 0.001 to 0.1 and detectors 0.03.
+    TensorFlow and Keras have 0.9 to 0.999 where torch has 1 − that. None, the plain average of all batches, is fine.
 
 Reproduction:
     import normsmith
@@ -22,8 +23,9 @@ Reproduction:
     assert model[1].momentum == 0.01
     assert normsmith.check(model).passed()
 
-Fix: give the layer 1 − momentum, as `surgery.set_momentum(model, 0.01, only="1").apply()`; then train on for a few
-    epochs, or recalibrate, since the statistics that are there are one batch's.
+Fix: `normsmith.surgery.set_momentum(model, 1 - momentum).apply()`, as 0.01 for 0.99; then train on for a few epochs, or
+    measure the statistics anew with `normsmith.surgery.recalibrate(model, batches).apply()`, since the ones it has are
+    noise.
 
 Threads: pytorch/vision#8250 (MaxViT with 0.99), r9y9/tacotron_pytorch#19, ludwig-ai/ludwig#2100,
     kazuto1011/deeplab-pytorch#79 (0.999), pytorch/examples#289.

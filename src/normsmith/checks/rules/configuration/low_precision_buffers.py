@@ -1,17 +1,18 @@
 """The running statistics of a batch norm are kept in half precision, where their small updates are lost.
 
-What: running mean or variance in bfloat16 or float16. Of a network in evaluation mode, as converted for inference, it
-    is information; frozen layers in training are left alone.
+What: running mean or variance in bfloat16 or float16. Of a network in evaluation mode, as one converted for inference,
+    it is information; frozen layers of a network in training are left alone.
 
-Formula: running + momentum·(batch − running) is rounded to the nearest number of the format. What changes it by less
-    than half a step is lost: in bfloat16 (steps of 1/128) at a momentum of 0.1 all that differs from the running value
-    by less than 4 %, at 0.01 by less than 40 %.
+Formula: running + momentum·(batch − running) is rounded to the nearest number of the format, and a change by less than
+    half a step is lost. Steps of bfloat16 are up to 1/128 of the value. So batches that differ from the running value
+    by less than 4 % of it can leave it where it is at a momentum of 0.1, and by less than 40 % at 0.01.
 
-Why it hurts: the average stops moving where it is, far from the data's, however long one trains; in float16 variances
-    above 65,504 are infinite besides, and those below 6e-8 zero. Good in training, bad in evaluation.
+Why it hurts: the average stops before it reaches the statistics of the data, however long one trains. In float16,
+    besides, variances above 65,504 become infinite and those below 3e-8 zero. The network is good in training and bad
+    in evaluation.
 
-Threshold: none: the format is the fault. Autocast alone keeps these buffers in float32, and so do
-    normsmith's layers whatever the model is turned to.
+Threshold: none: the format is the fault. Autocast leaves these buffers in float32, and normsmith's layers keep them
+    there even after `model.bfloat16()`.
 
 Reproduction:
     import normsmith, torch
@@ -24,8 +25,9 @@ Reproduction:
     findings = normsmith.check(nn.Sequential(layer))
     assert findings.codes == ("NS208",)
 
-Fix: `model.get_submodule(path).float()` after `model.bfloat16()` or `model.half()`: batch norms take inputs in half
-    precision all the same. Better, leave the model in float32 and train under `torch.autocast`. Then recalibrate.
+Fix: `model.get_submodule(path).float()` with the finding's path, after `model.bfloat16()` or `model.half()`: batch
+    norms in float32 take inputs in half precision all the same. Better, leave the model in float32 and train under
+    `torch.autocast`. Then measure the statistics anew: `normsmith.surgery.recalibrate(model, batches).apply()`.
 
 Threads: NVIDIA/apex#144 ("hurts the accuracy of the moment estimators"), mapillary/inplace_abn#86,
     fastai/fastai#507, pytorch/pytorch#126525.

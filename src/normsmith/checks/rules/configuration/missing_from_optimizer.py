@@ -1,14 +1,15 @@
 """γ and β of a norm are in no group of the optimizer: they never train.
 
-What: parameters of a norm, of any kind, that want a gradient and are in none of the optimizer's groups, though the
-    optimizer trains the layer beside the norm, or nothing of the model at all. Where that layer is left out too, as
-    where only a head is trained, and where the norm is frozen, nothing is said.
+What: parameters of a norm, of any kind, that require gradients and are in none of the optimizer's groups, though the
+    optimizer has the layer beside the norm; or the optimizer has no parameter of the model at all. Where that layer is
+    left out too, as where only a head is trained, and where the norm is frozen, nothing is reported.
 
 Formula: none: a parameter is in `optimizer.param_groups` or not.
 
-Why it hurts: γ stays at 1 and β at 0, so that each channel has the same scale after the norm, and a bias that the
-    layer before it lacks is never learned. It happens where norms are put in after the optimizer was made, where
-    groups are made from names or from weights with two dimensions and more, and where the model was copied since.
+Why it hurts: γ stays at 1 and β at 0, so that each channel has the same scale after the norm, and the offset that a
+    layer without a bias leaves to β is never learned. It happens where norms were put in after the optimizer was made,
+    where the groups were made by names or of weights with at least two dimensions, and where the model was copied
+    afterwards.
 
 Threshold: none: one parameter is enough.
 
@@ -23,8 +24,11 @@ Reproduction:
     findings.fix(model, optimizer=optimizer, codes=["NS207"])
     assert normsmith.check(model, optimizer=optimizer, select=["NS207"]).passed()
 
-Fix: put them in the group of the layer beside them, or in one without weight decay. Surgery does it by itself if it is
-    given the optimizer: `plan.apply(optimizer=optimizer)`.
+Fix: put them in the group of the layer beside them,
+    `optimizer.param_groups[0]["params"].extend(model.get_submodule(path).parameters())`, or in a group without weight
+    decay, `optimizer.add_param_group({"params": list(model.get_submodule(path).parameters()), "weight_decay": 0.0})`,
+    with the finding's path. Plans of `normsmith.surgery` do it by themselves if they are given the optimizer:
+    `plan.apply(optimizer=optimizer)`.
 
 Threads: Eric-mingjie/network-slimming#18 (not in model.parameters()), kakaobrain/fast-autoaugment#50 (groups by name),
     ultralytics/yolov5#7375 (groups by class), pyro-ppl/pyro#2459.

@@ -1,19 +1,19 @@
 """The running statistics of a batch norm have averaged too few batches: much of them is still the initial 0 and 1.
 
-What: by its momentum and its counter of batches, more than 5 % of a batch norm's running average is the mean 0 and the
-    variance 1 that a new layer has. With batches it is also measured whether that costs loss or metric, on batches
-    that were held back; then only is it said. Frozen layers, new networks and statistics that cannot have begun at 1
-    (loaded without their counter) are left alone.
+What: by its momentum and its counter of batches (`num_batches_tracked`), more than 5 % of a batch norm's running
+    average is still the mean 0 and the variance 1 that a new layer has. Given batches, the check also measures whether
+    that costs loss or metric on batches that were held back, and reports it only then. Left alone are frozen layers,
+    new networks, and statistics that cannot have begun at 1, as those loaded without their counter.
 
-Formula: running = r·start + (1 − r)·average, with r = (1 − momentum)^batches: 0.04 after 30 batches at 0.1, but 0.74
-    at 0.01. A variance below r has not begun at 1.
+Formula: running = r·start + (1 − r)·average, with r = (1 − momentum)^batches: 0.04 after 30 batches at 0.1, but 0.74 at
+    0.01. The start is mean 0 and variance 1, so that a running variance below r shows that it did not start there.
 
-Why it hurts: evaluation normalises by this mixture, training by the batch: good in training, bad in evaluation, and
-    the more so the shorter the training, or the smaller the momentum. Accumulating gradients over many batches, or
-    freezing soon, does the same.
+Why it hurts: evaluation normalises by this mixture, training by the batch: the network is good in training and bad in
+    evaluation, the more so the shorter the training or the smaller the momentum. Training steps that accumulate many
+    batches, of which there are few, and norms that are frozen early do the same.
 
-Threshold: r > 0.05, our own: then variances are off by 5 % of their distance from 1. And a cost as in NS404, where
-    there are batches.
+Threshold: r > 0.05, our own choice: variances are then off by 5 % of their distance from 1. Given batches, also a loss
+    that is worse by 0.05 or a metric by 0.01, beyond noise, as in NS404.
 
 Reproduction:
     import normsmith, torch
@@ -34,8 +34,8 @@ Reproduction:
     model = findings.fix(model)
     assert normsmith.check(model, batches, loss=loss, select=["NS202"]).passed()
 
-Fix: `surgery.recalibrate(model, batches).apply()` measures them at once; for short trainings take a larger momentum,
-    or `momentum=None`, the plain average.
+Fix: `normsmith.surgery.recalibrate(model, batches).apply()` measures the statistics at once. For short trainings use a
+    larger momentum, or None, the plain average: `normsmith.surgery.set_momentum(model, None).apply()`.
 
 Threads: tensorflow/tensorflow#1122 (poor test results, "you only train for a few iterations"),
     soloice/Chinese-Character-Recognition#5 (poor for the first 10,000 iterations), tensorlayer/TensorLayer#104.

@@ -1,16 +1,17 @@
 """A batch norm gets sequences with the channels last, and normalises each time step instead of each channel.
 
-What: a batch norm over (N, L, C), or (N, H, W, C), whose C is the number of features of the linear or recurrent layer,
-    embedding or attention that the values come from. Where L = C, and where the layer is not known, nothing is said.
-    Information: a norm for each step may be meant.
+What: a batch norm gets inputs of shape (N, L, C) or (N, H, W, C) (samples, steps or height and width, features), whose
+    last dimension C is the number of features of the linear or recurrent layer, embedding or attention that they come
+    from. Where L = C, or where that layer is not known, nothing is reported. It is information only: a norm for each
+    step may be meant.
 
-Formula: batch norm takes dimension 1 for the channels: it computes a mean and a variance for each of L steps, over N
-    samples and C features.
+Formula: batch norm takes dimension 1 for the channels: it computes one mean and one variance for each of the L steps,
+    over N samples and C features.
 
-Why it hurts: features of different scale are mixed in one mean, while the network's features stay as they are; and
-    the layer only takes sequences of exactly L steps.
+Why it hurts: features of different scales are mixed in one mean and variance, so that their differences stay; and the
+    layer only takes sequences of exactly L steps.
 
-Threshold: none: dimension 1 has another length than the features, and the last dimension has theirs.
+Threshold: none: dimension 1 does not have the length C, and the last dimension has.
 
 Reproduction:
     import normsmith, torch
@@ -22,7 +23,8 @@ Reproduction:
     assert findings.codes == ("NS205",)
     assert findings[0].measured == 10
 
-Fix: `norm(x.transpose(1, 2)).transpose(1, 2)` with a norm of C features.
+Fix: `norm(x.transpose(1, 2)).transpose(1, 2)` with `norm = nn.BatchNorm1d(C)`; for (N, H, W, C)
+    `norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)` with `nn.BatchNorm2d(C)`. Then train again.
 
 Threads: xieyulai/LSTM-for-Human-Activity-Recognition-using-2D-Pose_Pytorch#2, pytorch/pytorch#76613 (channels last in
     transformers), ruotianluo/self-critical.pytorch#65.

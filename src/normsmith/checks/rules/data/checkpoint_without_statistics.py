@@ -1,15 +1,17 @@
 """A checkpoint has the weights of the batch norms, and not the running statistics that belong to them.
 
-What: the file is read without loading it. It lacks running means or variances that the model keeps; or has those of a
-    new layer, 0 and 1, beside a γ or β that was trained; or variances that are negative or not finite. A missing
-    `num_batches_tracked` alone, frozen norms, and norms without running statistics are left alone.
+What: the file, given as `checkpoint=...`, is read without loading it into the model. Reported is a file that lacks
+    running means or variances that the model keeps; or that has those of a new layer, 0 and 1, beside a γ or β that was
+    trained; or has statistics that are not finite, or negative variances. A missing `num_batches_tracked` alone, frozen
+    norms, and norms without running statistics are left alone.
 
 Formula: loaded with `strict=False`, y = γ·(x − 0) / sqrt(1 + eps) + β: nothing is normalised in evaluation.
 
-Why it hurts: weights were trained on normalised inputs: good when it was trained, bad when it is loaded. It comes from
-    saving `named_parameters()`, from averages of parameters, from scripts that filter "running", from merges.
+Why it hurts: the weights were trained on normalised inputs: the network was good when it was trained, and is bad once
+    it is loaded. It comes from saving `named_parameters()`, from averaging parameters alone, from scripts that filter
+    keys with "running", and from merges.
 
-Threshold: none: the numbers are there or not, possible or not.
+Threshold: none: the values are there or not, possible or not.
 
 Reproduction:
     import normsmith, tempfile, torch
@@ -23,8 +25,10 @@ Reproduction:
     torch.save(model.state_dict(), file)
     assert normsmith.check(model, checkpoint=file, select=["NS413"]).passed()
 
-Fix: another checkpoint, or `surgery.recalibrate(model, batches).apply()` on training data and
-    `surgery.save_checkpoint`. From now on save `model.state_dict()`, which has the buffers.
+Fix: another checkpoint; or load it with `model.load_state_dict(state, strict=False)`, measure with training data,
+    `normsmith.surgery.recalibrate(model, batches).apply()`, and save
+    `normsmith.surgery.save_checkpoint(model, "mended.pt")`. From now on save `model.state_dict()`, which has the
+    buffers.
 
 Threads: torch/nn#1165 (parameters alone), cleinc/bts#90 (0 and 1), timgaripov/swa#8 (negative variances),
     pytorch/pytorch#8430 (the counter alone is missing).

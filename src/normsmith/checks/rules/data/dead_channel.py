@@ -1,16 +1,18 @@
-"""Channels of a batch norm say nothing: their input is constant, or their γ is zero.
+"""Channels of a batch norm carry no information: their input is constant, or their γ is zero.
 
 What: the running variance of a channel is next to zero, so that its input has been constant for a long time; or its γ
-    is zero while other channels of the layer have one. Layers that are new, and those whose γ are all exactly zero, as
-    the last norm of a residual block starts, are not meant. It is information: a network does without some channels.
+    is zero while other channels of the layer have a larger one. Left alone are new layers, and layers whose γ are all
+    exactly zero, as residual blocks initialise their last norm. It is information only: a network can do without some
+    channels.
 
-Formula: running_var < 1e-8, or |γ| < 1e-6 where max |γ| of the layer is not.
+Formula: running_var < 1e-8; or |γ| < 1e-6 in a layer whose largest |γ| is not below that.
 
-Why it hurts: such a channel costs time and memory and gives a constant, β. In a large part of a layer it is a sign that
-    something died: a dead ReLU before it, weights that decayed, a regulariser on γ. And a constant input is divided by
-    sqrt(eps): should it ever vary again, it comes out up to 300 times too large.
+Why it hurts: such a channel costs time and memory and gives a constant, β. Where many channels of a layer are so,
+    something has died: a ReLU before it is never active, weights have decayed, or a regulariser has pushed γ to zero.
+    And a constant input is divided by sqrt(eps): should it ever vary again, it comes out up to 300 times larger.
 
-Threshold: 1e-8 is a thousandth of the usual eps of 1e-5; 1e-6 is float32's rounding of a γ of 1: our own.
+Threshold: 1e-8 is a thousandth of the usual eps of 1e-5, and 1e-6 about ten times the rounding of float32 at 1: our own
+    choice.
 
 Reproduction:
     import normsmith, torch
@@ -26,7 +28,9 @@ Reproduction:
     assert findings[0].measured == 3
     assert findings.passed()  # it is information
 
-Fix: initialise the weights that lead to these channels anew, or leave the channels out (prune them).
+Fix: initialise the weights that lead to these channels anew and train on:
+    `layer.weight[channels] = nn.init.kaiming_normal_(torch.empty_like(layer.weight[channels]))` under
+    `torch.no_grad()`, with the layer before the norm. Or prune the channels.
 
 Threads: google-research/morph-net#110, jack-willturner/batchnorm-pruning#1, tensorflow/minigo#425.
 """

@@ -1,18 +1,20 @@
 """One batch norm serves domains, or calls, whose statistics differ: its running average fits none of them.
 
-What: the inputs of each norm are measured domain by domain, as `domain(batch)` names them, and call by call where a
-    forward calls the norm more than once. They differ by more than sampling explains in at least a tenth of its
-    channels; and the network does better in evaluation, on held-back batches, if each domain or call is normalised by
-    statistics of its own than by their common average. Classes are no domains: a network has to tell them apart.
+What: the inputs of each norm are measured domain by domain, as your function `domain(batch)` names them, and call by
+    call where a forward calls the norm more than once. It is reported where they differ by more than sampling explains
+    in a tenth of its channels or more, and where on held-back batches the network is better in evaluation if each
+    domain or call is normalised by its own statistics than by their common average. Classes are no domains: a network
+    has to tell them apart.
 
-Formula: |μ_a − μ_b| / σ_b > 0.1 or |log σ²_a − log σ²_b| > 0.2 for two domains or calls, each plus 2.58 standard
-    errors from the variance between batches of one domain.
+Formula: |μ_a − μ_b| / σ_b > 0.1 or |log σ²_a − log σ²_b| > 0.2 for two domains or calls a and b with mean μ and
+    variance σ² of the norm's input, each plus 2.58 standard errors from the variance between batches of one domain.
 
 Why it hurts: training normalises each batch, or call, by itself, and never sees that they differ; evaluation shifts and
-    scales all by one average: good in training, bad in evaluation, for each domain in its own way. Two datasets in
-    turn, real and generated images, clean and adversarial ones, cameras, hospitals.
+    scales all of them by one average: the network is good in training and bad in evaluation, for each domain in its own
+    way. Examples are two datasets in turn, real and generated images, clean and adversarial ones, cameras, and
+    hospitals.
 
-Threshold: as of NS404, our own; and what it costs, as there: a loss worse by 0.05 or a metric by a point.
+Threshold: 0.1 and 0.2, and a loss that is worse by 0.05 or a metric by one point (0.01), as in NS404: our own choice.
 
 Reproduction:
     import normsmith, torch
@@ -32,8 +34,9 @@ Reproduction:
     assert findings.codes == ("NS412",)
     assert normsmith.check(model, batches, loss=loss, domain=lambda batch: "all", select=["NS412"]).passed()
 
-Fix: statistics for each domain: in evaluation `with surgery.adapt(model, batches_of_the_domain):`, or a norm for each;
-    or domains mixed within each batch in training, which one average then fits.
+Fix: statistics for each domain. In evaluation
+    `with normsmith.surgery.adapt(model, batches_of_the_domain, prior=0.0): evaluate(model)`; in training a norm for
+    each domain or call. Or mix the domains within each batch in training: one average then fits what training uses.
 
 Threads: pytorch/pytorch#48929, woozch/DSBN#10, Britefury/self-ensemble-visual-domain-adapt-photo#3,
     google-research/adamatch#1, adapt-python/adapt#92.
@@ -62,7 +65,7 @@ from normsmith.measure import MeasuredLayer, Statistics
 
 Parts = dict[Any, list[Call]]
 _OF_DOMAINS = Fix(
-    "with surgery.adapt(model, batches_of_the_domain): ... in evaluation, or a norm for each domain"
+    "with surgery.adapt(model, batches_of_the_domain, prior=0.0): ... in evaluation, or a norm for each domain"
 )
 _OF_CALLS = Fix("one nn.BatchNorm for each call")
 

@@ -1,17 +1,20 @@
 """Features of the input are skewed or have heavy tails: a mean and a variance say little of them.
 
-What: skewness, excess kurtosis and the share of outliers of each feature of a table that reaches the first layer; in at
-    least a tenth of the features. Images and sequences are not meant: their values are no draws of one feature.
-    Nor are the pixels of flattened images, which a quarter of the features with one largest value betray.
-    Constant features, flags of two values and sparse ones are left out. It is information.
+What: skewness, excess kurtosis and the share of outliers of each feature of a table that reaches the first layer. It is
+    reported where a tenth of the features or more are far from normal, and is information only. Images and sequences
+    are left out: their values are not independent draws of one feature. So are flattened images, which are recognised
+    by a largest value (white) that a quarter of the features share. Features that are constant, have only two values,
+    or are mostly zero are left out too.
 
-Formula: |E z³| > 2 + 2.58·sqrt(6/n), or E z⁴ − 3 > 7 + 2.58·sqrt(24/n), with z = (x − μ)/σ and n values. Outliers are
-    values beyond 3 interquartile ranges from the quartiles.
+Formula: with z = (x − μ)/σ for a feature's mean μ and standard deviation σ, means E over n samples, and 2.58 standard
+    errors (99 %) for chance: |E z³| > 2 + 2.58·sqrt(6/n) (skewness), or E z⁴ − 3 > 7 + 2.58·sqrt(24/n) (excess
+    kurtosis). Outliers are values beyond 3 interquartile ranges from the quartiles.
 
 Why it hurts: standardisation leaves the shape as it is. A few huge values take all of the variance, and the many others
     lie together near one point; a batch that happens to hold one of them has other statistics than one without.
 
-Threshold: 2 and 7, from where on estimates that assume normal data go wrong (West, Finch and Curran 1995).
+Threshold: 2 and 7, beyond which estimates that assume normal data go wrong (West, Finch and Curran 1995); a tenth of
+    the features is our own choice.
 
 Reproduction:
     import normsmith, torch
@@ -24,7 +27,9 @@ Reproduction:
     assert findings.passed()  # it is information
     assert not normsmith.check(model, [x.log() for x in incomes], select=["NS402"]).found
 
-Fix: a logarithm, or scikit-learn's `PowerTransformer` or `QuantileTransformer`, fitted on the training data.
+Fix: a logarithm before the network, as `x.log1p()` for amounts and counts, or
+    `sklearn.preprocessing.PowerTransformer().fit(x_train)` or `QuantileTransformer`, fitted on the training data; then
+    train again.
 
 Threads: ageron/handson-ml#423, MannLabs/alphadia#869, scikit-learn/scikit-learn#8363, graphnet-team/graphnet#324.
 """

@@ -1,20 +1,21 @@
 """The samples of a batch resemble each other more than samples drawn at random do: batches are sorted or grouped.
 
-What: the channel means and mean squares of each sample are taken at the inputs of all batch norms, in evaluation mode,
-    where a sample knows nothing of its batch. Their means over batches are compared with those of the same samples in
-    batches drawn at random. One p for the whole network.
+What: for each sample the mean and the mean square of each channel are taken at the inputs of all batch norms, in
+    evaluation mode, where a sample is not influenced by its batch. Their means over batches are compared with those of
+    the same samples in batches drawn at random. The whole network gets one test.
 
-Formula: B = Σ_b n_b·|mean_b|², over standardised columns; p is the share of 1,999 permutations of the samples whose B
-    is as large. The size of it is the intraclass correlation: the share of the samples' variance that lies between
-    batches, beyond what permutations have.
+Formula: B = Σ_b n_b·|mean_b|², where mean_b is the mean of these numbers, standardised, over the n_b samples of batch
+    b. The p-value is the share of 1,999 permutations of the samples whose B is at least as large. The size of the
+    effect is the intraclass correlation: the share of the samples' variance that lies between batches, beyond what
+    permutations have.
 
-Why it hurts: training normalises each batch by itself, so that what its samples have in common, as their class, camera
-    or time, is subtracted, and may become visible again as a clue to what the batch is. Evaluation, by one average,
-    sees other inputs: good in training, bad in evaluation. And the running statistics follow the last few batches.
+Why it hurts: training normalises each batch by itself. So what its samples have in common (class, camera, time) is
+    subtracted, and the batch may become a clue to the answer. Evaluation, by one average, sees other inputs: the
+    network is good in training and bad in evaluation. And the running statistics follow the last few batches.
 
-Threshold: p < 0.001 (one p, so that many layers raise no false alarm) and an intraclass correlation of 0.02, where
-    batch means vary by 0.14 σ beyond chance: our own; NS404 calls 0.1 σ a shift. Batches with less variance between
-    them than by chance, as stratified ones have, are fine.
+Threshold: p < 0.001 (one test, so that many layers raise no false alarm) and an intraclass correlation of 0.02, where
+    batch means vary by 0.14 standard deviations beyond chance: our own choice, near the 0.1 of NS404. Batches that
+    differ less than by chance, as stratified ones do, are fine.
 
 Reproduction:
     import normsmith, torch
@@ -27,10 +28,9 @@ Reproduction:
     assert normsmith.check(model, by_class.split(32), select=["NS406"]).codes == ("NS406",)
     assert normsmith.check(model, x.split(32), select=["NS406"]).passed()
 
-Fix: `DataLoader(..., shuffle=True)`, or a shuffle before batches are formed (a stream needs a large buffer).
-    Where batches have to be grouped, `surgery.convert(model, "renorm", schedule="constant")`, which normalises by
-    running statistics within
-    bounds.
+Fix: `DataLoader(..., shuffle=True)`, or a shuffle before batches are formed (a stream needs a large buffer); then train
+    again. Where batches have to be grouped, `normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`:
+    batch renorm normalises by running statistics, corrected within bounds.
 
 Threads: openpifpaf/openpifpaf#308, vlfeat/matconvnet#393, happynear/NormFace#4,
     xuyxu/Deep-Clustering-Network#2.

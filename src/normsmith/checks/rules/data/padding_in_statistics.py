@@ -1,18 +1,20 @@
 """Padding is a large part of what a batch norm takes its mean and variance from.
 
-What: which positions of a batch are padding is read from the input: zeros (or the embedding's padding index) that fill
-    samples of different lengths up at one end, in sequences and images; or a mask of 0 and 1 that comes with them. A
-    norm that gets a value for each position takes the padded ones in, unless it has a mask, or the network leaves them
-    out before. A norm after pooling over the positions is not meant.
+What: which positions of a batch are padding is read from the input: zeros (or the padding index of the embedding) that
+    fill up samples of different lengths at one end, in sequences and images; or a mask of 0 and 1 that comes with them.
+    A norm that gets a value for each position also averages the padded ones, unless it has a mask or the network leaves
+    them out before it. A norm after pooling over the positions is left alone.
 
-Formula: padded share = padded positions / all positions that reach the norm, the mean over the batches.
+Formula: padded share p = padded positions / all positions that reach the norm, the mean over the batches.
 
-Why it hurts: the padded values are all alike, and pull mean and variance to themselves by a share that differs from
-    batch to batch: what a sample is normalised by depends on how long the others are. Evaluation, often with one sample
-    and no padding, normalises it by an average over padding: good in training, bad in evaluation.
+Why it hurts: padded values are all alike, and pull mean and variance towards themselves by a share that differs from
+    batch to batch: how long the other samples are decides by what a sample is normalised. Evaluation, often with one
+    sample and no padding, normalises it by an average over padding: the network is good in training and bad in
+    evaluation.
 
-Threshold: a tenth of the positions, our own: a share p of constant values scales the variance by 1 − p and moves the
-    mean by up to p times the distance to them; below it that is 5 % of σ.
+Threshold: p > 0.1, our own choice. A share p of constant values, at a distance of d from the mean of the others, moves
+    the mean by p·d and makes the variance (1 − p)·(σ² + p·d²): at p = 0.1 the standard deviation is 5 % too small for
+    d = 0, and the mean is off by 0.1 σ for d = σ.
 
 Reproduction:
     import normsmith, torch
@@ -28,8 +30,9 @@ Reproduction:
     whole = [torch.randn(32, 4, 20) for _ in range(8)]
     assert normsmith.check(model, whole, select=["NS407"]).passed()
 
-Fix: `model = surgery.convert(model, "batch").apply()`, whose norms take a mask, and around the forward
-    `with normsmith.use_mask(model, mask):`; or batches of samples that are equally long.
+Fix: `model = normsmith.surgery.convert(model, "batch").apply()`, whose norms take a mask, and around each forward
+    `with normsmith.use_mask(model, mask):`, where the mask is 1 at valid positions. Or batches of samples that are
+    equally long.
 
 Threads: pytorch/pytorch#70529, pytorch/pytorch#25910, SeanNaren/deepspeech.pytorch#312,
     Tomiinek/Multilingual_Text_to_Speech#81, cooijmanstim/recurrent-batch-normalization#2,

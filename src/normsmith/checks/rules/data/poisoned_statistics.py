@@ -1,15 +1,16 @@
-"""The running statistics of a batch norm are NaN, infinite or negative: no data can have such.
+"""The running statistics of a batch norm are NaN, infinite or negative, which no data can give.
 
 What: a running mean that is not finite, a running variance that is not finite or below zero, or one of zero where eps
     is 0.
 
-Formula: in evaluation y = γ·(x − running_mean) / sqrt(running_var + eps) + β.
+Formula: in evaluation y = γ·(x − running_mean) / sqrt(running_var + eps) + β: NaN where a statistic is, and β alone
+    where the variance is infinite.
 
-Why it hurts: one bad batch is enough, since an average never forgets a NaN. Training goes on unharmed, as it
-    normalises by the batch; evaluation gives NaN, or the same answer to everything. A variance below zero, as bad
+Why it hurts: one bad batch is enough, since a running average never loses a NaN. Training goes on unharmed, as it
+    normalises by the batch; evaluation gives NaN, or the same answer to everything. A variance below zero, as faulty
     merges of checkpoints leave it, gives NaN, or wrong numbers where eps hides it.
 
-Threshold: none: a number is possible or not.
+Threshold: none: a value is possible or not.
 
 Reproduction:
     import normsmith, torch
@@ -23,8 +24,9 @@ Reproduction:
     model = findings.fix(model)
     assert model.eval()(batches[0]).isfinite().all()
 
-Fix: `surgery.recalibrate(model, batches).apply()` measures the statistics afresh. So that it does not come back:
-    `normsmith.convert(model)`, whose layers leave out a batch with NaN or infinity (`on_nonfinite="skip"`).
+Fix: `normsmith.surgery.recalibrate(model, batches).apply()` measures the statistics anew. So that it does not happen
+    again: `normsmith.surgery.convert(model, "batch", on_nonfinite="skip").apply()`, whose layers leave batches with NaN
+    or infinity out of their averages.
 
 Threads: pytorch/pytorch#1206 (NaN after fine-tuning a ResNet), pytorch/pytorch#90342 (infinity under AMP),
     facebookresearch/SparseConvNet#190, MCC-WH/Token#9, pytorch/pytorch#106605 (negative variance).

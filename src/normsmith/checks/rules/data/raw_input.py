@@ -1,17 +1,21 @@
 """The first layer gets raw data: numbers far from 1, or features on very different scales.
 
-What: what reaches the first linear, convolutional or recurrent layer, feature by feature (channel by channel of
-    images). Norms, divisions and other preparation before it count: a network that begins with a norm is fine.
-    Embeddings are no raw data. Constant features, flags of two values and sparse ones are left out.
+What: what reaches the first linear, convolutional or recurrent layer, feature by feature (of images channel by
+    channel). Norms, divisions and other preparation before that layer count: a network that begins with a norm is fine.
+    The outputs of embeddings are no raw data. Features that are constant, have only two values, or are mostly zero are
+    left out.
 
-Formula: r_f = sqrt(mean x_f²). max r_f > 5, or max r_f < 0.01, or max r_f > 20 times the median of three or more.
+Formula: r_f = sqrt(mean of x_f²), the root mean square of feature f. Reported is max r_f > 5, or max r_f < 0.01, or,
+    with three or more features, max r_f > 20 times their median.
 
-Why it hurts: weights start with a size that fits inputs around 1. Inputs in the hundreds saturate what comes first, or
-    make the gradient of the first weights that much larger than all others; a feature in the thousands hides one
-    that is around 1. A batch norm after the first layer mends the first, never the second.
+Why it hurts: initial weights have a size that fits inputs around 1. Inputs in the hundreds saturate the first layers,
+    or make the gradient of the first weights that much larger than all others. A feature in the thousands hides one
+    that is around 1. A batch norm after the first layer mends a common scale of all features, but never different
+    scales: the first layer has mixed them.
 
-Threshold: standardised data have 1, pixels in [0, 1] about 0.5, grey values of 0 to 255 more than 100: 5 is our own, as
-    is 20 between features. UMLAUT warns outside [−1, 1], which standardised data are too often.
+Threshold: standardised data have 1, pixels in [0, 1] about 0.5, grey values of 0 to 255 more than 100. 5, 0.01, and 20
+    between features are our own choice. UMLAUT, another checker of networks, warns outside of [−1, 1], where
+    standardised data often are.
 
 Reproduction:
     import normsmith, torch
@@ -24,8 +28,8 @@ Reproduction:
     good = [batch / 255 for batch in batches]
     assert normsmith.check(model, good, select=["NS401"]).passed()
 
-Fix: `nn.Sequential(normsmith.InputNorm(features).fit(loader), model)`, which standardises each feature; or
-    divide by what is known, as 255.
+Fix: `model = nn.Sequential(normsmith.InputNorm(features).fit(loader), model)`, with the number of features (or of
+    channels), which standardises each; or divide by what is known, as `x / 255`. Then train again.
 
 Threads: Belval/CRNN#62, kenshohara/3D-ResNets-PyTorch#7, huangzehao/caffe-vdsr#18, xindongzhang/ECBSR#24.
 """

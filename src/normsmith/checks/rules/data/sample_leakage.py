@@ -1,17 +1,20 @@
 """In evaluation the output of a sample depends on the other samples of its batch.
 
 What: one sample of a batch is replaced by another, in evaluation mode, and the outputs of all others are compared with
-    those before. They must not change. The finding names the first layer whose output for other samples did. Batches
-    whose inputs and target do not all begin with the samples (graphs, time first) are not judged. It is information.
+    those before. They must not change. The finding names the first layer whose output for the other samples did.
+    Batches in which samples are not the first dimension of all inputs and targets (graphs, sequences with time first)
+    are not judged. It is information only.
 
-Formula: max |y_i(x_j replaced) − y_i| over i ≠ j, above 1e-4 of the spread of y and ten times what two
-    equal runs differ by.
+Formula: max |y_i after the replacement of x_j − y_i before| over all i ≠ j, where y_i is the output for sample i and
+    x_j the one that is replaced. Reported is more than 1e-4 of the spread of y, and more than ten times what two equal
+    runs differ by.
 
-Why it hurts: predictions change with what happens to be in the batch, and are another's if a reshape mixes samples.
-    Most often it is a `view` or `reshape` where a `transpose` or `permute` is meant, a softmax or mean over dimension
-    0, attention over the batch (`batch_first`), or a norm that goes by the batch in evaluation.
+Why it hurts: predictions change with what happens to be in the batch, and belong to another sample if a reshape mixes
+    them. Most often it is a `view` or `reshape` where a `transpose` or `permute` is needed, a softmax or mean over
+    dimension 0, attention over the batch (a forgotten `batch_first=True`), or a norm that uses the batch in evaluation
+    (NS204).
 
-Threshold: 1e-4, our own: float32 gives about 1e-6 for sums in another order.
+Threshold: 1e-4, our own choice: sums in another order change float32 results by about 1e-6.
 
 Reproduction:
     import normsmith, torch
@@ -31,7 +34,8 @@ Reproduction:
     good = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
     assert not normsmith.check(good, batches, select=["NS409"]).found
 
-Fix: look at the reshapes before the layer that is named: the batch dimension has to come first, and stay so.
+Fix: look at the reshapes in and before the layer that is named: the batch dimension has to come first and stay there.
+    Write `x.transpose(0, 1)` for `x.reshape(b, a)`, and `nn.MultiheadAttention(..., batch_first=True)`.
 
 Threads: FutureComputing4AI/MalConv2#6, yaodongyu/TRADES#3.
 """

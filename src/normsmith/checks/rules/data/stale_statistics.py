@@ -1,21 +1,23 @@
 """The running statistics of a batch norm are not those of the data, and that costs loss or metric in evaluation.
 
-What: running mean and variance differ from the average statistics of batches in training mode, by more than sampling
-    explains, in at least a tenth of a layer's channels; and the network does better in evaluation, on batches that
-    were held back, with the statistics of the measured ones.
+What: a layer's running mean and variance differ from the average statistics of batches in training mode by more than
+    sampling explains, in a tenth of its channels or more; and on batches that were held back the network is better in
+    evaluation with the statistics that were measured on the others.
 
-Formula: |running_mean − μ| / σ > 0.1 + 2.58·s_μ, or |log(running_var + eps) − log(σ² + eps)| > 0.2 + 2.58·s_σ. μ and
-    σ² are the averages of B batches, and s² = (1/B + m/(2 − m))·v with the variance v between batches and the
-    momentum m: a running average is noisy itself.
+Formula: |running_mean − μ| / σ > 0.1 + 2.58·s_μ, or |log(running_var + eps) − log(σ² + eps)| > 0.2 + 2.58·s_σ. μ and σ²
+    are the mean and variance of a channel, averaged over B batches. The standard errors s_μ (of μ/σ) and s_σ (of log
+    σ²) follow from s² = (1/B + m/(2 − m))·v, with the variance v of that quantity between batches and the momentum m:
+    the running average is noisy itself. Chance stays within 2.58 of them in 99 % of the channels.
 
-Why it hurts: evaluation normalises by these statistics: good in training, bad in evaluation. They are stale after
-    weights were averaged (EMA, SWA), pruned, quantised, merged or loaded; after a last phase with a high learning
-    rate or a tiny momentum; and on data that differ from the training data.
+Why it hurts: evaluation normalises by these statistics: the network is good in training and bad in evaluation. They are
+    stale after weights were averaged (EMA, SWA), pruned, quantised, merged or loaded; after a last phase with a high
+    learning rate or a tiny momentum; and on data that differ from the training data.
 
-Threshold: 0.1 σ and a fifth of the variance, our own: healthy networks on the digits stay below them once sampling is
-    taken into account. And a loss that is worse by 0.05 (or by half, on a smaller scale, where outputs move by a
-    fifth of their spread), or a metric that is worse by a point, each beyond its noise between batches; without a
-    loss, outputs that move by a fifth of their spread.
+Threshold: 0.1 σ between means and a fifth (0.2 in the logarithm) between variances, our own choice: healthy networks on
+    a set of handwritten digits stay below once sampling is accounted for. Besides, it has to cost something, beyond
+    noise between batches: a loss that is worse by 0.05, a metric that is worse by one point (0.01), or, for losses on a
+    smaller scale, one that is worse by half while the outputs move by a fifth of their spread. Without a loss, outputs
+    that move by a fifth of their spread.
 
 Reproduction:
     import normsmith, torch
@@ -37,7 +39,7 @@ Reproduction:
     model = findings.fix(model)
     assert normsmith.check(model, other, loss=loss).passed()
 
-Fix: `surgery.recalibrate(model, batches).apply()`; after averaging weights, each time before evaluation.
+Fix: `normsmith.surgery.recalibrate(model, batches).apply()`; after averaging weights, each time before evaluation.
 
 Threads: pytorch/pytorch#4741 (high error in evaluation), huggingface/pytorch-image-models#245 (EMA),
     fadel/pytorch_ema#13, pytorch/ignite#2590, mlcommons/algorithmic-efficiency#767.

@@ -1,20 +1,23 @@
 """The network is worse in evaluation than in training on the very same batches, and its batch norms are the reason.
 
-What: held-back batches go through the network in evaluation, once with the running statistics and once normalised by
-    their own, as in training, without dropout in both. Level deep says where the gap comes from: dropout off first,
-    then running statistics in layer after layer, in steps that add up; beside them each layer alone and the reverse
-    order, which do not add up, as layers work on what those before them leave.
+What: held-back batches go through the network in evaluation mode twice: with the running statistics, and normalised by
+    their own statistics, as in training; dropout is off both times. Level deep says where the gap between the two comes
+    from: it first turns dropout off, then goes over to running statistics in layer after layer, in steps that add up to
+    the whole difference between training and evaluation. Beside these steps it shows each layer alone and the reverse
+    order, which need not add up, since each layer works on what the layers before it put out.
 
-Formula: gap = L(running statistics) − L(batch statistics), the mean over the batches of each batch's difference. Step
-    k is L(layers 1 … k by running statistics) − L(layers 1 … k − 1).
+Formula: gap = L(running statistics) − L(batch statistics), where L is the loss (or metric) of a batch, averaged over
+    the batches. Step k is L(layers 1 … k by running statistics) − L(layers 1 … k − 1 by running statistics).
 
-Why it hurts: what was trained is not what is used. The running statistics may not be those of the data (stale, never
-    updated, dropout before a norm); or a batch tells what one sample cannot (batches too small, or sorted), and then
-    no running statistics can make up for it. The finding says which: it tries statistics measured anew.
+Why it hurts: what was trained is not what is used. There are two kinds of causes. The running statistics are not those
+    of the data: stale, never updated, or measured with dropout before a norm. Or the batch tells something that a
+    single sample cannot (batches are too small, or sorted), and no running statistics can make up for that. The finding
+    says which: it tries statistics measured anew.
 
-Threshold: a loss that is worse by 0.05, or a metric by a point, each beyond its noise between batches (t interval): our
-    own. On a smaller scale half of the loss (TheDeepChecker), where outputs also move by half of their spread: healthy
-    networks near a loss of 0 have .0034 against .0008.
+Threshold: a loss that is worse by 0.05, or a metric by one point (0.01), each beyond its noise between batches (a t
+    interval): our own choice. A loss on a smaller scale counts if it is worse by half of itself (TheDeepChecker's
+    limit) and the outputs also move by half of their spread: healthy networks have small losses such as 0.0034 in
+    evaluation against 0.0008 in training.
 
 Reproduction:
     import normsmith, torch
@@ -33,8 +36,9 @@ Reproduction:
     model = findings.fix(model)
     assert normsmith.check(model, batches, loss=loss, select=["NS403"]).passed()
 
-Fix: where statistics measured anew close most of the gap, `surgery.recalibrate(model, batches).apply()`; otherwise
-    larger or shuffled batches, or `surgery.convert(model, "renorm", schedule="constant")` and further training.
+Fix: where statistics measured anew close most of the gap, `normsmith.surgery.recalibrate(model, batches).apply()`.
+    Otherwise larger or shuffled batches, or `normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`
+    (batch renorm) and further training.
 
 Threads: pytorch/pytorch#4741, pytorch/pytorch#5406, yanx27/GACNet#8, keras-team/keras#6977, keras-team/keras#7265.
 """

@@ -1,19 +1,22 @@
 """Validation data reach the batch norms with other statistics than training data, and the network pays for it.
 
-What: your own `validate(model)` is run on a copy, and what reaches each norm in evaluation mode is compared with what
-    the training batches give in the same mode. They differ by more than sampling explains in a tenth of a layer's
-    channels; and `validate` gives a better number once the norms hold the statistics of the validation data.
+What: your own `validate(model)` is run on a copy. What reaches each norm in it, in evaluation mode, is compared with
+    what the training batches give in the same mode. It is reported where the two differ by more than sampling explains
+    in a tenth of a layer's channels, and `validate` returns a better number once the norms hold the statistics of the
+    validation data.
 
-Formula: |μ_v − μ_t| / σ_t > 0.1 or |log σ²_v − log σ²_t| > 0.2, beyond 2.58 standard errors from the variance between
-    batches. gain = (number with validation statistics − number) / (number with validation statistics −
-    number with broken statistics).
+Formula: |μ_v − μ_t| / σ_t > 0.1 or |log σ²_v − log σ²_t| > 0.2, each plus 2.58 standard errors from the variance
+    between batches, with mean μ and variance σ² of validation (v) and training data (t).
+    gain = (better − now) / (better − broken), where `validate` gives the number `now` as the model is, `better` with
+    the statistics of the validation data, and `broken` with running means that are moved by 3 standard deviations.
 
-Why it hurts: running statistics are those of the training data. Data from another camera or hospital, another decoder
-    or resize, or without the scaling that training data got, arrive shifted at every norm: bad in validation, whatever
-    the mode. Where only training data are augmented, statistics differ too; that costs nothing, and nothing is said.
+Why it hurts: running statistics are those of the training data. Data from another camera or hospital, from another
+    decoder or resize, or without the scaling that training data got, arrive shifted at every norm: the network is bad
+    in validation, whatever the mode. Where only training data are augmented, statistics differ too; that costs nothing,
+    and nothing is reported.
 
-Threshold: as of NS404; and a gain of 5 % of what statistics that are 3 σ off destroy, which also tells whether a
-    higher number is better: our own.
+Threshold: 0.1 and 0.2 as in NS404, and a gain of 5 % of what broken statistics destroy: our own choice. The broken ones
+    also tell whether a higher number is better.
 
 Reproduction:
     import normsmith, torch
@@ -34,8 +37,8 @@ Reproduction:
     assert findings.codes == ("NS408",)
     assert normsmith.check(model, batches, validate=lambda m: validate(m, 0.0), select=["NS408"]).passed()
 
-Fix: the same preparation for both; or, where the data really differ, statistics of the new data:
-    `with surgery.adapt(model, validation_batches):`.
+Fix: the same preparation for both sets of data. Where the data really differ, evaluate with the statistics of the new
+    data: `with normsmith.surgery.adapt(model, validation_batches, prior=0.0): validate(model)`.
 
 Threads: swook/GazeML#25, keras-team/keras#7265, torch/nn#308, uci-cbcl/UFold#18.
 """
@@ -63,7 +66,9 @@ from normsmith.checks.shift import CHANNELS, Shift, noise_of, shift
 GAIN = 0.05
 _BROKEN = 3.0
 """Standard deviations by which statistics are off that break a network."""
-_FIX = Fix("the same preparation for both data; or with surgery.adapt(model, validation_batches): ...")
+_FIX = Fix(
+    "the same preparation for both data; or with surgery.adapt(model, validation_batches, prior=0.0): ..."
+)
 
 
 def check(context: Context) -> Iterator[Finding]:

@@ -1,16 +1,16 @@
 """A trained batch norm has the running statistics of a new layer: mean 0 and variance 1.
 
 What: the running mean is 0 and the running variance 1 in every channel, though γ or β of this very layer have been
-    trained, so that training forwards must have gone through it. New networks and new heads, whose γ and β are
-    constants still, are left alone, and so are frozen layers and those that the forward does not call.
+    trained, so that training forwards must have gone through it. New networks and new heads, whose γ and β still have
+    their initial values, are left alone, and so are frozen layers and layers that the forward does not call.
 
 Formula: in evaluation y = γ·(x − 0) / sqrt(1 + eps) + β: nothing is normalised.
 
-Why it hurts: the weights were trained on normalised inputs, and in evaluation they get others: good in training, bad
-    in evaluation. It comes from a copy of the parameters without the buffers (an EMA or target network, a checkpoint
-    of `named_parameters()`), or from training in evaluation mode.
+Why it hurts: the weights were trained on normalised inputs, and in evaluation they get others: the network is good in
+    training and bad in evaluation. It comes from a copy of the parameters without the buffers (an EMA or target
+    network, or a checkpoint of `named_parameters()`), or from training in evaluation mode.
 
-Threshold: none: exactly 0 and 1 in all channels, which no data gives.
+Threshold: none: exactly 0 and 1 in all channels, which no data give.
 
 Reproduction:
     import copy, normsmith, torch
@@ -29,7 +29,8 @@ Reproduction:
     assert "NS405" in findings.codes
     assert "NS405" not in normsmith.check(findings.fix(average), batches).codes
 
-Fix: `surgery.recalibrate(model, batches).apply()`, and copy the buffers along with the parameters from now on.
+Fix: `normsmith.surgery.recalibrate(model, batches).apply()`; and from now on copy the buffers along with the
+    parameters, as `copy.load_state_dict(model.state_dict())` does.
 
 Threads: cleinc/bts#90 (a published checkpoint with 0 and 1), CuriousAI/mean-teacher#9, FlyreelAI/sesemi#36,
     facebookresearch/moco#70, hiwonjoon/tf-frrn#2.

@@ -1,17 +1,18 @@
-"""A batch norm in a network whose gradients are taken sample by sample: the samples are not separate in it.
+"""A batch norm mixes the samples of a batch in a network whose gradients are taken sample by sample.
 
-What: a batch norm that is not frozen, where the model, its parameters or the optimizer are prepared for gradients per
-    sample (Opacus' wrapper, its optimizer, a `grad_sample` on parameters), or where the forward, or at level deep the
-    training step, that you give maps the network over samples by `torch.func.vmap`.
+What: a batch norm that is not frozen, in either of two settings. The model, its parameters or the optimizer are
+    prepared for gradients per sample: Opacus' wrapper or optimizer, or a `grad_sample` on parameters. Or the `forward`
+    (or, at level deep, the `training_step`) that you give to the check maps the network over samples by
+    `torch.func.vmap`.
 
-Formula: y_i depends on all x_j of the batch by their mean and variance, so ∂loss_i/∂w depends on them too: there is no
-    gradient of a single sample. Within vmap a "batch" is one sample.
+Formula: y_i, the output for sample i, depends on all inputs x_j of the batch by their mean and variance. So ∂loss_i/∂w
+    depends on them too: no gradient belongs to a single sample. Within vmap a batch is one sample.
 
-Why it hurts: with differential privacy the guarantee does not hold, as clipping one sample's gradient does not bound
-    what it does to the others; Opacus refuses such models when it is asked. Under vmap training raises, or normalises
-    each sample by itself.
+Why it hurts: differential privacy loses its guarantee, as clipping the gradient of one sample does not bound its
+    influence on the others; Opacus' own validation refuses such models. Under vmap training raises an error, or
+    normalises each sample by itself.
 
-Threshold: none.
+Threshold: none: one such norm is enough.
 
 Reproduction:
     import normsmith, torch
@@ -26,8 +27,8 @@ Reproduction:
     assert isinstance(model[1], nn.GroupNorm)
     assert normsmith.check(model, select=["NS108"]).passed()
 
-Fix: `surgery.convert(model, "group").apply()`, which does not mix samples, before the wrapper; then train anew. Batch
-    norms that are frozen to public statistics are fine.
+Fix: `normsmith.surgery.convert(model, "group").apply()`, whose group norms do not mix samples, before Opacus wraps the
+    model; then train again. Batch norms that are frozen to statistics of public data are fine.
 
 Threads: pytorch/functorch#115 (gradients per sample), pytorch/functorch#867 (vmap over samples),
     pytorch/pytorch#85533, pytorch/pytorch#96655.

@@ -1,13 +1,15 @@
-"""A linear layer or convolution has a bias that the batch norm after it subtracts again.
+"""A linear layer or convolution has a bias without effect: the batch norm after it subtracts it again.
 
-What: a bias whose only consumer is a batch norm that normalises by the batch in training, with nothing but
-    identities, flattening and poolings that leave a constant as it is between them. With an activation between, or
-    where the output goes elsewhere too, the bias counts, and nothing is said.
+What: a bias whose only consumer is a batch norm that normalises by the batch in training. Between the two stand at most
+    identities, flattening, and poolings that leave a constant as it is. With an activation between, or where the
+    layer's output is used elsewhere too, the bias has an effect, and nothing is reported.
 
-Formula: (x + b) − mean(x + b) = x − mean(x): the result does not depend on b, and its gradient is 0.
+Formula: with the layer's output x + b, its bias b and the mean over the batch: (x + b) − mean(x + b) = x − mean(x). The
+    result does not depend on b, and the gradient of b is 0.
 
-Why it hurts: hardly: parameters, memory and time for nothing; under weight decay the bias shrinks to 0. Information
-    only. It does matter where β is missing too, and where somebody reads the bias.
+Why it hurts: hardly. The bias takes parameters, memory and time for nothing, and under weight decay it shrinks to 0. It
+    is information only. Keep in mind that a norm with `affine=False` has no β, so that such a network has no offset
+    here at all, and that scripts which read or export the bias see a number without meaning.
 
 Threshold: none: the bias is there or not.
 
@@ -20,7 +22,7 @@ Reproduction:
     assert [(finding.code, finding.path) for finding in findings] == [("NS101", "0")]
     assert findings.passed()  # it is information
 
-Fix: `bias=False` in the layer; β of the norm does its work.
+Fix: build the layer without it, as `nn.Conv2d(3, 8, 3, bias=False)`: β of the norm does its work.
 
 Threads: milesial/Pytorch-UNet#325, 4uiiurz1/pytorch-nested-unet#39, matterport/Mask_RCNN#1455, cszn/KAIR#4 (no
     difference in results), yjh0410/yolov2-yolov3_PyTorch#35.

@@ -1,15 +1,16 @@
 """A norm normalises groups of one value each: whatever comes in, β comes out.
 
-What: a group norm with as many groups as channels on vectors, an instance norm on 1×1 maps or sequences of one step, a
-    layer norm over a single feature: one value in each group.
+What: one value in each group: a group norm with as many groups as channels on vectors, an instance norm on 1×1 maps or
+    on sequences of one step, or a layer norm over a single feature.
 
-Formula: (x − mean(x)) / sqrt(var(x) + eps) = (x − x) / sqrt(0 + eps) = 0, and y = γ·0 + β = β.
+Formula: the mean of one value x is x, and its variance 0: (x − mean(x)) / sqrt(var(x) + eps) = 0 / sqrt(eps) = 0, and
+    y = γ·0 + β = β.
 
 Why it hurts: nothing gets through, neither values nor gradients: what is before the norm is not trained, and the
-    network learns from the other paths, if there are some. Torch refuses it for batch norm in training and for
-    instance norm, and not for group norm and layer norm.
+    network learns by other paths, if there are any. Torch refuses it for batch norm in training and for instance norm,
+    but lets it pass for group norm (in batches of more than one sample) and for layer norm.
 
-Threshold: one value per group, in the forward of a batch. Two give ±1, and are not meant here.
+Threshold: one value per group, in the forward of a batch. Groups of two values give only ±1, and are not reported.
 
 Reproduction:
     import normsmith, torch
@@ -21,7 +22,8 @@ Reproduction:
     findings = normsmith.check(model, [x])
     assert findings.codes == ("NS111",)
 
-Fix: fewer groups (`nn.GroupNorm(1, C)` on vectors is a layer norm), or no norm after a global pooling.
+Fix: fewer groups, as `nn.GroupNorm(1, 8)` in place of `nn.GroupNorm(8, 8)` (on vectors that is a layer norm), or no
+    norm after a global pooling; then train again.
 
 Threads: pytorch/pytorch#19250 (all zeros without an error), pytorch/pytorch#45687, ml-explore/mlx#3653,
     arcchang1236/CA-NoiseGAN#3.

@@ -1,14 +1,17 @@
 """Two norms follow each other with nothing between them.
 
-What: a norm of any kind whose only consumer is another norm, with nothing but identities between. Where the first
-    one's result is used elsewhere too, or an activation, a layer or a pooling is between, nothing is said. Information.
+What: a norm of any kind (batch, layer, group, instance, RMS) whose only consumer is another norm, with nothing but
+    identities between. Where the result of the first one is used elsewhere too, or an activation, a layer or a pooling
+    stands between, nothing is reported. It is information only.
 
-Formula: of two batch norms, the second one undoes γ and β of the first: norm(γ·z + β) = ±z, up to eps.
+Formula: let z be the normalised input of the first batch norm, and norm(·) the second one before its own γ and β. Then
+    norm(γ·z + β) = z for γ > 0 and −z for γ < 0, up to eps: the second one undoes γ and β of the first.
 
-Why it hurts: hardly: memory and time for nothing, and parameters without effect. Norms of two kinds do differ, yet one
-    is mostly meant: the other has come in with a block that ends with a norm.
+Why it hurts: hardly. It costs memory and time for nothing, and has parameters without effect. Two norms of different
+    kinds do not undo each other, yet mostly only one is meant, and the other has come in with a block that ends with a
+    norm.
 
-Threshold: none: our own.
+Threshold: none: the two norms follow each other or not.
 
 Reproduction:
     import normsmith
@@ -20,8 +23,9 @@ Reproduction:
     assert [(finding.code, finding.path) for finding in findings] == [("NS103", "1")]
     assert findings.passed()  # it is information
 
-Fix: take one out before training; of a trained network `surgery.strip(model, only=path, fold=True)` where it can be
-    folded.
+Fix: take one out before training. In a trained network `normsmith.surgery.strip(model, only=path, fold=True).apply()`,
+    with the path of the first one, leaves its work in evaluation to the layer before it, where it is a batch norm
+    beside a linear layer or convolution.
 
 Threads: kwotsin/TensorFlow-Xception#1 (twice by mistake), pytorch/pytorch#83747, THUDM/GCC#15 (with an activation
     between).

@@ -1,18 +1,21 @@
-"""Dropout before a batch norm changes the variances that it averages: in evaluation they are too large.
+"""Dropout before a batch norm raises the variances that the norm averages: in evaluation they are too large.
 
-What: dropout that drops in training, and whose result reaches a batch norm with no other norm between. With batches and
-    a loss it is measured by how much the variances differ with and without it, and whether the network does worse in
-    evaluation than with dropout and the statistics that go with it; only then is it said. Else it is information.
+What: dropout that is active in training, and whose result reaches a batch norm with no other norm between. Given
+    batches and a loss or metric, the check measures how much the norm's input variances differ with and without
+    dropout, and whether the network is worse in evaluation than with dropout left on and the statistics that belong to
+    it. It reports a warning only where both are so. Without batches or a loss it reports information.
 
-Formula: dropout multiplies x by 0 or 1/(1 − p): the mean stays, and the variance becomes (var + p·mean²) / (1 − p),
-    twice as much or more at p = 0.5. Evaluation drops nothing, and still divides by that.
+Formula: dropout with the rate p multiplies each x by 0 or by 1/(1 − p). The mean stays, and the variance var becomes
+    (var + p·mean²) / (1 − p), twice as much or more at p = 0.5. In evaluation nothing is dropped, and the norm still
+    divides by the larger standard deviation.
 
-Why it hurts: good in training, bad in evaluation, although dropping should make training the harder one: the layers
-    after the norm get inputs of a scale that they have never seen. Where it costs nothing, as mostly in classifiers
-    with a small p, the order is a matter of taste.
+Why it hurts: the network is good in training and bad in evaluation, although dropout should make training the harder of
+    the two: the layers after the norm get inputs of a scale that they have never seen. Where it costs nothing, as
+    mostly in classifiers with a small p, the order is a matter of taste.
 
-Threshold: variances that differ by a fifth, in a tenth of the channels, beyond sampling error; and a loss or metric
-    that is worse in evaluation by as much as in NS404.
+Threshold: variances that differ by a fifth (0.2 in the logarithm) in a tenth of the channels, beyond sampling error;
+    and in evaluation a loss that is worse by 0.05, or a metric by 0.01, beyond the noise between batches. All are our
+    own choice, the same as in NS404.
 
 Reproduction:
     import normsmith, torch
@@ -32,8 +35,9 @@ Reproduction:
     findings = normsmith.check(model, batches, loss=loss, select=["NS102"])
     assert findings.codes == ("NS102",)  # a loss of 0.08 in training, and of 4 in evaluation
 
-Fix: move the dropout after the last batch norm and train anew. Measuring the statistics without dropout helps only
-    where they are not mostly its noise.
+Fix: move the dropout after the last batch norm and train again. `normsmith.surgery.recalibrate(model, batches).apply()`
+    measures the statistics without dropout and helps without new training, but only where the noise of dropout is a
+    small part of the variance.
 
 Threads: luigibonati/mlcolvar#205 (moved after the norm), luigibonati/mlcolvar#267, arXivTimes/arXivTimes#608 (Li et
     al. 2018, variance shift), mozilla/DeepSpeech#373.

@@ -1,17 +1,19 @@
 """A deep network has no norm at all, and the scale of its activations changes from layer to layer.
 
-What: five linear layers or convolutions or more, no norm of any kind, and on a batch in evaluation the variances of
-    the layers' outputs differ by more than a factor of 10, with a standard deviation outside of [0.5, 2]. The last
-    layer is left out, and so are the ends of residual branches and those that put out a constant, as branches that
-    begin at 0 do. Networks whose initial weights keep the scale, and self-normalizing ones, are fine. Information;
-    NS503 warns where training suffers.
+What: a network has five or more linear layers or convolutions and no norm of any kind; on a batch in evaluation mode
+    the variances of the layers' outputs differ by more than a factor of 10, and some standard deviation is outside of
+    [0.5, 2]. Three kinds of layers are left out: the last one, those that end a residual branch, and those that put out
+    a constant, as branches that begin at 0 do. Networks whose initial weights keep the scale, and self-normalising
+    ones, are fine. It is information only; NS503 warns where training suffers.
 
-Formula: max var(h_l) / min var(h_l) > 10 over the layers l, and some sqrt(var(h_l)) < 0.5 or > 2.
+Formula: max var(h_l) / min var(h_l) > 10, and sqrt(var(h_l)) < 0.5 or > 2 for some l, where h_l is the output of layer
+    l.
 
-Why it hurts: gradients change by the same factors: the first layers learn too slowly, or the last ones too fast, and
-    no learning rate fits all. Norms after each layer, or better initial weights, set the scale.
+Why it hurts: gradients change by the same factors: the first layers learn too slowly, or the last ones too fast, and no
+    learning rate fits all. Norms after each layer, or better initial weights, set the scale.
 
-Threshold: a ratio of 10 as in SageMaker Debugger, the range as in TheDeepChecker; five layers, our own.
+Threshold: the ratio of 10 is that of Amazon SageMaker Debugger, the range [0.5, 2] that of TheDeepChecker; the five
+    layers are our own choice.
 
 Reproduction:
     import normsmith, torch
@@ -25,7 +27,8 @@ Reproduction:
     normsmith.surgery.insert(model, "batch").apply()
     assert not normsmith.check(model, batches, select=["NS107"])
 
-Fix: `surgery.insert(model, "batch").apply()` before training, or initial weights that keep the scale: `layers.init`.
+Fix: `normsmith.surgery.insert(model, "batch").apply()` before training, or initial weights that keep the scale:
+    `normsmith.layers.init.he_(model)` for ReLU.
 
 Threads: jay-mahadeokar/pynetbuilder#8, AlexeyAB/darknet#4135 (NaN without), Holmeyoung/crnn-pytorch#55,
     wy1iu/sphereface#31 (not needed where it converges).

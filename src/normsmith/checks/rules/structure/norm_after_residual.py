@@ -1,16 +1,17 @@
 """A norm stands after a residual addition, norm(x + f(x)), so that no path through the network is free of norms.
 
 What: an addition of x and f(x) whose sum goes to a norm alone. Blocks that normalise before f, x + f(norm(x)), or at
-    its end, x + norm(f(x)), as residual networks do, are not meant. Information: BERT and the first transformer are
-    built like this, and train with a warm-up.
+    the end of f, x + norm(f(x)), as residual networks do, are left alone. It is information only: BERT and the first
+    transformer are built like this, and train well with a warm-up of the learning rate.
 
-Formula: x' = norm(x + f(x)): with L blocks the input passes L norms, each of which divides by about √2 at the start.
+Formula: x' = norm(x + f(x)). With L blocks the input passes L norms, each of which divides by about √2 at the start,
+    since x and f(x) have about the same variance then.
 
 Why it hurts: gradients to the first layers shrink by that factor in each block, and those of the last layers are large
-    at the start: deep networks need a warm-up of the learning rate, or diverge. Google's tuning playbook lists it as
-    known to cause issues. Shallow ones (up to some 6 blocks) may end slightly better with it.
+    at the start: deep networks need a warm-up of the learning rate, or diverge. Google's Deep Learning Tuning Playbook
+    lists it as known to cause issues. Shallow networks (up to about 6 blocks) may end slightly better with it.
 
-Threshold: none.
+Threshold: none: the norm stands after the addition or not.
 
 Reproduction:
     import normsmith, torch
@@ -28,7 +29,7 @@ Reproduction:
     assert [finding.path for finding in findings] == ["0.norm", "1.norm"]
     assert findings.passed()  # it is information
 
-Fix: x + f(norm(x)) in each block, and one norm after the last block.
+Fix: write `return x + self.f(self.norm(x))` in each block, and put one norm after the last block; then train again.
 
 Threads: google-research/tuning_playbook#31 (what is the evidence), huggingface/transformers#3929,
     lucidrains/vit-pytorch#56, harvardnlp/annotated-transformer#13.

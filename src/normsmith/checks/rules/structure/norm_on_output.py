@@ -1,17 +1,17 @@
 """The outputs that the loss compares with targets come straight out of a norm.
 
-What: a norm whose result the model returns, by itself or through a softmax, sigmoid or reshape, where it is compared
-    with a target: class numbers below the number of its features, or values of the same shape. Without targets, a
-    batch norm right after a linear layer or convolution is taken for one. Embeddings, which a norm ends on purpose, are
-    not meant. Information.
+What: a norm whose result the model returns, by itself or through a softmax, sigmoid or reshape, and whose result is
+    compared with a target: class numbers below the number of its features, or values of the same shape. Without
+    targets, a batch norm directly after a linear layer or convolution is reported too. Embeddings, which end with a
+    norm on purpose, are left alone. It is information only.
 
-Formula: y = γ·z + β with z of mean 0 and variance 1 over the batch, in each output.
+Formula: y = γ·z + β, where z has mean 0 and variance 1 over the batch in each output.
 
-Why it hurts: logits cannot grow beyond what γ allows, so that confidence is bound; a regression's outputs have a given
-    mean and spread in each batch, whatever is in it, and in evaluation they hang on running statistics. It does train,
-    and some like it as a regularizer.
+Why it hurts: logits cannot grow beyond what γ allows, so that the network cannot become confident. The outputs of a
+    regression have a given mean and spread in each batch, whatever the batch contains, and in evaluation they depend on
+    running statistics. Such networks do train, and some people like it as a regulariser.
 
-Threshold: none: our own.
+Threshold: none: the norm is the last layer or not.
 
 Reproduction:
     import normsmith, torch
@@ -23,7 +23,7 @@ Reproduction:
     assert [(finding.code, finding.path) for finding in findings] == [("NS104", "4")]
     assert findings.passed()  # it is information
 
-Fix: end on the linear layer, with its bias.
+Fix: take the norm out and end with the linear layer and its bias, as `nn.Linear(8, 3)`.
 
 Threads: yaoing/DAN#14 (before the softmax), kanezaki/pytorch-unsupervised-segmentation#1,
     danielgafni/repalette#10 (removed), jolibrain/joliGEN#41.

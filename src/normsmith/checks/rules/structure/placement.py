@@ -1,15 +1,16 @@
 """A batch norm stands before an s-shaped activation, or after a ReLU: which side is better depends on the network.
 
 What: a batch norm whose result goes to a sigmoid, tanh or the like, or that takes the result of a ReLU or one of its
-    relatives. Information: neither is a fault.
+    relatives. It is information only: neither is a fault.
 
-Formula: act(norm(Wx)) or norm(act(Wx)).
+Formula: norm before the activation: act(norm(W·x)); after it: norm(act(W·x)), with the layer's weight W, its input x
+    and the activation act.
 
-Why it hurts: perhaps. Before an s-shaped activation the norm centres its inputs where the slope is largest, and γ, β
-    decide how far it saturates. After a ReLU it normalises a skewed distribution with a heap at 0, and the next layer
-    gets inputs of mean 0; published comparisons go either way.
+Why it hurts: perhaps not at all. Before an s-shaped activation the norm centres the inputs where the slope is largest,
+    and γ and β decide how far it saturates. After a ReLU it normalises a skewed distribution with a heap at 0, and the
+    next layer gets inputs of mean 0. Published comparisons go either way.
 
-Threshold: none: it depends, and a study of your network on your data tells.
+Threshold: none: it depends, and only an experiment with your network on your data can tell.
 
 Reproduction:
     import normsmith
@@ -20,7 +21,9 @@ Reproduction:
     assert [(finding.code, finding.path) for finding in findings] == [("NS109", "2")]
     assert findings.passed()  # it is information
 
-Fix: `normsmith study my_task.py:task -q placement` compares both sides; `surgery.place` moves the norms.
+Fix: `normsmith study my_task.py:task -q placement` on the command line trains your network both ways and compares them
+    (`task` describes network and data); `normsmith.surgery.place(model, "after").apply()`, or `"before"`, moves the
+    norms before training.
 
 Threads: keras-team/keras#1802 (which side is it), gcr/torch-residual-networks#5, cvjena/cnn-models#3,
     keras-team/keras#4618.

@@ -1,17 +1,19 @@
 """One batch norm is called several times in a forward, on inputs with different statistics.
 
-What: a batch norm that is not frozen is called more than once per forward. With batches it is measured whether its
-    calls get inputs with the same statistics, as the two halves of a siamese network do: then nothing is wrong.
-    Without batches it is information.
+What: a batch norm that is not frozen is called more than once in a forward. Given batches, the check measures whether
+    its calls get inputs with the same statistics, as the two halves of a siamese network do: then nothing is wrong, and
+    nothing is reported. Without batches it is information.
 
-Formula: training normalises call k by its own batch (μ_k, σ_k); evaluation normalises all calls by one running
-    average of them. |μ_k − μ_1| / σ_1 > 0.1 or |log σ²_k − log σ²_1| > 0.2, beyond sampling error, in a tenth of the
-    channels.
+Formula: training normalises call k by its own batch's mean and standard deviation (μ_k, σ_k); evaluation normalises all
+    calls by one running average of them. Reported is |μ_k − μ_1| / σ_1 > 0.1 or |log σ²_k − log σ²_1| > 0.2, beyond
+    sampling error, in a tenth of the channels.
 
-Why it hurts: the running average fits none of the calls: good in training, bad in evaluation. The last call counts
-    most, as each updates the average, and the momentum is in effect multiplied.
+Why it hurts: the running average fits none of the calls: the network is good in training and bad in evaluation. Each
+    call updates the average, so that the last call counts most and the average follows as fast as with a larger
+    momentum.
 
-Threshold: more than one call; differences as of NS404, our own, which healthy networks stay below.
+Threshold: more than one call, and the differences above. They are our own choice, the same as in NS404; the healthy
+    networks that we measured stay below them.
 
 Reproduction:
     import normsmith, torch
@@ -24,8 +26,8 @@ Reproduction:
     assert findings.codes == ("NS106",)
     assert findings[0].also == ("4",)
 
-Fix: one norm for each call, which may share γ and β; in recurrent networks statistics for each step, as in
-    `normsmith.BatchNormLSTM`.
+Fix: one norm for each call, as `norm1, norm2 = nn.BatchNorm1d(8), nn.BatchNorm1d(8)`, which may share γ and β; in
+    recurrent networks statistics for each step, as in `normsmith.BatchNormLSTM`. Then train again.
 
 Threads: pytorch/pytorch#1738 (worse in evaluation), keras-team/keras#8794 (siamese), keras-team/keras#2944,
     carlthome/tensorflow-convlstm-cell#5.

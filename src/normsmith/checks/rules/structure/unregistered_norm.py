@@ -1,8 +1,8 @@
 """The forward calls a norm that is not among the model's modules: it is never trained, moved or saved.
 
-What: a norm of any kind that a module of the model calls, and that `model.modules()` does not have: kept in a plain
-    list or dict, a global, a closure, or made within the forward. Networks that are hidden like that on purpose, whose
-    parameters want no gradients, are left alone.
+What: a norm of any kind that a module of the model calls, and that is not in `model.modules()`: it is kept in a plain
+    list or dict, in a global variable or a closure, or is made within the forward. Networks that are hidden like that
+    on purpose, whose parameters do not require gradients, are left alone.
 
 Formula: none: it is called, and it is not registered.
 
@@ -10,7 +10,7 @@ Why it hurts: `.parameters()`, `.to()`, `.state_dict()`, `.train()` and `.eval()
     trains γ and β; the device may be another; a checkpoint lacks it, so that a loaded model has new statistics; and in
     evaluation it goes on normalising by the batch, and updating its statistics.
 
-Threshold: none.
+Threshold: none: one such norm is enough.
 
 Reproduction:
     import normsmith, torch
@@ -30,7 +30,8 @@ Reproduction:
     findings = normsmith.check(Network(), [torch.randn(8, 4)])
     assert findings.codes[0] == "NS110"
 
-Fix: `nn.ModuleList`, `nn.ModuleDict` or an attribute for each; then train again, as the layers were never trained.
+Fix: keep the norms in `nn.ModuleList([...])`, `nn.ModuleDict({...})`, or one attribute for each; then train again, as
+    these norms were never trained.
 
 Threads: pytorch/pytorch#1053 (layers in a list), pytorch/pytorch#8017, pytorch/pytorch#15005,
     kanezaki/pytorch-unsupervised-segmentation#6.

@@ -1,16 +1,17 @@
 """Gradients of several micro-batches are accumulated, but each batch norm sees one small micro-batch at a time.
 
-What: your `training_step` takes several backwards before the optimizer's step, each from a forward on other samples,
-    and a norm gets fewer than 16 values per channel in each, while all together would be more. With micro-batches that
-    are large enough nothing is lost, and nothing is said.
+What: your `training_step` takes several backwards before the optimizer's step, each from a forward on other samples;
+    and a norm gets fewer than 16 values per channel in each (NS301), while all of them together would be more.
+    Micro-batches that are large enough lose nothing, and nothing is reported.
 
-Formula: k micro-batches of n values: gradients are those of k·n samples, statistics those of n, with a relative error
-    of σ of about 1 / sqrt(2·(n − 1)); and running statistics move k times a step, by 1 − (1 − momentum)^k.
+Formula: k micro-batches of n values: the gradients are those of k·n values, the statistics those of n, with a relative
+    error of the standard deviation σ of about 1 / sqrt(2·(n − 1)). The running statistics move k times in a step,
+    together by 1 − (1 − momentum)^k.
 
-Why it hurts: people accumulate because a large batch does not fit, and expect its results. Batch norm does not
-    accumulate: training is that of the small batch, noisy, and worse in evaluation.
+Why it hurts: people accumulate gradients because a large batch does not fit into memory, and expect the results of the
+    large batch. Batch norm does not accumulate: training is that of the small batch, noisy, and worse in evaluation.
 
-Threshold: 16 values, as in NS301, our own.
+Threshold: 16 values, as in NS301: our own choice.
 
 Reproduction:
     import normsmith, torch
@@ -31,9 +32,11 @@ Reproduction:
     assert findings.codes == ("NS303",)
     assert normsmith.check(findings.fix(model), batches, **given).passed()
 
-Fix: `surgery.convert(model, "renorm", schedule="constant")`, which normalises by running statistics within bounds
-    (with `total_steps` in place of the schedule the bounds widen over the run); `"sync"` with several devices in place
-    of accumulation; or `"group"`. `normsmith.accumulate` gives running statistics the whole step, not the training.
+Fix: `normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`: batch renorm normalises by running
+    statistics, corrected within bounds (with `total_steps=...` in place of the schedule the bounds widen over so many
+    steps). With several devices, `"sync"` in place of accumulation; or `"group"`, group norm.
+    `with normsmith.accumulate(model):` around the micro-batches of a step gives the running statistics the whole step,
+    but training stays as it was.
 
 Threads: pytorch/pytorch#46516, giotto-ai/giotto-deep#75, ultralytics/yolov5#1630, andreped/GradientAccumulator#6,
     Deci-AI/super-gradients#1858.

@@ -1,17 +1,18 @@
 """A batch norm is in training mode during validation: it normalises by the validation batch and learns from it.
 
-What: your `validate` is run on a copy that is in training mode, as it is after a training step, and each call of a
-    norm is looked at. One in training mode is an error. Adaptation on purpose is left alone: `surgery.adapt`, norms
-    alone in training mode within a model in evaluation, and `update_bn` of torch, which averages afresh.
+What: your `validate` is run on a copy that is in training mode, as it is after a training step, and each call of a norm
+    is looked at. A call in training mode is an error. Adaptation on purpose is left alone: `normsmith.surgery.adapt`, a
+    model in evaluation mode of which only the norms are in training mode, and `torch.optim.swa_utils.update_bn`, which
+    measures the averages anew.
 
-Formula: in training mode y = γ·(x − mean of this batch) / sqrt(var of this batch + eps) + β, and running ←
-    (1 − momentum)·running + momentum·batch.
+Formula: in training mode y = γ·(x − mean of this batch) / sqrt(var of this batch + eps) + β, and
+    running ← (1 − momentum)·running + momentum·batch.
 
-Why it hurts: the result depends on what else is in the batch and on its size, so that it is not that of the deployed
-    network; and the running statistics become those of the validation data, which is a leak. Dropout drops, too.
-    Accuracy looks better or worse than it is, and differs from run to run.
+Why it hurts: the result depends on the other samples of the batch and on its size, so that it is not that of the
+    network in use; and the running statistics become those of the validation data, which is a leak. Dropout is active,
+    too. Accuracy looks better or worse than it is, and differs from run to run.
 
-Threshold: a single call.
+Threshold: none: a single call is enough.
 
 Reproduction:
     import normsmith, torch
@@ -28,7 +29,8 @@ Reproduction:
     assert findings.codes == ("NS306",)
     assert normsmith.check(model, validate=lambda model: validate(model.eval())).passed()
 
-Fix: `model.eval()` at the begin of the validation and `model.train()` after it. `torch.no_grad()` changes no mode.
+Fix: `model.eval()` at the beginning of the validation and `model.train()` after it. `torch.no_grad()` does not change
+    the mode.
 
 Threads: ugent-korea/pytorch-unet-segmentation#18 (no_grad alone), princeton-vl/pytorch_stacked_hourglass#44 (train()
     in the validation), facebookresearch/higher#55, ando-khachatryan/HiDDeN#13, weecology/DeepForest#477.

@@ -1,19 +1,21 @@
 """The parameters of a batch norm are frozen, but its running statistics go on moving.
 
-What: γ and β of a norm have `requires_grad=False`, or it stands in a part of the model that is frozen, and it is in
-    training mode when the model trains. With a `training_step`, at level deep, its own steps tell, so that a norm in
-    evaluation mode which `model.train()` thaws is found as well, whatever its parameters do. Norms that are in
-    evaluation mode or pinned by `freeze` while the rest trains are frozen on purpose and well, and nothing is said.
+What: γ and β of a norm have `requires_grad=False`, or the norm stands in a part of the model that is frozen; and it is
+    in training mode when the model trains. If you give a `training_step`, level deep looks at the steps themselves. It
+    then also finds a norm that you put into evaluation mode and that a `model.train()` within the step puts back,
+    whatever its parameters do. Norms that stay in evaluation mode, or that `normsmith.surgery.freeze` holds, while the
+    rest trains are frozen properly, and nothing is reported.
 
-Formula: running ← (1 − momentum)·running + momentum·batch, in each training forward, whatever `requires_grad` says: it
-    speaks of parameters, and running statistics are buffers.
+Formula: running ← (1 − momentum)·running + momentum·batch in each training forward, whatever `requires_grad` is: that
+    is a property of parameters, and running statistics are buffers.
 
-Why it hurts: the frozen part normalises by small batches of the new data in training, and by statistics that drift
-    towards them in evaluation; its frozen weights fit neither. The features are not those of the pretrained network,
-    other heads on the same backbone break, and no parameter shows it.
+Why it hurts: the frozen part normalises by small batches of the new data in training, and in evaluation by statistics
+    that drift towards them; its frozen weights fit neither. The features are not those of the pretrained network, other
+    heads on the same backbone break, and no parameter shows it.
 
-Threshold: none: they move or not. γ and β that are constants still, while the layer before them trains, are a norm
-    without affine, and no fault; nor are momentum encoders, whose parameters a training step moves without gradients.
+Threshold: none: the statistics move or not. Two cases are no fault. γ and β that do not require gradients and still
+    have their initial values, while the layer before them trains, only mean a norm without an affine part. And momentum
+    encoders have parameters that the training step moves without gradients.
 
 Reproduction:
     import normsmith
@@ -27,8 +29,8 @@ Reproduction:
     model = findings.fix(model)
     assert normsmith.check(model.train(), select=["NS305"]).passed()
 
-Fix: `surgery.freeze(model, "statistics", only="backbone.*").apply()`, which no `.train()` ends; or call `.eval()` on
-    the frozen part after each `model.train()`.
+Fix: `normsmith.surgery.freeze(model, "statistics", only="backbone.*").apply()`, with the paths of the frozen part,
+    which no later `.train()` undoes; or call `.eval()` on the frozen part after each `model.train()`.
 
 Threads: lightly-ai/lightly#1438, pytorch/pytorch#86590, jfzhang95/pytorch-deeplab-xception#140 (thawed by train()),
     pgniewko/gt-pyg#112, poppinace/indexnet_matting#35, ultralytics/ultralytics#8753.

@@ -1,18 +1,20 @@
 """The last batch is so small that training fails on it, or that running statistics follow it.
 
-What: the samples that a loader leaves for its last batch, or a batch for its last ghost batch. One value per channel
-    is an error, as training refuses it. One sample, or less than a quarter of a batch with fewer than 16 values per
-    channel, is a warning. A loader that drops its last batch is fine, and so is one in order for a network in
-    evaluation mode.
+What: the samples that a loader leaves for its last batch; or those that a batch leaves for its last ghost batch (a part
+    of the batch that is normalised by itself, the `ghost_batch_size` of normsmith's layers). One value per channel is
+    an error, as training refuses it. A single sample, or less than a quarter of the usual batch with fewer than 16
+    values per channel, is a warning. A loader that drops its last batch is fine, and so is one without shuffling for a
+    network in evaluation mode.
 
-Formula: a running average of batches of N samples has the variance m/(2 − m)·σ²/N; the last batch alone, of L
-    samples, adds m²·σ²/L. For m = 0.1 that is as much as all others together from L < N/5 on.
+Formula: let σ² be the variance of the samples and m the momentum. The running mean of batches of N samples has the
+    variance m/(2 − m)·σ²/N; a last batch of L samples alone adds m²·σ²/L. At m = 0.1 that is as much as all the others
+    together where L = 0.19·N, and more where L is smaller.
 
 Why it hurts: training stops in the last step of the first epoch ("Expected more than 1 value per channel when
-    training"); or each evaluation, which comes right after the last batch, goes by statistics that a few samples have
-    moved by a tenth.
+    training"); or each evaluation, which comes right after the last batch, uses statistics that a few samples have
+    moved by a tenth of the way.
 
-Threshold: a quarter of the batch, our own, by the formula; 16 values as in NS301.
+Threshold: a quarter of the batch, our own choice by the formula; 16 values as in NS301.
 
 Reproduction:
     import normsmith, torch
@@ -26,7 +28,9 @@ Reproduction:
     good = DataLoader(data, 32, shuffle=True, drop_last=True)
     assert normsmith.check(model, good, select=["NS302"]).passed()
 
-Fix: `drop_last=True` in the training loader; or a layer of normsmith with `on_small_batch="running"`.
+Fix: `DataLoader(..., drop_last=True)` for training. Or normsmith's layers, which then use the running statistics for a
+    batch of one value: `normsmith.surgery.convert(model, "batch", on_small_batch="running").apply()`. For ghost batches
+    choose a `ghost_batch_size` that divides the batch size.
 
 Threads: scverse/scvi-tools#2314, fastai/fastai#1352, yassouali/CCT#34, erdongsanshi/Fuss-Free-structure#1,
     yassouali/pytorch-segmentation#8.

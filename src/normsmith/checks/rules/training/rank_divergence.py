@@ -1,16 +1,18 @@
-"""The ranks of a distributed run have saved different running statistics beside the same parameters.
+"""The ranks (processes) of a distributed run have saved different running statistics beside the same parameters.
 
-What: the files of several ranks, given as `rank_checkpoints`, have the same parameters, and running means or variances
-    that differ between two ranks. Small differences, of the last update alone, are left alone, and so are norms that
-    are frozen. Files whose parameters differ are not of one run.
+What: the files that several ranks have saved, given as `rank_checkpoints=[...]`, have the same parameters, and running
+    means or variances that differ between two ranks. Differences as small as those of the last update alone are left
+    alone, and so are norms that are frozen. Files whose parameters differ are taken for those of different runs, and
+    not compared.
 
-Formula: |μ_i − μ_j| / σ > 0.1 or |log σ²_i − log σ²_j| > 0.2 between two ranks, in a tenth of the channels.
+Formula: |μ_i − μ_j| / σ > 0.1 or |log σ²_i − log σ²_j| > 0.2 in a tenth of the channels, where μ_i and σ²_i are the
+    running mean and variance that rank i has saved.
 
-Why it hurts: gradients are shared between ranks, running statistics are not, unless buffers are broadcast or norms
-    synchronised. Each rank evaluates another network, metrics differ from those of the file that rank 0 saves, and
-    where ranks see different data its statistics fit one share of them.
+Why it hurts: ranks share gradients, but not running statistics, unless buffers are broadcast or norms are synchronised.
+    Each rank then evaluates another network, and its metrics are not those of the file that rank 0 saves. Where ranks
+    see different data, the statistics of rank 0 fit its share alone.
 
-Threshold: those of NS404, our own: ranks on the same data stay below them, as their batches are drawn alike.
+Threshold: 0.1 and 0.2, our own choice, as in NS404: ranks whose batches are drawn from the same data stay below.
 
 Reproduction:
     import copy, normsmith, tempfile, torch
@@ -27,8 +29,9 @@ Reproduction:
     assert findings.codes == ("NS307",)
     assert normsmith.check(model, rank_checkpoints=[files[0], files[0]], select=["NS307"]).passed()
 
-Fix: `nn.SyncBatchNorm.convert_sync_batchnorm(model)`, buffers that DDP broadcasts, or, before saving,
-    `surgery.recalibrate(model, batches, group="world").apply()`, which measures over all ranks.
+Fix: train with `model = nn.SyncBatchNorm.convert_sync_batchnorm(model)`, or with
+    `DistributedDataParallel(model, broadcast_buffers=True)`. Without new training, on all ranks and before saving:
+    `normsmith.surgery.recalibrate(model, batches, group="world").apply()`, which measures over all ranks.
 
 Threads: pytorch/pytorch#13711, open-mmlab/mmdetection#2539 (buffers not broadcast), open-mmlab/mmpose#998,
     huggingface/pytorch-image-models#110, pytorch/examples#571.

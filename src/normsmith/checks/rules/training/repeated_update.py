@@ -1,17 +1,19 @@
 """The running statistics of a batch norm are updated more than once from the same samples in a training step.
 
-What: your `training_step`, or the usual one, is run on a copy. A norm whose statistics move again while checkpointing
-    computes a forward anew, in the backward; or in a second forward in training mode on the same input: without a
-    gradient, as for a metric, or with other weights before the same step, as in sharpness-aware minimisation. Losses
-    that compare two views, several calls in one forward (NS106) and different samples (NS310) are left alone.
+What: your `training_step`, or the usual one with your loss, is run on a copy. Reported is a norm whose statistics move
+    again from the same samples, in one of two ways. Activation checkpointing (`torch.utils.checkpoint`) computes the
+    forward again in the backward. Or a second forward in training mode has the same input: without a gradient, as for a
+    metric, or with other weights before the same step, as in sharpness-aware minimisation. Losses that compare two
+    views of a sample, several calls in one forward (NS106) and forwards on different samples (NS310) are left alone.
 
-Formula: two updates by the same batch are one with the momentum 1 − (1 − m)²: 0.19 for 0.1.
+Formula: two updates by the same batch are one with the momentum 1 − (1 − m)², where m is the norm's momentum: 0.19 for
+    0.1.
 
-Why it hurts: running statistics follow the last batches twice as closely and are noisier; where only parts of a network
-    are checkpointed, its norms differ. A forward for a metric also drops and normalises as training does, so that the
-    metric is not that of evaluation.
+Why it hurts: running statistics follow the last batches about twice as closely and are noisier; where only parts of a
+    network are checkpointed, its norms follow them at different speeds. A forward for a metric, besides, drops units
+    and normalises as training does, so that the metric is not that of evaluation.
 
-Threshold: a second update.
+Threshold: a second update from the same samples.
 
 Reproduction:
     import normsmith, torch
@@ -29,8 +31,10 @@ Reproduction:
     assert findings.codes == ("NS304",)
     assert normsmith.check(findings.fix(model), batches, **given).passed()
 
-Fix: `normsmith.convert(model)`: its layers know a recomputation and update once. For a metric use the output that is
-    there, or `model.eval()` for the extra forward; for sharpness-aware steps a momentum of 0 in the second forward.
+Fix: for checkpointing `normsmith.surgery.convert(model, "batch").apply()`: normsmith's layers notice that a forward is
+    computed again, and update once. For a metric use the output that the step has already computed, or `model.eval()`
+    around the extra forward and `model.train()` after it. For sharpness-aware steps set the norms' `momentum` to 0
+    during the second forward.
 
 Threads: pytorch/pytorch#96136, pytorch/pytorch#62471, gpleiss/efficient_densenet_pytorch#73, m2lines/Samudra#572
     (an extra forward too), facebookresearch/fairscale#1035, deepinsight/insightface#2053.

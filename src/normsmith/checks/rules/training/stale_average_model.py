@@ -1,16 +1,21 @@
 """The averaged copy of a model (EMA, SWA, target network) has running statistics that do not fit its weights.
 
-What: NS404 on the averaged copy: its running statistics differ from those of batches that go through it, and cost loss
-    or metric in evaluation; or they are 0 and 1 still, though its γ or β are trained. The cause is told by comparing
-    its buffers with those of the model. Averaged or copied buffers that fit are right, and nothing is said.
+What: the averaged copy, given as `ema=...`, has running statistics that differ from those of batches that go through it
+    (as in NS404), which costs loss or metric in evaluation; or they are still 0 and 1, though its γ or β are trained.
+    The finding tells the likely cause by comparing its buffers with those of the model. Buffers that were averaged or
+    copied, and fit, are right, and nothing is reported.
 
-Formula: average weights w̄ = Σ aₜ·wₜ make inputs of norms whose mean and variance are no average of those under wₜ;
-    |running_mean − μ(w̄)| / σ > 0.1, or |log(running_var + eps) − log(σ² + eps)| > 0.2, beyond noise.
+Formula: the average w̄ = Σ aₜ·wₜ of the weights wₜ of many steps t, with shares aₜ, gives the norms inputs whose mean μ
+    and variance σ² are no average of those under the wₜ. Reported is |running_mean − μ| / σ > 0.1, or
+    |log(running_var + eps) − log(σ² + eps)| > 0.2, beyond noise, in a tenth of the channels, with μ and σ² of batches
+    that go through the averaged copy.
 
-Why it hurts: the average is what is evaluated and published. Loops over `parameters()` forget the
-    buffers, which stay those of the first copy; `AveragedModel` of torch copies the model's, which fit its own weights.
+Why it hurts: the average is what is evaluated and published. A loop over `parameters()` forgets the buffers, which stay
+    those of the first copy. `torch.optim.swa_utils.AveragedModel` copies the buffers of the model by default, and these
+    fit the model's own weights.
 
-Threshold: those of NS404 and of its cost; 0 and 1 exactly, where buffers are those of a new layer.
+Threshold: 0.1 and 0.2, and a loss that is worse by 0.05 or a metric by 0.01, as in NS404: our own choice. Or exactly 0
+    and 1, the buffers of a new layer.
 
 Reproduction:
     import copy, normsmith, torch
@@ -30,8 +35,9 @@ Reproduction:
     average = normsmith.surgery.recalibrate(average, batches).apply()
     assert normsmith.check(model, batches, ema=average, select=["NS308"]).passed()
 
-Fix: `surgery.recalibrate(ema, batches).apply()` each time before the average is evaluated or saved (torch's `update_bn`
-    does similarly); for a slow EMA averaging or copying the buffers along does.
+Fix: `normsmith.surgery.recalibrate(ema, batches).apply()` each time before the average is evaluated or saved
+    (`torch.optim.swa_utils.update_bn` is similar). For an EMA that follows slowly, averaging or copying the buffers
+    along with the weights is enough.
 
 Threads: pytorch/ignite#2590, mosaicml/composer#624, fadel/pytorch_ema#13, CuriousAI/mean-teacher#9,
     boschresearch/OASIS#21, huggingface/pytorch-image-models#106 (when averaged buffers do).

@@ -1,20 +1,21 @@
 """A batch norm has so few values per channel in training that their mean and variance are mostly noise.
 
-What: values per channel, the samples of a batch times the positions of each, on one device: fewer than 16 are a
-    warning, fewer than 2 an error, as training refuses them. With batches of at most 4 samples it is also measured
-    what the positions are worth: those of one image resemble each other, and 1,000 of them may tell no more than 5
-    independent values.
+What: values per channel in training: the samples of a batch times the positions of each (pixels or steps), on one
+    device. Fewer than 16 are a warning, fewer than 2 an error, as training refuses them. For batches of at most 4
+    samples the check also measures how many independent values the positions are worth: those of one image resemble
+    each other, and 1,000 of them may tell no more than 5 independent values. Batch renorm, group norm, and frozen and
+    synchronised norms are left alone.
 
-Formula: n values give σ with a relative error of about 1 / sqrt(2·(n − 1)). Measured, n is σ² divided by the variance
-    of batch means.
+Formula: n independent values give the standard deviation σ with a relative error of about 1 / sqrt(2·(n − 1)).
+    Measured, n is σ² divided by the variance of the batches' means.
 
-Why it hurts: each sample is normalised by numbers that depend on the few others, which training has to live with and
-    evaluation does not see: its running averages are close to the truth. Good in training, bad in evaluation; noisy
-    losses.
+Why it hurts: each sample is normalised by numbers that depend on the few others. Training has to live with that noise,
+    and evaluation does not see it, as running averages are close to the truth: the network is good in training and bad
+    in evaluation, and its losses are noisy.
 
-Threshold: 16 values, where σ is off by 18 %: our own; published curves fall from some 16 images on down (Wu and He
-    2018, group normalization). A batch of 2 with large images is left alone unless their positions prove to be worth
-    fewer than 8 values. Renorm, group norm, frozen and synchronised norms are not meant.
+Threshold: 16 values, where σ is off by 18 %: our own choice. Published curves get worse below about 16 images (Wu and
+    He 2018, Group Normalization). A batch of 2 large images is left alone unless its positions prove to be worth fewer
+    than 8 values.
 
 Reproduction:
     import normsmith, torch
@@ -28,8 +29,10 @@ Reproduction:
     assert normsmith.check(model, batches, select=["NS301"]).passed()
     assert normsmith.check(model, [torch.randn(64, 4)], select=["NS301"]).passed()
 
-Fix: larger batches where memory allows; else `surgery.convert(model, "renorm", schedule="constant")`, which normalises
-    by running statistics within bounds, `"sync"` on several devices, or `"group"`.
+Fix: larger batches where memory allows. Else `normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`:
+    batch renorm normalises by running statistics, corrected within bounds. On several devices
+    `normsmith.surgery.convert(model, "sync").apply()`, which takes the statistics of all of them, or `"group"` for
+    group norm, which needs no batch. Then train on; after `"group"` from new.
 
 Threads: CAREamics/careamics#488, google/automl#881, carrierlxk/COSNet#10, xuebinqin/BASNet#42,
     open-mmlab/mmsegmentation#272 (one value: an error), dbolya/yolact#325.

@@ -1,17 +1,18 @@
 """A training step runs with batch norms in evaluation mode: they train on statistics that nothing updates.
 
-What: your `training_step` is run before and after `validate`, and each norm's calls are looked at. It is an error where
-    the whole model is in evaluation mode in a training step, or where a norm trained before the validation and does not
-    after it. It is information where norms alone are in evaluation mode. Frozen parts, none of whose parameters move,
-    and forwards in evaluation beside one in training, as for pseudo-labels, are left alone.
+What: your `training_step` is run before and after `validate`, and each call of a norm is looked at. It is an error
+    where the whole model is in evaluation mode in a training step, or where a norm trained before the validation and
+    does not after it. It is information where only the norms are in evaluation mode. Left alone are frozen parts, none
+    of whose parameters move, and forwards in evaluation mode beside one in training mode, as for pseudo-labels.
 
-Formula: y = γ·(x − running_mean) / sqrt(running_var + eps) + β in training too, with statistics that stay.
+Formula: y = γ·(x − running_mean) / sqrt(running_var + eps) + β in training too, with statistics that nothing updates.
 
-Why it hurts: a `model.eval()` of the validation without a `model.train()` after it leaves the rest of the training
-    without batch statistics, dropout and gradients through them; weights move on while the statistics stay where they
-    were, so that activations drift, or diverge. Nothing fails; the loss of training is worse from the second epoch on.
+Why it hurts: a validation calls `model.eval()`, and nobody calls `model.train()` after it. The rest of the training
+    then goes on without batch statistics, without the gradients through them, and without dropout. The weights move on
+    while the statistics stay where they were, so that activations drift or diverge. No error is raised; the training
+    loss is merely worse from the second epoch on.
 
-Threshold: a training step, gradients recorded, none of whose forwards has the norm in training mode.
+Threshold: a training step with gradients, none of whose forwards has the norm in training mode.
 
 Reproduction:
     import normsmith, torch
@@ -31,7 +32,8 @@ Reproduction:
     given["training_step"] = lambda model, *rest: step(model.train(), *rest)
     assert normsmith.check(model, batches, select=["NS309"], **given).passed()
 
-Fix: `model.train()` at the begin of each epoch, and after each validation within one.
+Fix: `model.train()` at the beginning of each epoch, and after each validation within an epoch. If the norms are meant
+    to be frozen, say so: `normsmith.surgery.freeze(model, "statistics").apply()`.
 
 Threads: wkentaro/pytorch-fcn#56, joeynmt/joeynmt#184, fartashf/vsepp#4, tk-rusch/coRNN#1, ServiceNow/LCFCN#20,
     pytorch/tutorials#1624.

@@ -1,19 +1,22 @@
-"""A norm is fed by two forwards in training mode before a step: of two kinds of data, or of one model under DDP.
+"""Two forwards in training mode feed a norm before a step: on two kinds of data, or of one model under DDP.
 
-What: your `training_step` is run on a copy. Under DistributedDataParallel with batch norms two forwards before a
-    backward are an error. Otherwise two forwards that give one loss, as of real and generated samples or of two
-    views, are information, and a warning where the norm's inputs in them have very different statistics; so are
-    forwards with a backward each, where these are told from 16 values per channel or more. Micro-batches (NS303),
-    extra forwards on the same samples (NS304) and two calls in one forward (NS106) are not meant.
+What: your `training_step` is run on a copy. Under `DistributedDataParallel` (DDP), which broadcasts the buffers of
+    batch norms, two forwards before a backward are an error. Otherwise two forwards that give one loss, as of real and
+    generated samples or of two views, are information, and a warning where the norm's inputs in them have very
+    different statistics. Two forwards with a backward each are a warning likewise, if the norm gets 16 values per
+    channel or more in each. Micro-batches (NS303), extra forwards on the same samples (NS304) and several calls in one
+    forward (NS106) are reported there.
 
-Formula: each forward is normalised by its own batch (μ_k, σ_k), evaluation by one average of them: far apart are
-    |μ_2 − μ_1| / σ_1 > 0.5 or a factor above 2 between variances, beyond sampling error, in a tenth of the channels.
+Formula: forward k is normalised by its own batch's mean and standard deviation (μ_k, σ_k), and evaluation by one
+    average of them. Very different means |μ_2 − μ_1| / σ_1 > 0.5, or a factor above 2 between the variances, beyond
+    sampling error, in a tenth of the channels.
 
 Why it hurts: running statistics are those of a mixture that neither kind of data has. Under DDP the second forward
-    broadcasts the buffers into those that the first one's backward needs: "modified by an inplace operation".
+    writes the broadcast buffers into those that the backward of the first one needs: "modified by an inplace
+    operation".
 
-Threshold: two forwards; for the warning half a standard deviation or twice the variance, our own: a quarter of σ off
-    for both.
+Threshold: two forwards. For the warning, half a standard deviation or twice the variance, our own choice: the common
+    average is then off by a quarter of σ for both kinds.
 
 Reproduction:
     import normsmith, torch
@@ -32,7 +35,8 @@ Reproduction:
     assert [finding.severity for finding in findings] == ["warning"]
 
 Fix: one forward of both, `model(torch.cat([real, fake]))`, where they may share statistics; a norm for each kind where
-    not. Under DDP one forward, `SyncBatchNorm`, or `broadcast_buffers=False` (`forward_sync_buffers` in new torch).
+    not. Under DDP one forward, or `nn.SyncBatchNorm.convert_sync_batchnorm(model)`, or
+    `DistributedDataParallel(model, broadcast_buffers=False)` (in new versions of torch `forward_sync_buffers=False`).
 
 Threads: pytorch/pytorch#175024 (real and fake), pytorch/pytorch#22095, pytorch/pytorch#66504, pytorch/pytorch#65907,
     pytorch/pytorch#110363.
