@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from normsmith.checks.finding import UnavailableError
 from normsmith.checks.moments import Call
-from normsmith.checks.shift import MEAN, Shift, noise_of, shift
+from normsmith.checks.shift import MEAN, Shift, noise_of, noise_of_pairs, shift
 
 
 def calls(batches: int, values: int, channels: int, seed: int = 0, offset: float = 0.0) -> list[Call]:
@@ -64,9 +66,26 @@ def test_the_noise_of_batches_tells_how_many_values_they_are_worth():
     assert noise_of(calls(64, 50, 64), 0.0).values == pytest.approx(50, rel=0.35)
 
 
+def test_what_batches_differ_by_is_no_noise_of_pairs():
+    one = calls(6, 16, 32)
+    wider = [replace(call, var=1.4 * call.var) for call in one]
+    assert float(noise_of_pairs(wider, one, 0.0).log_variance.max()) == pytest.approx(0, abs=1e-12)
+    of_pairs = shift(average(wider), average(one), 0.0, noise_of_pairs(wider, one, 0.0), 1 / 6)
+    assert of_pairs.share == 1
+    assert shift(average(wider), average(one), 0.0, noise_of(one, 0.0), 2 / 6).share == 0
+
+
+def test_pairs_of_unrelated_batches_are_not_apart():
+    for seed in range(20):
+        one, other = calls(8, 64, 64, 2 * seed), calls(8, 64, 64, 2 * seed + 1)
+        noise = noise_of_pairs(one, other, 0.0)
+        assert not shift(average(one), average(other), 0.0, noise, 1 / 8).counts
+
+
 def test_two_batches_are_too_few():
-    with pytest.raises(UnavailableError, match="at least 3 batches to tell a shift from noise, got 2"):
-        noise_of(calls(2, 8, 4), 0.0)
+    for noise in (noise_of, lambda some, epsilon: noise_of_pairs(some, some, epsilon)):
+        with pytest.raises(UnavailableError, match="at least 3 batches to tell a shift from noise, got 2"):
+            noise(calls(2, 8, 4), 0.0)
 
 
 def test_all_channels_are_told_by_their_quantiles_with_their_sign():

@@ -135,6 +135,30 @@ def noise_of(calls: Sequence[Call], epsilon: float) -> Noise:
     )
 
 
+def noise_of_pairs(ones: Sequence[Call], others: Sequence[Call], epsilon: float) -> Noise:
+    """How much the differences between statistics of the same batches vary, which came to a layer twice.
+
+    What batches differ by is in both, and no noise of the difference.
+
+    Raises:
+        UnavailableError: fewer than 3 batches reached the layer.
+
+    >>> one = [Call(b, 0, 8.0, torch.tensor([float(b)]), torch.ones(1)) for b in range(4)]
+    >>> noise_of_pairs(one, one, 0.0).mean
+    tensor([0.], dtype=torch.float64)
+    """
+    other_of = {(call.batch, call.number): call for call in others}
+    pairs = [(call, other_of[key]) for call in ones if (key := (call.batch, call.number)) in other_of]
+    if len(pairs) < _FEWEST:
+        raise UnavailableError(
+            f"expected at least {_FEWEST} batches to tell a shift from noise, got {len(pairs)}"
+        )
+    means = torch.stack([(one.mean - other.mean) / (other.var + epsilon).sqrt() for one, other in pairs])
+    logs = torch.stack([((one.var + epsilon) / (other.var + epsilon)).log() for one, other in pairs])
+    mean, log_variance = (part.double().nan_to_num(neginf=0.0).var(0) for part in (means, logs))
+    return Noise(_at_least_pooled(mean), _at_least_pooled(log_variance), len(pairs))
+
+
 def shift(
     one: tuple[Tensor, Tensor],
     other: tuple[Tensor, Tensor],

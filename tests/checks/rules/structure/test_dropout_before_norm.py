@@ -89,6 +89,45 @@ def switched_off() -> nn.Module:
     return model
 
 
+def rings(count: int = 16) -> Batches:
+    """Points in 6 dimensions, and in which of four shells around the origin each lies."""
+    draw = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(64, 6, generator=draw) for _ in range(count)]
+    edges = torch.tensor([1.9, 2.3, 2.8])
+    return [(x, torch.bucketize(x.norm(dim=1), edges)) for x in inputs]
+
+
+def classifier(p: float) -> nn.Module:
+    """A classifier with dropout before its norm."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(6, 64),
+        nn.ReLU(),
+        nn.Dropout(p),
+        nn.Linear(64, 64),
+        nn.BatchNorm1d(64),
+        nn.ReLU(),
+        nn.Linear(64, 4),
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(20):
+        for x, y in rings():
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    return model
+
+
+def with_old_statistics(p: float) -> nn.Module:
+    """The same, whose running statistics are those of before its training."""
+    model = classifier(p)
+    model[4].reset_running_stats()
+    return model
+
+
+CLASSES = {"loss": F.cross_entropy}
+
+
 class TestDropoutBeforeNorm(RuleContract):
     code = "NS102"
     faulty = {
@@ -97,8 +136,12 @@ class TestDropoutBeforeNorm(RuleContract):
         "as a function, after a GRU": lambda: Case(trained(States(), sums(5, 4)), sums(5, 4), LOSS),
         "without data it is information": lambda: Case(mlp(0.1)),
         "without a loss too": lambda: Case(mlp(0.1), sums(8)),
+        "a classifier that does better without it": lambda: Case(classifier(0.5), rings(), CLASSES),
     }
     healthy = {
+        "dropout that costs nothing, and statistics that are old": lambda: Case(
+            with_old_statistics(0.3), rings(), CLASSES
+        ),
         "after the last norm": lambda: Case(trained(afterwards(), sums(8)), sums(8), LOSS),
         "the same as a function": lambda: Case(trained(States(after=True), sums(5, 4), 3), sums(5, 4), LOSS),
         "so little that it costs nothing": lambda: Case(trained(mlp(0.02), sums(8)), sums(8), LOSS),

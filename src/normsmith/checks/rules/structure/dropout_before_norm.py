@@ -2,8 +2,9 @@
 
 What: dropout that is active in training, and whose result reaches a batch norm with no other norm between. Given
     batches and a loss or metric, the check measures how much the norm's input variances differ with and without
-    dropout, and whether the network is worse in evaluation than with dropout left on and the statistics that belong to
-    it. It reports a warning only where both are so. Without batches or a loss it reports information.
+    dropout, and whether the network is worse in evaluation than with a pair that fits: no dropout and statistics
+    measured without it, or dropout left on and statistics measured with it. It reports a warning only where both are
+    so. Without batches or a loss it reports information.
 
 Formula: dropout with the rate p multiplies each x by 0 or by 1/(1 − p). The mean stays, and the variance var becomes
     (var + p·mean²) / (1 − p), twice as much or more at p = 0.5. In evaluation nothing is dropped, and the norm still
@@ -15,7 +16,8 @@ Why it hurts: the network is good in training and bad in evaluation, although dr
 
 Threshold: variances that differ by a fifth (0.2 in the logarithm) in a tenth of the channels, beyond sampling error;
     and in evaluation a loss that is worse by 0.05, or a metric by 0.01, beyond the noise between batches. All are our
-    own choice, the same as in NS404.
+    own choice, the same as in NS404. It has to be so with statistics that are measured anew with dropout, too: running
+    statistics that are merely old are the affair of NS404.
 
 Reproduction:
     import normsmith, torch
@@ -37,7 +39,7 @@ Reproduction:
 
 Fix: move the dropout after the last batch norm and train again. `normsmith.surgery.recalibrate(model, batches).apply()`
     measures the statistics without dropout and helps without new training, but only where the noise of dropout is a
-    small part of the variance.
+    small part of the variance: it is offered where it was seen to help, and dropout left on does no better.
 
 Threads: luigibonati/mlcolvar#205 (moved after the norm), luigibonati/mlcolvar#267, arXivTimes/arXivTimes#608 (Li et
     al. 2018, variance shift), mozilla/DeepSpeech#373.
@@ -45,7 +47,7 @@ Threads: luigibonati/mlcolvar#205 (moved after the norm), luigibonati/mlcolvar#2
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -53,12 +55,14 @@ from torch import nn
 
 from normsmith._text import path_text
 from normsmith.anatomy.graph import Event
-from normsmith.checks.comparison import normalising_by
+from normsmith.checks.comparison import Comparison, normalising_by
 from normsmith.checks.context import Context
 from normsmith.checks.finding import Finding, Fix
+from normsmith.checks.moments import LayerMoments
 from normsmith.checks.norms import Norm
 from normsmith.checks.rule import Rule
-from normsmith.checks.shift import LOG_VARIANCE, Shift, noise_of, shift
+from normsmith.checks.shift import LOG_VARIANCE, Shift, noise_of_pairs, shift
+from normsmith.measure import Statistics
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _FUNCTIONS = {"dropout", "dropout1d", "dropout2d", "dropout3d"}
@@ -76,12 +80,16 @@ def check(context: Context) -> Iterator[Finding]:
             yield replace(_finding(norm, paths, what), severity="info")
         return
     shifts = _shifts(context, list(after))
-    droppers = [context.network.get_submodule(path) for norm in shifts for path in after[norm]]
-    cost = context.compare_with(lambda: _dropping(context, droppers)).cost if shifts else None
+    if not shifts:
+        return
+    against_none, against_dropping = _costs(context, [(norm, after[norm]) for norm in shifts])
+    cost = against_dropping or against_none
     for norm, away in shifts.items() if cost is not None else ():
         what = f"; with and without it, statistics differ {away.text}; {cost}"
+        finding = _finding(norm, after[norm], what)
         yield replace(
-            _finding(norm, after[norm], what),
+            finding,
+            fix=finding.fix if against_dropping else context.recalibration(),
             quantity="log of the variances' ratio",
             measured=float(away.log_variance.max()),
             threshold=LOG_VARIANCE,
@@ -134,11 +142,40 @@ def _shifts(context: Context, norms: list[Norm]) -> dict[Norm, Shift]:
         on, off = context.moments.get(norm.module), without.get(norm.module)
         if on is None or off is None:
             continue
-        noise = noise_of(on.calls, norm.epsilon)
-        one = shift((on.mean, on.within), (off.mean, off.within), norm.epsilon, noise, 2 / noise.batches)
+        noise = noise_of_pairs(on.calls, off.calls, norm.epsilon)
+        one = shift((on.mean, on.within), (off.mean, off.within), norm.epsilon, noise, 1 / noise.batches)
         if one.counts:
             away[norm] = one
     return away
+
+
+def _costs(context: Context, norms: Iterable[tuple[Norm, list[str]]]) -> tuple[str | None, str | None]:
+    """What evaluation costs against statistics without dropout, and against dropping; None for nothing.
+
+    In both it has to cost as much with statistics that are measured anew, with dropout: else the running ones are old,
+    which is the affair of NS404.
+    """
+    droppers = [context.network.get_submodule(path) for _, paths in norms for path in paths]
+    renewed = context.compare(_statistics(context.moments))
+    without = context.compare(_statistics(context.moments_without_dropout))
+    dropping = context.compare_with(lambda: _dropping(context, droppers))
+    first, second = (
+        other.cost if _between(renewed, other).cost is not None else None for other in (without, dropping)
+    )
+    return first, second
+
+
+def _statistics(moments: dict[nn.Module, LayerMoments]) -> dict[nn.Module, Statistics]:
+    return {module: measured.statistics for module, measured in moments.items()}
+
+
+def _between(one: Comparison, other: Comparison) -> Comparison:
+    """What one change comes to, and another one."""
+    losses, metrics = (
+        tuple((now, then) for (_, now), (_, then) in zip(*pairs, strict=True))
+        for pairs in ((one.losses, other.losses), (one.metrics, other.metrics))
+    )
+    return replace(other, losses=losses, metrics=metrics)
 
 
 @contextmanager
