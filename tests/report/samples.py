@@ -409,6 +409,38 @@ def empty() -> StudyResult:
     return study(failures=(), trials_new=0, trials_reused=0)
 
 
+def evidence() -> dict[str, object]:
+    """All that a finding can have for a page to draw, with names of all kinds."""
+
+    def values(mean: float) -> dict[str, object]:
+        return {"loss": {"mean": mean, "spread": abs(mean) / 10, "batches": [mean]}}
+
+    parts = [("features.1", 0.2), (LONG, 0.4), (NASTY, -0.05)]
+    steps = [
+        {
+            "layers": [path],
+            "in_order": values(added),
+            "alone": values(added / 2),
+            "reversed": values(3 * added),
+        }
+        for path, added in parts
+    ]
+    quantiles = [-1.2, -0.9, -0.3, 0.1, 0.4, 0.8, 2.5]
+    return {
+        "evaluation": values(1.0),
+        "dropout_off": values(-0.1),
+        "steps": steps,
+        "channels": {
+            "what": "running statistics",
+            "of": NASTY,
+            "mean": quantiles,
+            "variance": [math.exp(value) for value in quantiles],
+            "allowed": {"mean": [-0.1, 0.1], "variance": [0.8, 1.2]},
+        },
+        "batches": {"values": [1.0, -0.5, 0.2, 0.0], "errors": [0.2] * 4},
+    }
+
+
 def findings() -> Findings:
     """What a check can find: of each severity, measured far apart, proved, suppressed, and with names of all kinds."""
     fix = Fix("surgery.recalibrate(model, batches).apply()")
@@ -430,6 +462,7 @@ def findings() -> Findings:
             stale,
             replace(stale, path=LONG, measured=0.4),
             replace(stale, path=NASTY, measured=math.nan, message=NASTY, cause=NASTY),
+            replace(stale, code="NS403", name="train-eval-gap", path="", evidence=evidence()),
             replace(
                 stale,
                 code="XX1",

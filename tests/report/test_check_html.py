@@ -22,9 +22,9 @@ def section(name: str) -> str:
 
 def test_the_summary_comes_first_and_the_most_severe_leads():
     assert "<h1>my_task.py</h1>" in PAGE
-    assert [f"{n} {word}" in PAGE for n, word in ((3, "error"), (1, "warning"), (1, "info"))] == [True] * 3
+    assert [f"{n} {word}" in PAGE for n, word in ((4, "error"), (1, "warning"), (1, "info"))] == [True] * 3
     links = re.findall(r'<a href="#rule-\d">(\w+)', section("findings"))
-    assert links == ["NS404", "XX1", "NS101"]
+    assert links == ["NS404", "NS403", "XX1", "NS101"]
 
 
 def test_each_rule_has_what_where_why_the_fix_and_its_proof():
@@ -34,8 +34,9 @@ def test_each_rule_has_what_where_why_the_fix_and_its_proof():
     assert "Threshold" in said
     assert every_rule()["NS404"].title.split("'")[0] in said
     assert 'id="figure-rule-1-1"' in said
-    assert "<details><summary>What the rule" not in section("rule-2"), "a rule that is not installed"
-    assert "<figure" not in section("rule-3"), "nothing was measured"
+    assert "<details><summary>What the rule" not in section("rule-3"), "a rule that is not installed"
+    assert "<figure" not in section("rule-4"), "nothing was measured"
+    assert section("rule-2").count("<figure") == 5  # measured, the gap, means, variances, and batches
 
 
 def test_what_was_not_run_is_there_with_the_reason_and_what_is_suppressed():

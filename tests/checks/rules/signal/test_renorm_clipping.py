@@ -47,7 +47,7 @@ def test_it_names_bounds_that_do():
     findings = made.check("NS507")
     assert [finding.path for finding in findings] == ["1", "4"]
     for finding in findings:
-        scope = {"model": made.model, "schedules": normsmith.layers.schedules}
+        scope = {"model": made.model, "normsmith": normsmith}
         exec(finding.fix.code, scope)
     with torch.no_grad():
         for x, _ in 4 * made.batches:  # the second norm's input is another now

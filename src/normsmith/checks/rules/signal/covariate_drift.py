@@ -1,18 +1,19 @@
 """What reaches a batch norm moves so far in each training step that running statistics cannot follow.
 
-What: in eight training steps on a copy, mean or variance of a norm's input, on one and the same batch, move far from
-    step to step in at least a tenth of the channels. A warning where evaluation with the running statistics costs
-    loss or metric after these steps; information otherwise.
+What: in eight training steps on a copy, the mean or variance of a norm's input, always on the same batch, moves far
+    from step to step in a tenth of the channels or more. It is a warning where evaluation with the running statistics
+    costs loss or metric after these steps, as in NS404; information otherwise.
 
-Formula: the average over the steps of |μ_t+1 − μ_t| / σ_t > 0.25, or of |log σ²_t+1 − log σ²_t| > 0.4.
+Formula: the average over the steps t of |μ_t+1 − μ_t| / σ_t > 0.25, or of |log σ²_t+1 − log σ²_t| > 0.4, with the mean
+    μ_t and variance σ²_t of a channel after step t.
 
-Why it hurts: a running average with momentum m is behind by (1 − m)/m steps: nine at 0.1. Where each step moves the
-    input by a quarter of its σ, evaluation in the midst of training is far off, and the layers after the norm learn
-    on inputs that will not be.
+Why it hurts: a running average with the momentum m is behind by about (1 − m)/m steps: nine at 0.1. Where each step
+    moves the input by a quarter of its standard deviation σ, evaluation during training is far off, and the layers
+    after the norm learn from inputs that soon are others.
 
-Threshold: a quarter of σ and half of the variance, our own: small networks of five kinds, new and trained, stay below
-    0.17 and 0.15 with Adam at 0.01 or SGD at 0.1, and all go beyond with a hundred times the rate, most with ten
-    times. The batch is the same, so that no sampling error is in it.
+Threshold: a quarter of σ and a factor of 1.5 (0.4 in the logarithm) of the variance, our own choice: small networks of
+    five kinds, new and trained, stay below 0.17 and 0.15 with Adam at 0.01 or SGD at 0.1, and all go beyond with a
+    hundred times the learning rate, most with ten times. As the batch is always the same, no sampling error is in it.
 
 Reproduction:
     import normsmith, torch
@@ -26,9 +27,10 @@ Reproduction:
         optimizer = torch.optim.Adam(model.parameters(), lr=rate)
         assert normsmith.check(model, batches, optimizer=optimizer, **given).codes == codes
 
-Fix: a lower learning rate or a warm-up; `surgery.recalibrate(model, batches).apply()` before each evaluation
-    meanwhile; batch renorm, `surgery.convert(model, "renorm", total_steps=...)`, trains on nearly what evaluation
-    uses.
+Fix: `for group in optimizer.param_groups: group["lr"] /= 10`, or a warm-up. Until then
+    `normsmith.surgery.recalibrate(model, batches).apply()` before each evaluation. Batch renorm,
+    `normsmith.surgery.convert(model, "renorm", total_steps=10_000).apply()` with the number of training steps, trains
+    on nearly the statistics that evaluation uses.
 
 Threads: keras-team/keras#3366, keras-team/keras#10666, patrick-kidger/equinox#659.
 """

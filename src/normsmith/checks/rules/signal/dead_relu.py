@@ -1,17 +1,19 @@
 """Most units of a ReLU are dead: they put out 0 for every sample of every batch that was looked at.
 
-What: in eight training steps on a copy, more than half of the units of a layer are dead: in every batch fewer than 1
-    % of a unit's values are above 0. That half of the values of a ReLU are 0 is normal, and so is a unit that is
-    active for few samples. Modules and functions (`F.relu`) are looked at, not what is fused into a norm.
+What: in eight training steps on a copy, more than half of the units of a layer are dead: in every batch fewer than 1 %
+    of a unit's values are above 0. It is normal that half of the values of a ReLU are 0, and that a unit is active for
+    few samples. ReLUs that are modules or functions (`F.relu`) are looked at, those that are fused into a norm are not.
 
-Formula: dead units = share of units u with max_b P(x_u > 0 | batch b) < 0.01; dead units > 0.5, and more than chance
-    would give if each unit were on or off for all samples with probability ½, P < 0.005, as after a global pooling.
+Formula: a unit u is dead if its share of values above 0 is below 0.01 in every batch. Reported is a share of dead units
+    above 0.5 that is beyond chance, too: if each unit were on or off for all samples with probability ½, as after a
+    global pooling, so many would be dead with a probability below 0.005.
 
-Why it hurts: a dead unit gets no gradient and stays dead: the layer has the capacity of the rest, and if all units
-    are dead, what is before it learns nothing.
+Why it hurts: a dead unit gets no gradient and stays dead. The layer has only the capacity of the other units, and if
+    all are dead, what is before it learns nothing.
 
-Threshold: 1 % and half of the units, as in SageMaker Debugger (TheDeepChecker says half of the units as well); that
-    it is so in each batch, and beyond chance, is our own, and so is that a unit needs 32 values to be judged.
+Threshold: 1 % and half of the units are those of Amazon SageMaker Debugger (TheDeepChecker has half of the units as
+    well). Our own choice is that it is so in each batch and beyond chance, and that a unit needs 32 values to be
+    judged.
 
 Reproduction:
     import normsmith, torch
@@ -26,9 +28,9 @@ Reproduction:
     normsmith.layers.init.he_(model)
     assert normsmith.check(model, batches, **given).passed()
 
-Fix: `layers.init.he_(model)` before training, a lower learning rate or a warm-up where units die in training, and a
-    norm before the activation: `surgery.insert(model, "batch").apply()`. Units that are dead come back by new
-    weights.
+Fix: `normsmith.layers.init.he_(model)` before training, which gives dead units new weights; where units die in
+    training, a lower learning rate or a warm-up, and a norm before the activation:
+    `normsmith.surgery.insert(model, "batch").apply()`.
 
 Threads: keras-team/keras#7057, keras-team/keras-contrib#115, CompPhysVienna/n2p2#25.
 """

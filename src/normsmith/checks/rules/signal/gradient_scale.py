@@ -1,19 +1,20 @@
 """Gradients vanish or explode on their way to the first layer, which stands still or jumps.
 
 What: in eight training steps on a copy, the gradient of the first layer's weight is on average less than a thousandth
-    of the last layer's, or more than 70 times as large; or it is next to nothing. Frozen layers have no gradient and
-    are passed by, and so are last layers that begin at 0, before which nothing has a gradient at first. Of several
-    first layers (queries, keys and values) all have to be so. A warning where the network fits its targets no better
-    than those of other samples; information where it has learned anyway.
+    of the last layer's, or more than 70 times as large; or it is next to nothing. Skipped are frozen layers, which have
+    no gradient, and last layers that begin at 0, before which nothing has a gradient at first. Where several layers are
+    first (queries, keys and values), all of them have to be so. It is a warning where the network fits its targets no
+    better than those of other samples, and information where it has learned anyway.
 
-Formula: mean|g_first| / mean|g_last| < 0.001 or > 70, and the same of ‖g‖/‖w‖, the gradient in units of the weight,
-    which a layer's size does not change; or mean|g_first| < 1e−7 and ‖g_first‖/‖w_first‖ < 1e−6. Medians over the
-    steps.
+Formula: mean|g_first| / mean|g_last| < 0.001 or > 70, and the same of ‖g_first‖/‖w_first‖ and ‖g_last‖/‖w_last‖, with
+    the gradient g of a layer's weight w: in units of the weight, the gradient does not depend on the size of the layer.
+    Or mean|g_first| < 1e−7 and ‖g_first‖/‖w_first‖ < 1e−6. All are medians over the steps.
 
-Why it hurts: with one learning rate for all, the first layers stand still, or the last ones do; with Adam, which
-    divides by the gradient's size, little is left of its direction but noise.
+Why it hurts: with one learning rate for all layers, either the first layers stand still or the last ones do. Adam
+    divides by the size of the gradient, but the direction of a vanishing gradient is little more than noise.
 
-Threshold: 0.001 and 70 as in AutoTrainer, 1e−7 as in SageMaker Debugger. That both measures must agree is our own.
+Threshold: 0.001 and 70 are those of AutoTrainer, 1e−7 that of Amazon SageMaker Debugger. That both measures must agree
+    is our own choice.
 
 Reproduction:
     import normsmith, torch
@@ -27,8 +28,9 @@ Reproduction:
     normsmith.surgery.insert(model, "batch").apply()
     assert normsmith.check(model, batches, **given).passed()
 
-Fix: `surgery.insert(model, "batch").apply()` before training, residual connections, or initial weights that keep the
-    scale (`layers.init.unit_variance_`); where gradients explode `torch.nn.utils.clip_grad_norm_` as well.
+Fix: `normsmith.surgery.insert(model, "batch").apply()` before training, residual connections, or initial weights that
+    keep the scale: `normsmith.layers.init.unit_variance_(model, lambda model: model(x))` with a batch x. Where
+    gradients explode, also `torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)` before `optimizer.step()`.
 
 Threads: ryanaleksander/kernel-convolution#2, SilasMarvin/dnns-from-scratch-in-zig#7, vlfeat/matconvnet#980 (explode).
 """

@@ -1,16 +1,19 @@
 """The bounds of batch renorm cut off its correction in many channels: it is batch norm there, with its noise.
 
-What: in eight training steps on a copy, r or d of a renorm layer are cut off in more than a fifth of the channels, on
-    average and beyond its error. Calls while the schedule still opens the bounds do not count, nor do layers whose
-    running statistics have not forgotten their start, or whose bounds never open, which is batch norm on purpose.
+What: in eight training steps on a copy, the correction r or d of a batch renorm layer is cut off at its bounds in more
+    than a fifth of the channels, on average and beyond the error of that average. Not counted are calls while the
+    schedule still opens the bounds, layers whose running statistics are still partly the initial 0 and 1, and layers
+    whose bounds never open, which are batch norm on purpose.
 
-Formula: r = σ_B/σ, d = (μ_B − μ)/σ; cut off where r > r_max, r < 1/r_max or |d| > d_max.
+Formula: r = σ_B/σ and d = (μ_B − μ)/σ, with mean μ_B and standard deviation σ_B of the batch and running ones μ and σ.
+    A channel is cut off where r > r_max, r < 1/r_max or |d| > d_max.
 
-Why it hurts: renorm trains on what evaluation uses, as far as the bounds let it. Where they cut, training normalises
-    by the batch in part, and differs from evaluation as batch norm does: the reason to take renorm was small batches.
+Why it hurts: batch renorm trains on the statistics that evaluation uses, as far as its bounds allow. Where they cut,
+    training normalises partly by the batch and differs from evaluation as with batch norm, and its small batches were
+    the reason to take renorm.
 
-Threshold: a fifth of the channels, our own; with batches of two values it is exceeded by the paper's r_max of 3 as
-    well.
+Threshold: a fifth of the channels, our own choice. With batches of two values even the r_max of 3 of the paper (Ioffe
+    2017) exceeds it.
 
 Reproduction:
     import normsmith, torch
@@ -29,8 +32,9 @@ Reproduction:
     norm.schedule = constant(3.0, 5.0)
     assert normsmith.check(model, batches, **given).passed()
 
-Fix: wider bounds, which the finding names, or "constant" (3 and 5) and "keras" (none); larger batches; a smaller
-    learning rate where the running statistics are what is behind.
+Fix: wider bounds, which the finding names:
+    `model.get_submodule(path).schedule = normsmith.layers.schedules.constant(3.0, 5.0)` with the finding's path, r_max
+    and d_max; or larger batches; or a smaller learning rate where the running statistics are behind.
 
 Threads: tensorflow/tensorflow#7476 (how to set them), keras-team/keras-contrib#127 (always closed),
     keras-team/keras-contrib#142.
@@ -74,7 +78,9 @@ def check(context: Context) -> Iterator[Finding]:
             f"r or d are cut off in {number(100 * share, 2)} % of the channels, at r_max={number(signal.bounds[0])} "
             f"and d_max={number(signal.bounds[1])}",
             "bounds that are too tight for batches of this size, or weights that move too fast",
-            Fix(f'model.get_submodule("{signal.path}").schedule = schedules.constant({r}, {d})'),
+            Fix(
+                f'model.get_submodule("{signal.path}").schedule = normsmith.layers.schedules.constant({r}, {d})'
+            ),
             quantity="share of channels",
             measured=share,
             threshold=SHARE,

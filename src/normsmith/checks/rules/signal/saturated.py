@@ -1,17 +1,17 @@
 """Most units of a sigmoid or tanh within the network are saturated: their inputs lie in the flat part.
 
 What: in eight training steps on a copy, more than half of the units of an activation have more than half of their
-    values in the flat part, in every batch. The output of the network may be sure of itself, and a gate, which only
-    multiplies, open or closed: neither is looked at.
+    values in the flat part, in every batch. The network's output, which may be certain, and gates, which only multiply
+    and may be open or closed, are not looked at.
 
-Formula: flat: |x| > 5 for the sigmoid, |x| > 2.5 for tanh(x) = 2·sigmoid(2x) − 1. Slopes there are below 3 % of the
-    greatest.
+Formula: flat is |x| > 5 for the sigmoid, and |x| > 2.5 for tanh(x) = 2·sigmoid(2x) − 1, where x is the input of the
+    activation. The slope there is below 3 % of the greatest.
 
-Why it hurts: the gradient of a layer goes through the slope of its activation: what is before gets less than 3 % of
-    it, layer upon layer, and such units go on as constants or switches.
+Why it hurts: the gradient is multiplied by the slope of each activation: layers before it get less than 3 % of it, and
+    less again with each such layer. Such units act as constants or switches.
 
-Threshold: ±5 in half of the units as in DeepDiagnosis, which does not scale it for tanh as we do; TheDeepChecker says
-    a saturation of 0.85 in half of the units. That it is so in every batch is our own.
+Threshold: ±5 in half of the units is that of DeepDiagnosis, which does not scale it for tanh as we do; TheDeepChecker
+    has a measure of saturation above 0.85 in half of the units. That it is so in every batch is our own choice.
 
 Reproduction:
     import normsmith, torch
@@ -25,8 +25,8 @@ Reproduction:
     normsmith.surgery.insert(model, "batch").apply()
     assert normsmith.check(model, batches, **given).passed()
 
-Fix: a norm before the activation, `surgery.insert(model, "batch").apply()`, which before training costs nothing;
-    scaled inputs (NS401), smaller initial weights: `layers.init.xavier_(model)`.
+Fix: a norm before the activation, `normsmith.surgery.insert(model, "batch").apply()`, before training; scaled inputs
+    (NS401); or smaller initial weights: `normsmith.layers.init.xavier_(model)`.
 
 Threads: mukul-rathi/deep-learning-tutorials#2, CompPhysVienna/n2p2#25.
 """

@@ -1,21 +1,22 @@
 """The scale of activations grows or shrinks from layer to layer, which makes training slow or impossible.
 
-What: on the longest way through layers with weights on which no norm stands, the variances of the layers' outputs
-    differ by more than a factor of 10, and a standard deviation is outside of [0.5, 2]. Left out are the last layer,
-    the ends of residual branches and layers that put out a constant. A warning where the same network has a lower
-    loss after 16 training steps if its layers begin with unit variance, and where it has learned nothing yet and the
-    factor is above 100; otherwise, or without a loss, information.
+What: a way is a sequence of layers with weights that the data pass one after the other, with no norm between. On the
+    longest one the variances of the layers' outputs differ by more than a factor of 10, and a standard deviation is
+    outside of [0.5, 2]. Left out are the last layer, layers that end a residual branch, and layers that put out a
+    constant. It is a warning where the same network has a lower loss after 16 training steps if its layers begin with
+    unit variance, and where it has learned nothing yet and the factor is above 100. Otherwise, or without a loss, it is
+    information.
 
-Formula: max var(h_l) / min var(h_l) > 10 on a way of at least five layers, > 100 on a shorter one of at least three;
-    some sqrt(var(h_l)) < 0.5 or > 2.
+Formula: max var(h_l) / min var(h_l) > 10 on a way of at least five layers, or > 100 on one of three or four, where h_l
+    is the output of layer l; and sqrt(var(h_l)) < 0.5 or > 2 for some l.
 
-Why it hurts: what tells samples apart fades from layer to layer, or overflows, and gradients change by the same
+Why it hurts: the differences between samples fade from layer to layer, or overflow, and gradients change by the same
     factors: no learning rate fits all layers.
 
-Threshold: 10 as in SageMaker Debugger, the range as in TheDeepChecker. Our own: how long the way is, and the 100
-    (torch's own initial weights lose a factor of 6 each layer, and few layers train well with them); a loss that is
-    lower by 5 % of the one with the targets of other samples; and that a network has learned if it is a tenth better
-    than with these.
+Threshold: 10 is that of Amazon SageMaker Debugger, the range that of TheDeepChecker. Our own choice are the lengths of
+    the way and the 100 (the initial weights of torch lose a factor of 6 in each layer with ReLU, and networks of few
+    layers train well with them). So are what counts as lower, 5 % of the loss that the network has with the targets of
+    other samples, and as learned, a loss that is a tenth below that one.
 
 Reproduction:
     import normsmith, torch
@@ -29,8 +30,9 @@ Reproduction:
     normsmith.surgery.insert(model, "batch").apply()
     assert normsmith.check(model, batches, **given).passed()
 
-Fix: `surgery.insert(model, "batch").apply()` before training, or initial weights that keep the scale:
-    `layers.init.he_(model)`, or `layers.init.unit_variance_(model, run)` for any activation.
+Fix: `normsmith.surgery.insert(model, "batch").apply()` before training, or initial weights that keep the scale:
+    `normsmith.layers.init.he_(model)` for ReLU, or
+    `normsmith.layers.init.unit_variance_(model, lambda model: model(x))` with a batch x for any activation.
 
 Threads: SilasMarvin/dnns-from-scratch-in-zig#7 (five layers), AlexeyAB/darknet#4135 (NaN without norms),
     EmbarkStudios/emote#20.

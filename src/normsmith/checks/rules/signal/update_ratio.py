@@ -1,18 +1,20 @@
 """The learning rate does not fit the weights: updates are far too large or too small, and another rate does better.
 
-What: in eight training steps on a copy, the updates of most weights of one of the optimizer's groups are above a
-    tenth or below a ten-thousandth of the weights; and after 16 steps from here with a rate that makes them three
-    hundredths or one, the loss is lower on the batches, in training mode. Looked at are the weights of linear layers
-    and convolutions: biases, γ, β and weights that begin at 0 have no scale yet, and embeddings few rows at a time.
-    Rates that a scheduler holds down (a warm-up, or the end of a decay) are not called low.
+What: in eight training steps on a copy, the updates of most weights of one of the optimizer's groups are above a tenth
+    or below a ten-thousandth of the weights. And training goes on for 16 steps with another learning rate, under which
+    updates are 0.03 or 0.01 of the weights: the loss on the batches, in training mode, is then lower than with the
+    present one. Only weights of linear layers and convolutions are looked at: biases, γ, β and weights that begin at 0
+    have no scale yet, and embeddings are updated a few rows at a time. Learning rates that a scheduler holds down (a
+    warm-up, or the end of a decay) are not called too low.
 
-Formula: median over a group's weights of ‖Δw‖/‖w‖ outside of [1e−4, 1e−1]; and L(rate) − L(rate · 0.03/ratio) ≥ 5 %
-    of the loss with the targets of other samples, beyond noise between batches.
+Formula: ratio = ‖Δw‖/‖w‖ for a weight w and its update Δw, the median over a group's weights. It is outside of [1e−4,
+    1e−1], and L(rate) − L(rate · 0.03/ratio) (or 0.01) is at least 5 % of the loss that the network has with the
+    targets of other samples, beyond noise between batches, where L(rate) is the loss after 16 steps.
 
-Why it hurts: updates of a tenth of the weight and more undo in ten steps what was learned; updates of a
-    ten-thousandth need ten thousand steps to change it.
+Why it hurts: updates of a tenth of the weight or more undo in ten steps what was learned; updates of a ten-thousandth
+    need ten thousand steps to change the weight.
 
-Threshold: [−4, −1] of the logarithm as in TheDeepChecker; what it has to cost is our own.
+Threshold: 1e−4 and 1e−1 are those of TheDeepChecker (−4 and −1 of the logarithm); the 5 % are our own choice.
 
 Reproduction:
     import normsmith, torch
@@ -26,7 +28,8 @@ Reproduction:
         optimizer = torch.optim.Adam(model.parameters(), lr=rate)
         assert normsmith.check(model, batches, optimizer=optimizer, **given).passed() is passes
 
-Fix: another learning rate, which the finding names; a schedule with a warm-up where only the begin is too fast.
+Fix: the learning rate that the finding names, `for group in optimizer.param_groups: group["lr"] = rate`; a schedule
+    with a warm-up where only the beginning is too fast.
 
 Threads: gcr/torch-residual-networks#10, guillaumegenthial/sequence_tagging#47, barronalex/Tacotron#7.
 """
