@@ -17,6 +17,12 @@ def loader(samples: int, size: int, shape: tuple[int, ...] = (8,), **options) ->
     return DataLoader(data, size, **{"shuffle": True, **options})
 
 
+def of_one_colour(samples: int, size: int) -> DataLoader:
+    """Images of next to one colour each: many positions, which say next to the same."""
+    colours = torch.randn(samples, 3, 1, 1) + 0.1 * torch.randn(samples, 3, 16, 16)
+    return DataLoader(TensorDataset(colours, torch.zeros(samples).long()), size, shuffle=True)
+
+
 class TestRaggedBatch(RuleContract):
     code = "NS302"
     faulty = {
@@ -24,6 +30,7 @@ class TestRaggedBatch(RuleContract):
         "one image left in a CNN": lambda: Case(cnn(), loader(33, 16, (3, 8, 8))),
         "five of 64 left in a recurrent network": lambda: Case(Recurrent(), loader(133, 64, (5, 8))),
         "a list whose last batch is small": lambda: Case(mlp(), [*vectors(4), *vectors(1, size=3)]),
+        "few images left, each of next to one colour": lambda: Case(cnn(), of_one_colour(197, 32)),
         "ghost batches that leave 2 of 16": lambda: Case(
             surgery.convert(mlp(), "ghost", ghost_batch_size=15).apply(), vectors(4)
         ),
@@ -48,6 +55,15 @@ def test_what_training_refuses_is_an_error():
 def test_an_image_alone_is_a_warning():
     (finding,) = normsmith.check(cnn(), [*images(2), *images(1, size=1)], select=["NS302"])
     assert finding.severity == "warning"
+
+
+def test_values_that_resemble_each_other_are_counted_for_what_they_are_worth():
+    (finding,) = normsmith.check(cnn(), of_one_colour(197, 32), select=["NS302"])
+    assert finding.measured < 16
+    assert "5 samples of 32" in finding.message
+    assert "independent" in finding.message
+    few = [*images(2, size=32), *images(1, size=5)]  # two full batches do not tell
+    assert normsmith.check(cnn(), few, select=["NS302"]).clean
 
 
 def test_a_loader_that_does_not_tell_is_not_run():

@@ -2,9 +2,10 @@
 
 What: the samples that a loader leaves for its last batch; or those that a batch leaves for its last ghost batch (a part
     of the batch that is normalised by itself, the `ghost_batch_size` of normsmith's layers). One value per channel is
-    an error, as training refuses it. A single sample, or less than a quarter of the usual batch with fewer than 16
-    values per channel, is a warning. A loader that drops its last batch is fine, and so is one without shuffling for a
-    network in evaluation mode.
+    an error, as training refuses it. A single sample is a warning, and so is less than a quarter of the usual batch
+    with fewer than 16 values per channel, or values that are worth fewer than 16 independent ones, as those of one
+    sequence or image resemble each other: how much the means of batches vary tells what they are worth. A loader that
+    drops its last batch is fine, and so is one without shuffling for a network in evaluation mode.
 
 Formula: let σ² be the variance of the samples and m the momentum. The running mean of batches of N samples has the
     variance m/(2 − m)·σ²/N; a last batch of L samples alone adds m²·σ²/L. At m = 0.1 that is as much as all the others
@@ -38,13 +39,15 @@ Threads: scverse/scvi-tools#2314, fastai/fastai#1352, yassouali/CCT#34, erdongsa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-from normsmith._text import count
+from normsmith._text import count, number
 from normsmith.checks.context import Context
-from normsmith.checks.finding import Finding, Fix
+from normsmith.checks.finding import Finding, Fix, UnavailableError
 from normsmith.checks.norms import Norm
 from normsmith.checks.rule import Rule
+from normsmith.checks.shift import noise_of
 from normsmith.layers.statistics import StatisticsBase
 
 FEW = 16
@@ -59,10 +62,9 @@ def check(context: Context) -> Iterator[Finding]:
     for norm, positions in per_sample.items():
         ghost: int = getattr(norm.module, "ghost_batch_size", None) or context.rows
         rest = context.rows % ghost if ghost < context.rows else 0
-        if rest and round(rest * positions) > 1 and _is_ragged(rest, ghost, round(rest * positions)):
-            yield _finding(
-                norm, f"ghost batches of {ghost} leave {rest} of {context.rows}", rest * positions, _GHOST
-            )
+        left = rest * positions
+        if rest and round(left) > 1 and _is_ragged(rest, ghost, min(left, _worth(context, norm, rest))):
+            yield _finding(norm, f"ghost batches of {ghost} leave {rest} of {context.rows}", left, _GHOST)
     yield from _of_loader(context, per_sample)
 
 
@@ -73,9 +75,15 @@ def _of_loader(context: Context, per_sample: dict[Norm, float]) -> Iterator[Find
         return
     norm = min(per_sample, key=lambda norm: per_sample[norm])
     values = round(sizes.last * per_sample[norm])
+    few = f"the last batch has {count(sizes.last, 'sample')} of {sizes.usual}, "
     if _is_ragged(sizes.last, sizes.usual, values):
-        few = f"{count(sizes.last, 'sample')} of {sizes.usual}, {count(values, 'value')} per channel"
-        yield _finding(norm, f"the last batch has {few}", values, _LAST)
+        yield _finding(norm, f"{few}{count(values, 'value')} per channel", values, _LAST)
+    elif sizes.last < _SHARE * sizes.usual:
+        worths = {norm: _worth(context, norm, sizes.last) for norm in per_sample}
+        norm = min(worths, key=lambda norm: worths[norm])
+        if (worth := worths[norm]) < FEW:
+            message = f"{few}whose values per channel are worth {number(worth, 2)} independent ones"
+            yield _finding(norm, message, worth, _LAST)
 
 
 def _values(context: Context, norm: Norm) -> int | None:
@@ -84,7 +92,17 @@ def _values(context: Context, norm: Norm) -> int | None:
     return None if norm.is_frozen or spared else context.values_per_channel(norm)
 
 
-def _is_ragged(last: int, usual: int, values: int) -> bool:
+def _worth(context: Context, norm: Norm, samples: int) -> float:
+    """How many independent values some samples are worth to a norm, by how much the means of full batches vary."""
+    calls = [call for call in context.calls_of(norm) if call.number == 0]
+    full = [call for call in calls if call.count == max(call.count for call in calls)]
+    try:
+        return samples / context.rows * noise_of(full, norm.epsilon).values
+    except UnavailableError:
+        return math.inf  # too few batches to tell
+
+
+def _is_ragged(last: int, usual: int, values: float) -> bool:
     return last == 1 or values < 2 or (last < _SHARE * usual and values < FEW)
 
 
