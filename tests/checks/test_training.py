@@ -46,6 +46,18 @@ def test_the_usual_step():
     assert (run.validation, run.after, run.own_step) == (None, None, False)
 
 
+def test_a_step_of_a_model_that_comes_in_evaluation_mode():
+    model = mlp()
+    before = state_of(model)
+    plain, trains = (
+        context(model, training_step=step).step_in_evaluation
+        for step in (accumulating, lambda model, *rest: accumulating(model.train(), *rest))
+    )
+    assert (plain.modes, trains.modes) == ((False, False), (True, True))
+    assert plain.moved
+    assert state_of(model) == before
+
+
 def test_the_optimizer_of_the_copy_is_the_users():
     model = mlp()
     optimizer = torch.optim.Adam([{"params": model[0].parameters(), "lr": 0.1}], lr=0.2)

@@ -247,6 +247,11 @@ class Context:
         return Trainee.of(self.network, self.optimizer, self.batches, self.training_step, self._loss_of)
 
     @fact
+    def step_in_evaluation(self) -> Record:
+        """A step of the user's training, on a copy that comes in evaluation mode."""
+        return self._trainee().step_in_evaluation()
+
+    @fact
     def signals(self) -> Signals:
         """Activations, gradients, updates and norms' inputs over a few training steps on a copy, measured once."""
         graph: Graph | None = None

@@ -110,6 +110,17 @@ class Trainee:
         except Exception as error:
             raise UnavailableError(f"the training step raised {error_text(error)}") from error
 
+    def step_in_evaluation(self) -> Record:
+        """What happens in a step of a model that comes in evaluation mode.
+
+        Raises:
+            UnavailableError: the step raised.
+        """
+        self.model.eval()
+        watcher = Watcher(self.model, self.optimizer)
+        with torch.enable_grad(), watcher.watching():
+            return watcher.record("training step", lambda: self.step(0))
+
     def _step(self, number: int) -> None:
         turned = [*self.batches[number % len(self.batches) :], *self.batches[: number % len(self.batches)]]
         if self.own is not None:

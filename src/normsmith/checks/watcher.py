@@ -16,6 +16,7 @@ from normsmith._text import error_text
 from normsmith._torch import backward_number, buffers_of, has_function_transforms, is_mapped
 from normsmith.anatomy.batch_norms import is_batch_norm
 from normsmith.anatomy.forward import flat
+from normsmith.anatomy.kinds import is_norm
 from normsmith.checks.finding import UnavailableError
 from normsmith.checks.norms import norms_of
 
@@ -26,7 +27,7 @@ Event = Literal["forward", "backward", "step"]
 class ForwardCall:
     """One forward of the model, or of a part of it that was called by itself.
 
-    - `training`: whether the whole model was in training mode.
+    - `training`: whether the model was in training mode, and not only said so while all of its layers were not.
     - `records`: whether gradients were recorded.
     - `inputs`: sums over the tensors that came, by which the same input is known again.
     - `reached`: whether a gradient came back to its output.
@@ -167,7 +168,7 @@ class Watcher:
         if self._depth == 1 and not _is_recomputing():
             self._events.append("forward")
             inputs = tuple(_sum(tensor) for tensor in flat((arguments, options)))
-            self._forwards.append((self._model.training, torch.is_grad_enabled(), inputs))
+            self._forwards.append((_trains(self._model), torch.is_grad_enabled(), inputs))
 
     def _leaves(self, _: nn.Module, __: Any, output: Any) -> None:
         self._depth -= 1
@@ -209,6 +210,12 @@ class Watcher:
             )
 
         return [module.register_forward_pre_hook(enters), module.register_forward_hook(leaves)]
+
+
+def _trains(model: nn.Module) -> bool:
+    """Whether a model is in training mode, and a layer in it too that is no norm, which may be frozen by itself."""
+    layers = [module for module in model.modules() if not is_norm(module) and not any(module.children())]
+    return model.training and (not layers or any(layer.training for layer in layers))
 
 
 def maps_samples(norm: nn.Module, arguments: tuple[Any, ...]) -> bool:

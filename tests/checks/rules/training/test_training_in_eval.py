@@ -91,6 +91,30 @@ def given(training_step, check=validate):
     return {"training_step": training_step, "validate": check, "level": "deep"}
 
 
+class Forgetful(Part):
+    """Its train() does not reach the network within."""
+
+    def train(self, mode=True):
+        self.training = mode
+        return self if mode else super().train(False)
+
+
+class Tuned(Part):
+    """The network within stays in evaluation mode on purpose, and a layer after it trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.head(super().forward(x))
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.net.eval()
+        return self
+
+
 class TestTrainingInEval(RuleContract):
     code = "NS309"
     faulty = {
@@ -99,10 +123,19 @@ class TestTrainingInEval(RuleContract):
             Part(), vectors(4), given(step, validate_part)
         ),
         "eval() in the step": lambda: Case(Recurrent(), sequences(4), given(all_in_evaluation)),
+        "handed over in evaluation mode, and left there": lambda: Case(
+            cnn().eval(), images(4), {"training_step": step, "level": "deep"}
+        ),
+        "a train() that does not reach the layers": lambda: Case(
+            Forgetful().eval(), vectors(4), given(with_train)
+        ),
         "norms alone": lambda: Case(Residual(), images(4), given(norms_alone)),
     }
     healthy = {
         "train() in each step": lambda: Case(cnn(), images(4), given(with_train)),
+        "handed over in evaluation mode, and train() in each step": lambda: Case(
+            Recurrent().eval(), sequences(4), {"training_step": with_train, "level": "deep"}
+        ),
         "frozen by surgery": lambda: Case(
             surgery.freeze(cnn(), "statistics").apply(), images(4), given(with_train)
         ),
@@ -132,6 +165,22 @@ def test_the_model_is_named_once_with_the_cause():
     assert "after the validation" in finding.message
     (finding,) = found(mlp(), vectors(4), all_in_evaluation)
     assert finding.cause == "eval() before or in the training step"
+
+
+def test_a_part_in_evaluation_mode_is_information():
+    findings = found(Tuned(), vectors(4), with_train)
+    assert {finding.severity for finding in findings} == {"info"}
+
+
+def test_what_the_model_says_of_itself_is_no_proof():
+    (finding,) = found(Forgetful().eval(), vectors(4), with_train)
+    assert (finding.path, finding.severity, finding.measured) == ("", "error", 2)
+
+
+def test_a_model_that_came_in_evaluation_mode_is_a_warning():
+    (finding,) = normsmith.check(mlp().eval(), vectors(4), select=["NS309"], training_step=step, level="deep")
+    assert finding.severity == "warning"
+    assert "handed over in evaluation mode" in finding.message
 
 
 def test_the_usual_step_tells_nothing():

@@ -1,8 +1,10 @@
 """A training step runs with batch norms in evaluation mode: they train on statistics that nothing updates.
 
 What: your `training_step` is run before and after `validate`, and each call of a norm is looked at. It is an error
-    where the whole model is in evaluation mode in a training step, or where a norm trained before the validation and
-    does not after it. It is information where only the norms are in evaluation mode. Left alone are frozen parts, none
+    where the whole model is in evaluation mode in a training step, be it that it says that it trains while none of its
+    layers does; or where a norm trained before the validation and does not after it. It is a warning where the model
+    was handed over in evaluation mode and the step leaves it there: `model.train()` may stand outside of the step. It
+    is information where only the norms, or a part, are in evaluation mode. Left alone are frozen parts, none
     of whose parameters move, and forwards in evaluation mode beside one in training mode, as for pseudo-labels.
 
 Formula: y = γ·(x − running_mean) / sqrt(running_var + eps) + β in training too, with statistics that nothing updates.
@@ -84,6 +86,20 @@ def check(context: Context) -> Iterator[Finding]:
             threshold=0,
             severity="error",
         )
+    elif as_it_came := _left_as_it_came(context):
+        yield Finding(
+            "",
+            f"was handed over in evaluation mode, and training_step leaves {count(len(as_it_came), 'norm')} "
+            f"({some([norm.path for norm in as_it_came], 3)}) there: running statistics stay while parameters move",
+            "a model that is loaded in evaluation mode, and no train() before it is trained on",
+            Fix(
+                "model.train() before training; if you have that outside of the step, hand over model.train()"
+            ),
+            quantity="norms in evaluation mode",
+            measured=len(as_it_came),
+            threshold=0,
+            severity="warning",
+        )
     for norm in dict.fromkeys(norm for norms in caught.values() for norm in norms):
         if norm not in by_accident:
             yield Finding(
@@ -94,6 +110,14 @@ def check(context: Context) -> Iterator[Finding]:
                 also=norm.also,
                 severity="info",
             )
+
+
+def _left_as_it_came(context: Context) -> list[Norm]:
+    """The norms that train in evaluation mode where the whole model comes in it, and the step calls no train()."""
+    if any(module.training for module in context.network.modules()):
+        return []
+    record = context.step_in_evaluation
+    return [] if any(record.modes) else [n for n in context.norms if _trains_in_evaluation(n, record)]
 
 
 def _trains_in_evaluation(norm: Norm, record: Record) -> bool:
