@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.checks.networks import Residual, cnn, mlp
+from collections.abc import Callable
+
+from tests.checks.networks import Residual, cnn, images, mlp, trained, vectors
 from tests.contracts.rule import Case, RuleContract
 from torch import nn
 
@@ -46,6 +48,14 @@ def all_alike() -> nn.Module:
     return model
 
 
+def tuned(make: Callable[[], nn.Module], batches: list) -> nn.Module:
+    """A trained network whose γ and β are frozen, all of them, before it is trained on."""
+    model = trained(make(), batches, 2)
+    for norm in norms(model):
+        norm.requires_grad_(False)
+    return trained(model.train(), batches, 1)
+
+
 def in_evaluation_mode() -> nn.Module:
     """The statistics of all norms are frozen on purpose, as detectors are trained."""
     model = cnn().train()
@@ -67,6 +77,7 @@ class TestHalfFrozen(RuleContract):
         "a stem whose γ and β were forgotten": lambda: Case(forgotten_affine()),
         "one norm of a CNN whose statistics were forgotten": lambda: Case(forgotten_statistics()),
         "a pinned layer of normsmith": lambda: Case(pinned()),
+        "learned γ and β alone, in all norms": lambda: Case(tuned(Residual, images(4))),
         "all norms alike is information": lambda: Case(all_alike()),
         "statistics frozen in evaluation mode is information": lambda: Case(in_evaluation_mode()),
     }
@@ -87,5 +98,6 @@ def severities(model: nn.Module) -> list[str]:
 def test_who_freezes_on_purpose_is_not_warned():
     assert severities(forgotten_affine()) == ["warning"]
     assert severities(forgotten_statistics()) == ["warning"]
+    assert severities(tuned(mlp, vectors(4))) == ["warning", "warning"]
     assert severities(all_alike()) == ["info", "info"]
     assert severities(in_evaluation_mode()) == ["info", "info"]

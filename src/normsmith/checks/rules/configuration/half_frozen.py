@@ -3,8 +3,9 @@
 What: running statistics that stand still (by `normsmith.surgery.freeze`, or by evaluation mode within a model that
     trains) while γ and β train; or γ and β that do not train while the statistics move, in a part of the model that
     does train. The first is a warning where the layer beside the norm is frozen too, so that γ and β seem forgotten.
-    Elsewhere, and where all norms of the model are alike, it seems meant and is information. Of a part that is frozen
-    altogether, NS305 reports whether its statistics move.
+    Elsewhere, and where all norms of the model are alike, it seems meant and is information; but not where γ and β were
+    trained before they were frozen, which seems to be all that was thought of. Of a part that is frozen altogether,
+    NS305 reports whether its statistics move.
 
 Formula: y = γ·(x − mean) / sqrt(var + eps) + β: in a frozen layer γ, β, mean and var are all constant.
 
@@ -68,7 +69,12 @@ def check(context: Context) -> Iterator[Finding]:
     moving = {norm: half for norm in affine if (half := _moving_half(norm, beside[norm.module])) is not None}
     alike = len(moving) == len(affine) and len(set(moving.values())) == 1
     for norm, half in moving.items():
-        meant = (alike and len(affine) > 1) or (half == "affine" and beside[norm.module].neighbour_trains)
+        forgotten = (
+            half == "statistics" and norm.has_trained
+        )  # new γ and β may be frozen in place of affine=False
+        meant = (alike and len(affine) > 1 and not forgotten) or (
+            half == "affine" and beside[norm.module].neighbour_trains
+        )
         yield Finding(
             norm.path,
             _SAYS[half],
