@@ -53,6 +53,15 @@ class Last(nn.Module):
         return self.head(self.cells(self.norm(x.transpose(1, 2)).transpose(1, 2))[0][:, -1])
 
 
+def one_of_them_quiet(batches: Batches) -> Batches:
+    """Every other batch from a source that is quieter by far."""
+    return [(x * (0.02 if number % 2 else 1), y) for number, (x, y) in enumerate(batches)]
+
+
+def loudness(batch: tuple[Tensor, Tensor]) -> str:
+    return "loud" if float(batch[0].std()) > 0.5 else "quiet"
+
+
 def given(domain=source):
     return {"loss": F.cross_entropy, "domain": domain}
 
@@ -67,6 +76,7 @@ class TestMixture(RuleContract):
         "two sources in an MLP": lambda: on(mlp(), two_domains(vectors())),
         "two cameras in a CNN": lambda: on(cnn(), two_domains(images())),
         "two sources of sequences": lambda: on(Last(), two_domains(sequences())),
+        "one of two sources pays": lambda: on(mlp(), one_of_them_quiet(vectors(size=64)), loudness),
         "two calls on different scales": lambda: Case(
             trained(Siamese(), vectors(), 25), vectors(), {"loss": F.cross_entropy}
         ),
@@ -98,6 +108,11 @@ def test_stale_statistics_alone_are_no_mixture():
     other = [(x + 3, y) for x, y in vectors()]
     findings = normsmith.check(model, other, select=["NS412"], **given(lambda batch: str(len(batch[0]) % 2)))
     assert findings.passed()
+
+
+def test_a_domain_that_pays_alone_is_named():
+    (first, *_) = on(mlp(), one_of_them_quiet(vectors(size=64)), loudness).check("NS412")
+    assert first.message.endswith(" of quiet")
 
 
 @pytest.mark.parametrize("domain", [lambda batch: batch["camera"]])

@@ -3,8 +3,8 @@
 What: the inputs of each norm are measured domain by domain, as your function `domain(batch)` names them, and call by
     call where a forward calls the norm more than once. It is reported where they differ by more than sampling explains
     in a tenth of its channels or more, and where on held-back batches the network is better in evaluation if each
-    domain or call is normalised by its own statistics than by their common average. Classes are no domains: a network
-    has to tell them apart.
+    domain or call is normalised by its own statistics than by their common average: over all domains, or for one of
+    them alone. Classes are no domains: a network has to tell them apart.
 
 Formula: |μ_a − μ_b| / σ_b > 0.1 or |log σ²_a − log σ²_b| > 0.2 for two domains or calls a and b with mean μ and
     variance σ² of the norm's input, each plus 2.58 standard errors from the variance between batches of one domain.
@@ -112,7 +112,7 @@ def _findings(context: Context, split: dict[Norm, Parts], names: list[str] | Non
         return
     layers = [layer for layer in context.layers if any(layer.layer is norm.module for norm in differ)]
     parts_of = {norm.module: split[norm] for norm in differ}
-    cost = _compared(context, layers, parts_of, names).cost
+    cost = _cost(context, layers, parts_of, names)
     if cost is None:
         return
     for norm, away in differ.items():
@@ -167,23 +167,35 @@ def _average(calls: Sequence[Call]) -> tuple[Tensor, Tensor]:
     )
 
 
-def _compared(
+def _cost(
     context: Context, layers: list[MeasuredLayer], parts: dict[nn.Module, Parts], names: list[str] | None
-) -> Comparison:
-    """Held-back batches with one average for all parts, and with statistics for each."""
+) -> str | None:
+    """What one average for all parts costs held-back batches, against statistics for each; None for nothing.
+
+    Where all batches together show nothing, one domain alone may pay, with at least two batches to tell.
+    """
     pooled = [
         _statistics(layer, [c for part in parts[layer.layer].values() for c in part]) for layer in layers
     ]
     with normalising_by(layers, pooled):
         if names is None:
-            return context.compare_with(lambda: _each_call(layers, parts))
+            return context.compare_with(lambda: _each_call(layers, parts)).cost
         held = list(zip(context.held_back, names[-len(context.held_back) :], strict=True))
         known = dict.fromkeys(name for _, name in held if all(name in parts[layer.layer] for layer in layers))
-        compared = [
-            _of_domain(context, layers, parts, name, [b for b, of in held if of == name]) for name in known
-        ]
+        compared = {
+            name: _of_domain(context, layers, parts, name, [b for b, of in held if of == name])
+            for name in known
+        }
     if not compared:
         raise UnavailableError("no domain has batches both to measure and to hold back")
+    if (cost := _together(list(compared.values())).cost) is not None:
+        return cost
+    alone = ((name, one.cost) for name, one in compared.items() if one.batches > 1)
+    return next((f"{cost} of {name}" for name, cost in alone if cost is not None), None)
+
+
+def _together(compared: list[Comparison]) -> Comparison:
+    """All domains in one comparison."""
     return replace(
         compared[0],
         losses=tuple(pair for one in compared for pair in one.losses),
