@@ -1,14 +1,15 @@
-"""The script that compares verdicts across backends and instruction sets tells a contradiction from what is open."""
+"""The script that compares verdicts across backends and instruction sets, and the page that it writes."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from tests.report import samples
-
-from normsmith.studies.results import Effect, Verdict
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,45 +19,74 @@ def _script() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    before = list(sys.path)
     spec.loader.exec_module(module)
+    sys.path[:] = before
     return module
 
 
 machines = _script()
-EFFECT = samples.fewer_steps().effects[0]
 
 
-def found(**verdicts: tuple[Verdict, ...]) -> dict[str, dict[tuple[str, str], Effect]]:
-    """What environments say of the hypotheses a, b, …"""
+def kept(**verdicts: tuple[str, ...]) -> dict[str, Any]:
+    """What environments say of the hypotheses a, b, …, as it is kept."""
+    names = "abcd"[: max(map(len, verdicts.values()))]
     return {
-        name: {
-            ("fewer-steps", letter): EFFECT.model_copy(update={"verdict": verdict})
-            for letter, verdict in zip("abcd", said, strict=False)
-        }
-        for name, said in verdicts.items()
+        "environments": {name: {"backend": name, "instruction set": "AVX2"} for name in verdicts},
+        "machine": "2 cores",
+        "commit": "abc",
+        "hypotheses": [
+            {
+                "question": "fewer-steps",
+                "name": letter,
+                "said": {
+                    name: {"verdict": said[index], "estimate": "0.5× (0.4× to 0.6×)"}
+                    for name, said in verdicts.items()
+                    if index < len(said)
+                },
+            }
+            for index, letter in enumerate(names)
+        ],
     }
 
 
-def test_only_what_differs_is_in_the_table() -> None:
-    here = (Verdict.HOLDS, Verdict.HOLDS, Verdict.INCONCLUSIVE, Verdict.NOT_HERE)
-    there = (Verdict.HOLDS, Verdict.REVERSED, Verdict.HOLDS)
-    both = found(numba=here, reference=there)
-    assert machines.differing(both) == [("fewer-steps", "b"), ("fewer-steps", "c")]
-    assert machines.contradictions(both) == [("fewer-steps", "b")]
-    head, line, *rows = machines.table(both).splitlines()
-    assert head == "| question | hypothesis | numba | reference |"
-    assert line.count("|") == head.count("|")
-    assert [row.split(" | ")[1] for row in rows] == ["b", "c"]
-    assert "| holds, " in rows[0]
-    assert "| reversed, " in rows[0]
+BOTH = kept(
+    numba=("holds", "holds", "inconclusive", "does not hold here"),
+    reference=("holds", "reversed", "holds"),
+)
+
+
+def test_what_one_leaves_open_contradicts_nothing() -> None:
+    verdicts = machines.verdicts_of(BOTH)
+    assert machines.differing(verdicts) == [("fewer-steps", "b"), ("fewer-steps", "c")]
+    assert machines.contradictions(verdicts) == [("fewer-steps", "b")]
     assert (
         "2 environments say the same of 2; of 1, some decide what others leave open; of 1,"
-        in machines.conclusion(both)
+        in machines.conclusion(BOTH)
     )
 
 
-def test_environments_have_keys_of_their_own() -> None:
+def test_the_table_has_what_each_says_of_each() -> None:
+    lines = machines.report(BOTH).splitlines()
+    assert lines[:2] == ["- numba: numba, AVX2", "- reference: reference, AVX2"]
+    head, line, *rows = (each for each in lines if each.startswith("|"))
+    assert head == "| question | hypothesis | numba | reference |"
+    assert line.count("|") == head.count("|")
+    assert rows[1] == "| `fewer-steps` | b | holds, 0.5× (0.4× to 0.6×) | reversed, 0.5× (0.4× to 0.6×) |"
+    assert rows[3].endswith("| - |")
+
+
+def test_the_page_says_what_is_kept() -> None:
+    page = machines.PAGE.read_text(encoding="utf-8")
+    measured = json.loads(machines.KEPT.read_text(encoding="utf-8"))
+    assert machines.with_table(page, measured) == page, "write it anew: python scripts/machines.py --write"
+    assert set(measured["environments"]) == set(machines.ENVIRONMENTS)
+    assert machines.contradictions(machines.verdicts_of(measured)) == [], "explain it on the page"
+
+
+@pytest.mark.parametrize("name", machines.ENVIRONMENTS)
+def test_environments_have_keys_of_their_own(name: str) -> None:
     """Else one would find the trials of another in its store."""
-    variables = [tuple(sorted(each.items())) for each in machines.ENVIRONMENTS.values()]
-    assert len(set(variables)) == len(variables)
-    assert all(variables)
+    own = machines.ENVIRONMENTS[name]
+    assert own
+    assert all(own != variables for other, variables in machines.ENVIRONMENTS.items() if other != name)
