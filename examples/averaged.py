@@ -63,8 +63,8 @@ def share_right(model: nn.Module, images: Tensor, labels: Tensor) -> float:
         return float((model.eval()(images).argmax(1) == labels).double().mean())
 
 
-def main() -> Findings:
-    """What was found."""
+def main(page: Path | None = None) -> Findings:
+    """What was found; written as a page, if a file is named."""
     torch.manual_seed(0)
     images, labels = digits()
     batches = list(zip(images[:1600].split(64), labels[:1600].split(64), strict=True))
@@ -77,12 +77,12 @@ def main() -> Findings:
     average = findings.fix(average)
 
     print(f"\nright: {share_right(average, images[1600:], labels[1600:]):.1%} by the average, mended")
-    if len(sys.argv) > 1:
+    if page is not None:
         from normsmith.report import findings_to_html  # pip install 'normsmith[study]'
 
-        Path(sys.argv[1]).write_text(findings_to_html(findings), encoding="utf-8")
+        page.write_text(findings_to_html(findings), encoding="utf-8")
     return findings
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

@@ -19,6 +19,7 @@ from normsmith.studies.figures import (
     response,
     target_note,
     training_curves,
+    unreached,
 )
 from normsmith.studies.initial_weights import initialised
 from normsmith.studies.statistics import Hypothesis, Pairs
@@ -125,6 +126,14 @@ def test_a_target_is_said_with_where_it_comes_from():
         target_note(lab(), 0.8, at_end=True) == "Target: test metric 0.8, reached at the end of the budget."
     )
     assert "97 % of the way" in target_note(lab(target=None), 0.8)
+
+
+def test_a_target_that_no_arm_reaches_is_said():
+    outcomes = [Outcome("finished", steps=(0, 10, 20), test=(0.2, value, value)) for value in (0.5, 0.9)]
+    read = lab(*outcomes)
+    (said,) = unreached(read, 0.95, [AT])
+    assert "more steps" in said
+    assert unreached(read, 0.8, [AT]) == ()
 
 
 def a_pair(control, **claim):

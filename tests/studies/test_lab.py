@@ -41,6 +41,16 @@ def test_steps_to_a_target_are_those_after_which_it_holds_and_never_is_one_beyon
     assert lab(outcome).steps_to(0.5)(outcome) == steps
 
 
+@pytest.mark.parametrize(("before", "refused"), [(0.6, True), (0.4, False)])
+def test_a_target_that_the_control_has_before_training_is_refused(before, refused):
+    read = lab(Outcome("finished", steps=(0, 10, 20), test=(before, 0.9, 0.9)))
+    if refused:
+        with pytest.raises(StudyError, match="reached before the first step; give the task a harder one"):
+            read.fewer_steps("name", AT, AT, 0.5, 0.67)
+    else:
+        read.check_target(0.5, AT)
+
+
 def answered(generator, outcomes, rated):
     """Go through a generator's requests, each trial ending with the metric that its rate and seed have."""
     asked = []

@@ -29,7 +29,7 @@ def test_a_ratio_leaves_the_logarithm_and_a_difference_has_its_sign():
         update={"scale": "difference", "unit": "points", "kind": "equivalence", "margin": 1.0}
     )
     assert notation.estimate_and_interval(points) == "+0.916 points (−0.693 to +1.39)"
-    assert notation.margin(points) == "within ±1 points"
+    assert notation.margin(points) == "within ±1 point"
 
 
 @pytest.mark.parametrize(
@@ -85,3 +85,17 @@ def test_noise_of_additions_is_no_effect():
     )
     assert notation.amount(effect, 1e-17) == "0"
     assert notation.amount(effect, -3e-9) == "−3e−09"
+
+
+def test_one_has_no_plural_and_what_is_not_known_no_unit():
+    octaves = samples.effect("rate", 1.0, 0.1, margin=1.0, verdict=Verdict.HOLDS).model_copy(
+        update={"scale": "difference", "unit": "octaves", "better": "higher", "median": at(1.0)}
+    )
+    assert notation.estimate(octaves) == "+1 octave"
+    assert notation.estimate(octaves.model_copy(update={"median": at(2.0)})) == "+2 octaves"
+    assert notation.margin(octaves) == "above +1 octave"
+    assert (
+        notation.estimate(octaves.model_copy(update={"median": Interval(-math.inf, math.inf)})) == "not known"
+    )
+    share = octaves.model_copy(update={"unit": "share of units"})
+    assert notation.estimate(share) == "+1 share of units"

@@ -56,7 +56,7 @@ def test_what_is_spent_is_needed_and_the_rest_is_had(unit, better, said):
         ({"better": "higher"}, "5 of 10 seeds lie above 1.5×, 5 below 1.5×; 9 of 10"),
         ({**POINTS, "margin": 2.0}, "5 of 10 seeds lie above +2 points, 5 below +2 points"),
         ({"kind": "equivalence"}, "0 of 10 seeds lie within 0.667× to 1.5×, 5 on one side of 0.667× to 1.5×"),
-        ({**POINTS, "margin": 1.0, "kind": "equivalence"}, "0 of 10 seeds lie within ±1 points"),
+        ({**POINTS, "margin": 1.0, "kind": "equivalence"}, "0 of 10 seeds lie within ±1 point"),
     ],
 )
 def test_what_is_inconclusive_says_what_is_missing(changes, said):

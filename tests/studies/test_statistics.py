@@ -52,13 +52,13 @@ class TestVerdicts:
                 INCONCLUSIVE,
                 "9 of 10 seeds on one side",
             ),
-            (SAME, SAME_TOO, {**POINTS, "margin": 1.0}, NOT_HERE, "lie below +1 points"),
+            (SAME, SAME_TOO, {**POINTS, "margin": 1.0}, NOT_HERE, "lie below +1 point"),
             (
                 SCATTERED,
                 SAME_TOO,
                 {**POINTS, "margin": 1.0},
                 INCONCLUSIVE,
-                "3 of 10 seeds lie above +1 points",
+                "3 of 10 seeds lie above +1 point",
             ),
             # a margin between the values that a count can take
             ((5,) * 10, (3,) * 10, {**OCTAVES, "margin": 1.5}, HOLDS, "+2 octaves"),
@@ -71,7 +71,7 @@ class TestVerdicts:
                 "0 of 10 seeds lie above +2",
             ),  # on it
             ((5,) * 10, (5,) * 10, {**POINTS, "margin": 0.1}, NOT_HERE, "does not differ"),
-            (SAME, SAME_TOO, {**POINTS, "margin": 1.0, "kind": "equivalence"}, HOLDS, "within ±1 points"),
+            (SAME, SAME_TOO, {**POINTS, "margin": 1.0, "kind": "equivalence"}, HOLDS, "within ±1 point"),
             (
                 SCATTERED,
                 SAME_TOO,

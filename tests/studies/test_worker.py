@@ -2,6 +2,7 @@
 
 import pytest
 
+from normsmith.errors import TaskError
 from normsmith.studies import _worker
 from normsmith.studies._worker import TRAINING, _Clock, _reason
 
@@ -19,6 +20,9 @@ def test_a_reason_says_where_it_comes_from():
     with pytest.raises(ZeroDivisionError) as caught:
         exec(compile("1 / 0", "/some/folder/odd\nname.py", "exec"))
     assert _reason(caught.value) == "ZeroDivisionError: division by zero (odd name.py:1)"
+    explained = TaskError("the metric raised")
+    explained.__cause__ = caught.value
+    assert _reason(explained) == "TaskError: the metric raised (odd name.py:1)"
     assert _reason(ValueError("never raised")) == "ValueError: never raised"
 
 

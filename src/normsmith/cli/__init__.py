@@ -32,3 +32,6 @@ def _run() -> None:
     except NormsmithError as error:
         Unread("stderr").write(f"error: {error}\n")
         sys.exit(2)
+    except KeyboardInterrupt:  # while modules are still imported; a study says itself what is kept
+        Unread("stderr").write("interrupted\n")
+        sys.exit(130)

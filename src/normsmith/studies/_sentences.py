@@ -32,7 +32,7 @@ def _finding(effect: Effect) -> str:
         return f"{treatment} {verb} {notation.span(effect, effect.median)} the {effect.unit} of {control}"
     if not effect.unit:
         return f"{treatment} against {control}: {notation.span(effect, effect.median)}"
-    return f"{treatment} against {control}: {notation.span(effect, effect.median)} {effect.unit}"
+    return f"{treatment} against {control}: {notation.estimate(effect)}"
 
 
 def _certainty(effect: Effect, of: int) -> str:

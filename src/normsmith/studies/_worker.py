@@ -154,7 +154,8 @@ def _loaded(resolve: Callable[[], Task]) -> Task:
 
 
 def _reason(error: BaseException) -> str:
-    """What an exception says and where it came from, whatever the exception is."""
-    frames = traceback.extract_tb(error.__traceback__)
+    """What an exception says and where it came from, whatever it is; of one that explains another, the other."""
+    own = error.__cause__ if isinstance(error, NormsmithError) and error.__cause__ is not None else error
+    frames = traceback.extract_tb(own.__traceback__)
     where = f"({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{error_text(error)} {one_line(where, most=200)}".rstrip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean, median, stdev
+from statistics import fmean, median, median_low, stdev
 
 import numpy as np
 
@@ -37,6 +37,17 @@ def target_note(lab: Lab, target: float, *, at_end: bool = False) -> str:
     )
     held = "reached at the end of the budget" if at_end else "held at two evaluations in a row"
     return f"Target: test metric {number(target, 4)}{origin}, {held}."
+
+
+def unreached(lab: Lab, target: float, arms: Iterable[Tuned]) -> tuple[str, ...]:
+    """A note where no arm reaches the target for any seed: more seeds would not help."""
+    steps = lab.steps_to(target)
+    if any(not bound for tuned in arms for _, bound in lab.series(tuned, steps).values()):
+        return ()
+    return (
+        f"No arm reached the target within {lab.steps} steps for any seed, and more seeds will not change that: give "
+        "more steps (`--steps`), or a target within reach (`Task(..., target=...)`).",
+    )
 
 
 def band(label: str, samples: Mapping[float, Sequence[float]]) -> Line:
@@ -144,7 +155,7 @@ def chosen_settings(arms: Iterable[Tuned]) -> StripChart:
         rows=tuple(rows),
         description="The learning rate and the initial weights of each seed: the network's own, by activation (He's or "
         "Xavier's), or by data. Median rates: "
-        + "; ".join(f"{row.label} {exact(median(row.x))}" for row in rows)
+        + "; ".join(f"{row.label} {exact(median_low(row.x))}" for row in rows)
         + ".",
     )
 

@@ -164,6 +164,19 @@ class Lab:
         untrained, reached = (max if self.task.higher_is_better else min)(spans, key=lambda span: span[1])
         return untrained + CEILING * (reached - untrained)
 
+    def check_target(self, target: float, control: Tuned) -> None:
+        """Raise where the control is at the target before it is trained: nothing would be counted.
+
+        Raises:
+            StudyError: so it is.
+        """
+        curves = [outcome.test for outcome in self.measured(control).values() if outcome.test]
+        if curves and self.reaches(median(curve[0] for curve in curves), target):
+            raise StudyError(
+                f"the target {number(target, 4)} is reached before the first step; give the task a harder one, "
+                "Task(..., target=...)"
+            )
+
     def _span(self, tuned: Tuned) -> tuple[float, float] | None:
         """The median validation metric of an arm before and after training."""
         curves = [outcome.validation for outcome in self.measured(tuned).values() if outcome.validation]
@@ -300,8 +313,9 @@ class Lab:
         """The pairs of a hypothesis: one arm reaches the target in at most this share of the steps of another.
 
         Raises:
-            StudyError: as `pairs`.
+            StudyError: as `pairs` and `check_target`.
         """
+        self.check_target(target, control)
         reach = number(target, 4)
         hypothesis = Hypothesis(
             name=f"steps to {reach}, {name}",

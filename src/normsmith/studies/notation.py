@@ -59,9 +59,12 @@ def amount(effect: Scaled, value: float) -> str:
     return _text.signed(round(shown(effect, value), _DECIMALS))
 
 
-def unit(effect: Scaled) -> str:
-    """The unit after an `amount`, with the space before it; ratios have none."""
-    return f" {effect.unit}" if effect.scale == "difference" and effect.unit else ""
+def unit(effect: Scaled, value: float = 0.0) -> str:
+    """The unit after an `amount`, with the space before it; ratios have none, and one has no plural: `+1 point`."""
+    if effect.scale == "ratio" or not effect.unit:
+        return ""
+    one = abs(round(value, _DECIMALS)) == 1 and effect.unit.endswith("s") and " " not in effect.unit
+    return f" {effect.unit.removesuffix('s') if one else effect.unit}"
 
 
 def span(effect: Scaled, interval: Interval) -> str:
@@ -88,7 +91,9 @@ def _between(effect: Scaled, left: float, right: float) -> str:
 
 def estimate(effect: Effect) -> str:
     """The estimate alone: `0.4×` or `+4.1 points`."""
-    return f"{span(effect, effect.median)}{unit(effect)}"
+    if all(map(math.isinf, effect.median)):
+        return span(effect, effect.median)
+    return f"{span(effect, effect.median)}{unit(effect, effect.median[0])}"
 
 
 def estimate_and_interval(effect: Effect) -> str:
@@ -103,26 +108,26 @@ def interval_name(effects: Iterable[Effect]) -> str:
 
 
 def margin(effect: Effect) -> str:
-    """What the claim asks for: `below 0.667×`, `above +2 points`, `within ±1 points`."""
+    """What the claim asks for: `below 0.667×`, `above +2 points`, `within ±1 point`."""
     if effect.kind == "superiority":
         return f"{'below' if effect.better == 'lower' else 'above'} {_edge(effect)}"
     return f"within {_zone(effect)}"
 
 
 def missed(effect: Effect) -> str:
-    """Where a pair lies that speaks against the claim: `above 0.667×`, `below +2 points`, `beyond ±1 points`."""
+    """Where a pair lies that speaks against the claim: `above 0.667×`, `below +2 points`, `beyond ±1 point`."""
     if effect.kind == "superiority":
         return f"{'above' if effect.better == 'lower' else 'below'} {_edge(effect)}"
     return f"on one side of {_zone(effect)}"
 
 
 def _edge(effect: Effect) -> str:
-    return amount(effect, effect.margin) + unit(effect)
+    return amount(effect, effect.margin) + unit(effect, effect.margin)
 
 
 def _zone(effect: Effect) -> str:
     if effect.scale == "difference":
-        return f"±{_text.number(effect.margin)}{unit(effect)}"
+        return f"±{_text.number(effect.margin)}{unit(effect, effect.margin)}"
     return _between(effect, *sorted((-effect.margin, effect.margin), key=lambda end: position(effect, end)))
 
 

@@ -171,19 +171,20 @@ def _check_other(backend: str | None, device: str) -> None:
     with served_from(backend, device):
         if backend == own:
             raise StudyError(
-                f"again_with: expected another backend than that of the study itself, got {own} twice"
+                f"--again-with: expected another backend than that of the study itself, got {own} twice"
             )
 
 
 def _facts(task: Task, lab: Lab) -> dict[str, str]:
     rates = ", ".join(f"{rate:g}" for rate in task.learning_rates)
     return {
-        "description": task.description,
+        **({"description": task.description} if task.description else {}),
         "training samples": str(length(task.train)),
         "batch size": str(task.batch_size),
         "steps": str(lab.steps),
         "learning rates": rates,
         "metric": f"{name_of(task.metric)}, {'higher' if task.higher_is_better else 'lower'} is better",
+        "a point": f"{task.point:g} of the metric",
         "target": "97 % of the way of the best network without norms"
         if task.target is None
         else f"{task.target:g}",

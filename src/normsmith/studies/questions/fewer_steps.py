@@ -11,6 +11,7 @@ from normsmith.studies.figures import (
     rate_response,
     target_note,
     training_curves,
+    unreached,
 )
 from normsmith.studies.lab import Lab
 from normsmith.studies.question import Findings, Question
@@ -42,7 +43,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         effects=effects,
         charts=(training_curves(lab, best), rate_response(lab, tuned.values()), chosen_settings(best)),
         tables=(arms_table(lab, best, {"steps to target": steps}),),
-        notes=(target_note(lab, target), WELL_INITIALISED, *edge_notes(best)),
+        notes=(target_note(lab, target), *unreached(lab, target, best), WELL_INITIALISED, *edge_notes(best)),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from normsmith._text import exact, number
 from normsmith.studies.arms import Arm
-from normsmith.studies.figures import chosen_settings, edge_notes, headline, response, target_note
+from normsmith.studies.figures import chosen_settings, edge_notes, headline, response, target_note, unreached
 from normsmith.studies.initial_weights import scaled
 from normsmith.studies.lab import Lab, Sample
 from normsmith.studies.question import Findings, Question
@@ -30,6 +30,7 @@ def ask(lab: Lab) -> Requests[Findings]:
     plain, norm = lab.network(None), lab.normalized(None)
     target = yield from lab.target([plain])
     tuned = yield from lab.tune([plain, norm], lab.shortfall)
+    lab.check_target(target, tuned[plain])
     gains = _Response(lab, target, tuned)
     yield gains.trials()
     effects = lab.judge([_more_gains(gains, name, norm, plain) for name in SIDES])
@@ -42,6 +43,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         tables=(_by_seed(gains),),
         notes=(
             target_note(lab, target, at_end=True),
+            *unreached(lab, target, tuned.values()),
             "The learning rate and the initial weights are those that are best at gain 1 and are not tuned again: "
             "with batch norm a weight's scale divides its effective step by the square of the gain. The output layer "
             "keeps its weights.",

@@ -9,7 +9,7 @@ from functools import partial
 
 from normsmith._text import exact, number
 from normsmith.studies.arms import Arm
-from normsmith.studies.figures import chosen_settings, edge_notes, headline, response, target_note
+from normsmith.studies.figures import chosen_settings, edge_notes, headline, response, target_note, unreached
 from normsmith.studies.lab import LESS, MORE, Lab, Sample
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Chart, Table
@@ -26,6 +26,7 @@ def ask(lab: Lab) -> Requests[Findings]:
     plain, norm = lab.network(None), lab.normalized(None)
     target = yield from lab.target([plain])
     tuned = yield from lab.tune([plain, norm], lab.shortfall)
+    lab.check_target(target, tuned[plain])
     sweep = _Sweep(lab, _octaves(lab), target, tuned)
     yield sweep.trials()
     reach = number(target, 4)
@@ -59,6 +60,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         tables=(_by_seed(sweep, (plain, norm)),),
         notes=(
             target_note(lab, target, at_end=True),
+            *unreached(lab, target, tuned.values()),
             f"Rates from {exact(sweep.rates[0])} to {exact(sweep.rates[-1])} in octaves, at the initial weights that "
             "are best for the seed at its best rate.",
             *edge_notes(tuned.values()),

@@ -17,6 +17,7 @@ from normsmith.studies.figures import (
     rate_response,
     target_note,
     training_curves,
+    unreached,
 )
 from normsmith.studies.lab import Lab
 from normsmith.studies.question import Findings, Question
@@ -66,7 +67,7 @@ def ask(lab: Lab) -> Requests[Findings]:
             _equivalence(lab, arms.values(), tuned),
             shapes,
         ),
-        notes=(target_note(lab, target), *edge_notes(best)),
+        notes=(target_note(lab, target), *unreached(lab, target, best), *edge_notes(best)),
     )
 
 
