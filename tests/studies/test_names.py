@@ -79,7 +79,7 @@ def test_what_a_key_is_a_hash_of():
         "probes": ["activation-signals", "renorm-activity"],
     }
     assert trial.key("task", {"torch": "1"}) == (
-        "d35fbf659ca2f2f0328f84d2777c4c1e0194f573ca4cd0a8b33acce9ac1f9b27"
+        "8f173978530d8eea24bdf3452336b2b2c06a0240ed19df82166468c3e2528bf7"
     )
 
 

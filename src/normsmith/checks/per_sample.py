@@ -32,14 +32,14 @@ class SampleRows:
     """
 
     def __init__(self, modules: Sequence[nn.Module], samples: int, most: int) -> None:
-        self._modules, self._samples, self._most = modules, max(samples, 1), most
+        self._watched, self._samples, self._most = modules, max(samples, 1), most
         self._calls: list[list[Tensor]] = [[] for _ in modules]
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """A block in which the modules are watched."""
         with ExitStack() as stack:
-            for module, calls in zip(self._modules, self._calls, strict=True):
+            for module, calls in zip(self._watched, self._calls, strict=True):
                 stack.callback(module.register_forward_pre_hook(self._hook(calls)).remove)
             yield
 
