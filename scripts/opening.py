@@ -27,12 +27,12 @@ from figures import between, where  # noqa: E402  beside this file
 from normsmith.checks import Finding  # noqa: E402
 from normsmith.report import palette, svg  # noqa: E402
 from normsmith.report.gap import gap_figure  # noqa: E402
-from normsmith.report.plots import Figure  # noqa: E402
+from normsmith.report.plots import Figure, Panel  # noqa: E402
 
 README, PICTURE = ROOT / "README.md", ROOT / "docs/_static/averaged.svg"
 EXAMPLE = ROOT / "examples/averaged.py"
 BEGIN, END = "<!-- from examples/averaged.py: make opening -->", "<!-- end of what it prints -->"
-WIDTH, LEFT, ROW = 760, 24, 54
+WIDTH, LEFT, TOP, ROW = 760, 24, 84, 54
 STYLE = """text { font: 14px system-ui, sans-serif; fill: var(--ink); } .tick, .muted { fill: var(--muted); }
 .tick { font-size: 13px; text-anchor: middle; } .title { font-weight: 600; font-size: 16px; }
 .grid { stroke: var(--grid); } .base { stroke: var(--axis); } use { fill: currentColor; }
@@ -70,13 +70,16 @@ def picture(finding: Finding) -> str:
     """The figure of a finding as a file of its own, right in the dark as well."""
     figure = gap_figure(finding)
     assert figure is not None  # its evidence has steps
-    rows = [row(index, panel) for index, panel in enumerate(figure.panels)]
-    height = 96 + ROW * (len(rows) - 1) + 56
+    *panels, scale = figure.panels
+    rows = [row(panel, TOP + ROW * index) for index, panel in enumerate(panels)]
+    end = TOP + ROW * len(panels)
+    height = end + 68
     parts = [
         Markup('<rect width="100%" height="100%" class="paper" rx="8"/>'),
         svg.element("text", figure.title, x=LEFT, y=32, class_="title"),
         key(figure),
         *rows,
+        placed(scale.drawing, end + 2),
         svg.element("text", figure.x_title, x=WIDTH / 2, y=height - 12, class_="tick"),
     ]
     style = f":root {{{colours('light')}}} @media (prefers-color-scheme: dark) {{:root {{{colours('dark')}}}}} {STYLE}"
@@ -102,12 +105,15 @@ def key(figure: Figure) -> Markup:
     return Markup("").join(parts)
 
 
-def row(index: int, panel: Any) -> Markup:
+def row(panel: Panel, top: int) -> Markup:
     """A panel with its words above it."""
-    top = 84 + ROW * index
-    words = svg.element("text", f"{panel.label}  {panel.note}".strip(), x=LEFT, y=top + 14)
-    place = {"x": LEFT, "y": top + (22 if panel.label else -ROW + 22 + 34), "width": WIDTH - 2 * LEFT}
-    return words + svg.element("svg", panel.drawing, **place, overflow="visible")
+    words = svg.element("text", f"{panel.label}  {panel.note}", x=LEFT, y=top + 14)
+    return words + placed(panel.drawing, top + 22)
+
+
+def placed(drawing: Markup, top: int) -> Markup:
+    """A drawing, as wide as its place, so many pixels from the top."""
+    return svg.element("svg", drawing, x=LEFT, y=top, width=WIDTH - 2 * LEFT, overflow="visible")
 
 
 if __name__ == "__main__":

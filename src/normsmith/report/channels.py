@@ -12,7 +12,7 @@ from normsmith._text import number, path_text
 from normsmith.checks import Finding
 from normsmith.report import svg
 from normsmith.report.axes import Axis, axis_of
-from normsmith.report.plots import Figure, KeyEntry, Panel
+from normsmith.report.plots import Figure, KeyEntry, Panel, axis_panel
 
 _MOST = 12
 """Layers that are drawn; the table has them all."""
@@ -46,7 +46,7 @@ def _figure(kind: str, shown: Sequence[tuple[Finding, dict[str, Any]]]) -> Figur
         title=f"{title}, layer by layer: {what} against {of}",
         description=f"{title} of all channels of each layer. The thin line reaches from the smallest to the largest, "
         "the thick one covers the middle half, the dot is the median. Grey is what is allowed.",
-        panels=(*panels, Panel("", "", svg.drawing(24, svg.labels(axis, 16)))),
+        panels=(*panels, axis_panel(axis)),
         x_title=x_title.format(of=of),
         key=(
             KeyEntry("median of the channels", "series-0", "", "circle"),

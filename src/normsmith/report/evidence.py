@@ -11,7 +11,7 @@ from normsmith._text import number, path_text
 from normsmith.checks import Finding, Fix
 from normsmith.report import svg
 from normsmith.report.axes import Axis, axis_of
-from normsmith.report.plots import Figure, KeyEntry, Panel
+from normsmith.report.plots import Figure, KeyEntry, Panel, axis_panel
 
 _MOST = 12
 """Layers of one rule that are drawn; the table has them all."""
@@ -32,7 +32,7 @@ def measured_figure(findings: Sequence[Finding]) -> Figure | None:
     return Figure(
         title=f"{name[:1].upper()}{name[1:]}" + (", layer by layer" if any(f.path for f in drawn) else ""),
         description=f"{name}: what was measured, and the threshold from which on it is reported.",
-        panels=(*panels, Panel("", "", svg.drawing(24, svg.labels(axis, 16)))),
+        panels=(*panels, axis_panel(axis)),
         x_title=name,
         key=(
             KeyEntry("measured", "series-0", "", "circle"),
@@ -65,7 +65,7 @@ def proof_figure(findings: Sequence[Finding]) -> Figure | None:
     return Figure(
         title="Loss in evaluation, before and after each fix",
         description="Loss on batches of the check, as the model is and with the fix alone, on a copy.",
-        panels=(*panels, Panel("", "", svg.drawing(24, svg.labels(axis, 16)))),
+        panels=(*panels, axis_panel(axis)),
         x_title="loss, lower is better",
         key=(
             KeyEntry("before", "reversed", "", "circle-open"),

@@ -13,7 +13,7 @@ from normsmith import _text
 from normsmith.report import svg
 from normsmith.report.axes import Axis, ratio_ticks, round_ticks
 from normsmith.report.palette import VERDICT_COLOURS
-from normsmith.report.plots import Figure, KeyEntry, Panel
+from normsmith.report.plots import Figure, KeyEntry, Panel, axis_panel
 from normsmith.studies import notation
 from normsmith.studies.results import Effect, Verdict
 from normsmith.studies.statistics import Interval
@@ -48,7 +48,7 @@ def _figure(effects: list[Effect]) -> Figure:
     return Figure(
         title=": ".join(filter(None, ("Paired effects", _measure(effects[0])))),
         description=_description(effects),
-        panels=(*panels, Panel("", "", svg.drawing(24, svg.labels(axis, 16)))),
+        panels=(*panels, axis_panel(axis)),
         x_title=" · ".join(filter(None, (_measure(effects[0]), *_direction(effects)))),
         key=_key(effects),
         columns=columns,

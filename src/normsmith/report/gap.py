@@ -13,7 +13,7 @@ from normsmith._text import number, path_text, signed, some
 from normsmith.checks import Finding
 from normsmith.report import svg
 from normsmith.report.axes import Axis, axis_of
-from normsmith.report.plots import Figure, KeyEntry, Panel
+from normsmith.report.plots import Figure, KeyEntry, Panel, axis_panel
 
 _ROW = 28
 
@@ -58,7 +58,7 @@ def gap_figure(finding: Finding) -> Figure | None:
         "off, then running statistics take the place of the batch's, layer after layer: these steps add up. Each part "
         "alone, and in the reverse order, add something else, since layers work on what those before them leave: "
         "these do not add up, and what lies beyond the axis is in the table alone.",
-        panels=(*panels, Panel("", "", svg.drawing(24, svg.labels(axis, 16)))),
+        panels=(*panels, axis_panel(axis)),
         x_title=f"{measure} on held-back batches",
         key=(
             KeyEntry("added, in order", "series-0", "", "square"),

@@ -62,6 +62,11 @@ class Figure:
     pressable: bool = False
 
 
+def axis_panel(axis: Axis) -> Panel:
+    """The last panel of a figure: the labels of the axis that its panels share."""
+    return Panel("", "", svg.drawing(24, svg.labels(axis, 16)))
+
+
 def chart_figure(chart: Chart) -> Figure:
     """Draw a chart: one line an arm, a band around it."""
     x_axis = axis_of((x for line in chart.lines for x in line.x), log=chart.log_x, pad=0.02)

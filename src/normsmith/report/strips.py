@@ -12,7 +12,7 @@ from normsmith._text import exact
 from normsmith.report import svg
 from normsmith.report.axes import Axis, axis_of
 from normsmith.report.palette import SERIES, SYMBOLS
-from normsmith.report.plots import Figure, KeyEntry, Panel
+from normsmith.report.plots import Figure, KeyEntry, Panel, axis_panel
 from normsmith.studies.results import Strip, StripChart
 
 _APART = 10  # pixels between points that lie at one place, where there is room
@@ -28,7 +28,7 @@ def strip_figure(chart: StripChart) -> Figure:
     return Figure(
         title=chart.title,
         description=chart.description,
-        panels=(*rows, Panel("", "", svg.drawing(24, svg.labels(axis, 16)))),
+        panels=(*rows, axis_panel(axis)),
         x_title=chart.x_title,
         key=tuple(KeyEntry(kind, colour, "", symbol) for kind, (colour, symbol) in styles.items()),
         columns=("arm", chart.x_title, *(("kind",) if kinds else ()), "seeds"),

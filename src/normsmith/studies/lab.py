@@ -330,6 +330,27 @@ class Lab:
         )
         return self.compare(hypothesis, treatment, control, self.steps_to(target))
 
+    def ends_better(
+        self, name: str, text: str, treatment: Tuned, control: Tuned, margin: float, *, beside: bool = False
+    ) -> Pairs:
+        """The pairs of a hypothesis: one arm's final test metric is more than so many points better than another's.
+
+        Raises:
+            StudyError: as `pairs`.
+        """
+        hypothesis = Hypothesis(
+            name=name,
+            text=text,
+            treatment=treatment.arm.name,
+            control=control.arm.name,
+            unit="points",
+            scale="difference",
+            margin=margin,
+            better=self.better,
+            beside=beside,
+        )
+        return self.compare(hypothesis, treatment, control, self.points)
+
     def _test_error(self, treatment: Tuned, control: Tuned, seeds: Sequence[int]) -> float | None:
         """By how many points the median difference of two arms varies between bootstrap samples of the test set."""
         arms = self.measured(treatment), self.measured(control)

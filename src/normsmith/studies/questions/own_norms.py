@@ -21,7 +21,7 @@ from normsmith.studies.figures import (
 from normsmith.studies.lab import Lab
 from normsmith.studies.probes import renorm_activity
 from normsmith.studies.question import Findings, Question
-from normsmith.studies.statistics import Hypothesis, Pairs
+from normsmith.studies.statistics import Pairs
 from normsmith.studies.tuning import Requests, Tuned
 from normsmith.tasks import build
 
@@ -118,18 +118,9 @@ def _staying(lab: Lab, norms: set[str], moved: Arm) -> tuple[str, ...]:
 
 
 def _better(lab: Lab, treatment: Tuned, control: Tuned, *, beside: bool = False) -> Pairs:
-    hypothesis = Hypothesis(
-        name=f"final metric: {treatment.arm.name} vs {control.arm.name}",
-        text=f"“{treatment.arm.name}” ends more than 1 point better than “{control.arm.name}”",
-        treatment=treatment.arm.name,
-        control=control.arm.name,
-        unit="points",
-        scale="difference",
-        margin=1.0,
-        better=lab.better,
-        beside=beside,
-    )
-    return lab.compare(hypothesis, treatment, control, lab.points)
+    one, other = treatment.arm.name, control.arm.name
+    text = f"“{one}” ends more than 1 point better than “{other}”"
+    return lab.ends_better(f"final metric: {one} vs {other}", text, treatment, control, 1.0, beside=beside)
 
 
 def _idle(lab: Lab, renorm: Tuned) -> tuple[str, ...]:

@@ -47,19 +47,10 @@ def ask(lab: Lab) -> Requests[Findings]:
 
 def _better(lab: Lab, norm: Tuned, plain: Tuned, *, beside: bool = False) -> Pairs:
     """The pairs of the hypothesis that the norm ends far better than a control."""
-    control = "none as initialised" if beside else "none"
-    hypothesis = Hypothesis(
-        name=f"final metric, sigmoid: batch norm vs {control}",
-        text=f"{norm.arm.name} ends at least 20 points better than {plain.arm.name}",
-        treatment=norm.arm.name,
-        control=plain.arm.name,
-        unit="points",
-        scale="difference",
-        margin=19.9,  # between what 20 points are on small test sets: the next lower value falls short
-        better=lab.better,
-        beside=beside,
-    )
-    return lab.compare(hypothesis, norm, plain, lab.points)
+    name = f"final metric, sigmoid: batch norm vs {'none as initialised' if beside else 'none'}"
+    text = f"{norm.arm.name} ends at least 20 points better than {plain.arm.name}"
+    margin = 19.9  # between what 20 points are on small test sets: the next lower value falls short
+    return lab.ends_better(name, text, norm, plain, margin, beside=beside)
 
 
 def _less_flat(lab: Lab, norm: Tuned, plain: Tuned) -> Pairs:
