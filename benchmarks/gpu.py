@@ -193,6 +193,7 @@ def main() -> int:
         return 2
     import triton
 
+    from benchmarks.gpu_host import host_microseconds
     from benchmarks.gpu_network import milliseconds
 
     started = time.monotonic()
@@ -211,6 +212,10 @@ def main() -> int:
             measured.network = worker.do(60.0, milliseconds)
         except Exception as error:  # noqa: BLE001 — the rows still count
             print(f"ResNet-50: {reason(error)}")
+    try:
+        measured.host = worker.do(30.0, host_microseconds)
+    except Exception as error:  # noqa: BLE001 — the rows still count
+        print(f"host time: {reason(error)}")
     measure(fused_rows(), measured, worker, deadline - 20, end)
     worker.stop()
     text = page(measured)

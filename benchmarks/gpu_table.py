@@ -26,6 +26,7 @@ class Measured:
     copies: dict[Row, float] = field(default_factory=dict)
     failed: dict[Row, str] = field(default_factory=dict)
     network: dict[str, float] = field(default_factory=dict)
+    host: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def ratio(self, row: Row, direction: str, peers: Iterable[str] | None = None) -> float | None:
         """Time of the best peer over ours."""
@@ -121,6 +122,8 @@ def goals() -> list[Goal]:
              _inverse(_over(_worst, [row for row in plain if row.bytes < ONE_MB], both, torchs)), True),
         Goal("torch / ours, training step of a ResNet-50, bf16, channels last", 1.05,
              lambda measured: measured.network["torch"] / measured.network["ours"] if measured.network else None),
+        Goal("torch / ours, host time of a call of a small layer, worst row", 1.0,
+             lambda measured: _worst(times["torch"] / times["ours"] for times in measured.host.values())),
     ]  # fmt: skip
 
 
@@ -147,7 +150,15 @@ def page(measured: Measured) -> str:
         "|---|---|---|---|---|---|",
         *(line for row in (*plain_rows(), *fused_rows(), *renorm_rows()) for line in _lines(row, measured)),
         "",
-    ]
+        "Host time of a call, in microseconds: what the processor spends before the device may start (eager, fp32).",
+        "",
+        "| call | ours | torch | torch / ours |",
+        "|---|---|---|---|",
+        *(f"| {call} | {times['ours']:.1f} | {times['torch']:.1f} | {times['torch'] / times['ours']:.2f} |"
+          for call, times in measured.host.items()),
+        *([] if measured.host else [f"| | {NOT} | | |"]),
+        "",
+    ]  # fmt: skip
     return "\n".join(lines)
 
 

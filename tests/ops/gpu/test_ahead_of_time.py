@@ -14,7 +14,7 @@ from normsmith.ops import ACTIVATIONS, Renorm, Running, Sync
 from normsmith.ops.call import Call, Update
 from normsmith.ops.moments import ghost_groups
 
-triton = pytest.importorskip("triton", minversion="3.7")  # older ones the row refuses
+triton = pytest.importorskip("triton", minversion="3.6")  # older ones the row refuses
 pytestmark = pytest.mark.compiles  # without the shape checker, which would rewrite the kernels
 
 H200 = 132

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from normsmith.ops.resolve import Resolved
 
-pytest.importorskip("triton", minversion="3.7")  # older ones the row refuses
+pytest.importorskip("triton", minversion="3.6")  # older ones the row refuses
 from normsmith.ops.gpu import backward, launch
 
 

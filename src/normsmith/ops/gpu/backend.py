@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from normsmith.ops.gpu.launch import Saved
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_OLDEST_TRITON = (3, 7)
+_OLDEST_TRITON = (3, 6)
 """The oldest Triton that the kernels were tried with; with 3.2, of torch 2.6, its interpreter gives wrong results."""
 
 
