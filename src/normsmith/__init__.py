@@ -34,7 +34,7 @@ from normsmith.layers import (
 )
 
 if typing.TYPE_CHECKING:
-    from normsmith import surgery, tasks
+    from normsmith import measure, surgery, tasks
     from normsmith.checks.check import check
     from normsmith.surgery.operations.convert import convert_model as convert
     from normsmith.tasks import Task, accuracy
@@ -76,6 +76,7 @@ __all__ = [
     "convert",
     "errors",
     "layers",
+    "measure",
     "ops",
     "surgery",
     "tasks",
@@ -84,6 +85,7 @@ __all__ = [
 
 # imported when first asked for: who trains with the layers does not wait for them; a module, and a name in it
 _LATER = {
+    "measure": ("normsmith.measure", None),
     "surgery": ("normsmith.surgery", None),
     "tasks": ("normsmith.tasks", None),
     "check": ("normsmith.checks", "check"),

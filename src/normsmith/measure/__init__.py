@@ -1,4 +1,4 @@
-"""Passes of data through a model, and the statistics of what reaches each of its layers; nothing is changed.
+"""Measurements of a model: passes of data through it, and what reaches and leaves its layers; nothing is changed.
 
 Which file answers which question:
 
@@ -8,21 +8,30 @@ Which file answers which question:
 - How do batches go through a model? In `passes`, whose results are merged `across_ranks`.
 - Which statistics should layers hold for a whole data set, where they feed each other? `population`, which
   asks `fixed_point` what to try next where a layer feeds itself.
+- What is known of norms by name in the literature? `variance_shift`, `normalisation_noise` and `saturation`; and
+  `mismatch`, how far a norm in evaluation is from what it does in training. The last two compare what norms give in
+  `both_modes`.
 """
 
 from normsmith.measure.across_ranks import PassResult
 from normsmith.measure.fixed_point import EXACT
 from normsmith.measure.layers import MeasurableLayers, MeasuredLayer, measurable_layers
+from normsmith.measure.mismatch import Mismatch, mismatch
+from normsmith.measure.normalisation_noise import normalisation_noise
 from normsmith.measure.passes import EveryCall, Passes
 from normsmith.measure.population import MAX_PASSES, Population, PopulationResult
+from normsmith.measure.saturation import FLAT, saturation
 from normsmith.measure.statistics import Statistics, batch_statistics, population_statistics
+from normsmith.measure.variance_shift import variance_shift
 
 __all__ = [
     "EXACT",
+    "FLAT",
     "MAX_PASSES",
     "EveryCall",
     "MeasurableLayers",
     "MeasuredLayer",
+    "Mismatch",
     "PassResult",
     "Passes",
     "Population",
@@ -30,5 +39,9 @@ __all__ = [
     "Statistics",
     "batch_statistics",
     "measurable_layers",
+    "mismatch",
+    "normalisation_noise",
     "population_statistics",
+    "saturation",
+    "variance_shift",
 ]

@@ -37,6 +37,16 @@ class Statistics(NamedTuple):
         std = None if other.std is None or self.std is None else self.std.to(other.std)
         return Statistics(self.mean.to(other.mean), self.var.to(other.var), std)
 
+    def copied(self) -> Statistics:
+        """The same statistics in tensors of their own, for those of a layer that goes on.
+
+        >>> own = Statistics(torch.zeros(1), torch.ones(1))
+        >>> own.copied().mean is own.mean
+        False
+        """
+        std = None if self.std is None else self.std.clone()
+        return Statistics(self.mean.clone(), self.var.clone(), std)
+
 
 BatchRule = Callable[[float, Statistics, Moments, int], Statistics | None]
 """The statistics that a layer normalises one batch by, computed from the layer's epsilon, the layer's own statistics,

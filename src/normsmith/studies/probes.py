@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from normsmith.layers import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+from normsmith.measure import FLAT
 from normsmith.studies.names import named
 from normsmith.tasks import Task, batches
-
-FLAT: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
-    nn.Sigmoid: lambda y: y * (1 - y) < 0.05,
-    nn.Tanh: lambda y: 1 - y * y < 0.2,
-    nn.ReLU: lambda y: y <= 0,
-}
-"""Where an activation's slope is below a fifth of its greatest value (ReLU: zero), from its output."""
 
 
 def _forward(model: nn.Module, task: Task, *, training: bool) -> None:
