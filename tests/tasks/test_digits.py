@@ -8,11 +8,14 @@ from torch import nn
 
 from normsmith.errors import MissingExtraError
 from normsmith.surgery import insert, strip
-from normsmith.tasks import batches, build, digits_cnn, digits_mlp, evaluate
+from normsmith.tasks import batches, build, digits_cnn, digits_mlp, digits_rnn, evaluate
 from normsmith.tasks import digits as digits_module
+from normsmith.tasks.digits import Elman
 
 
-@pytest.mark.parametrize(("task", "shape"), [(digits_mlp(), (64,)), (digits_cnn(), (1, 8, 8))])
+@pytest.mark.parametrize(
+    ("task", "shape"), [(digits_mlp(), (64,)), (digits_cnn(), (1, 8, 8)), (digits_rnn(), (32, 2))]
+)
 def test_splits(task, shape):
     sizes = {split: len(task.dataset(split)) for split in ("train", "validation", "test")}
     assert sizes == {"train": 1077, "validation": 360, "test": 360}
@@ -60,6 +63,38 @@ def test_surgery_works_on_them(task):
     assert sum(isinstance(layer, nn.GroupNorm) for layer in model) == 3
     strip(model).apply()
     assert [type(layer) for layer in model] == [type(layer) for layer in task.model()]
+
+
+def test_the_recurrent_network_is_torchs():
+    network, theirs = Elman(2, 5, 3), nn.RNN(2, 5, batch_first=True)
+    with torch.no_grad():
+        theirs.weight_ih_l0.copy_(network.input.weight)
+        theirs.bias_ih_l0.copy_(network.input.bias)
+        theirs.weight_hh_l0.copy_(network.state.weight)
+        theirs.bias_hh_l0.zero_()
+    x = torch.randn(4, 7, 2)
+    torch.testing.assert_close(network(x), network.head(theirs(x)[0][:, -1]))
+
+
+def test_the_recurrent_network_reads_pixels_row_by_row():
+    image = digits_mlp().train.tensors[0][0]
+    assert torch.equal(digits_rnn().train.tensors[0][0].flatten(), image)
+
+
+def test_the_recurrent_network_learns():
+    """A few steps: it is slower than the others."""
+    task = digits_rnn()
+    model = build(task, 0)
+    optimizer = task.optimizer(model.parameters(), 2**-6)
+    stream = batches(task, torch.Generator().manual_seed(0))
+    losses = []
+    for _ in range(40):
+        output, target = task.forward(model, next(stream))
+        losses.append(task.loss(output, target))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
 
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch):

@@ -2,11 +2,12 @@
 
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from normsmith.errors import TaskError
-from normsmith.tasks import Task, digits_cnn, digits_mlp, load, load_function
+from normsmith.tasks import EMBEDDED, Task, check, digits_cnn, load, load_function
 from normsmith.tasks.load import absolute
 
 TASK = """
@@ -39,9 +40,18 @@ def file(tmp_path):
     return path
 
 
-def test_embedded_names():
-    assert load("digits-mlp") is digits_mlp()
-    assert load("digits-cnn") is digits_cnn()
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_names(name):
+    assert load(name) is load(name)
+    assert load(name).name == name
+    assert EMBEDDED["digits-cnn"] is digits_cnn
+    check(load(name))
+
+
+def test_every_embedded_task_has_a_row_in_the_reference():
+    page = Path(__file__).parents[2] / "docs" / "reference" / "tasks.md"
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == sorted(EMBEDDED)
 
 
 def test_a_task_and_a_function_that_makes_one(file):
@@ -92,7 +102,7 @@ def test_a_module_of_the_current_folder(file, monkeypatch):
     [
         (
             "digits",
-            "no task 'digits'; expected digits-cnn, digits-mlp, file.py, file.py:name or package.module:name",
+            "no task 'digits'; expected breast-cancer, .*, digits-mlp, .*, file.py:name or package.module:name",
         ),
         ("nowhere.py", r"nowhere.py: no such file \(.*nowhere.py\)"),
         ("mine.py:", "no task 'mine.py:'"),

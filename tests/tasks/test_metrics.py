@@ -1,4 +1,4 @@
-"""The metric of the embedded tasks, by hand."""
+"""The metrics of the embedded tasks, by hand."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from normsmith.errors import InputError
-from normsmith.tasks import accuracy
+from normsmith.tasks import accuracy, r_squared
 from normsmith.tasks.metrics import name_of
 
 
@@ -33,3 +33,13 @@ def test_a_metric_is_called_by_a_name_that_readers_know():
     named = lambda output, target: 0.0  # noqa: E731
     named.__name__ = "m"
     assert [name_of(metric) for metric in (Metric(), named, partial(f1_score))] == ["metric"] * 3
+
+
+def test_r_squared():
+    target = torch.tensor([1.0, 2.0, 3.0, 6.0])  # mean 3, squares 14
+    assert r_squared(target, target) == 1
+    assert r_squared(torch.full((4,), 3.0), target) == 0
+    assert r_squared(target + 1, target) == pytest.approx(1 - 4 / 14)
+    assert (r_squared(torch.ones(2), torch.ones(2)), r_squared(torch.zeros(2), torch.ones(2))) == (1, 0)
+    with pytest.raises(InputError, match=r"r_squared: expected .*got \(4, 1\) and \(4,\)"):
+        r_squared(target[:, None], target)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from normsmith.tasks.load import FORMS
+
 
 class Level(StrEnum):
     """How much is looked at."""
@@ -30,9 +32,7 @@ class Format(StrEnum):
 
 TaskName = Annotated[
     str,
-    typer.Argument(
-        help="digits-mlp, digits-cnn, file.py:name or package.module:name. The file or module is executed."
-    ),
+    typer.Argument(help=f"{FORMS}. The file or module is executed."),
 ]
 Select = Annotated[
     str, typer.Option(metavar="CODES", help="Only these rules, as NS1,NS404.", show_default="all")

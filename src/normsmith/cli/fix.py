@@ -32,6 +32,7 @@ from normsmith.surgery.plans.table import WIDTH
 from normsmith.surgery.targets.conversions import TARGETS
 from normsmith.surgery.targets.factory import NAMES
 from normsmith.tasks import Task, build, check, evaluation_batches, example, forward_of, load, seeded
+from normsmith.tasks.load import FORMS
 
 
 class Side(StrEnum):
@@ -43,9 +44,7 @@ class Side(StrEnum):
 
 _Task = Annotated[
     str,
-    typer.Argument(
-        help="digits-mlp, digits-cnn, file.py:name or package.module:name. The file or module is executed."
-    ),
+    typer.Argument(help=f"{FORMS}. The file or module is executed."),
 ]
 _Convert = Annotated[
     str | None,

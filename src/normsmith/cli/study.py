@@ -20,7 +20,7 @@ from normsmith.report import check_writable, print_verdicts, to_csv, to_json, wr
 from normsmith.studies import Settings, Store, StudyResult, run_study, select
 from normsmith.studies.study import SEEDS
 from normsmith.tasks import load
-from normsmith.tasks.load import absolute
+from normsmith.tasks.load import FORMS, absolute
 
 _SEEDS = ", ".join(f"{count} {profile}" for profile, count in SEEDS.items())
 
@@ -52,9 +52,7 @@ class Format(StrEnum):
 def study(
     task: Annotated[
         str,
-        typer.Argument(
-            help="digits-mlp, digits-cnn, file.py:name or package.module:name. The file or module is executed."
-        ),
+        typer.Argument(help=f"{FORMS}. The file or module is executed."),
     ] = "digits-mlp",
     question: Annotated[
         list[str] | None,

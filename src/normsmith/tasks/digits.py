@@ -1,9 +1,10 @@
-"""The embedded tasks: scikit-learn's digits, 1,797 real 8×8 images of ten classes, no download."""
+"""The embedded tasks on scikit-learn's digits: 1,797 real 8×8 images of ten classes, no download."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ def digits_mlp() -> Task:
     >>> len(task.train), len(task.validation), len(task.test)
     (1077, 360, 360)
     """
-    return _digits_task("digits-mlp", "MLP 3×100 on scikit-learn's digits", _mlp, flat=True)
+    return _digits_task("digits-mlp", "MLP 3×100 on scikit-learn's digits", _mlp, (64,))
 
 
 @cache
@@ -39,7 +40,48 @@ def digits_cnn() -> Task:
 
     Inputs are (N, 1, 8, 8) float32.
     """
-    return _digits_task("digits-cnn", "three convolutions on scikit-learn's digits", _cnn, flat=False)
+    return _digits_task("digits-cnn", "three convolutions on scikit-learn's digits", _cnn, (1, 8, 8))
+
+
+@cache
+def digits_rnn() -> Task:
+    """A tanh RNN of 100 units that reads the digits as 32 steps of two pixels, row by row; otherwise as `digits_mlp`.
+
+    Inputs are (N, 32, 2) float32. The network is an `Elman`, whose tanh is its only activation. No target: a study
+    takes 97 % of the way that the best control goes; 300 steps of batch 64 (19 epochs).
+    """
+    description = "tanh RNN of 100 units over 32 steps of scikit-learn's digits"
+    task = _digits_task("digits-rnn", description, partial(Elman, 2, 100, 10), (32, 2))
+    return replace(task, target=None, activations=(), steps=300, learning_rates=(2**-8, 2**-6, 2**-4, 2**-2))
+
+
+class Elman(nn.Module):
+    """Elman's recurrent network, written step by step, so that what is between its layers can be changed.
+
+        h_t = activation(input(x_t) + state(h_{t−1})),   h_0 = 0;   output = head(h_T)
+
+    `x` is (N, T, inputs), the output (N, outputs). Training and inference are the same. `torch.nn.RNN` computes the
+    same, but as one layer.
+
+    Source: Elman, "Finding structure in time", Cognitive Science 14, 1990.
+
+    >>> Elman(2, 5, 3)(torch.randn(4, 7, 2)).shape
+    torch.Size([4, 3])
+    """
+
+    def __init__(self, inputs: int, units: int, outputs: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(inputs, units)
+        self.state = nn.Linear(units, units, bias=False)
+        self.activation = nn.Tanh()
+        self.head = nn.Linear(units, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(len(x), self.state.in_features)
+        for step in self.input(x).unbind(1):
+            h = self.activation(step + self.state(h))
+        output: Tensor = self.head(h)
+        return output
 
 
 def _mlp() -> nn.Module:
@@ -68,11 +110,8 @@ def _cnn() -> nn.Module:
     )
 
 
-def _digits_task(name: str, description: str, model: Callable[[], nn.Module], *, flat: bool) -> Task:
-    splits = _digits()
-    if not flat:
-        splits = [(images.reshape(-1, 1, 8, 8), labels) for images, labels in splits]
-    train, validation, test = splits
+def _digits_task(name: str, description: str, model: Callable[[], nn.Module], shape: tuple[int, ...]) -> Task:
+    train, validation, test = [(images.reshape(-1, *shape), labels) for images, labels in _digits()]
     return Task(
         model=model,
         train=train,

@@ -18,11 +18,24 @@ from normsmith._choices import did_you_mean
 from normsmith._text import error_text
 from normsmith.errors import MissingExtraError, TaskError
 from normsmith.tasks.calls import users_code
-from normsmith.tasks.digits import digits_cnn, digits_mlp
+from normsmith.tasks.digits import digits_cnn, digits_mlp, digits_rnn
+from normsmith.tasks.shapes import shapes
+from normsmith.tasks.tabular import breast_cancer, diabetes, wine
 from normsmith.tasks.task import UNNAMED, Task
 
-EMBEDDED = {"digits-cnn": digits_cnn, "digits-mlp": digits_mlp}
-_FORMS = f"{', '.join(EMBEDDED)}, file.py, file.py:name or package.module:name"
+EMBEDDED = {
+    "breast-cancer": breast_cancer,
+    "diabetes": diabetes,
+    "digits-cnn": digits_cnn,
+    "digits-mlp": digits_mlp,
+    "digits-rnn": digits_rnn,
+    "shapes": shapes,
+    "wine": wine,
+}
+"""The tasks that are there without a file, by the names that commands take."""
+
+FORMS = f"{', '.join(EMBEDDED)}, file.py, file.py:name or package.module:name"
+"""How a task may be named, for messages and for the help of commands."""
 
 _made: dict[tuple[str, str], Task] = {}  # (module, attribute): what functions returned
 
@@ -32,7 +45,7 @@ _loaded_from: WeakKeyDictionary[Task, ModuleType] = WeakKeyDictionary()
 def load(name: str) -> Task:
     """Load a task by name.
 
-    - "digits-mlp", "digits-cnn": embedded.
+    - one of `EMBEDDED`, such as "digits-mlp".
     - "file.py:name": **executes that file** and takes what it calls `name`. The file's folder is added to the
       end of `sys.path`, so that the file can import its neighbours.
     - "file.py": the same; takes the one Task that is in it.
@@ -54,7 +67,7 @@ def load(name: str) -> Task:
     if name.endswith(".py"):
         place, attribute = name, ""
     elif not (separator and place and attribute.isidentifier()):
-        raise TaskError(f"no task {name!r}; expected {_FORMS}{did_you_mean(name, EMBEDDED)}")
+        raise TaskError(f"no task {name!r}; expected {FORMS}{did_you_mean(name, EMBEDDED)}")
     module = _from_file(place) if _is_file(place) else _from_package(place)
     attribute = attribute or _only_task(module, place)
     task = _task_of(module, attribute, place)

@@ -38,3 +38,26 @@ def accuracy(output: Tensor, target: Tensor) -> float:
             f"got {tuple(output.shape)} and {tuple(target.shape)}"
         )
     return float((output.argmax(1) == target).double().mean())
+
+
+def r_squared(output: Tensor, target: Tensor) -> float:
+    """Share of the targets' variance that the outputs explain: the coefficient of determination.
+
+    R² = 1 − Σ(target − output)² / Σ(target − mean of target)²
+
+    `output` and `target` have one shape, any floating dtype. 1 is perfect, 0 as good as the mean of the targets;
+    below there is no limit. Where all targets are equal it is 0, or 1 if the outputs are right. The same in training
+    and inference. Raises InputError when the shapes differ.
+
+    >>> import torch
+    >>> r_squared(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 2.0, 3.0]))
+    0.5
+    """
+    if output.shape != target.shape:
+        raise InputError(
+            "r_squared: expected output and target of one shape, "
+            f"got {tuple(output.shape)} and {tuple(target.shape)}; nn.Flatten(0) makes (N,) of (N, 1)"
+        )
+    missed = float((target.double() - output.double()).square().sum())
+    whole = float((target.double() - target.double().mean()).square().sum())
+    return 1 - missed / whole if whole else float(not missed)
