@@ -10,7 +10,7 @@ from textwrap import dedent
 from typing import Literal, get_args
 
 from normsmith.checks.context import Context
-from normsmith.checks.finding import Finding, NotRun, Severity
+from normsmith.checks.finding import SEVERITIES, Finding, NotRun, Severity
 
 Level = Literal["fast", "standard", "deep"]
 Need = Literal[
@@ -21,6 +21,19 @@ Need = Literal[
 """What a rule cannot do without. "graph" is the forward, followed; "training" a few training steps on a copy."""
 
 LEVELS: tuple[Level, ...] = get_args(Level)
+SEEN: dict[Level, str] = {
+    "fast": "modules, settings and buffers, no data",
+    "standard": "a few batches, too",
+    "deep": "a few training steps on a copy, too",
+}
+"""What the rules of a level look at."""
+FROZEN = (
+    "statistics, γ and β that stand still though the rest may train: by normsmith.surgery.freeze, by .eval() on the "
+    "norm alone, or with requires_grad=False"
+)
+THREADS = "an issue or a pull request on GitHub, owner/project#number, in which people met it"
+"""What a rule's explanation takes for known."""
+
 SECTIONS = ("What", "Formula", "Why it hurts", "Threshold", "Reproduction", "Fix", "Threads")
 """What an explanation tells, in this order."""
 
@@ -44,6 +57,7 @@ class Rule:
     - `code`, `name`: as NS404 and stale-statistics; the file of the rule has the name, with underscores.
     - `severity`: of its findings, unless one says otherwise; "info" never fails a run.
     - `explanation`: the docstring of the rule's module: a sentence, then the `SECTIONS`.
+    - `varies`: severities that single findings may have instead.
     """
 
     code: str
@@ -52,6 +66,16 @@ class Rule:
     check: Check
     explanation: str
     needs: tuple[Need, ...] = ()
+    varies: tuple[Severity, ...] = ()
+
+    @property
+    def severities(self) -> tuple[Severity, ...]:
+        """Those that its findings may have, the most severe first.
+
+        >>> Rule("NS000", "nothing", "warning", lambda _: (), "Nothing.", varies=("error",)).severities
+        ('error', 'warning')
+        """
+        return tuple(s for s in SEVERITIES if s in (self.severity, *self.varies))
 
     @cached_property
     def level(self) -> Level:

@@ -102,4 +102,4 @@ def _moving_half(norm: Norm, affine: AffineNorm) -> _Half | None:
     return "statistics" if moves and affine.neighbour_trains else None
 
 
-RULE = Rule("NS210", "half-frozen", "warning", check, __doc__)
+RULE = Rule("NS210", "half-frozen", "warning", check, __doc__, varies=("info",))

@@ -69,4 +69,4 @@ def check(context: Context) -> Iterator[Finding]:
         )
 
 
-RULE = Rule("NS208", "low-precision-buffers", "warning", check, __doc__)
+RULE = Rule("NS208", "low-precision-buffers", "warning", check, __doc__, varies=("info",))

@@ -99,4 +99,6 @@ def _severity(context: Context) -> Severity:
         return "info"
 
 
-RULE = Rule("NS506", "covariate-drift", "warning", check, __doc__, needs=("batches", "training"))
+RULE = Rule(
+    "NS506", "covariate-drift", "warning", check, __doc__, needs=("batches", "training"), varies=("info",)
+)

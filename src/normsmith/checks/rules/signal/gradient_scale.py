@@ -115,4 +115,12 @@ def _ends(context: Context) -> tuple[list[WeightSignal], list[WeightSignal]]:
     return [signals[path] for path in sorted(firsts & leading)], [signals[path] for path in sorted(lasts)]
 
 
-RULE = Rule("NS504", "gradient-scale", "warning", check, __doc__, needs=("graph", "batches", "training"))
+RULE = Rule(
+    "NS504",
+    "gradient-scale",
+    "warning",
+    check,
+    __doc__,
+    needs=("graph", "batches", "training"),
+    varies=("info",),
+)

@@ -83,4 +83,12 @@ def _cost(context: Context) -> str | None:
         return None
 
 
-RULE = Rule("NS503", "scale-by-depth", "warning", check, __doc__, needs=("graph", "batches", "training"))
+RULE = Rule(
+    "NS503",
+    "scale-by-depth",
+    "warning",
+    check,
+    __doc__,
+    needs=("graph", "batches", "training"),
+    varies=("info",),
+)

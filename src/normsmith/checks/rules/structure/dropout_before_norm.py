@@ -192,4 +192,4 @@ def _dropping(context: Context, droppers: list[nn.Module]) -> Iterator[None]:
                 module.training = False
 
 
-RULE = Rule("NS102", "dropout-before-norm", "warning", check, __doc__, needs=("graph",))
+RULE = Rule("NS102", "dropout-before-norm", "warning", check, __doc__, needs=("graph",), varies=("info",))

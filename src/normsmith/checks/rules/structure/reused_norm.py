@@ -98,4 +98,4 @@ def _average(calls: list[Call]) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-RULE = Rule("NS106", "reused-norm", "warning", check, __doc__, needs=("graph",))
+RULE = Rule("NS106", "reused-norm", "warning", check, __doc__, needs=("graph",), varies=("info",))

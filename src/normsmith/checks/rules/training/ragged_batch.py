@@ -124,4 +124,4 @@ def _finding(norm: Norm, message: str, values: float, fix: Fix) -> Finding:
     )
 
 
-RULE = Rule("NS302", "ragged-batch", "warning", check, __doc__, needs=("graph", "batches"))
+RULE = Rule("NS302", "ragged-batch", "warning", check, __doc__, needs=("graph", "batches"), varies=("error",))

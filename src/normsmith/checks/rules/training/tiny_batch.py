@@ -131,4 +131,4 @@ def _finding(
     )
 
 
-RULE = Rule("NS301", "tiny-batch", "warning", check, __doc__, needs=("graph", "batches"))
+RULE = Rule("NS301", "tiny-batch", "warning", check, __doc__, needs=("graph", "batches"), varies=("error",))

@@ -141,4 +141,12 @@ def _trained_before(norm: Norm, records: tuple[Record, ...]) -> bool:
     return any(call.training for record in records for call in record.calls_of(norm.path))
 
 
-RULE = Rule("NS309", "training-in-eval", "error", check, __doc__, needs=("batches", "training"))
+RULE = Rule(
+    "NS309",
+    "training-in-eval",
+    "error",
+    check,
+    __doc__,
+    needs=("batches", "training"),
+    varies=("warning", "info"),
+)

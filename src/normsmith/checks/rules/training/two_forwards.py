@@ -142,4 +142,12 @@ def _average(calls: list[NormCall]) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-RULE = Rule("NS310", "two-forwards", "warning", check, __doc__, needs=("batches", "training"))
+RULE = Rule(
+    "NS310",
+    "two-forwards",
+    "warning",
+    check,
+    __doc__,
+    needs=("batches", "training"),
+    varies=("error", "info"),
+)
