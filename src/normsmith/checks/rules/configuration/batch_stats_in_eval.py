@@ -17,14 +17,17 @@ Reproduction:
     from torch import nn
 
     model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8, track_running_stats=False)).eval()
-    x = torch.randn(4, 4)
+    batches = [torch.randn(4, 4) for _ in range(8)]
+    x = batches[0]
     assert not torch.allclose(model(x)[:2], model(x[:2]))  # the same samples, another batch
-    findings = normsmith.check(model)
-    assert "NS204" in findings.codes
+    findings = normsmith.check(model, select=["NS204"])
+    assert findings.codes == ("NS204",)
 
-Fix: build the layer with `track_running_stats=True`, as `nn.BatchNorm1d(8)` does by default, and measure its
-    statistics, by training on or with `normsmith.surgery.recalibrate(model, batches).apply()`. Where the batch is meant
-    to decide, use a layer of normsmith and say so: `layer.freeze("batch")`.
+Fix: build the layer with `track_running_stats=True`, the default, as here by `model[1] = nn.BatchNorm1d(8)`, and
+    measure its statistics, by training on or with `model = normsmith.surgery.recalibrate(model, batches).apply()`. If
+    the batch is meant to decide, convert first and then say so:
+    `model = normsmith.surgery.convert(model, "batch").apply()`, then `model.get_submodule(path).freeze("batch")` with
+    the finding's path.
 
 Threads: pytorch/pytorch#156051 (batch of one), pytorch/pytorch#37823, pytorch/pytorch#20967, xu-ji/IIC#49,
     pytorch/pytorch#30294.

@@ -25,10 +25,15 @@ Reproduction:
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
     assert not normsmith.check(model, optimizer=optimizer, select=["NS206"])
 
-Fix: give γ and β a group of their own:
-    `torch.optim.AdamW([{"params": weights}, {"params": of_norms, "weight_decay": 0.0}], lr=0.001)`, or
-    `normsmith.check(model, optimizer=optimizer, select=["NS206"]).fix(model, optimizer=optimizer)`. Do it before a
-    scheduler of the learning rate is made, which counts the groups.
+Fix: `normsmith.check(model, optimizer=optimizer, select=["NS206"]).fix(model, optimizer=optimizer)` gives γ and β a
+    group of their own. By hand, where the optimizer is made:
+
+        of_norms = [p for m in model.modules() if isinstance(m, nn.BatchNorm1d) for p in m.parameters()]
+        ids = {id(p) for p in of_norms}
+        others = [p for p in model.parameters() if id(p) not in ids]
+        optimizer = torch.optim.AdamW([{"params": others}, {"params": of_norms, "weight_decay": 0.0}], lr=0.001)
+
+    Do it before a scheduler of the learning rate is made, which counts the groups.
 
 Threads: pytorch/pytorch#1402, torch/torch7#846, ultralytics/yolov5#4104, HuangYG123/CurricularFace#15,
     nmndeep/revisiting-at#2.

@@ -1,9 +1,10 @@
 """The eps of a batch norm is no longer small beside the variances that it is added to.
 
 What: in more than 5 % of a layer's channels, and in more than one where it has several, eps is above a tenth of the
-    running variance. What is left of the initial variance 1 after few batches is subtracted from it first. Not counted
-    are dead channels (a variance below 1e-8 where most channels have a normal one) and channels that are switched off
-    (γ near 0); frozen layers are left alone. A new layer has variances of 1 and is reported only for an eps above 0.1.
+    running variance. After few batches part of the running variance is still the initial 1; that part is removed before
+    the comparison. Not counted are dead channels (a variance below 1e-8 where most channels have a normal one) and
+    channels that are switched off (γ near 0); frozen layers are left alone. A new layer has variances of 1 and is
+    reported only for an eps above 0.1.
 
 Formula: y = γ·(x − mean) / sqrt(var + eps) + β. The standard deviation of the normalised value is
     1 / sqrt(1 + eps/var), which is 0.95 at eps = var/10, 0.71 at eps = var and 0.3 at eps = 10·var.

@@ -12,19 +12,20 @@ Why it hurts: with 0, evaluation never normalises: it subtracts 0 and divides by
 Threshold: exactly 0 and exactly 1. From 0.5 to 1 NS201 reports it.
 
 Reproduction:
-    import normsmith
+    import normsmith, torch
     from torch import nn
 
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, momentum=0.0), nn.ReLU())
+    batches = [torch.randn(8, 3, 8, 8) for _ in range(4)]
     findings = normsmith.check(model, select=["NS209"])
     assert findings.codes == ("NS209",)
     model = findings.fix(model)
     assert model[1].momentum == 0.1
     assert normsmith.check(model, select=["NS209"]).passed()
 
-Fix: `normsmith.surgery.set_momentum(model, 0.1).apply()`, then train on, or measure the statistics with
-    `normsmith.surgery.recalibrate(model, batches).apply()`. If you meant to freeze them, load them first, and say so:
-    `normsmith.surgery.freeze(model, "statistics").apply()`.
+Fix: `model = normsmith.surgery.set_momentum(model, 0.1, only=path).apply()` with the finding's path, then train on, or
+    measure the statistics with `model = normsmith.surgery.recalibrate(model, batches).apply()`. If you meant to freeze
+    them, load them first, and say so: `model = normsmith.surgery.freeze(model, "statistics").apply()`.
 
 Threads: pytorch/pytorch#15298 (0 taken for "only the new batch"), jwyang/faster-rcnn.pytorch#170 (which way round).
 """

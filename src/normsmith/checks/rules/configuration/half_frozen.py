@@ -29,9 +29,10 @@ Reproduction:
     assert not body[1].weight.requires_grad
     assert not normsmith.check(model, select=["NS210"])
 
-Fix: freeze the half that moves, `normsmith.surgery.freeze(model, "affine", only=path).apply()` for γ and β or
-    `"statistics"` for the statistics, with the finding's path; or unfreeze the other half, with `requires_grad_(True)`
-    on the norm or with `model.train()`.
+Fix: freeze the half that moves, with the finding's path:
+    - γ and β train but should not: `model = normsmith.surgery.freeze(model, "affine", only=path).apply()`.
+    - Statistics move but should not: `model = normsmith.surgery.freeze(model, "statistics", only=path).apply()`.
+    Or unfreeze the other half, with `.requires_grad_(True)` on the norm, or with `model.train()`.
 
 Threads: isht7/pytorch-deeplab-resnet#23, filipradenovic/cnnimageretrieval-pytorch#19, VectXmy/FCOS.Pytorch#9,
     pytorch/pytorch#86590.

@@ -13,19 +13,20 @@ Threshold: 0.5, our own choice: the average then covers 3 batches. Torch recipes
     TensorFlow and Keras have 0.9 to 0.999 where torch has 1 − that. None, the plain average of all batches, is fine.
 
 Reproduction:
-    import normsmith
+    import normsmith, torch
     from torch import nn
 
     model = nn.Sequential(nn.Linear(8, 16, bias=False), nn.BatchNorm1d(16, momentum=0.99), nn.ReLU())
+    batches = [torch.randn(32, 8) for _ in range(4)]
     findings = normsmith.check(model)
     assert findings.codes == ("NS201",)
     model = findings.fix(model)
     assert model[1].momentum == 0.01
     assert normsmith.check(model).passed()
 
-Fix: `normsmith.surgery.set_momentum(model, 1 - momentum).apply()`, as 0.01 for 0.99; then train on for a few epochs, or
-    measure the statistics anew with `normsmith.surgery.recalibrate(model, batches).apply()`, since the ones it has are
-    noise.
+Fix: `model = normsmith.surgery.set_momentum(model, 0.01, only=path).apply()` for a momentum of 0.99 (1 − 0.99), with
+    the finding's path; without `only` it sets all norms. Then train on for a few epochs, or measure the statistics anew
+    with `model = normsmith.surgery.recalibrate(model, batches).apply()`, since the ones it has are noise.
 
 Threads: pytorch/vision#8250 (MaxViT with 0.99), r9y9/tacotron_pytorch#19, ludwig-ai/ludwig#2100,
     kazuto1011/deeplab-pytorch#79 (0.999), pytorch/examples#289.

@@ -1,7 +1,7 @@
 """The running statistics of a batch norm are kept in half precision, where their small updates are lost.
 
-What: running mean or variance in bfloat16 or float16. Of a network in evaluation mode, as one converted for inference,
-    it is information; frozen layers of a network in training are left alone.
+What: running mean or variance in bfloat16 or float16. It is information for a network in evaluation mode, as one
+    converted for inference; frozen layers of a network in training are left alone.
 
 Formula: running + momentum·(batch − running) is rounded to the nearest number of the format, and a change by less than
     half a step is lost. Steps of bfloat16 are up to 1/128 of the value. So batches that differ from the running value
@@ -9,7 +9,7 @@ Formula: running + momentum·(batch − running) is rounded to the nearest numbe
 
 Why it hurts: the average stops before it reaches the statistics of the data, however long one trains. In float16,
     besides, variances above 65,504 become infinite and those below 3e-8 zero. The network is good in training and bad
-    in evaluation.
+    in evaluation, the more so the smaller the momentum.
 
 Threshold: none: the format is the fault. Autocast leaves these buffers in float32, and normsmith's layers keep them
     there even after `model.bfloat16()`.
@@ -18,16 +18,17 @@ Reproduction:
     import normsmith, torch
     from torch import nn
 
-    layer = nn.BatchNorm1d(4, momentum=0.01).bfloat16()
-    for _ in range(500):
-        layer(1.3 * torch.randn(512, 4).bfloat16())
-    assert (layer.running_var < 1.6).all()  # 1.69 is true
-    findings = normsmith.check(nn.Sequential(layer))
+    model = nn.Sequential(nn.BatchNorm1d(4, momentum=0.01)).bfloat16()
+    batches = [1.3 * torch.randn(512, 4).bfloat16() for _ in range(500)]
+    for x in batches:
+        model(x)
+    assert (model[0].running_var < 1.6).all()  # 1.69 is true
+    findings = normsmith.check(model)
     assert findings.codes == ("NS208",)
 
-Fix: `model.get_submodule(path).float()` with the finding's path, after `model.bfloat16()` or `model.half()`: batch
+Fix: `model.get_submodule(path).float()` with the finding's path, after `.bfloat16()` or `.half()` of the model: batch
     norms in float32 take inputs in half precision all the same. Better, leave the model in float32 and train under
-    `torch.autocast`. Then measure the statistics anew: `normsmith.surgery.recalibrate(model, batches).apply()`.
+    `torch.autocast`. Then measure the statistics anew: `model = normsmith.surgery.recalibrate(model, batches).apply()`.
 
 Threads: NVIDIA/apex#144 ("hurts the accuracy of the moment estimators"), mapillary/inplace_abn#86,
     fastai/fastai#507, pytorch/pytorch#126525.

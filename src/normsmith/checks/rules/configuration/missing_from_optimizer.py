@@ -28,7 +28,7 @@ Fix: put them in the group of the layer beside them,
     `optimizer.param_groups[0]["params"].extend(model.get_submodule(path).parameters())`, or in a group without weight
     decay, `optimizer.add_param_group({"params": list(model.get_submodule(path).parameters()), "weight_decay": 0.0})`,
     with the finding's path. Plans of `normsmith.surgery` do it by themselves if they are given the optimizer:
-    `plan.apply(optimizer=optimizer)`.
+    `model = normsmith.surgery.convert(model, "renorm").apply(optimizer=optimizer)`.
 
 Threads: Eric-mingjie/network-slimming#18 (not in model.parameters()), kakaobrain/fast-autoaugment#50 (groups by name),
     ultralytics/yolov5#7375 (groups by class), pyro-ppl/pyro#2459.

@@ -1,19 +1,20 @@
 """The running statistics of a batch norm have averaged too few batches: much of them is still the initial 0 and 1.
 
 What: by its momentum and its counter of batches (`num_batches_tracked`), more than 5 % of a batch norm's running
-    average is still the mean 0 and the variance 1 that a new layer has. Given batches, the check also measures whether
-    that costs loss or metric on batches that were held back, and reports it only then. Left alone are frozen layers,
-    new networks, and statistics that cannot have begun at 1, as those loaded without their counter.
+    average is still the mean 0 and the variance 1 that a new layer has. Given batches, statistics are also measured on
+    one part of them, and the loss or metric is compared on the rest; it is reported only if it is better with these.
+    Left alone are frozen layers, new networks, and statistics that were loaded without `num_batches_tracked`, so that
+    the counter says nothing about them.
 
 Formula: running = r·start + (1 − r)·average, with r = (1 − momentum)^batches: 0.04 after 30 batches at 0.1, but 0.74 at
     0.01. The start is mean 0 and variance 1, so that a running variance below r shows that it did not start there.
 
 Why it hurts: evaluation normalises by this mixture, training by the batch: the network is good in training and bad in
-    evaluation, the more so the shorter the training or the smaller the momentum. Training steps that accumulate many
+    evaluation, mostly after few epochs, the more so the smaller the momentum. Training steps that accumulate many
     batches, of which there are few, and norms that are frozen early do the same.
 
 Threshold: r > 0.05, our own choice: variances are then off by 5 % of their distance from 1. Given batches, also a loss
-    that is worse by 0.05 or a metric by 0.01, beyond noise, as in NS404.
+    that is worse by 0.05 or a metric by 0.01 (one percentage point), beyond noise, as in NS404.
 
 Reproduction:
     import normsmith, torch
@@ -34,8 +35,10 @@ Reproduction:
     model = findings.fix(model)
     assert normsmith.check(model, batches, loss=loss, select=["NS202"]).passed()
 
-Fix: `normsmith.surgery.recalibrate(model, batches).apply()` measures the statistics at once. For short trainings use a
-    larger momentum, or None, the plain average: `normsmith.surgery.set_momentum(model, None).apply()`.
+Fix: `model = normsmith.surgery.recalibrate(model, batches).apply()` measures the statistics at once. *Before* a short
+    training set a larger momentum, or a plain average over all batches:
+    `model = normsmith.surgery.set_momentum(model, None).apply()`. Afterwards that does not help, as the average would
+    go on from the bad value.
 
 Threads: tensorflow/tensorflow#1122 (poor test results, "you only train for a few iterations"),
     soloice/Chinese-Character-Recognition#5 (poor for the first 10,000 iterations), tensorlayer/TensorLayer#104.

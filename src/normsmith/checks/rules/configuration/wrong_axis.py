@@ -23,8 +23,13 @@ Reproduction:
     assert findings.codes == ("NS205",)
     assert findings[0].measured == 10
 
-Fix: `norm(x.transpose(1, 2)).transpose(1, 2)` with `norm = nn.BatchNorm1d(C)`; for (N, H, W, C)
-    `norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)` with `nn.BatchNorm2d(C)`. Then train again.
+Fix: move the features to dimension 1 for the norm, and back after it; then train again:
+
+        norm = nn.BatchNorm1d(16)  # as many as there are features
+        x = model[0](batches[0])  # of shape (8, 10, 16)
+        y = norm(x.transpose(1, 2)).transpose(1, 2)
+
+    For (N, H, W, C) the two are `.permute(0, 3, 1, 2)` and `.permute(0, 2, 3, 1)`, with `nn.BatchNorm2d`.
 
 Threads: xieyulai/LSTM-for-Human-Activity-Recognition-using-2D-Pose_Pytorch#2, pytorch/pytorch#76613 (channels last in
     transformers), ruotianluo/self-critical.pytorch#65.

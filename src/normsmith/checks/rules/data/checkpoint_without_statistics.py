@@ -26,7 +26,7 @@ Reproduction:
     assert normsmith.check(model, checkpoint=file, select=["NS413"]).passed()
 
 Fix: another checkpoint; or load it with `model.load_state_dict(state, strict=False)`, measure with training data,
-    `normsmith.surgery.recalibrate(model, batches).apply()`, and save
+    `model = normsmith.surgery.recalibrate(model, batches).apply()`, and save
     `normsmith.surgery.save_checkpoint(model, "mended.pt")`. From now on save `model.state_dict()`, which has the
     buffers.
 

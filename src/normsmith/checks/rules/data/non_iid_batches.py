@@ -29,8 +29,9 @@ Reproduction:
     assert normsmith.check(model, x.split(32), select=["NS406"]).passed()
 
 Fix: `DataLoader(..., shuffle=True)`, or a shuffle before batches are formed (a stream needs a large buffer); then train
-    again. Where batches have to be grouped, `normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`:
-    batch renorm normalises by running statistics, corrected within bounds.
+    again. Where batches have to be grouped,
+    `model = normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`: batch renorm normalises by
+    running statistics, corrected within bounds.
 
 Threads: openpifpaf/openpifpaf#308, vlfeat/matconvnet#393, happynear/NormFace#4,
     xuyxu/Deep-Clustering-Network#2.

@@ -24,9 +24,9 @@ Reproduction:
     model = findings.fix(model)
     assert model.eval()(batches[0]).isfinite().all()
 
-Fix: `normsmith.surgery.recalibrate(model, batches).apply()` measures the statistics anew. So that it does not happen
-    again: `normsmith.surgery.convert(model, "batch", on_nonfinite="skip").apply()`, whose layers leave batches with NaN
-    or infinity out of their averages.
+Fix: `model = normsmith.surgery.recalibrate(model, batches).apply()` measures the statistics anew. So that it does not
+    happen again: `model = normsmith.surgery.convert(model, "batch", on_nonfinite="skip").apply()`, whose layers leave
+    batches with NaN or infinity out of their averages.
 
 Threads: pytorch/pytorch#1206 (NaN after fine-tuning a ResNet), pytorch/pytorch#90342 (infinity under AMP),
     facebookresearch/SparseConvNet#190, MCC-WH/Token#9, pytorch/pytorch#106605 (negative variance).

@@ -39,7 +39,8 @@ Reproduction:
     model = findings.fix(model)
     assert normsmith.check(model, other, loss=loss).passed()
 
-Fix: `normsmith.surgery.recalibrate(model, batches).apply()`; after averaging weights, each time before evaluation.
+Fix: `model = normsmith.surgery.recalibrate(model, batches).apply()`; after averaging weights, each time before
+    evaluation.
 
 Threads: pytorch/pytorch#4741 (high error in evaluation), huggingface/pytorch-image-models#245 (EMA),
     fadel/pytorch_ema#13, pytorch/ignite#2590, mlcommons/algorithmic-efficiency#767.

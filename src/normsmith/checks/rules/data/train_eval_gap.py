@@ -36,9 +36,10 @@ Reproduction:
     model = findings.fix(model)
     assert normsmith.check(model, batches, loss=loss, select=["NS403"]).passed()
 
-Fix: where statistics measured anew close most of the gap, `normsmith.surgery.recalibrate(model, batches).apply()`.
-    Otherwise larger or shuffled batches, or `normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`
-    (batch renorm) and further training.
+Fix: where statistics measured anew close most of the gap,
+    `model = normsmith.surgery.recalibrate(model, batches).apply()`. Otherwise larger or shuffled batches, or
+    `model = normsmith.surgery.convert(model, "renorm", schedule="constant").apply()` (batch renorm) and further
+    training.
 
 Threads: pytorch/pytorch#4741, pytorch/pytorch#5406, yanx27/GACNet#8, keras-team/keras#6977, keras-team/keras#7265.
 """

@@ -29,7 +29,7 @@ Reproduction:
     assert "NS405" in findings.codes
     assert "NS405" not in normsmith.check(findings.fix(average), batches).codes
 
-Fix: `normsmith.surgery.recalibrate(model, batches).apply()`; and from now on copy the buffers along with the
+Fix: `model = normsmith.surgery.recalibrate(model, batches).apply()`; and from now on copy the buffers along with the
     parameters, as `copy.load_state_dict(model.state_dict())` does.
 
 Threads: cleinc/bts#90 (a published checkpoint with 0 and 1), CuriousAI/mean-teacher#9, FlyreelAI/sesemi#36,

@@ -28,9 +28,9 @@ Reproduction:
         assert normsmith.check(model, batches, optimizer=optimizer, **given).codes == codes
 
 Fix: `for group in optimizer.param_groups: group["lr"] /= 10`, or a warm-up. Until then
-    `normsmith.surgery.recalibrate(model, batches).apply()` before each evaluation. Batch renorm,
-    `normsmith.surgery.convert(model, "renorm", total_steps=10_000).apply()` with the number of training steps, trains
-    on nearly the statistics that evaluation uses.
+    `model = normsmith.surgery.recalibrate(model, batches).apply()` before each evaluation. Batch renorm,
+    `model = normsmith.surgery.convert(model, "renorm", total_steps=10_000).apply()` with the number of training steps,
+    trains on nearly the statistics that evaluation uses.
 
 Threads: keras-team/keras#3366, keras-team/keras#10666, patrick-kidger/equinox#659.
 """

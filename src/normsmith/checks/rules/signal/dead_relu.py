@@ -30,7 +30,7 @@ Reproduction:
 
 Fix: `normsmith.layers.init.he_(model)` before training, which gives dead units new weights; where units die in
     training, a lower learning rate or a warm-up, and a norm before the activation:
-    `normsmith.surgery.insert(model, "batch").apply()`.
+    `model = normsmith.surgery.insert(model, "batch").apply()`.
 
 Threads: keras-team/keras#7057, keras-team/keras-contrib#115, CompPhysVienna/n2p2#25.
 """

@@ -28,9 +28,9 @@ Reproduction:
     normsmith.surgery.insert(model, "batch").apply()
     assert normsmith.check(model, batches, **given).passed()
 
-Fix: `normsmith.surgery.insert(model, "batch").apply()` before training, residual connections, or initial weights that
-    keep the scale: `normsmith.layers.init.unit_variance_(model, lambda model: model(x))` with a batch x. Where
-    gradients explode, also `torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)` before `optimizer.step()`.
+Fix: `model = normsmith.surgery.insert(model, "batch").apply()` before training, residual connections, or initial
+    weights that keep the scale: `normsmith.layers.init.unit_variance_(model, lambda model: model(x))` with a batch x.
+    Where gradients explode, also `torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)` before `optimizer.step()`.
 
 Threads: ryanaleksander/kernel-convolution#2, SilasMarvin/dnns-from-scratch-in-zig#7, vlfeat/matconvnet#980 (explode).
 """

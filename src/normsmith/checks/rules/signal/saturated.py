@@ -25,8 +25,8 @@ Reproduction:
     normsmith.surgery.insert(model, "batch").apply()
     assert normsmith.check(model, batches, **given).passed()
 
-Fix: a norm before the activation, `normsmith.surgery.insert(model, "batch").apply()`, before training; scaled inputs
-    (NS401); or smaller initial weights: `normsmith.layers.init.xavier_(model)`.
+Fix: a norm before the activation, `model = normsmith.surgery.insert(model, "batch").apply()`, before training; scaled
+    inputs (NS401); or smaller initial weights: `normsmith.layers.init.xavier_(model)`.
 
 Threads: mukul-rathi/deep-learning-tutorials#2, CompPhysVienna/n2p2#25.
 """

@@ -30,7 +30,7 @@ Reproduction:
     normsmith.surgery.insert(model, "batch").apply()
     assert normsmith.check(model, batches, **given).passed()
 
-Fix: `normsmith.surgery.insert(model, "batch").apply()` before training, or initial weights that keep the scale:
+Fix: `model = normsmith.surgery.insert(model, "batch").apply()` before training, or initial weights that keep the scale:
     `normsmith.layers.init.he_(model)` for ReLU, or
     `normsmith.layers.init.unit_variance_(model, lambda model: model(x))` with a batch x for any activation.
 

@@ -27,8 +27,8 @@ Reproduction:
     assert isinstance(model[1], nn.GroupNorm)
     assert normsmith.check(model, select=["NS108"]).passed()
 
-Fix: `normsmith.surgery.convert(model, "group").apply()`, whose group norms do not mix samples, before Opacus wraps the
-    model; then train again. Batch norms that are frozen to statistics of public data are fine.
+Fix: `model = normsmith.surgery.convert(model, "group").apply()`, whose group norms do not mix samples, before Opacus
+    wraps the model; then train again. Batch norms that are frozen to statistics of public data are fine.
 
 Threads: pytorch/functorch#115 (gradients per sample), pytorch/functorch#867 (vmap over samples),
     pytorch/pytorch#85533, pytorch/pytorch#96655.

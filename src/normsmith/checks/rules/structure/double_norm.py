@@ -23,9 +23,10 @@ Reproduction:
     assert [(finding.code, finding.path) for finding in findings] == [("NS103", "1")]
     assert findings.passed()  # it is information
 
-Fix: take one out before training. In a trained network `normsmith.surgery.strip(model, only=path, fold=True).apply()`,
-    with the path of the first one, leaves its work in evaluation to the layer before it, where it is a batch norm
-    beside a linear layer or convolution.
+Fix: take one out before training. In a trained network
+    `model = normsmith.surgery.strip(model, only="0.1", fold=True).apply()`, where "0.1" is the norm that comes first,
+    leaves its work in evaluation to the layer before it, if it is a batch norm directly after a linear layer or
+    convolution. The finding's own path is that of the second norm, which has no layer before it to fold into.
 
 Threads: kwotsin/TensorFlow-Xception#1 (twice by mistake), pytorch/pytorch#83747, THUDM/GCC#15 (with an activation
     between).

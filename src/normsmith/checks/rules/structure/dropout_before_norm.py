@@ -2,22 +2,23 @@
 
 What: dropout that is active in training, and whose result reaches a batch norm with no other norm between. Given
     batches and a loss or metric, the check measures how much the norm's input variances differ with and without
-    dropout, and whether the network is worse in evaluation than with a pair that fits: no dropout and statistics
-    measured without it, or dropout left on and statistics measured with it. It reports a warning only where both are
-    so. Without batches or a loss it reports information.
+    dropout, and whether that costs anything: it repeats the evaluation with dropout and statistics that match, (a)
+    dropout off and statistics measured with dropout off, (b) dropout on and statistics measured with dropout on. It
+    reports a warning only where the variances differ and plain evaluation is worse than (a) or (b). Without batches or
+    a loss it reports information.
 
 Formula: dropout with the rate p multiplies each x by 0 or by 1/(1 − p). The mean stays, and the variance var becomes
     (var + p·mean²) / (1 − p), twice as much or more at p = 0.5. In evaluation nothing is dropped, and the norm still
     divides by the larger standard deviation.
 
-Why it hurts: the network is good in training and bad in evaluation, although dropout should make training the harder of
-    the two: the layers after the norm get inputs of a scale that they have never seen. Where it costs nothing, as
-    mostly in classifiers with a small p, the order is a matter of taste.
+Why it hurts: the network is good in training and bad in evaluation, though dropout should make training the harder of
+    the two, and whatever the batches are: the layers after the norm get inputs of a scale that they have never seen.
+    Where it costs nothing, as mostly in classifiers with a small p, the order is a matter of taste.
 
 Threshold: variances that differ by a fifth (0.2 in the logarithm) in a tenth of the channels, beyond sampling error;
-    and in evaluation a loss that is worse by 0.05, or a metric by 0.01, beyond the noise between batches. All are our
-    own choice, the same as in NS404. It has to be so with statistics that are measured anew with dropout, too: running
-    statistics that are merely old are the affair of NS404.
+    and in evaluation a loss that is worse by 0.05, or a metric by 0.01 (one percentage point), beyond the noise between
+    batches. All are our own choice, the same as in NS404. To exclude statistics that are merely old (NS404), the loss
+    must stay worse after the statistics are measured anew with dropout on.
 
 Reproduction:
     import normsmith, torch
@@ -37,9 +38,10 @@ Reproduction:
     findings = normsmith.check(model, batches, loss=loss, select=["NS102"])
     assert findings.codes == ("NS102",)  # a loss of 0.08 in training, and of 4 in evaluation
 
-Fix: move the dropout after the last batch norm and train again. `normsmith.surgery.recalibrate(model, batches).apply()`
-    measures the statistics without dropout and helps without new training, but only where the noise of dropout is a
-    small part of the variance: it is offered where it was seen to help, and dropout left on does no better.
+Fix: move the dropout after the last batch norm and train again.
+    `model = normsmith.surgery.recalibrate(model, batches).apply()` measures the statistics without dropout and helps
+    without new training, but only where the noise of dropout is a small part of the variance: it is offered where it
+    was seen to help, and dropout left on does no better.
 
 Threads: luigibonati/mlcolvar#205 (moved after the norm), luigibonati/mlcolvar#267, arXivTimes/arXivTimes#608 (Li et
     al. 2018, variance shift), mozilla/DeepSpeech#373.

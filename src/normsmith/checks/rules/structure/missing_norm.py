@@ -1,10 +1,10 @@
 """A deep network has no norm at all, and the scale of its activations changes from layer to layer.
 
-What: a network has five or more linear layers or convolutions and no norm of any kind; on a batch in evaluation mode
-    the variances of the layers' outputs differ by more than a factor of 10, and some standard deviation is outside of
-    [0.5, 2]. Three kinds of layers are left out: the last one, those that end a residual branch, and those that put out
-    a constant, as branches that begin at 0 do. Networks whose initial weights keep the scale, and self-normalising
-    ones, are fine. It is information only; NS503 warns where training suffers.
+What: NS107 looks at one batch in evaluation mode; NS503 trains a few steps and asks whether it costs anything. Here a
+    network has five or more linear layers or convolutions and no norm of any kind; the variances of the layers' outputs
+    differ by more than a factor of 10, and some standard deviation is outside of [0.5, 2]. Three kinds of layers are
+    left out: the last one, those that end a residual branch, and those that put out a constant, as branches that begin
+    at 0 do. Networks whose initial weights keep the scale, and self-normalising ones, are fine. It is information only.
 
 Formula: max var(h_l) / min var(h_l) > 10, and sqrt(var(h_l)) < 0.5 or > 2 for some l, where h_l is the output of layer
     l.
@@ -27,7 +27,7 @@ Reproduction:
     normsmith.surgery.insert(model, "batch").apply()
     assert not normsmith.check(model, batches, select=["NS107"])
 
-Fix: `normsmith.surgery.insert(model, "batch").apply()` before training, or initial weights that keep the scale:
+Fix: `model = normsmith.surgery.insert(model, "batch").apply()` before training, or initial weights that keep the scale:
     `normsmith.layers.init.he_(model)` for ReLU.
 
 Threads: jay-mahadeokar/pynetbuilder#8, AlexeyAB/darknet#4135 (NaN without), Holmeyoung/crnn-pytorch#55,

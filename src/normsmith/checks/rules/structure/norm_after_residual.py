@@ -7,8 +7,8 @@ What: an addition of x and f(x) whose sum goes to a norm alone. Blocks that norm
 Formula: x' = norm(x + f(x)). With L blocks the input passes L norms, each of which divides by about √2 at the start,
     since x and f(x) have about the same variance then.
 
-Why it hurts: gradients to the first layers shrink by that factor in each block, and those of the last layers are large
-    at the start: deep networks need a warm-up of the learning rate, or diverge. Google's Deep Learning Tuning Playbook
+Why it hurts: gradients to the first layers shrink by about √2 in each block, and those of the last layers are large at
+    the start: deep networks need a warm-up of the learning rate, or diverge. Google's Deep Learning Tuning Playbook
     lists it as known to cause issues. Shallow networks (up to about 6 blocks) may end slightly better with it.
 
 Threshold: none: the norm stands after the addition or not.

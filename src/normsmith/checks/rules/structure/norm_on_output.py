@@ -1,9 +1,9 @@
 """The outputs that the loss compares with targets come straight out of a norm.
 
 What: a norm whose result the model returns, by itself or through a softmax, sigmoid or reshape, and whose result is
-    compared with a target: class numbers below the number of its features, or values of the same shape. Without
-    targets, a batch norm directly after a linear layer or convolution is reported too. Embeddings, which end with a
-    norm on purpose, are left alone. It is information only.
+    compared with a target: integer class labels (each smaller than the number of outputs), or values of the same shape.
+    Without targets, a batch norm directly after a linear layer or convolution is reported too. Embeddings, which end
+    with a norm on purpose, are left alone. It is information only.
 
 Formula: y = γ·z + β, where z has mean 0 and variance 1 over the batch in each output.
 

@@ -22,8 +22,8 @@ Reproduction:
     assert findings.passed()  # it is information
 
 Fix: `normsmith study my_task.py:task -q placement` on the command line trains your network both ways and compares them
-    (`task` describes network and data); `normsmith.surgery.place(model, "after").apply()`, or `"before"`, moves the
-    norms before training.
+    (`task` describes network and data); `model = normsmith.surgery.place(model, "after").apply()`, or `"before"`, moves
+    the norms before training.
 
 Threads: keras-team/keras#1802 (which side is it), gcr/torch-residual-networks#5, cvjena/cnn-models#3,
     keras-team/keras#4618.

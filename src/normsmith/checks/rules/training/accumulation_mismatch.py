@@ -32,9 +32,9 @@ Reproduction:
     assert findings.codes == ("NS303",)
     assert normsmith.check(findings.fix(model), batches, **given).passed()
 
-Fix: `normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`: batch renorm normalises by running
-    statistics, corrected within bounds (with `total_steps=...` in place of the schedule the bounds widen over so many
-    steps). With several devices, `"sync"` in place of accumulation; or `"group"`, group norm.
+Fix: `model = normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`: batch renorm normalises by
+    running statistics, corrected within bounds (with `total_steps=...` in place of the schedule the bounds widen over
+    so many steps). With several devices, `"sync"` in place of accumulation; or `"group"`, group norm.
     `with normsmith.accumulate(model):` around the micro-batches of a step gives the running statistics the whole step,
     but training stays as it was.
 

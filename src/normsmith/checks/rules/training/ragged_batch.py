@@ -30,8 +30,8 @@ Reproduction:
     assert normsmith.check(model, good, select=["NS302"]).passed()
 
 Fix: `DataLoader(..., drop_last=True)` for training. Or normsmith's layers, which then use the running statistics for a
-    batch of one value: `normsmith.surgery.convert(model, "batch", on_small_batch="running").apply()`. For ghost batches
-    choose a `ghost_batch_size` that divides the batch size.
+    batch of one value: `model = normsmith.surgery.convert(model, "batch", on_small_batch="running").apply()`. For ghost
+    batches choose a `ghost_batch_size` that divides the batch size.
 
 Threads: scverse/scvi-tools#2314, fastai/fastai#1352, yassouali/CCT#34, erdongsanshi/Fuss-Free-structure#1,
     yassouali/pytorch-segmentation#8.

@@ -31,7 +31,7 @@ Reproduction:
 
 Fix: train with `model = nn.SyncBatchNorm.convert_sync_batchnorm(model)`, or with
     `DistributedDataParallel(model, broadcast_buffers=True)`. Without new training, on all ranks and before saving:
-    `normsmith.surgery.recalibrate(model, batches, group="world").apply()`, which measures over all ranks.
+    `model = normsmith.surgery.recalibrate(model, batches, group="world").apply()`, which measures over all ranks.
 
 Threads: pytorch/pytorch#13711, open-mmlab/mmdetection#2539 (buffers not broadcast), open-mmlab/mmpose#998,
     huggingface/pytorch-image-models#110, pytorch/examples#571.

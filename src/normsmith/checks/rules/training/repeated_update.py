@@ -31,10 +31,10 @@ Reproduction:
     assert findings.codes == ("NS304",)
     assert normsmith.check(findings.fix(model), batches, **given).passed()
 
-Fix: for checkpointing `normsmith.surgery.convert(model, "batch").apply()`: normsmith's layers notice that a forward is
-    computed again, and update once. For a metric use the output that the step has already computed, or `model.eval()`
-    around the extra forward and `model.train()` after it. For sharpness-aware steps set the norms' `momentum` to 0
-    during the second forward.
+Fix: for checkpointing `model = normsmith.surgery.convert(model, "batch").apply()`: normsmith's layers notice that a
+    forward is computed again, and update once. For a metric use the output that the step has already computed, or
+    `model.eval()` around the extra forward and `model.train()` after it. For sharpness-aware steps set the norms'
+    `momentum` to 0 during the second forward.
 
 Threads: pytorch/pytorch#96136, pytorch/pytorch#62471, gpleiss/efficient_densenet_pytorch#73, m2lines/Samudra#572
     (an extra forward too), facebookresearch/fairscale#1035, deepinsight/insightface#2053.

@@ -35,9 +35,9 @@ Reproduction:
     average = normsmith.surgery.recalibrate(average, batches).apply()
     assert normsmith.check(model, batches, ema=average, select=["NS308"]).passed()
 
-Fix: `normsmith.surgery.recalibrate(ema, batches).apply()` each time before the average is evaluated or saved
-    (`torch.optim.swa_utils.update_bn` is similar). For an EMA that follows slowly, averaging or copying the buffers
-    along with the weights is enough.
+Fix: `average = normsmith.surgery.recalibrate(average, batches).apply()` each time before the average is evaluated or
+    saved (`torch.optim.swa_utils.update_bn` is similar). For an EMA that follows slowly, averaging or copying the
+    buffers along with the weights is enough.
 
 Threads: pytorch/ignite#2590, mosaicml/composer#624, fadel/pytorch_ema#13, CuriousAI/mean-teacher#9,
     boschresearch/OASIS#21, huggingface/pytorch-image-models#106 (when averaged buffers do).

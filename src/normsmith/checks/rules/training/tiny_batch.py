@@ -29,10 +29,11 @@ Reproduction:
     assert normsmith.check(model, batches, select=["NS301"]).passed()
     assert normsmith.check(model, [torch.randn(64, 4)], select=["NS301"]).passed()
 
-Fix: larger batches where memory allows. Else `normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`:
-    batch renorm normalises by running statistics, corrected within bounds. On several devices
-    `normsmith.surgery.convert(model, "sync").apply()`, which takes the statistics of all of them, or `"group"` for
-    group norm, which needs no batch. Then train on; after `"group"` from new.
+Fix: larger batches where memory allows. Else
+    `model = normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`: batch renorm normalises by
+    running statistics, corrected within bounds. On several devices
+    `model = normsmith.surgery.convert(model, "sync").apply()`, which takes the statistics of all of them, or `"group"`
+    for group norm, which needs no batch. Then train on; after `"group"` from new.
 
 Threads: CAREamics/careamics#488, google/automl#881, carrierlxk/COSNet#10, xuebinqin/BASNet#42,
     open-mmlab/mmsegmentation#272 (one value: an error), dbolya/yolact#325.

@@ -35,7 +35,7 @@ Reproduction:
     assert normsmith.check(model, batches, select=["NS309"], **given).passed()
 
 Fix: `model.train()` at the beginning of each epoch, and after each validation within an epoch. If the norms are meant
-    to be frozen, say so: `normsmith.surgery.freeze(model, "statistics").apply()`.
+    to be frozen, say so: `model = normsmith.surgery.freeze(model, "statistics").apply()`.
 
 Threads: wkentaro/pytorch-fcn#56, joeynmt/joeynmt#184, fartashf/vsepp#4, tk-rusch/coRNN#1, ServiceNow/LCFCN#20,
     pytorch/tutorials#1624.
