@@ -10,7 +10,7 @@ from normsmith.errors import MissingExtraError
 
 
 @contextmanager
-def imports_of_extra(extra: Literal["study", "postgres"], user: str) -> Iterator[None]:
+def imports_of_extra(extra: Literal["images", "postgres", "study"], user: str) -> Iterator[None]:
     """Turn an import within the block that fails for a library of an extra into an error that says what to install.
 
     `user` is what needs the library, in the words of the message. An import of normsmith itself that fails is a

@@ -6,6 +6,7 @@ from normsmith.tasks.data import batches, evaluate, evaluating, evaluation_batch
 from normsmith.tasks.digits import digits_cnn, digits_mlp, digits_rnn
 from normsmith.tasks.example import example, forward_of
 from normsmith.tasks.fingerprint import fingerprint
+from normsmith.tasks.images import ImageFolder, cifar10, fashion_mnist
 from normsmith.tasks.load import EMBEDDED, load, load_function
 from normsmith.tasks.metrics import accuracy, r_squared
 from normsmith.tasks.shapes import shapes
@@ -14,6 +15,7 @@ from normsmith.tasks.task import Task
 
 __all__ = [
     "EMBEDDED",
+    "ImageFolder",
     "Standardise",
     "Task",
     "accuracy",
@@ -21,6 +23,7 @@ __all__ = [
     "breast_cancer",
     "build",
     "check",
+    "cifar10",
     "diabetes",
     "digits_cnn",
     "digits_mlp",
@@ -29,6 +32,7 @@ __all__ = [
     "evaluating",
     "evaluation_batches",
     "example",
+    "fashion_mnist",
     "fingerprint",
     "forward_of",
     "load",
