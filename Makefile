@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo figures opening explorer calibrate machines test test-full lint bench compat gpu docs clean venv
+.PHONY: demo figures opening calibrate machines test test-full lint bench compat gpu docs clean venv
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -45,10 +45,6 @@ figures: $(STAMP)
 opening: $(STAMP)
 	@echo "normsmith: the example that README begins with, what it prints and its picture"
 	@$(BIN)/python scripts/opening.py
-
-explorer: $(STAMP)
-	@echo "normsmith: the small runs of the explorer page, and docs/explorer.html (minutes)"
-	@$(BIN)/python scripts/explorer.py
 
 corpus: $(STAMP)
 	@echo "normsmith: normsmith check over the corpus of seeded faults (tens of minutes; docs/corpus.json and its table)"

@@ -7,7 +7,7 @@ import cloudpickle
 import pytest
 
 from normsmith.errors import StudyError
-from normsmith.studies import arms, initial_weights, probes
+from normsmith.studies import arms, data_edits, initial_weights, inputs, other_statistics, probes
 from normsmith.studies.arms import AS_IS, Arm, edit, normalized
 from normsmith.studies.names import name_of, named
 from normsmith.studies.runner import Runner, TaskReference
@@ -19,10 +19,20 @@ NAMES = {
     arms.strip_batch_norm: "strip-batch-norm",
     arms.insert_norm: "insert-norm",
     arms.swap_activation: "swap-activation",
+    arms.set_norms: "set-norms",
     arms.convert_norm: "convert-norm",
     arms.move_norm: "move-norm",
     initial_weights.initialise: "initialise",
     initial_weights.scale_hidden_weights: "scale-hidden-weights",
+    data_edits.batch_size: "batch-size",
+    data_edits.few_samples: "few-samples",
+    data_edits.label_noise: "label-noise",
+    data_edits.few_classes: "few-classes",
+    inputs.distort: "distort-inputs",
+    inputs.correlate: "correlate-inputs",
+    inputs.prepare: "prepare-inputs",
+    inputs.norm_first: "norm-first",
+    other_statistics.recalibrated_metric: "recalibrated-metric",
     probes.activation_signals: "activation-signals",
     probes.renorm_activity: "renorm-activity",
 }
@@ -46,7 +56,7 @@ def test_names_are_what_stores_hold(function, name):
 def test_every_edit_and_probe_that_ships_is_named_and_no_name_comes_twice():
     names = [
         name_of(value)
-        for module in (arms, initial_weights, probes)
+        for module in (arms, data_edits, initial_weights, inputs, other_statistics, probes)
         for name, value in vars(module).items()
         if "study_name" in getattr(value, "__dict__", {}) and value.__module__ == module.__name__
     ]
@@ -81,6 +91,14 @@ def test_what_a_key_is_a_hash_of():
     assert trial.key("task", {"torch": "1"}) == (
         "8f173978530d8eea24bdf3452336b2b2c06a0240ed19df82166468c3e2528bf7"
     )
+
+
+def test_edits_of_the_data_are_named_in_the_key_where_there_are_any():
+    plain = Trial(AS_IS, 0.1, 0, 9)
+    edited = Trial(AS_IS.on("x", edit(data_edits.batch_size, size=4)), 0.1, 0, 9)
+    assert "data" not in plain.spec()
+    assert edited.spec() == plain.spec() | {"data": [{"edit": "batch-size", "arguments": {"size": 4}}]}
+    assert edited.key("task", {}) != plain.key("task", {})
 
 
 def test_a_function_that_moves_keeps_its_trials(monkeypatch):

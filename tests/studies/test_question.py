@@ -18,7 +18,20 @@ def test_questions_are_selected_in_the_order_named_and_once_each():
         "saturation",
         "placement",
     ]
-    assert select(()) == tuple(every_question().values())
+    assert select(()) == select((), "full") == tuple(every_question().values())
+
+
+def test_the_quick_profile_asks_what_answers_within_minutes_and_others_by_name():
+    assert [question.name for question in select((), "quick")] == [
+        "fewer-steps",
+        "initialisation",
+        "learning-rates",
+        "own-norms",
+        "placement",
+        "saturation",
+        "small-batches",
+    ]
+    assert [question.name for question in select(("data-preparation",), "quick")] == ["data-preparation"]
 
 
 def test_unknown_questions_are_named():

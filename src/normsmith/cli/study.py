@@ -56,13 +56,13 @@ def study(
     ] = "digits-mlp",
     question: Annotated[
         list[str] | None,
-        typer.Option("--question", "-q", help="A question to ask (again for more); all of them by default."),
+        typer.Option("--question", "-q", help="A question to ask, again for more; by default the profile's."),
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds per arm.", show_default=_SEEDS)] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Worker processes.", show_default="one a core")
     ] = None,
-    profile: Annotated[Profile, typer.Option(help="How thorough: quick or full.")] = Profile.QUICK,
+    profile: Annotated[Profile, typer.Option(help="Full: every question, more seeds.")] = Profile.QUICK,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps per trial.", show_default="the task's")
     ] = None,
@@ -88,7 +88,7 @@ def study(
     2: wrong usage; 130: interrupted (finished trials are kept, the same command goes on).
     """
     console = _console("stderr")
-    questions, jobs = select(tuple(question or ())), jobs or cpu_count()
+    questions, jobs = select(tuple(question or ()), profile.value), jobs or cpu_count()
     settings = Settings(seeds, profile.value, jobs, timeout, steps, again_with)
     if not no_report:
         check_writable(report)

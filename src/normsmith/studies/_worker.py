@@ -136,7 +136,8 @@ def _uncovered(trial: Trial) -> tuple[str, ...]:
 
     Edits and probes are covered by their names, for which who writes them is answerable.
     """
-    functions = (*(edit.function for edit in trial.arm.edits), *trial.arm.probes)
+    arm = trial.arm
+    functions = (*(edit.function for edit in (*arm.edits, *arm.data)), *arm.probes)
     own = [file for function in functions if (file := UserFile.of(sys.modules[function.__module__]))]
     known = _Worker.covered | {file.path for file in own} | imported(own).keys()
     return tuple(sorted(str(path) for path in executed() - known))

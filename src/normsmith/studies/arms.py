@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -22,14 +23,17 @@ Value: TypeAlias = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Edit:
-    """One change to a fresh model: a module-level function `(model, task, **arguments) -> model`.
+    """One change to a fresh model or to the task's data, made by a module-level function.
 
-    The task is there for its batches and its forward, with which surgery traces a model. The function's name (see
-    `normsmith.studies.names`) and the arguments enter the key of every trial of the arm, and travel to worker
-    processes; hence no lambdas and no closures.
+    - of a model: `(model, task, **arguments) -> model`; the task is there for its batches and its forward, with which
+      surgery traces a model;
+    - of data: `(task, **arguments) -> task`, see `normsmith.studies.data_edits`.
+
+    The function's name (see `normsmith.studies.names`) and the arguments enter the key of every trial of the arm, and
+    travel to worker processes; hence no lambdas and no closures.
     """
 
-    function: Callable[..., nn.Module]
+    function: Callable[..., Any]
     arguments: tuple[tuple[str, Value], ...] = ()
 
     def spec(self) -> dict[str, object]:
@@ -48,23 +52,39 @@ Probe: TypeAlias = Callable[[nn.Module, Task], dict[str, float]]
 class Arm:
     """A name for readers, the edits that make the arm's model out of the task's, and what to measure inside it.
 
-    Arms with the same edits and probes are one arm, whatever they are called: their trials are run once.
+    `data` are edits of the task's data. Arms with the same edits and probes are one arm, whatever they are called:
+    their trials are run once.
     """
 
     name: str = field(compare=False)
     edits: tuple[Edit, ...] = ()
     probes: tuple[Probe, ...] = (activation_signals,)
+    data: tuple[Edit, ...] = ()
 
     def but(self, name: str, *edits: Edit, probes: tuple[Probe, ...] = ()) -> Arm:
         """The same arm with further edits and probes, under another name."""
-        return Arm(name, self.edits + edits, self.probes + probes)
+        return replace(self, name=name, edits=self.edits + edits, probes=self.probes + probes)
+
+    def on(self, name: str, *data: Edit) -> Arm:
+        """The same arm with further edits of its data, under another name."""
+        return replace(self, name=name, data=self.data + data)
 
     def called(self, name: str) -> Arm:
         """The same arm under another name."""
-        return Arm(name, self.edits, self.probes)
+        return replace(self, name=name)
+
+    def task(self, task: Task) -> Task:
+        """The task with its data as this arm has them: `task` itself where there are no edits of data.
+
+        Raises:
+            StudyError: an edit cannot be made of these data, with the reason.
+        """
+        return _with_edited_data(task, self.data)
 
     def build(self, model: nn.Module, task: Task) -> nn.Module:
         """Apply the edits in order to `model`, a network of `task`, in place where an edit does so.
+
+        `task` is the arm's own, which its method `task` returns.
 
         Raises:
             SurgeryError: an edit cannot be made on this model, with the reason.
@@ -74,7 +94,15 @@ class Arm:
         return model
 
 
-def edit(function: Callable[..., nn.Module], **arguments: Value) -> Edit:
+@lru_cache(maxsize=16)
+def _with_edited_data(task: Task, edits: tuple[Edit, ...]) -> Task:
+    """One task for all trials with the same data, so that the batches it is evaluated on are collated once."""
+    for edit in edits:
+        task = edit.function(task, **dict(edit.arguments))
+    return task
+
+
+def edit(function: Callable[..., Any], **arguments: Value) -> Edit:
     """An `Edit` from keyword arguments, in a canonical order."""
     return Edit(function, tuple(sorted(arguments.items())))
 
@@ -103,6 +131,16 @@ def swap_activation(model: nn.Module, task: Task, activation: str) -> nn.Module:
     """Replace every activation by another kind."""
     with _recurrence_named(model):
         return surgery.swap_activation(model, activation, **_traced_with(task)).apply()
+
+
+@named("set-norms")
+def set_norms(model: nn.Module, task: Task, **settings: Value) -> nn.Module:
+    """Change settings, such as momentum or eps, of the batch norms that a model has."""
+    for module in model.modules():
+        if is_batch_norm(module):
+            for name, value in settings.items():
+                setattr(module, name, value)
+    return model
 
 
 @named("convert-norm")

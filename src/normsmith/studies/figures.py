@@ -98,7 +98,15 @@ def rate_response(lab: Lab, arms: Iterable[Tuned]) -> Chart:
     )
 
 
-def response(lab: Lab, arms: Mapping[str, Mapping[float, Tuned]], *, name: str, title: str, to: str) -> Chart:
+def response(
+    lab: Lab,
+    arms: Mapping[str, Mapping[float, Tuned]],
+    *,
+    name: str,
+    title: str,
+    to: str,
+    measures: Mapping[str, Measure] | None = None,
+) -> Chart:
     """The final test metric against something that was varied: for each line, an arm at each of its values.
 
     Args:
@@ -107,9 +115,17 @@ def response(lab: Lab, arms: Mapping[str, Mapping[float, Tuned]], *, name: str, 
         name: of the chart, for its place in a page.
         title: of the chart.
         to: what was varied: the title of the axis.
+        measures: by the label of a line, what is read off its trials if it is not the final test metric as it is.
     """
+    read = dict(measures or {})
     lines = [
-        band(label, {x: [value for value, _ in lab.series(at, lab.final).values()] for x, at in line.items()})
+        band(
+            label,
+            {
+                x: [value for value, _ in lab.series(at, read.get(label, lab.final)).values()]
+                for x, at in line.items()
+            },
+        )
         for label, line in arms.items()
     ]
     return Chart(

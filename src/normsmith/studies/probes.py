@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -95,3 +96,9 @@ def renorm_activity(model: nn.Module, task: Task) -> dict[str, float]:
         "renorm |r - 1|": max(r for r, _ in departures),
         "renorm |d|": max(d for _, d in departures),
     }
+
+
+def renorm_acted(probes: Mapping[str, Iterable[float]]) -> bool:
+    """Whether renorm was more than batch norm in a trial: r or d left their place at some measurement."""
+    departures = (value for name in ("renorm |r - 1|", "renorm |d|") for value in probes.get(name, ()))
+    return any(departure > 1e-3 for departure in departures)

@@ -11,7 +11,7 @@ from types import ModuleType
 from normsmith._choices import did_you_mean
 from normsmith.errors import StudyError
 from normsmith.studies import questions
-from normsmith.studies.lab import Lab
+from normsmith.studies.lab import Lab, Profile
 from normsmith.studies.results import Chart, Effect, StripChart, Table
 from normsmith.studies.tuning import Requests
 
@@ -32,6 +32,7 @@ class Question:
     """One file of `questions/`: its name is the file's, with dashes.
 
     `ask` is a generator: it yields the trials it needs, goes on when they are done, and returns its findings.
+    `profiles` are those that ask it unless the user names questions.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Question:
     source: str
     ask: Callable[[Lab], Requests[Findings]]
     method: str
+    profiles: tuple[Profile, ...] = ("quick", "full")
 
 
 def every_question() -> dict[str, Question]:
@@ -53,8 +55,8 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(f"{questions.__name__}.{name}")
 
 
-def select(names: tuple[str, ...]) -> tuple[Question, ...]:
-    """The questions of these names, in this order and once each; all of them for none.
+def select(names: tuple[str, ...], profile: Profile = "full") -> tuple[Question, ...]:
+    """The questions of these names, in this order and once each; for none those that the profile asks.
 
     Raises:
         StudyError: a name is not a question's, with the names there are.
@@ -66,4 +68,6 @@ def select(names: tuple[str, ...]) -> tuple[Question, ...]:
             f"no question is called {unknown[0]!r}: expected one of {', '.join(known)} (`normsmith questions` says "
             f"what they ask){did_you_mean(unknown[0], known)}"
         )
-    return tuple(known[name] for name in dict.fromkeys(names)) if names else tuple(known.values())
+    if names:
+        return tuple(known[name] for name in dict.fromkeys(names))
+    return tuple(question for question in known.values() if profile in question.profiles)

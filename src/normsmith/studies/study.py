@@ -239,7 +239,8 @@ class _Session:
         """Build every new arm once, so that what surgery refuses is refused before hours are spent on trials."""
         for arm in dict.fromkeys(trial.arm for trial in trials):
             if arm not in self._tried:
-                arm.build(build(self.lab.task, 0), self.lab.task)
+                task = arm.task(self.lab.task)
+                arm.build(build(task, 0), task)
                 self._tried.add(arm)
 
     def _provide(self, wanted: Sequence[Trial], runner: Runner, later: Sequence[Trial] = ()) -> None:

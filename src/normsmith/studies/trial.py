@@ -46,9 +46,11 @@ class Trial:
     stream: int = 0
 
     def spec(self) -> dict[str, Any]:
-        """The trial as JSON."""
+        """The trial as JSON; its data are named only where an edit changes them."""
+        data = [edit.spec() for edit in self.arm.data]
         return {
             "arm": [edit.spec() for edit in self.arm.edits],
+            **({"data": data} if data else {}),
             "learning_rate": self.learning_rate,
             "seed": self.seed,
             "stream": self.stream,
@@ -136,6 +138,7 @@ def train(task: Task, trial: Trial) -> Outcome:
     user's code are left to the caller.
     """
     started = time.perf_counter()
+    task = trial.arm.task(task)
     fresh = build(task, stream_seed("initial weights", trial.seed, trial.stream))
     with seeded(stream_seed("edits", trial.seed, trial.stream), task.device):
         model = trial.arm.build(fresh, task).to(task.device)

@@ -19,7 +19,7 @@ from normsmith.studies.figures import (
     training_curves,
 )
 from normsmith.studies.lab import Lab
-from normsmith.studies.probes import renorm_activity
+from normsmith.studies.probes import renorm_acted, renorm_activity
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.statistics import Pairs
 from normsmith.studies.tuning import Requests, Tuned
@@ -128,12 +128,7 @@ def _idle(lab: Lab, renorm: Tuned) -> tuple[str, ...]:
     idle = [
         seed
         for seed, outcome in lab.measured(renorm).items()
-        if outcome.status == "finished"
-        and not any(
-            departure > 1e-3
-            for name in ("renorm |r - 1|", "renorm |d|")
-            for departure in outcome.probes.get(name, ())
-        )
+        if outcome.status == "finished" and not renorm_acted(outcome.probes)
     ]
     return (
         (f"Renorm did nothing, r stayed 1 and d stayed 0, in seeds {idle}: it was batch norm.",)

@@ -17,6 +17,7 @@ from normsmith.studies.figures import (
 )
 from normsmith.studies.lab import Lab
 from normsmith.studies.question import Findings, Question
+from normsmith.studies.renorm import require_active_renorm
 from normsmith.studies.results import Chart
 from normsmith.studies.statistics import Hypothesis, Pairs
 from normsmith.studies.tuning import Requests, Tuned
@@ -42,7 +43,9 @@ def ask(lab: Lab) -> Requests[Findings]:
     norms |= {("renorm", size): _sized(lab, "renorm", size) for size in renormed}
     others = [lab.normalized(None, norm) for norm in OTHERS[lab.profile]]
     tuned = yield from lab.tune([*norms.values(), *others], lab.shortfall)
-    _require_active_renorm(lab, [tuned[arm] for (norm, _), arm in norms.items() if norm == "renorm"])
+    for (norm, _), arm in norms.items():
+        if norm == "renorm":
+            require_active_renorm(lab, tuned[arm])
     pairs = _hypotheses(lab, norms, tuned, sizes)
     effects = lab.judge(pairs)
     best = list(tuned.values())
@@ -122,18 +125,6 @@ def _sized(lab: Lab, norm: str, size: int) -> Arm:
         options["total_steps"] = lab.steps
     arm = lab.normalized(None, norm, lab.side, **options)
     return arm.called(f"{arm.name}, {size} samples")
-
-
-def _require_active_renorm(lab: Lab, arms: list[Tuned]) -> None:
-    """Renorm whose r stays 1 and whose d stays 0 is batch norm: comparing it would say nothing."""
-    for tuned in arms:
-        for seed, outcome in lab.measured(tuned).items():
-            departures = outcome.probes.get("renorm |r - 1|", ()) + outcome.probes.get("renorm |d|", ())
-            if outcome.status == "finished" and not any(departure > 1e-3 for departure in departures):
-                raise StudyError(
-                    f"renorm was not active in “{tuned.arm.name}”, seed {seed}: r stayed 1 and d stayed 0 at every "
-                    "probe, so it was batch norm; give the study more steps"
-                )
 
 
 def _by_size(lab: Lab, sizes: tuple[int, ...], tuned: dict[tuple[str, int], Tuned]) -> Chart:

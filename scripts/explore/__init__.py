@@ -1,1 +1,0 @@
-"""What scripts/explorer.py trains and writes."""

@@ -1,0 +1,129 @@
+"""Does a batch norm on the inputs replace the preparation of data?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from normsmith.studies.arms import Arm, edit
+from normsmith.studies.figures import (
+    arms_table,
+    ceiling_notes,
+    chosen_settings,
+    edge_notes,
+    headline,
+    rate_response,
+    training_curves,
+)
+from normsmith.studies.inputs import distort, norm_first, prepare
+from normsmith.studies.lab import Lab
+from normsmith.studies.question import Findings, Question
+from normsmith.studies.statistics import Hypothesis, Pairs
+from normsmith.studies.tuning import Requests, Tuned
+
+RAW = {"scales": "raw scales", "tails": "heavy tails", "outliers": "outliers"}
+ASKED = {
+    "quick": (
+        *((how, "scales") for how in ("raw", "standard", "first")),
+        ("quantile", "tails"),
+        ("first", "tails"),
+    ),
+    "full": tuple((how, raw) for raw in RAW for how in ("raw", "standard", "quantile", "first")),
+}
+"""Which preparation is tried on which data; the quick profile has those that a hypothesis is about."""
+
+WAY = 0.97
+"""A batch norm replaces a scaler if it goes so much of the way from the inputs as they are to the scaled ones."""
+
+
+def ask(lab: Lab) -> Requests[Findings]:
+    """Train on raw, prepared and normalised inputs, and compare the final metric."""
+    arms = {(how, raw): _arm(lab, how, raw) for how, raw in ASKED[lab.profile]}
+    flat = yield from lab.tune(arms.values(), lab.shortfall)
+    tuned = {key: flat[arm] for key, arm in arms.items()}
+    pairs = _hypotheses(lab, tuned)
+    effects = lab.judge(pairs)
+    best = list(tuned.values())
+    return Findings(
+        headline=headline(
+            "A batch norm on the inputs replaces a scaler, and not a quantile transform", effects
+        ),
+        effects=effects,
+        charts=(training_curves(lab, best), rate_response(lab, best), chosen_settings(best)),
+        tables=(arms_table(lab, best),),
+        notes=(
+            "The same changes are made to the inputs of training, validation and test; what prepares them is fitted on "
+            "those of training. There are no other norms in the network.",
+            *ceiling_notes(lab, pairs),
+            *edge_notes(best),
+        ),
+    )
+
+
+def _arm(lab: Lab, how: str, raw: str) -> Arm:
+    """The network without norms on raw data of a kind, as they are or prepared, or with a batch norm first."""
+    arm = lab.network(None)
+    data = edit(distort, how=raw)
+    if how == "first":
+        return arm.but("", edit(norm_first)).on(f"{RAW[raw]}, batch norm first", data)
+    if how == "raw":
+        return arm.on(f"{RAW[raw]}, as they are", data)
+    label = {"standard": "standard scaler", "quantile": "quantile transform"}[how]
+    return arm.on(f"{RAW[raw]}, {label}", data, edit(prepare, how=how))
+
+
+def _hypotheses(lab: Lab, tuned: Mapping[tuple[str, str], Tuned]) -> list[Pairs]:
+    """What a batch norm gains on raw scales, whether it is as good as a scaler there, and what it leaves of tails."""
+    raw, scaled, first = (tuned[how, "scales"] for how in ("raw", "standard", "first"))
+    helps = "final metric, raw scales: batch norm first vs as they are"
+    pairs = [
+        lab.ends_better(
+            helps, "a batch norm first is more than 2 points better than inputs as they are", first, raw, 2.0
+        ),
+        _as_good(lab, helps, raw, scaled, first),
+    ]
+    for kind in ("tails", "outliers"):
+        if ("quantile", kind) in tuned:
+            text = (
+                f"with {RAW[kind]} a quantile transform is more than 1 point better than a batch norm first"
+            )
+            name = f"final metric, {RAW[kind]}: quantile transform vs batch norm first"
+            pairs.append(lab.ends_better(name, text, tuned["quantile", kind], tuned["first", kind], 1.0))
+    return pairs
+
+
+def _as_good(lab: Lab, after: str, raw: Tuned, scaled: Tuned, first: Tuned) -> Pairs:
+    """The pairs of the hypothesis that a batch norm goes nearly all of the way that a scaler goes."""
+    low, high = lab.series(raw, lab.points), lab.series(scaled, lab.points)
+    way = {
+        seed: (low[seed][0] + WAY * (value - low[seed][0]), 0)
+        for seed, (value, _) in high.items()
+        if seed in low
+    }
+    hypothesis = Hypothesis(
+        name="raw scales: batch norm first goes the way of a scaler",
+        text="a batch norm first goes more than 97 % of the way from inputs as they are to those of a scaler",
+        treatment=first.arm.name,
+        control=f"97 % of the way from {raw.arm.name} to {scaled.arm.name}",
+        unit="points",
+        scale="difference",
+        margin=0.01,
+        better=lab.better,
+        after=after,
+    )
+    return lab.pairs(hypothesis, lab.series(first, lab.points), way, lab.diverged(first, scaled))
+
+
+QUESTION = Question(
+    name="data-preparation",
+    title="Does a batch norm on the inputs replace the preparation of data?",
+    claim="With a batch norm as first layer, inputs need no scaler; where they are far from Gaussian, a quantile "
+    "transform still does better.",
+    source="LeCun et al. 1998, section 4.3 (inputs of equal variance train faster); common practice since (batch norm "
+    "as first layer)",
+    method="Every feature gets a unit of its own between 10⁻³ and 10³, or heavy tails, or one value in a hundred is an "
+    "outlier. On these inputs a network without norms is trained as they are, after a standard scaler or a quantile "
+    "transform, and with a batch norm as first layer; each arm and seed at its own best initial weights and learning "
+    "rate; final test metric, paired by seed.",
+    ask=ask,
+    profiles=("full",),
+)
