@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.contracts.fixes import reproduced, run_fix, snippets
 
 from normsmith.checks import Rule, every_rule
 from normsmith.checks.finding import SEVERITIES
@@ -56,3 +57,27 @@ def test_a_colon_in_a_section_begins_no_other():
         "NS000", "none", "info", lambda _: (), "None.\n\nWhat: Fix: is no heading here.\n\nFix: this."
     )
     assert rule.sections == {"What": "Fix: is no heading here.", "Fix": "this."}
+
+
+def explained(fix):
+    text = f"None.\n\nReproduction:\n    model = [1]\n    assert model  # finding\n\nFix: {fix}\n"
+    return Rule("NS000", "none", "info", lambda _: (), text)
+
+
+def test_code_of_a_fix_is_what_does_something():
+    rule = explained(
+        "take `x`, `Loader(..., 2)`, `run --it` or `a = 1`:\n\n        b = 2\n        c = 3\n\n    and `with a:` on."
+    )
+    assert snippets(rule) == ["a = 1", "b = 2\nc = 3\n", "with a: pass"]
+
+
+def test_a_fix_that_names_what_nobody_defines_does_not_run():
+    for fix in ("`model.append(momentum)`", "`model.no_such_method()`"):
+        rule = explained(fix)
+        with pytest.raises(AssertionError, match="does not run as printed"):
+            run_fix(rule, reproduced(rule))
+
+
+def test_alternatives_of_a_fix_each_run():
+    rule = explained("`model.remove(1)`, or `model.remove(model[0])`")
+    run_fix(rule, reproduced(rule))

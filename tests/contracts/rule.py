@@ -9,9 +9,12 @@ import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from tests.contracts.fixes import reproduced, run_fix
 from tests.surgery.states import state_of
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -71,6 +74,7 @@ class RuleContract:
             assert findings.codes == (self.code,), f"{why}: {findings}"
             for finding in findings:
                 assert finding.name == self.rule.name
+                assert finding.severity in self.rule.severities
                 assert finding.message
                 assert finding.cause
                 assert finding.fix.code
@@ -107,11 +111,14 @@ class RuleContract:
             mended = findings.fix(deepcopy(case.model))
             assert forward(mended.train(), case.batches[0]) is not None, why
 
-    def test_its_reproduction_reproduces(self) -> None:
+    def test_its_reproduction_reproduces_and_its_fix_runs_as_printed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         lines = self.rule.reproduction.splitlines()
         assert len(lines) <= 20
         assert any("assert" in line for line in lines)
-        exec(compile(self.rule.reproduction, self.code, "exec"), {})
+        monkeypatch.chdir(tmp_path)  # a fix may save a file
+        run_fix(self.rule, reproduced(self.rule))
 
     def test_it_explains_itself(self) -> None:
         assert tuple(self.rule.sections) == SECTIONS

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 from tests.checks.networks import Recurrent, Residual, cnn, images, mlp, sequences, trained, vectors
+from tests.contracts.fixes import reproduced, run_fix
 from tests.contracts.rule import Case, RuleContract
 from torch import nn
 
 import normsmith
+from normsmith.checks import named_rule
 
 
 def ran(model: nn.Module, batches: list, times: int = 20) -> nn.Module:
@@ -64,4 +66,20 @@ def test_channels_are_named():
     findings = normsmith.check(dead_relu(), select=["NS411"])
     assert "3 of 16 channels" in findings[0].message
     assert "3–5" in findings[0].message
+    assert findings[0].evidence == {"dead": [3, 4, 5]}
     assert findings.passed()
+
+
+def test_the_fix_revives_them():
+    torch.manual_seed(0)
+    scope = reproduced(named_rule("NS411"))
+    run_fix(named_rule("NS411"), scope)
+    ran(scope["model"], [(torch.randn(32, 4), None) for _ in range(8)])
+    assert not normsmith.check(scope["model"], select=["NS411"]).found
+
+
+def test_the_fix_gives_a_channel_its_scale_back():
+    rule, scope = named_rule("NS411"), {"model": no_scale(), "nn": nn, "torch": torch}
+    findings = normsmith.check(scope["model"], select=["NS411"])
+    run_fix(rule, {**scope, "findings": findings, "path": findings[0].path})
+    assert not normsmith.check(scope["model"], select=["NS411"]).found

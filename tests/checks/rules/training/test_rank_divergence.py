@@ -7,7 +7,9 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+import torch.distributed
 from tests.checks.networks import Recurrent, cnn, images, mlp, sequences, trained, vectors
 from tests.contracts.rule import Case, RuleContract
 from torch import nn
@@ -40,6 +42,16 @@ def scaled(batches: list[Any], by: float) -> list[Any]:
 
 class TestRankDivergence(RuleContract):
     code = "NS307"
+
+    @pytest.fixture(autouse=True)
+    def within_a_distributed_run(self):
+        """Of a single process: the fix asks for one."""
+        torch.distributed.init_process_group(
+            "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+        )
+        yield
+        torch.distributed.destroy_process_group()
+
     faulty = {
         "each rank has data of its own": lambda: ranks(mlp(), [vectors(), moved(vectors(), 1.0)]),
         "one of three images brighter": lambda: ranks(

@@ -5,7 +5,8 @@ What: the file, given as `checkpoint=...`, is read without loading it into the m
     trained; or has statistics that are not finite, or negative variances. A missing `num_batches_tracked` alone, frozen
     norms, and norms without running statistics are left alone.
 
-Formula: loaded with `strict=False`, y = γ·(x − 0) / sqrt(1 + eps) + β: nothing is normalised in evaluation.
+Formula: loaded with `strict=False`, y = γ·(x − 0) / sqrt(1 + eps) + β: nothing is normalised in evaluation by a model
+    that has loaded this file.
 
 Why it hurts: the weights were trained on normalised inputs: the network was good when it was trained, and is bad once
     it is loaded. It comes from saving `named_parameters()`, from averaging parameters alone, from scripts that filter
@@ -18,6 +19,7 @@ Reproduction:
     from torch import nn
 
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    batches = [torch.randn(32, 4) for _ in range(8)]
     file = f"{tempfile.mkdtemp()}/last.pt"
     torch.save(dict(model.named_parameters()), file)  # buffers are no parameters
     findings = normsmith.check(model, checkpoint=file, select=["NS413"])
@@ -25,8 +27,8 @@ Reproduction:
     torch.save(model.state_dict(), file)
     assert normsmith.check(model, checkpoint=file, select=["NS413"]).passed()
 
-Fix: another checkpoint; or load it with `model.load_state_dict(state, strict=False)`, measure with training data,
-    `model = normsmith.surgery.recalibrate(model, batches).apply()`, and save
+Fix: another checkpoint; or load it with `model.load_state_dict(torch.load(file), strict=False)`, measure with training
+    data, `model = normsmith.surgery.recalibrate(model, batches).apply()`, and save
     `normsmith.surgery.save_checkpoint(model, "mended.pt")`. From now on save `model.state_dict()`, which has the
     buffers.
 

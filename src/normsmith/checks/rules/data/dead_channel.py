@@ -28,9 +28,16 @@ Reproduction:
     assert findings[0].measured == 3
     assert findings.passed()  # it is information
 
-Fix: initialise the weights that lead to these channels anew and train on:
-    `layer.weight[channels] = nn.init.kaiming_normal_(torch.empty_like(layer.weight[channels]))` under
-    `torch.no_grad()`, with the layer before the norm. Or prune the channels.
+Fix: start these channels again, then train on. `layer` is the layer before the norm:
+
+        layer, norm, channels = model[0], model.get_submodule(path), findings[0].evidence["dead"]
+        with torch.no_grad():
+            layer.weight[channels] = nn.init.kaiming_normal_(torch.empty_like(layer.weight[channels]))
+            if layer.bias is not None:
+                layer.bias[channels] = 0.0
+            norm.weight[channels], norm.bias[channels] = 1.0, 0.0
+
+    Or remove the channels (pruning).
 
 Threads: google-research/morph-net#110, jack-willturner/batchnorm-pruning#1, tensorflow/minigo#425.
 """
@@ -51,7 +58,7 @@ from normsmith.checks.rule import Rule
 VARIANCE = 1e-8
 SCALE = 1e-6
 _SHOWN = 12
-_FIX = Fix("initialise the weights before these channels anew, or prune the channels")
+_FIX = Fix("start these channels again: new weights before them, γ = 1 and β = 0; or prune them")
 
 
 def check(context: Context) -> Iterator[Finding]:
@@ -79,6 +86,7 @@ def check(context: Context) -> Iterator[Finding]:
                 measured=len(channels),
                 threshold=0,
                 also=norm.also,
+                evidence={"dead": channels},
             )
 
 

@@ -2,19 +2,21 @@
 
 What: the inputs of each norm are measured domain by domain, as your function `domain(batch)` names them, and call by
     call where a forward calls the norm more than once. It is reported where they differ by more than sampling explains
-    in a tenth of its channels or more, and where on held-back batches the network is better in evaluation if each
-    domain or call is normalised by its own statistics than by their common average: over all domains, or for one of
-    them alone. Classes are no domains: a network has to tell them apart.
+    in a tenth of its channels or more, and where that costs loss or metric: statistics are measured on one part of your
+    batches, and on the rest the network is better in evaluation if each domain or call is normalised by its own
+    statistics than by their common average, over all domains or for one of them alone. Classes are no domains: a
+    network has to tell them apart.
 
 Formula: |μ_a − μ_b| / σ_b > 0.1 or |log σ²_a − log σ²_b| > 0.2 for two domains or calls a and b with mean μ and
     variance σ² of the norm's input, each plus 2.58 standard errors from the variance between batches of one domain.
 
 Why it hurts: training normalises each batch, or call, by itself, and never sees that they differ; evaluation shifts and
     scales all of them by one average: the network is good in training and bad in evaluation, for each domain in its own
-    way. Examples are two datasets in turn, real and generated images, clean and adversarial ones, cameras, and
-    hospitals.
+    way. The order of the batches does not matter, as in NS406 it does. Examples are two datasets in turn, real and
+    generated images, clean and adversarial ones, cameras, and hospitals.
 
-Threshold: 0.1 and 0.2, and a loss that is worse by 0.05 or a metric by one point (0.01), as in NS404: our own choice.
+Threshold: 0.1 and 0.2, and a loss that is worse by 0.05 or a metric by 0.01 (one percentage point), as in NS404: our
+    own choice.
 
 Reproduction:
     import normsmith, torch
@@ -34,9 +36,15 @@ Reproduction:
     assert findings.codes == ("NS412",)
     assert normsmith.check(model, batches, loss=loss, domain=lambda batch: "all", select=["NS412"]).passed()
 
-Fix: statistics for each domain. In evaluation
-    `with normsmith.surgery.adapt(model, batches_of_the_domain, prior=0.0): evaluate(model)`; in training a norm for
-    each domain or call. Or mix the domains within each batch in training: one average then fits what training uses.
+Fix: statistics for each domain. In evaluation:
+
+        far = [batch for batch in batches if domain(batch) == "far"]
+        with normsmith.surgery.adapt(model, far, prior=0.0):
+            y = model(far[0][0])
+
+    In training a norm for each domain or call,
+    `norms = nn.ModuleDict({"near": nn.BatchNorm1d(8), "far": nn.BatchNorm1d(8)})`, of which the forward takes that of
+    the domain. Or mix the domains within each batch in training: one average then fits what training uses.
 
 Threads: pytorch/pytorch#48929, woozch/DSBN#10, Britefury/self-ensemble-visual-domain-adapt-photo#3,
     google-research/adamatch#1, adapt-python/adapt#92.

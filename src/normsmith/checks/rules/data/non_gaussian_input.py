@@ -21,15 +21,15 @@ Reproduction:
     from torch import nn
 
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
-    incomes = [torch.exp(1.5 * torch.randn(64, 4)) / 10 for _ in range(8)]
+    incomes = [torch.exp(1.5 * torch.randn(64, 4)) * 1000 for _ in range(8)]
     findings = normsmith.check(model, incomes, select=["NS402"])
     assert findings.codes == ("NS402",)
     assert findings.passed()  # it is information
-    assert not normsmith.check(model, [x.log() for x in incomes], select=["NS402"]).found
+    assert not normsmith.check(model, [x.log1p() for x in incomes], select=["NS402"]).found
 
-Fix: a logarithm before the network, as `x.log1p()` for amounts and counts, or
-    `sklearn.preprocessing.PowerTransformer().fit(x_train)` or `QuantileTransformer`, fitted on the training data; then
-    train again.
+Fix: for values of 0 and above, as amounts and counts, a logarithm before the network:
+    `incomes = [x.log1p() for x in incomes]`. For others scikit-learn's `PowerTransformer`, whose default (Yeo-Johnson)
+    takes negative values, or its `QuantileTransformer`, fitted on the training data. Then train again.
 
 Threads: ageron/handson-ml#423, MannLabs/alphadia#869, scikit-learn/scikit-learn#8363, graphnet-team/graphnet#324.
 """

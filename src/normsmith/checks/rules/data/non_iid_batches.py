@@ -4,14 +4,15 @@ What: for each sample the mean and the mean square of each channel are taken at 
     evaluation mode, where a sample is not influenced by its batch. Their means over batches are compared with those of
     the same samples in batches drawn at random. The whole network gets one test.
 
-Formula: B = Σ_b n_b·|mean_b|², where mean_b is the mean of these numbers, standardised, over the n_b samples of batch
-    b. The p-value is the share of 1,999 permutations of the samples whose B is at least as large. The size of the
+Formula: T = Σ_b n_b·|mean_b|², where mean_b is the mean of these numbers, standardised, over the n_b samples of batch
+    b. The p-value is the share of 1,999 permutations of the samples whose T is at least as large. The size of the
     effect is the intraclass correlation: the share of the samples' variance that lies between batches, beyond what
     permutations have.
 
 Why it hurts: training normalises each batch by itself. So what its samples have in common (class, camera, time) is
     subtracted, and the batch may become a clue to the answer. Evaluation, by one average, sees other inputs: the
-    network is good in training and bad in evaluation. And the running statistics follow the last few batches.
+    network is good in training and bad in evaluation, but only with sorted or grouped loaders. And the running
+    statistics follow the last few batches.
 
 Threshold: p < 0.001 (one test, so that many layers raise no false alarm) and an intraclass correlation of 0.02, where
     batch means vary by 0.14 standard deviations beyond chance: our own choice, near the 0.1 of NS404. Batches that

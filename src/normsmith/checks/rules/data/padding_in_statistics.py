@@ -10,7 +10,7 @@ Formula: padded share p = padded positions / all positions that reach the norm, 
 Why it hurts: padded values are all alike, and pull mean and variance towards themselves by a share that differs from
     batch to batch: how long the other samples are decides by what a sample is normalised. Evaluation, often with one
     sample and no padding, normalises it by an average over padding: the network is good in training and bad in
-    evaluation.
+    evaluation, most with one sample per batch.
 
 Threshold: p > 0.1, our own choice. A share p of constant values, at a distance of d from the mean of the others, moves
     the mean by p·d and makes the variance (1 − p)·(σ² + p·d²): at p = 0.1 the standard deviation is 5 % too small for
@@ -31,7 +31,12 @@ Reproduction:
     assert normsmith.check(model, whole, select=["NS407"]).passed()
 
 Fix: `model = normsmith.surgery.convert(model, "batch").apply()`, whose norms take a mask, and around each forward
-    `with normsmith.use_mask(model, mask):`, where the mask is 1 at valid positions. Or batches of samples that are
+
+        with normsmith.use_mask(model, valid[0]):  # the mask of this batch
+            y = model(batches[0])
+
+    The mask is a bool tensor of shape (samples, positions), True where a position holds data and False where it is
+    padding. torch's `key_padding_mask` is the opposite: pass `~key_padding_mask`. Or make batches of samples that are
     equally long.
 
 Threads: pytorch/pytorch#70529, pytorch/pytorch#25910, SeanNaren/deepspeech.pytorch#312,

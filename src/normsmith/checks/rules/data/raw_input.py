@@ -28,8 +28,9 @@ Reproduction:
     good = [batch / 255 for batch in batches]
     assert normsmith.check(model, good, select=["NS401"]).passed()
 
-Fix: `model = nn.Sequential(normsmith.InputNorm(features).fit(loader), model)`, with the number of features (or of
-    channels), which standardises each; or divide by what is known, as `x / 255`. Then train again.
+Fix: `model = nn.Sequential(normsmith.InputNorm(3).fit(batches), model)`, which standardises each feature or channel.
+    The number is the size of dimension 1: 3 for RGB images of shape (N, 3, H, W), 48 for tables of shape (N, 48). Or
+    divide by what is known, as `x / 255`. Then train again.
 
 Threads: Belval/CRNN#62, kenshohara/3D-ResNets-PyTorch#7, huangzehao/caffe-vdsr#18, xindongzhang/ECBSR#24.
 """

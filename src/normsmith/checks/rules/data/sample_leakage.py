@@ -35,7 +35,7 @@ Reproduction:
     assert not normsmith.check(good, batches, select=["NS409"]).found
 
 Fix: look at the reshapes in and before the layer that is named: the batch dimension has to come first and stay there.
-    Write `x.transpose(0, 1)` for `x.reshape(b, a)`, and `nn.MultiheadAttention(..., batch_first=True)`.
+    Write `.transpose(0, 1)` for `.reshape(b, a)`, and `nn.MultiheadAttention(..., batch_first=True)`.
 
 Threads: FutureComputing4AI/MalConv2#6, yaodongyu/TRADES#3.
 """

@@ -1,23 +1,24 @@
 """The network is worse in evaluation than in training on the very same batches, and its batch norms are the reason.
 
 What: held-back batches go through the network in evaluation mode twice: with the running statistics, and normalised by
-    their own statistics, as in training; dropout is off both times. Level deep says where the gap between the two comes
-    from: it first turns dropout off, then goes over to running statistics in layer after layer, in steps that add up to
-    the whole difference between training and evaluation. Beside these steps it shows each layer alone and the reverse
-    order, which need not add up, since each layer works on what the layers before it put out.
+    their own statistics, as in training; dropout is off both times. Level deep splits the gap. Step 1 turns dropout
+    off. Each further step switches one more norm from batch statistics to running statistics. The changes of the loss
+    in these steps add up to the whole gap.
 
 Formula: gap = L(running statistics) − L(batch statistics), where L is the loss (or metric) of a batch, averaged over
-    the batches. Step k is L(layers 1 … k by running statistics) − L(layers 1 … k − 1 by running statistics).
+    the batches. Step k is L(layers 1 … k by running statistics) − L(layers 1 … k − 1 by running statistics). The report
+    also shows each layer alone and the steps in reverse order; these need not add up, since each layer works on what
+    the layers before it put out.
 
 Why it hurts: what was trained is not what is used. There are two kinds of causes. The running statistics are not those
     of the data: stale, never updated, or measured with dropout before a norm. Or the batch tells something that a
     single sample cannot (batches are too small, or sorted), and no running statistics can make up for that. The finding
-    says which: it tries statistics measured anew.
+    says which: it tries statistics measured anew. If NS404 or NS202 is reported too, mend that first.
 
-Threshold: a loss that is worse by 0.05, or a metric by one point (0.01), each beyond its noise between batches (a t
-    interval): our own choice. A loss on a smaller scale counts if it is worse by half of itself (TheDeepChecker's
-    limit) and the outputs also move by half of their spread: healthy networks have small losses such as 0.0034 in
-    evaluation against 0.0008 in training.
+Threshold: a loss that is worse by 0.05, or a metric by 0.01 (one percentage point), each beyond its noise between
+    batches (a t interval): our own choice. A loss on a smaller scale counts if it is worse by half of itself
+    (TheDeepChecker's limit) and the outputs also move by half of their spread: healthy networks have small losses such
+    as 0.0034 in evaluation against 0.0008 in training.
 
 Reproduction:
     import normsmith, torch

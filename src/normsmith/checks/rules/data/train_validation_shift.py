@@ -38,7 +38,11 @@ Reproduction:
     assert normsmith.check(model, batches, validate=lambda m: validate(m, 0.0), select=["NS408"]).passed()
 
 Fix: the same preparation for both sets of data. Where the data really differ, evaluate with the statistics of the new
-    data: `with normsmith.surgery.adapt(model, validation_batches, prior=0.0): validate(model)`.
+    data:
+
+        validation = [x + 2.0 for x, y in batches]
+        with normsmith.surgery.adapt(model, validation, prior=0.0):
+            score = validate(model)
 
 Threads: swook/GazeML#25, keras-team/keras#7265, torch/nn#308, uci-cbcl/UFold#18.
 """

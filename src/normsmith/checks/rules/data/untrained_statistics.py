@@ -7,8 +7,9 @@ What: the running mean is 0 and the running variance 1 in every channel, though 
 Formula: in evaluation y = γ·(x − 0) / sqrt(1 + eps) + β: nothing is normalised.
 
 Why it hurts: the weights were trained on normalised inputs, and in evaluation they get others: the network is good in
-    training and bad in evaluation. It comes from a copy of the parameters without the buffers (an EMA or target
-    network, or a checkpoint of `named_parameters()`), or from training in evaluation mode.
+    training and bad in evaluation, where this layer alone may be enough. It comes from a copy of the parameters without
+    the buffers (an EMA or target network, or a checkpoint of `named_parameters()`), or from training in evaluation
+    mode.
 
 Threshold: none: exactly 0 and 1 in all channels, which no data give.
 
@@ -29,8 +30,8 @@ Reproduction:
     assert "NS405" in findings.codes
     assert "NS405" not in normsmith.check(findings.fix(average), batches).codes
 
-Fix: `model = normsmith.surgery.recalibrate(model, batches).apply()`; and from now on copy the buffers along with the
-    parameters, as `copy.load_state_dict(model.state_dict())` does.
+Fix: `average = normsmith.surgery.recalibrate(average, batches).apply()`, with the model that has the finding; and from
+    now on copy the buffers along with the parameters, as `average.load_state_dict(model.state_dict())` does.
 
 Threads: cleinc/bts#90 (a published checkpoint with 0 and 1), CuriousAI/mean-teacher#9, FlyreelAI/sesemi#36,
     facebookresearch/moco#70, hiwonjoon/tf-frrn#2.

@@ -4,8 +4,8 @@ What: in eight training steps on a copy, the mean or variance of a norm's input,
     from step to step in a tenth of the channels or more. It is a warning where evaluation with the running statistics
     costs loss or metric after these steps, as in NS404; information otherwise.
 
-Formula: the average over the steps t of |μ_t+1 − μ_t| / σ_t > 0.25, or of |log σ²_t+1 − log σ²_t| > 0.4, with the mean
-    μ_t and variance σ²_t of a channel after step t.
+Formula: |μ after step t+1 − μ after step t| / (σ after step t), on average over the steps t, is above 0.25; or |log σ²
+    after step t+1 − log σ² after step t| is above 0.4, with the mean μ and variance σ² of a channel.
 
 Why it hurts: a running average with the momentum m is behind by about (1 − m)/m steps: nine at 0.1. Where each step
     moves the input by a quarter of its standard deviation σ, evaluation during training is far off, and the layers

@@ -6,7 +6,7 @@ What: in eight training steps on a copy, more than half of the units of a layer 
 
 Formula: a unit u is dead if its share of values above 0 is below 0.01 in every batch. Reported is a share of dead units
     above 0.5 that is beyond chance, too: if each unit were on or off for all samples with probability ½, as after a
-    global pooling, so many would be dead with a probability below 0.005.
+    global pooling, there is a chance of less than 0.5 % that so many are dead.
 
 Why it hurts: a dead unit gets no gradient and stays dead. The layer has only the capacity of the other units, and if
     all are dead, what is before it learns nothing.

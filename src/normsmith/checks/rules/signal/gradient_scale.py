@@ -7,13 +7,14 @@ What: in eight training steps on a copy, the gradient of the first layer's weigh
     better than those of other samples, and information where it has learned anyway.
 
 Formula: mean|g_first| / mean|g_last| < 0.001 or > 70, and the same of ‖g_first‖/‖w_first‖ and ‖g_last‖/‖w_last‖, with
-    the gradient g of a layer's weight w: in units of the weight, the gradient does not depend on the size of the layer.
-    Or mean|g_first| < 1e−7 and ‖g_first‖/‖w_first‖ < 1e−6. All are medians over the steps.
+    the gradient g of a layer's weight w; |g| is the size of each entry of it, and ‖g‖ the Euclidean norm of all
+    entries. In units of the weight, the gradient does not depend on the size of the layer. Or mean|g_first| < 1e-7 and
+    ‖g_first‖/‖w_first‖ < 1e-6. All are medians over the steps.
 
 Why it hurts: with one learning rate for all layers, either the first layers stand still or the last ones do. Adam
     divides by the size of the gradient, but the direction of a vanishing gradient is little more than noise.
 
-Threshold: 0.001 and 70 are those of AutoTrainer, 1e−7 that of Amazon SageMaker Debugger. That both measures must agree
+Threshold: 0.001 and 70 are those of AutoTrainer, 1e-7 that of Amazon SageMaker Debugger. That both measures must agree
     is our own choice.
 
 Reproduction:
@@ -29,8 +30,9 @@ Reproduction:
     assert normsmith.check(model, batches, **given).passed()
 
 Fix: `model = normsmith.surgery.insert(model, "batch").apply()` before training, residual connections, or initial
-    weights that keep the scale: `normsmith.layers.init.unit_variance_(model, lambda model: model(x))` with a batch x.
-    Where gradients explode, also `torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)` before `optimizer.step()`.
+    weights that keep the scale: with a batch, `x = batches[0][0]`, by
+    `normsmith.layers.init.unit_variance_(model, lambda model: model(x))`. Where gradients explode, also
+    `torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)` before the optimizer's step.
 
 Threads: ryanaleksander/kernel-convolution#2, SilasMarvin/dnns-from-scratch-in-zig#7, vlfeat/matconvnet#980 (explode).
 """

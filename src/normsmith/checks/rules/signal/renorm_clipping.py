@@ -1,11 +1,12 @@
 """The bounds of batch renorm cut off its correction in many channels: it is batch norm there, with its noise.
 
-What: in eight training steps on a copy, the correction r or d of a batch renorm layer is cut off at its bounds in more
-    than a fifth of the channels, on average and beyond the error of that average. Not counted are calls while the
-    schedule still opens the bounds, layers whose running statistics are still partly the initial 0 and 1, and layers
-    whose bounds never open, which are batch norm on purpose.
+What: batch renorm normalises by the batch and corrects the result towards the running statistics with a factor r
+    (scale) and an offset d (shift), which are kept within bounds. In eight training steps on a copy, r or d of a layer
+    is cut off at its bounds in more than a fifth of the channels, on average and beyond the error of that average. Not
+    counted are calls while the schedule still opens the bounds, layers whose running statistics are still partly the
+    initial 0 and 1, and layers whose bounds never open, which are batch norm on purpose.
 
-Formula: r = σ_B/σ and d = (μ_B − μ)/σ, with mean μ_B and standard deviation σ_B of the batch and running ones μ and σ.
+Formula: r = σ_batch/σ and d = (μ_batch − μ)/σ, with mean and standard deviation of the batch, and running ones μ and σ.
     A channel is cut off where r > r_max, r < 1/r_max or |d| > d_max.
 
 Why it hurts: batch renorm trains on the statistics that evaluation uses, as far as its bounds allow. Where they cut,

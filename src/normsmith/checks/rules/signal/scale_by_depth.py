@@ -1,20 +1,21 @@
 """The scale of activations grows or shrinks from layer to layer, which makes training slow or impossible.
 
-What: a way is a sequence of layers with weights that the data pass one after the other, with no norm between. On the
-    longest one the variances of the layers' outputs differ by more than a factor of 10, and a standard deviation is
-    outside of [0.5, 2]. Left out are the last layer, layers that end a residual branch, and layers that put out a
-    constant. It is a warning where the same network has a lower loss after 16 training steps if its layers begin with
-    unit variance, and where it has learned nothing yet and the factor is above 100. Otherwise, or without a loss, it is
-    information.
+What: take the longest chain of layers with weights that data pass one after the other with no norm between. On it the
+    variances of the layers' outputs differ by more than a factor of 10, and a standard deviation is outside of [0.5,
+    2]. Left out are the last layer, layers that end a residual branch, and layers that put out a constant. NS107 looks
+    at one batch in evaluation mode; NS503 trains and asks whether it costs anything. It is a warning if one of two is
+    so, and information otherwise or without a loss:
+    - The same network has a lower loss after 16 training steps if its layers start with unit variance.
+    - The network has learned nothing yet, and the factor is above 100.
 
-Formula: max var(h_l) / min var(h_l) > 10 on a way of at least five layers, or > 100 on one of three or four, where h_l
-    is the output of layer l; and sqrt(var(h_l)) < 0.5 or > 2 for some l.
+Formula: max var(h_l) / min var(h_l) > 10 in a chain of at least five layers, or > 100 on one of three or four, where
+    h_l is the output of layer l; and sqrt(var(h_l)) < 0.5 or > 2 for some l.
 
 Why it hurts: the differences between samples fade from layer to layer, or overflow, and gradients change by the same
     factors: no learning rate fits all layers.
 
 Threshold: 10 is that of Amazon SageMaker Debugger, the range that of TheDeepChecker. Our own choice are the lengths of
-    the way and the 100 (the initial weights of torch lose a factor of 6 in each layer with ReLU, and networks of few
+    the chain and the 100 (the initial weights of torch lose a factor of 6 in each layer with ReLU, and networks of few
     layers train well with them). So are what counts as lower, 5 % of the loss that the network has with the targets of
     other samples, and as learned, a loss that is a tenth below that one.
 
@@ -31,8 +32,8 @@ Reproduction:
     assert normsmith.check(model, batches, **given).passed()
 
 Fix: `model = normsmith.surgery.insert(model, "batch").apply()` before training, or initial weights that keep the scale:
-    `normsmith.layers.init.he_(model)` for ReLU, or
-    `normsmith.layers.init.unit_variance_(model, lambda model: model(x))` with a batch x for any activation.
+    `normsmith.layers.init.he_(model)` for ReLU, or with a batch, `x = batches[0][0]`, by
+    `normsmith.layers.init.unit_variance_(model, lambda model: model(x))` for any activation.
 
 Threads: SilasMarvin/dnns-from-scratch-in-zig#7 (five layers), AlexeyAB/darknet#4135 (NaN without norms),
     EmbarkStudios/emote#20.

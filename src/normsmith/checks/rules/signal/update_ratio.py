@@ -7,14 +7,15 @@ What: in eight training steps on a copy, the updates of most weights of one of t
     have no scale yet, and embeddings are updated a few rows at a time. Learning rates that a scheduler holds down (a
     warm-up, or the end of a decay) are not called too low.
 
-Formula: ratio = ‖Δw‖/‖w‖ for a weight w and its update Δw, the median over a group's weights. It is outside of [1e−4,
-    1e−1], and L(rate) − L(rate · 0.03/ratio) (or 0.01) is at least 5 % of the loss that the network has with the
-    targets of other samples, beyond noise between batches, where L(rate) is the loss after 16 steps.
+Formula: ratio = ‖Δw‖/‖w‖ for a weight w and its update Δw, where ‖w‖ is the Euclidean norm of all entries; of this the
+    median over a group's weights. It is below 1e-4 or above 1e-1; and the same training with a rate that makes the
+    ratio 0.03 (or 0.01) ends with a loss that is lower by at least 5 % of that which the network has with the targets
+    of other samples, beyond noise between batches, after 16 steps.
 
 Why it hurts: updates of a tenth of the weight or more undo in ten steps what was learned; updates of a ten-thousandth
     need ten thousand steps to change the weight.
 
-Threshold: 1e−4 and 1e−1 are those of TheDeepChecker (−4 and −1 of the logarithm); the 5 % are our own choice.
+Threshold: 1e-4 and 1e-1 are those of TheDeepChecker (−4 and −1 of the logarithm); the 5 % are our own choice.
 
 Reproduction:
     import normsmith, torch

@@ -33,10 +33,11 @@ Reproduction:
     assert normsmith.check(findings.fix(model), batches, **given).passed()
 
 Fix: `model = normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`: batch renorm normalises by
-    running statistics, corrected within bounds (with `total_steps=...` in place of the schedule the bounds widen over
-    so many steps). With several devices, `"sync"` in place of accumulation; or `"group"`, group norm.
-    `with normsmith.accumulate(model):` around the micro-batches of a step gives the running statistics the whole step,
-    but training stays as it was.
+    running statistics, corrected within bounds (with `total_steps=10_000` in place of `schedule` the bounds widen over
+    so many training steps). With several devices, `"sync"` in place of accumulation; or `"group"`, group norm. For the
+    running statistics alone, `model = normsmith.surgery.convert(model, "batch").apply()` once, and
+    `with normsmith.accumulate(model):` around the micro-batches of each step: they then get the whole step, but
+    training itself stays as noisy as it was.
 
 Threads: pytorch/pytorch#46516, giotto-ai/giotto-deep#75, ultralytics/yolov5#1630, andreped/GradientAccumulator#6,
     Deci-AI/super-gradients#1858.

@@ -29,8 +29,9 @@ Reproduction:
     model = findings.fix(model)
     assert normsmith.check(model.train(), select=["NS305"]).passed()
 
-Fix: `model = normsmith.surgery.freeze(model, "statistics", only="backbone.*").apply()`, with the paths of the frozen
-    part, which no later `.train()` undoes; or call `.eval()` on the frozen part after each `model.train()`.
+Fix: `model = normsmith.surgery.freeze(model, "statistics", only="0.*").apply()`, with the paths of the frozen part:
+    `only="0.*"` for the network above, `only="backbone.*"` if the part is the attribute `backbone`. No later `.train()`
+    undoes that. Or call `.eval()` on the frozen part after each `model.train()`.
 
 Threads: lightly-ai/lightly#1438, pytorch/pytorch#86590, jfzhang95/pytorch-deeplab-xception#140 (thawed by train()),
     pgniewko/gt-pyg#112, poppinace/indexnet_matting#35, ultralytics/ultralytics#8753.

@@ -1,11 +1,13 @@
 """The last batch is so small that training fails on it, or that running statistics follow it.
 
 What: the samples that a loader leaves for its last batch; or those that a batch leaves for its last ghost batch (a part
-    of the batch that is normalised by itself, the `ghost_batch_size` of normsmith's layers). One value per channel is
-    an error, as training refuses it. A single sample is a warning, and so is less than a quarter of the usual batch
-    with fewer than 16 values per channel, or values that are worth fewer than 16 independent ones, as those of one
-    sequence or image resemble each other: how much the means of batches vary tells what they are worth. A loader that
-    drops its last batch is fine, and so is one without shuffling for a network in evaluation mode.
+    of the batch that is normalised by itself, the `ghost_batch_size` of normsmith's layers).
+    - Error: one value per channel, as training refuses it.
+    - Warning: a single sample.
+    - Warning: less than a quarter of the usual batch, with fewer than 16 values per channel, or with values that are
+      worth fewer than 16 independent ones. Values of one sequence or image resemble each other; how much the means of
+      batches vary tells what they are worth.
+    A loader that drops its last batch is fine, and so is one without shuffling for a network in evaluation mode.
 
 Formula: let σ² be the variance of the samples and m the momentum. The running mean of batches of N samples has the
     variance m/(2 − m)·σ²/N; a last batch of L samples alone adds m²·σ²/L. At m = 0.1 that is as much as all the others

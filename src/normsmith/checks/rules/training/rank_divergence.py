@@ -19,6 +19,7 @@ Reproduction:
     from torch import nn
 
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    batches = [torch.randn(64, 4) for _ in range(4)]
     files = [f"{tempfile.mkdtemp()}/rank{rank}.pt" for rank in range(2)]
     for rank, file in enumerate(files):
         replica = copy.deepcopy(model)
@@ -30,8 +31,10 @@ Reproduction:
     assert normsmith.check(model, rank_checkpoints=[files[0], files[0]], select=["NS307"]).passed()
 
 Fix: train with `model = nn.SyncBatchNorm.convert_sync_batchnorm(model)`, or with
-    `DistributedDataParallel(model, broadcast_buffers=True)`. Without new training, on all ranks and before saving:
-    `model = normsmith.surgery.recalibrate(model, batches, group="world").apply()`, which measures over all ranks.
+    `DistributedDataParallel(..., broadcast_buffers=True)` (from torch 2.13 on `forward_sync_buffers=True`). Without new
+    training, within the distributed run (after `torch.distributed.init_process_group`), on all ranks and before saving:
+    `model = normsmith.surgery.recalibrate(model, batches, group="world").apply()`, which measures over all ranks. In a
+    single process leave `group` out.
 
 Threads: pytorch/pytorch#13711, open-mmlab/mmdetection#2539 (buffers not broadcast), open-mmlab/mmpose#998,
     huggingface/pytorch-image-models#110, pytorch/examples#571.

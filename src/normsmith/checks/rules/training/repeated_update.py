@@ -33,8 +33,9 @@ Reproduction:
 
 Fix: for checkpointing `model = normsmith.surgery.convert(model, "batch").apply()`: normsmith's layers notice that a
     forward is computed again, and update once. For a metric use the output that the step has already computed, or
-    `model.eval()` around the extra forward and `model.train()` after it. For sharpness-aware steps set the norms'
-    `momentum` to 0 during the second forward.
+    `model.eval()` around the extra forward and `model.train()` after it. For sharpness-aware steps, with
+    `norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d)]`, do `for norm in norms: norm.momentum = 0.0`
+    before the second forward, and put the old value back after it.
 
 Threads: pytorch/pytorch#96136, pytorch/pytorch#62471, gpleiss/efficient_densenet_pytorch#73, m2lines/Samudra#572
     (an extra forward too), facebookresearch/fairscale#1035, deepinsight/insightface#2053.

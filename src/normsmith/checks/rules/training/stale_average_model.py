@@ -14,8 +14,8 @@ Why it hurts: the average is what is evaluated and published. A loop over `param
     those of the first copy. `torch.optim.swa_utils.AveragedModel` copies the buffers of the model by default, and these
     fit the model's own weights.
 
-Threshold: 0.1 and 0.2, and a loss that is worse by 0.05 or a metric by 0.01, as in NS404: our own choice. Or exactly 0
-    and 1, the buffers of a new layer.
+Threshold: 0.1 and 0.2, and a loss that is worse by 0.05 or a metric by 0.01 (one percentage point), as in NS404: our
+    own choice. Or exactly 0 and 1, the buffers of a new layer.
 
 Reproduction:
     import copy, normsmith, torch

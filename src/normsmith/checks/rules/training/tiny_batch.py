@@ -6,12 +6,12 @@ What: values per channel in training: the samples of a batch times the positions
     each other, and 1,000 of them may tell no more than 5 independent values. Batch renorm, group norm, and frozen and
     synchronised norms are left alone.
 
-Formula: n independent values give the standard deviation σ with a relative error of about 1 / sqrt(2·(n − 1)).
-    Measured, n is σ² divided by the variance of the batches' means.
+Formula: n independent values give the standard deviation σ with a relative error of about 1 / sqrt(2·(n − 1)). The
+    check estimates n so: the variance σ² of single values, divided by the variance between the means of batches.
 
 Why it hurts: each sample is normalised by numbers that depend on the few others. Training has to live with that noise,
     and evaluation does not see it, as running averages are close to the truth: the network is good in training and bad
-    in evaluation, and its losses are noisy.
+    in evaluation, with shuffled batches and statistics that are up to date too, and its losses are noisy.
 
 Threshold: 16 values, where σ is off by 18 %: our own choice. Published curves get worse below about 16 images (Wu and
     He 2018, Group Normalization). A batch of 2 large images is left alone unless its positions prove to be worth fewer
@@ -33,7 +33,7 @@ Fix: larger batches where memory allows. Else
     `model = normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`: batch renorm normalises by
     running statistics, corrected within bounds. On several devices
     `model = normsmith.surgery.convert(model, "sync").apply()`, which takes the statistics of all of them, or `"group"`
-    for group norm, which needs no batch. Then train on; after `"group"` from new.
+    for group norm, which needs no batch. Then train on; after `"group"` start the training again.
 
 Threads: CAREamics/careamics#488, google/automl#881, carrierlxk/COSNet#10, xuebinqin/BASNet#42,
     open-mmlab/mmsegmentation#272 (one value: an error), dbolya/yolact#325.

@@ -1,11 +1,12 @@
 """A training step runs with batch norms in evaluation mode: they train on statistics that nothing updates.
 
 What: your `training_step` is run before and after `validate`, and each call of a norm is looked at. It is an error
-    where the whole model is in evaluation mode in a training step, be it that it says that it trains while none of its
-    layers does; or where a norm trained before the validation and does not after it. It is a warning where the model
-    was handed over in evaluation mode and the step leaves it there: `model.train()` may stand outside of the step. It
-    is information where only the norms, or a part, are in evaluation mode. Left alone are frozen parts, none
-    of whose parameters move, and forwards in evaluation mode beside one in training mode, as for pseudo-labels.
+    where the whole model is in evaluation mode in a training step, including a model with `model.training == True`
+    whose layers are all in evaluation mode; or where a norm trained before the validation and does not after it. It is
+    a warning where the model was handed over in evaluation mode and the step leaves it there: `model.train()` may stand
+    outside of the step. It is information where only the norms, or a part, are in evaluation mode. Left alone are
+    frozen parts, none of whose parameters move, and forwards in evaluation mode beside one in training mode, as for
+    pseudo-labels.
 
 Formula: y = γ·(x − running_mean) / sqrt(running_var + eps) + β in training too, with statistics that nothing updates.
 

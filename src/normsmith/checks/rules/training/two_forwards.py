@@ -3,17 +3,17 @@
 What: your `training_step` is run on a copy. Under `DistributedDataParallel` (DDP), which broadcasts the buffers of
     batch norms, two forwards before a backward are an error. Otherwise two forwards that give one loss, as of real and
     generated samples or of two views, are information, and a warning where the norm's inputs in them have very
-    different statistics. Two forwards with a backward each are a warning likewise, if the norm gets 16 values per
-    channel or more in each. Micro-batches (NS303), extra forwards on the same samples (NS304) and several calls in one
-    forward (NS106) are reported there.
+    different statistics. Two forwards, each with its own backward, are judged in the same way, if the norm gets 16
+    values per channel or more in each. Micro-batches (NS303), extra forwards on the same samples (NS304) and several
+    calls in one forward (NS106) are reported there.
 
 Formula: forward k is normalised by its own batch's mean and standard deviation (μ_k, σ_k), and evaluation by one
     average of them. Very different means |μ_2 − μ_1| / σ_1 > 0.5, or a factor above 2 between the variances, beyond
     sampling error, in a tenth of the channels.
 
-Why it hurts: running statistics are those of a mixture that neither kind of data has. Under DDP the second forward
-    writes the broadcast buffers into those that the backward of the first one needs: "modified by an inplace
-    operation".
+Why it hurts: running statistics are those of a mixture that neither kind of data has. Under DDP every forward
+    overwrites the buffers with those of rank 0. The backward of the first forward still needs the old ones, so torch
+    raises "modified by an inplace operation".
 
 Threshold: two forwards. For the warning, half a standard deviation or twice the variance, our own choice: the common
     average is then off by a quarter of σ for both kinds.
@@ -34,9 +34,14 @@ Reproduction:
     findings = normsmith.check(model, batches, training_step=step, level="deep", select=["NS310"])
     assert [finding.severity for finding in findings] == ["warning"]
 
-Fix: one forward of both, `model(torch.cat([real, fake]))`, where they may share statistics; a norm for each kind where
-    not. Under DDP one forward, or `nn.SyncBatchNorm.convert_sync_batchnorm(model)`, or
-    `DistributedDataParallel(model, broadcast_buffers=False)` (in new versions of torch `forward_sync_buffers=False`).
+Fix: one forward of both, where they may share statistics; a norm for each kind where not:
+
+        x_real, x_fake = batches[0], 3 + torch.randn(32, 4)
+        real, fake = model(torch.cat([x_real, x_fake])).chunk(2)
+
+    Under DDP one forward, or `model = nn.SyncBatchNorm.convert_sync_batchnorm(model)`, or
+    `DistributedDataParallel(..., broadcast_buffers=False)`. Torch 2.13 calls that setting `forward_sync_buffers=False`,
+    in place of the old name; it still sends the buffers once, at the start.
 
 Threads: pytorch/pytorch#175024 (real and fake), pytorch/pytorch#22095, pytorch/pytorch#66504, pytorch/pytorch#65907,
     pytorch/pytorch#110363.
