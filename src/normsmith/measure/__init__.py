@@ -11,16 +11,20 @@ Which file answers which question:
 - What is known of norms by name in the literature? `variance_shift`, `normalisation_noise` and `saturation`; and
   `mismatch`, how far a norm in evaluation is from what it does in training. The last two compare what norms give in
   `both_modes`.
+- And of training? `smoothness` and `internal_covariate_shift`, at one `iterate`: a model, a batch, the loss.
 """
 
 from normsmith.measure.across_ranks import PassResult
 from normsmith.measure.fixed_point import EXACT
+from normsmith.measure.internal_covariate_shift import CovariateShift, internal_covariate_shift
+from normsmith.measure.iterate import Iterate, iterate_of
 from normsmith.measure.layers import MeasurableLayers, MeasuredLayer, measurable_layers
 from normsmith.measure.mismatch import Mismatch, mismatch
 from normsmith.measure.normalisation_noise import normalisation_noise
 from normsmith.measure.passes import EveryCall, Passes
 from normsmith.measure.population import MAX_PASSES, Population, PopulationResult
 from normsmith.measure.saturation import FLAT, saturation
+from normsmith.measure.smoothness import MULTIPLES, Smoothness, smoothness
 from normsmith.measure.statistics import Statistics, batch_statistics, population_statistics
 from normsmith.measure.variance_shift import variance_shift
 
@@ -28,7 +32,10 @@ __all__ = [
     "EXACT",
     "FLAT",
     "MAX_PASSES",
+    "MULTIPLES",
+    "CovariateShift",
     "EveryCall",
+    "Iterate",
     "MeasurableLayers",
     "MeasuredLayer",
     "Mismatch",
@@ -36,12 +43,16 @@ __all__ = [
     "Passes",
     "Population",
     "PopulationResult",
+    "Smoothness",
     "Statistics",
     "batch_statistics",
+    "internal_covariate_shift",
+    "iterate_of",
     "measurable_layers",
     "mismatch",
     "normalisation_noise",
     "population_statistics",
     "saturation",
+    "smoothness",
     "variance_shift",
 ]

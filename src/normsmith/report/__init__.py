@@ -1,4 +1,5 @@
-"""The results of a study, for readers: a terminal, an offline HTML file, JSON and CSV."""
+"""Results, for readers: of a study on a terminal, as an offline HTML file, JSON and CSV; of checks and measurements
+as HTML."""
 
 from normsmith import _extras
 
@@ -6,6 +7,7 @@ with _extras.imports_of_extra("study", "normsmith.report"):
     from normsmith.report.check_html import findings_to_html
     from normsmith.report.data import to_csv, to_json
     from normsmith.report.html import render_html, write_html
+    from normsmith.report.smoothness_html import smoothness_to_html
     from normsmith.report.text import print_verdicts
     from normsmith.report.write import check_writable
 
@@ -14,6 +16,7 @@ __all__ = [
     "findings_to_html",
     "print_verdicts",
     "render_html",
+    "smoothness_to_html",
     "to_csv",
     "to_json",
     "write_html",
