@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo figures opening calibrate machines test test-full lint bench compat gpu docs clean venv
+.PHONY: demo figures opening explorer calibrate machines test test-full lint bench compat gpu docs clean venv
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -41,10 +41,15 @@ lint: $(STAMP)
 figures: $(STAMP)
 	@echo "normsmith: the demo's questions asked anew; README's table and the verdicts of docs/claims.md (minutes)"
 	@$(BIN)/python scripts/figures.py
+	@$(BIN)/python scripts/explorer.py --write
 
 opening: $(STAMP)
 	@echo "normsmith: the example that README begins with, what it prints and its picture"
 	@$(BIN)/python scripts/opening.py
+
+explorer: $(STAMP)
+	@echo "normsmith: the small runs of the explorer page, and docs/explorer.html (minutes)"
+	@$(BIN)/python scripts/explorer.py
 
 corpus: $(STAMP)
 	@echo "normsmith: normsmith check over the corpus of seeded faults (tens of minutes; docs/corpus.json and its table)"

@@ -1,0 +1,1 @@
+"""What scripts/explorer.py trains and writes."""
