@@ -235,6 +235,19 @@ def test_an_interrupted_study_in_memory_promises_nothing(normsmith, tiny, monkey
     assert "nothing is kept, since the store sqlite:// is in memory" in " ".join(ran.err.split())
 
 
+def test_a_study_that_is_asked_to_end_says_what_is_kept(normsmith, tiny, monkeypatch):
+    import normsmith.cli.study as module
+
+    def terminated(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr(module, "run_study", terminated)
+    ran = normsmith("study", tiny(), *SMALL)
+    assert ran.code == 143
+    assert "terminated: 0 trials are kept in sqlite:///" in " ".join(ran.err.split())
+
+
 def count(path):
     """Committed trials; none while there is no store yet."""
     if not path.exists():

@@ -35,14 +35,17 @@ def outcome(reaches: float, final: float = 0.95, **probes: float) -> Outcome:
     return Outcome("finished", "", steps, (1.0,) * len(steps), values, values, kept)
 
 
-def brief(whole: Outcome, steps: int) -> Outcome:
-    """What a shorter trial that is measured at its end alone would have said."""
-    there = max(index for index, step in enumerate(whole.steps) if step <= steps)
+def as_measured(whole: Outcome, trial: Trial) -> Outcome:
+    """What a trial that may be shorter, or measure less, would have said."""
+    if trial.detail == "curve":
+        return whole
+    there = max(index for index, step in enumerate(whole.steps) if step <= trial.steps)
     return Outcome(
         whole.status,
-        steps=(0, steps),
+        steps=(0, trial.steps),
         validation=(whole.validation[0], whole.validation[there]),
         test=(whole.test[0], whole.test[there]),
+        probes=whole.probes if trial.detail == "end" else {},
     )
 
 
@@ -70,9 +73,7 @@ def ask(
         for trial in request:
             if trial not in lab.outcomes:
                 asked.append(trial)
-                whole = world(trial)
-                is_longer = max(whole.steps, default=0) > trial.steps
-                lab.outcomes[trial] = brief(whole, trial.steps) if is_longer else whole
+                lab.outcomes[trial] = as_measured(world(trial), trial)
 
 
 class QuestionContract:

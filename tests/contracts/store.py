@@ -144,6 +144,15 @@ class StoreContract:
         assert store.claims.held([key]) == set()
         assert store.claims.take("two", key)
 
+    def test_free_trials_are_claimed_together_and_those_of_others_are_left(self, store):
+        keys = [a_record(str(number)).key for number in range(4)]
+        assert store.claims.take("one", keys[2])
+        assert store.claims.take_free("two", keys) == {keys[0], keys[1], keys[3]}
+        assert store.claims.take_free("two", keys) == set()
+        assert store.claims.take_free("two", []) == set()
+        store.claims.release("two")
+        assert store.claims.held(keys) == {keys[2]}
+
     def test_all_claims_of_one_study_are_released_at_once(self, store):
         keys = [a_record(str(number)).key for number in range(3)]
         assert [store.claims.take(owner, key) for owner, key in zip("aab", keys, strict=True)] == [True] * 3

@@ -114,6 +114,20 @@ def test_a_response_has_a_line_for_each_label_and_a_point_for_each_value():
     assert (chart.x_title, chart.y_title, chart.log_x) == ("gain", "final test accuracy", True)
 
 
+@pytest.mark.parametrize(
+    ("values", "logarithmic"),
+    [((3.0, 0.02), True), ((3.0, 0.4), False), ((0.97, 0.001), False), ((3.0, 0.0), False)],
+)
+def test_losses_that_span_decades_are_drawn_on_a_logarithmic_axis_and_shares_are_not(values, logarithmic):
+    told = lab(Outcome("finished"))
+    told.outcomes = {
+        Trial(AS_IS, rate, 0, 20): Outcome("finished", test=(0.1, value))
+        for rate, value in enumerate(values, start=1)
+    }
+    lines = {"line": {rate: at(rate) for rate in (1, 2)}}
+    assert response(told, lines, name="sweep", title="Sweep", to="rate").log_y is logarithmic
+
+
 def test_what_seeds_chose_is_a_strip_for_each_arm():
     chosen = {0: Setting(AS_IS, 0.1), 1: Setting(initialised(AS_IS), 0.4)}
     (row,) = chosen_settings([Tuned(AS_IS, chosen)]).rows

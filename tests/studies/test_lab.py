@@ -51,6 +51,13 @@ def test_a_target_that_the_control_has_before_training_is_refused(before, refuse
         read.check_target(0.5, AT)
 
 
+def test_a_target_that_is_met_before_training_is_refused_before_anything_is_asked_for():
+    for target, higher in ((0.0, True), (1.0, False)):
+        read = Lab(make("met", target=target, higher_is_better=higher), (0, 1), "quick", 20)
+        with pytest.raises(StudyError, match=r"reached before the first step; give the task a harder one"):
+            next(read.target([network(None)]))
+
+
 def answered(generator, outcomes, rated):
     """Go through a generator's requests, each trial ending with the metric that its rate and seed have."""
     asked = []

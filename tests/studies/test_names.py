@@ -85,11 +85,11 @@ def test_what_a_key_is_a_hash_of():
         "seed": 3,
         "stream": 1,
         "steps": 9,
-        "curve": True,
+        "detail": "curve",
         "probes": ["activation-signals", "renorm-activity"],
     }
     assert trial.key("task", {"torch": "1"}) == (
-        "8f173978530d8eea24bdf3452336b2b2c06a0240ed19df82166468c3e2528bf7"
+        "54a17d37e4052163756cb32102cfdef7f62828abf387cb192e5057091954e37d"
     )
 
 

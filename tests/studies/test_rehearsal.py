@@ -60,10 +60,29 @@ def test_a_forecast_counts_shared_trials_once_and_forgets_what_has_been_asked():
     one, two = (replace(every_question()["placement"], name=name) for name in ("one", "two"))
     lab = stage(2)
     alone, both = Forecast([one], lab), Forecast([one, two], lab)
-    everything = both.beyond({"one": 0, "two": 0})
-    assert len(everything) == len(alone.beyond({"one": 0}))
-    assert len(both.beyond({"one": 1, "two": 1})) < len(everything)
-    assert both.beyond({}) == []
+    everything = both.beyond(["one", "two"])
+    assert len(everything) == len(alone.beyond(["one"]))
+    for name in ("one", "two"):
+        both.asked(name, both.rehearsals[name].rounds[0])
+    assert len(both.beyond(["one", "two"])) < len(everything)
+    assert both.beyond([]) == []
+
+
+def test_a_request_that_was_not_rehearsed_leaves_what_is_still_to_come():
+    """One more octave of one arm must not be taken for the sweep, which is 400 trials."""
+    question = every_question()["initialisation"]
+    forecast = Forecast([question], stage(2))
+    *tuning, sweep = forecast.rehearsals[question.name].rounds
+    for request in tuning:
+        forecast.asked(question.name, request)
+    to_come = forecast.beyond([question.name])
+    assert set(to_come) <= set(sweep)
+    assert len(to_come) > 30
+    octave = [replace(trial, learning_rate=0.7) for trial in tuning[-1] if trial.arm == tuning[-1][0].arm]
+    forecast.asked(question.name, octave)
+    assert forecast.beyond([question.name]) == to_come
+    forecast.asked(question.name, sweep)
+    assert forecast.beyond([question.name]) == []
 
 
 class Told(Silent):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ import sqlalchemy as sa
 
 from normsmith.errors import StudyError, TaskError
 from normsmith.studies import Settings, Store, run_study, select
+from normsmith.studies.arms import AS_IS, normalized
+from normsmith.studies.question import Findings
 from normsmith.studies.results import Verdict
+from normsmith.studies.trial import Trial
 
 
 def numbers(result):
@@ -55,6 +59,20 @@ def test_a_target_is_found_where_the_task_has_none(store, tiny):
 def test_what_cannot_be_asked_is_skipped_with_its_reason(store, tiny):
     with pytest.raises(StudyError, match="placement cannot be asked"):
         run_study(tiny("flat"), select(("placement",)), store, Settings(seeds=2))
+    assert store.count() == 0
+
+
+def test_what_does_not_fit_the_network_is_said_before_anything_runs(store, tiny):
+    """Also where a trial that fits is asked for first, and once for all questions that say the same."""
+
+    def ask(lab):
+        yield [Trial(AS_IS, 0.1, 0, 5)]
+        yield [Trial(normalized(None), 0.1, 0, 5)]
+        return Findings("it fits", ())
+
+    questions = [replace(select(("placement",))[0], name=name, ask=ask) for name in ("one", "two")]
+    with pytest.raises(StudyError, match=r"^one, two cannot be asked: .*activation"):
+        run_study(tiny("flat"), questions, store, Settings(seeds=2))
     assert store.count() == 0
 
 
@@ -108,7 +126,7 @@ def test_a_loss_that_is_nan_from_the_start_is_refused(store):
         run_study(task, select(("fewer-steps",)), store, Settings(seeds=2))
 
 
-@pytest.mark.parametrize("bad", [{"seeds": 0}, {"jobs": 0}, {"steps": 0}, {"timeout": 0.0}])
+@pytest.mark.parametrize("bad", [{"seeds": 0}, {"jobs": 0}, {"steps": 0}, {"timeout": 0.00001}])
 def test_settings_are_checked(bad):
     with pytest.raises(StudyError, match=next(iter(bad))):
         Settings(**bad)

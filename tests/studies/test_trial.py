@@ -98,7 +98,7 @@ def test_divergence_is_a_result_with_its_reason(tiny):
 
 def test_without_a_curve_a_trial_is_the_same_and_measured_before_and_after_training_alone(tiny):
     whole = train(load(tiny()), TRIAL)
-    brief = train(load(tiny()), replace(TRIAL, curve=False))
+    brief = train(load(tiny()), replace(TRIAL, detail="metric"))
     assert brief.steps == (0, 20)
     assert brief.validation == (whole.validation[0], whole.validation[-1])
     assert brief.test == (whole.test[0], whole.test[-1])
@@ -108,7 +108,7 @@ def test_without_a_curve_a_trial_is_the_same_and_measured_before_and_after_train
 
 def test_measuring_along_the_way_changes_nothing_even_where_evaluation_draws_numbers(tiny):
     task = replace(load(tiny()), model=lambda: nn.Sequential(load(tiny()).model(), _Noisy()))
-    whole, brief = train(task, TRIAL), train(task, replace(TRIAL, curve=False))
+    whole, brief = train(task, TRIAL), train(task, replace(TRIAL, detail="metric"))
     assert whole.test[-1] == brief.test[-1]
 
 
@@ -124,13 +124,13 @@ def test_the_final_metric_is_measured_on_other_draws_of_the_test_split(tiny):
     assert len(outcome.resampled) == RESAMPLED
     assert len(set(outcome.resampled)) > 3
     assert abs(statistics.fmean(outcome.resampled) - outcome.test[-1]) < 0.05
-    assert train(load(tiny()), replace(TRIAL, curve=False)).resampled == ()
+    assert train(load(tiny()), replace(TRIAL, detail="metric")).resampled == ()
 
 
 def test_a_shorter_trial_is_the_beginning_of_a_longer_one(tiny):
     """This is what lets a search rank settings early."""
     whole = train(load(tiny()), TRIAL)
-    brief = train(load(tiny()), replace(TRIAL, steps=7, curve=False))
+    brief = train(load(tiny()), replace(TRIAL, steps=7, detail="metric"))
     assert brief.validation[-1] == whole.validation[whole.steps.index(7)]
 
 
@@ -153,7 +153,7 @@ def test_the_key_is_stable_and_feels_every_part():
         replace(TRIAL, seed=1),
         replace(TRIAL, stream=1),
         replace(TRIAL, steps=21),
-        replace(TRIAL, curve=False),
+        replace(TRIAL, detail="metric"),
     ]
     keys = [key, *(other.key("task", VERSIONS) for other in others)]
     keys += [TRIAL.key("another task", VERSIONS), TRIAL.key("task", {"torch": "2"})]

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from normsmith.cli.prints import prints_aside
 from normsmith.cli.progress import StudyProgress
+from normsmith.cli.signals import Terminated, terminable
 from normsmith.cli.streams import Unread
 from normsmith.report import check_writable, print_verdicts, to_csv, to_json, write_html
 from normsmith.studies import Settings, Store, StudyResult, run_study, select
@@ -85,7 +86,7 @@ def study(
     """Answer questions about batch norm for a network and its data by paired experiments.
 
     Exit code 0: done (a diverged trial is a result); 1: a trial raised, was killed or ran out of time, or all diverged;
-    2: wrong usage; 130: interrupted (finished trials are kept, the same command goes on).
+    2: wrong usage; 130, 143: interrupted, terminated (finished trials are kept, the same command goes on).
     """
     console = _console("stderr")
     questions, jobs = select(tuple(question or ()), profile.value), jobs or cpu_count()
@@ -101,10 +102,11 @@ def study(
         with trials, StudyProgress(console, jobs) as progress:
             command = shlex.join(["normsmith", *(a.replace(store, trials.url) for a in sys.argv[1:])])
             try:
-                result = run_study(name, questions, trials, settings, command=command, progress=progress)
-            except KeyboardInterrupt:
-                console.print(_interrupted(trials), highlight=False, markup=False)
-                raise typer.Exit(130) from None
+                with terminable():
+                    result = run_study(name, questions, trials, settings, command=command, progress=progress)
+            except KeyboardInterrupt as interrupt:
+                console.print(_interrupted(trials, interrupt), highlight=False, markup=False)
+                raise typer.Exit(143 if isinstance(interrupt, Terminated) else 130) from None
     if not no_report:
         write_html(result, here / report)
         console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
@@ -117,12 +119,11 @@ def _console(stream: str) -> Console:
     return Console(file=cast(TextIO, Unread(stream)), highlight=False)
 
 
-def _interrupted(trials: Store) -> str:
+def _interrupted(trials: Store, interrupt: KeyboardInterrupt) -> str:
+    what = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
     if not trials.is_kept:
-        return f"interrupted: nothing is kept, since the store {trials.url} is in memory; name a file with --store"
-    return (
-        f"interrupted: {trials.count()} trials are kept in {trials.url}; the same command goes on from there"
-    )
+        return f"{what}: nothing is kept, since the store {trials.url} is in memory; name a file with --store"
+    return f"{what}: {trials.count()} trials are kept in {trials.url}; the same command goes on from there"
 
 
 def _write(result: StudyResult, output: Format) -> None:

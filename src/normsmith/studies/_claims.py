@@ -9,13 +9,12 @@ from contextlib import AbstractContextManager
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 from uuid import getnode, uuid4
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
-from normsmith.studies._database import schema
+from normsmith.studies._database import insertion, schema
 
 CLAIM_SECONDS = 60.0
 """How long a claim holds that is not renewed: so long do other machines wait for the trials of a killed study."""
@@ -70,11 +69,21 @@ class Claims:
         """Claim a trial for `owner`, unless somebody has: then False."""
         with self._connect() as connection:
             now = _now(connection)
-            dialect: Any = {"sqlite": sqlite, "postgresql": postgresql}[connection.dialect.name]
             row = {"owner": owner, "until": now + self.seconds}
-            insert = dialect.insert(claims).values(key=key, **row)
+            insert = insertion(connection.dialect.name, claims).values(key=key, **row)
             taken = insert.on_conflict_do_update(index_elements=["key"], set_=row, where=claims.c.until < now)
             return connection.execute(taken.returning(claims.c.key)).first() is not None
+
+    def take_free(self, owner: str, keys: Iterable[str]) -> set[str]:
+        """Claim those of the keys on which there is no claim, not even one that has expired; returns them.
+
+        In the order of their keys, so that two studies that want the same do not wait for each other.
+        """
+        with self._connect() as connection:
+            until = _now(connection) + self.seconds
+            rows = [{"key": key, "owner": owner, "until": until} for key in sorted(keys)]
+            free = insertion(connection.dialect.name, claims).on_conflict_do_nothing().returning(claims.c.key)
+            return set(connection.execute(free, rows).scalars()) if rows else set()
 
     def drop_dead(self) -> None:
         """Give up the claims of processes of this machine that have ended: nobody need wait for theirs to expire."""

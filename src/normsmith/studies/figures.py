@@ -61,6 +61,15 @@ def band(label: str, samples: Mapping[float, Sequence[float]]) -> Line:
     return Line(label=label, x=tuple(xs), y=middle, low=low, high=high)
 
 
+def _spans_decades(lines: Iterable[Line]) -> bool:
+    """Whether what is drawn is positive and some of it a hundred times the rest, as losses are; not a share, though.
+
+    On a linear axis all but the largest would lie on the ground. A share has its place between 0 and 1.
+    """
+    values = [v for line in lines for part in (line.y, line.low, line.high) for v in part if v is not None]
+    return bool(values) and min(values) > 0 and max(values) > max(1.0, 100 * min(values))
+
+
 def training_curves(lab: Lab, arms: Iterable[Tuned]) -> Chart:
     """The test metric while training, each seed at its own best setting."""
     lines = []
@@ -76,6 +85,7 @@ def training_curves(lab: Lab, arms: Iterable[Tuned]) -> Chart:
         title="Training curves",
         x_title="optimizer steps",
         y_title=f"test {name_of(lab.task.metric)}",
+        log_y=_spans_decades(lines),
         lines=tuple(lines),
         description="Test metric against steps, median over seeds, band between quartiles. At the end: "
         + _ends(lines),
@@ -91,6 +101,7 @@ def rate_response(lab: Lab, arms: Iterable[Tuned]) -> Chart:
         x_title="learning rate",
         y_title=f"final validation {name_of(lab.task.metric)}",
         log_x=True,
+        log_y=_spans_decades(lines),
         lines=tuple(lines),
         description="Final validation metric against learning rate, each seed at the better of its initial weights; "
         "median over the seeds that tried the rate to the end, band between quartiles. A seed tries what looks best "
@@ -134,6 +145,7 @@ def response(
         x_title=to,
         y_title=f"final test {name_of(lab.task.metric)}",
         log_x=True,
+        log_y=_spans_decades(lines),
         lines=tuple(lines),
         description=f"Final test metric against {to}, median over seeds, band between quartiles.",
     )
@@ -145,7 +157,7 @@ def _by_rate(lab: Lab, tuned: Tuned) -> dict[float, list[float]]:
     values: dict[float, dict[int, float]] = {}
     for seed, settings in tuned.tried.items():
         for setting in settings:
-            outcome = lab.outcomes[lab.trial(setting, seed)]
+            outcome = lab.outcomes[lab.trial(setting, seed, tuned.detail)]
             if outcome.measured:
                 value = lab.final(outcome, "validation")[0]
                 seeds = values.setdefault(setting.rate, {})

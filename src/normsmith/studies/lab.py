@@ -16,7 +16,7 @@ from normsmith.studies.arms import Arm, Value, network, normalized
 from normsmith.studies.initial_weights import activations_of, are_drawn, initialised
 from normsmith.studies.results import Effect
 from normsmith.studies.statistics import Hypothesis, Pairs, judge, most_judged
-from normsmith.studies.trial import RESAMPLED, Outcome, Trial
+from normsmith.studies.trial import RESAMPLED, Detail, Outcome, Trial, untrained
 from normsmith.studies.tuning import Requests, Search, Setting, Tuned, limits, together
 from normsmith.tasks import Task, build
 
@@ -36,6 +36,13 @@ RUNG = 3
 
 CEILING = 0.97
 """The part of the way, from the untrained network to the best control, at which a task without a target is solved."""
+
+
+def _met_already(target: float) -> StudyError:
+    return StudyError(
+        f"the target {number(target, 4)} is reached before the first step; give the task a harder one, "
+        "Task(..., target=...)"
+    )
 
 
 @dataclass
@@ -86,15 +93,14 @@ class Lab:
         where = where or self.side
         return normalized(activation, norm, where, is_own=activation == self.own_activation, **options)
 
-    def trial(self, setting: Setting, seed: int, *, curve: bool = True) -> Trial:
+    def trial(self, setting: Setting, seed: int, detail: Detail = "curve") -> Trial:
         """The trial of a seed at a setting."""
-        return Trial(setting.arm, setting.rate, seed, self.steps, curve, self.stream)
+        return Trial(setting.arm, setting.rate, seed, self.steps, detail, self.stream)
 
     def trials(self, tuned: Tuned) -> dict[int, Trial]:
         """The trial of each seed at its setting."""
         return {
-            seed: self.trial(setting, seed, curve=tuned.has_curve(seed))
-            for seed, setting in tuned.chosen.items()
+            seed: self.trial(setting, seed, tuned.detail_of(seed)) for seed, setting in tuned.chosen.items()
         }
 
     def initial(self, arm: Arm) -> tuple[Arm, ...]:
@@ -108,17 +114,22 @@ class Lab:
         return (arm, *(initialised(arm, method) for method in methods))
 
     def tune(
-        self, arms: Iterable[Arm], *criteria: Measure, own_weights: bool = False
+        self,
+        arms: Iterable[Arm],
+        *criteria: Measure,
+        own_weights: bool = False,
+        detail: Detail = "curve",
     ) -> Requests[dict[Arm, Tuned]]:
         """Each arm at the initial weights and the learning rate that are best for each seed on validation.
 
         Best has the smallest first criterion, then the next. With `own_weights` the network's own initial weights are
-        the only ones: "as initialised". The quick profile ranks the coarse settings after a third of the steps.
+        the only ones: "as initialised". The quick profile ranks the coarse settings after a third of the steps. A
+        question that looks at the end of training alone needs no more `detail` than "end", in a third less time.
         """
         offered = {arm: (arm,) if own_weights else self.initial(arm) for arm in arms}
         best = yield from together(
             {
-                (arm, seed): self._search(weights, seed, criteria).run(self.outcomes)
+                (arm, seed): self._search(weights, seed, criteria, detail).run(self.outcomes)
                 for arm, weights in offered.items()
                 for seed in self.seeds
             }
@@ -130,11 +141,14 @@ class Lab:
                 {seed: best[arm, seed][0] for seed in self.seeds},
                 {seed: best[arm, seed][1] for seed in self.seeds},
                 limits(self.task.learning_rates),
+                detail,
             )
             for arm in offered
         }
 
-    def _search(self, weights: tuple[Arm, ...], seed: int, criteria: Sequence[Measure]) -> Search:
+    def _search(
+        self, weights: tuple[Arm, ...], seed: int, criteria: Sequence[Measure], detail: Detail
+    ) -> Search:
         def score(outcome: Outcome) -> tuple[float, ...]:
             return tuple(criterion(outcome)[0] if outcome.measured else math.inf for criterion in criteria)
 
@@ -143,7 +157,7 @@ class Lab:
 
         rung = self.steps // RUNG if self.profile == "quick" else 0
         rates = tuple(sorted(self.task.learning_rates))
-        return Search(weights, rates, seed, self.steps, rung or None, score, early, self.stream)
+        return Search(weights, rates, seed, self.steps, rung or None, score, early, detail, self.stream)
 
     def target(self, controls: Iterable[Arm]) -> Requests[float]:
         """The metric to reach: the task's, or `CEILING` of the way from the untrained network to the best control.
@@ -151,9 +165,14 @@ class Lab:
         The controls are tuned and read on validation.
 
         Raises:
-            StudyError: the task has no target, and every trial of its controls crashed.
+            StudyError: the task has no target, and every trial of its controls crashed; or it has one that the
+                first control is at for every seed before it is trained.
         """
+        controls = tuple(controls)
         if self.task.target is not None:
+            untaught = (untrained(self.task, controls[0], seed, self.stream) for seed in self.seeds)
+            if all(self.reaches(value, self.task.target) for value in untaught):
+                raise _met_already(self.task.target)
             return self.task.target
         tuned = yield from self.tune(controls, self.shortfall)
         spans = [span for control in tuned.values() if (span := self._span(control)) is not None]
@@ -161,8 +180,8 @@ class Lab:
             raise StudyError(
                 "no target: the network ran to its end for no seed; the failures say why, or give the task a target"
             )
-        untrained, reached = (max if self.task.higher_is_better else min)(spans, key=lambda span: span[1])
-        return untrained + CEILING * (reached - untrained)
+        before, reached = (max if self.task.higher_is_better else min)(spans, key=lambda span: span[1])
+        return before + CEILING * (reached - before)
 
     def check_target(self, target: float, control: Tuned) -> None:
         """Raise where the control is at the target before it is trained: nothing would be counted.
@@ -172,10 +191,7 @@ class Lab:
         """
         curves = [outcome.test for outcome in self.measured(control).values() if outcome.test]
         if curves and self.reaches(median(curve[0] for curve in curves), target):
-            raise StudyError(
-                f"the target {number(target, 4)} is reached before the first step; give the task a harder one, "
-                "Task(..., target=...)"
-            )
+            raise _met_already(target)
 
     def _span(self, tuned: Tuned) -> tuple[float, float] | None:
         """The median validation metric of an arm before and after training."""

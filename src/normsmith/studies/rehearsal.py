@@ -8,11 +8,12 @@ the study really asks for replaces what was rehearsed, round by round.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
+from normsmith.studies.arms import Arm
 from normsmith.studies.lab import Lab
 from normsmith.studies.question import Question
 from normsmith.studies.results import Effect, Verdict
@@ -21,6 +22,8 @@ from normsmith.studies.trial import Outcome, Trial
 from normsmith.tasks import Task
 
 _EVALUATIONS = 20
+_ALIKE = 0.5
+"""A request and a rehearsed round that have more than this part of their kinds of trials in common are the same."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class Rehearsal:
 
     rounds: tuple[tuple[Trial, ...], ...]
     effects: tuple[Effect, ...]
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """The arms whose trials it asked for, each once."""
+        return tuple(dict.fromkeys(trial.arm for trials in self.rounds for trial in trials))
 
     def need(self, question: str) -> Need | None:
         """What decides; None where no hypothesis is judged."""
@@ -92,23 +100,52 @@ def made_up(trial: Trial, task: Task) -> Outcome:
 
 
 class Forecast:
-    """What a study still takes beyond the trials that its questions have asked for so far."""
+    """What a study still takes beyond the trials that its questions have asked for so far.
+
+    Attributes:
+        rehearsals: what each question asked for in its rehearsal, by its name.
+        needs: how many seeds decide, of each question that judges a hypothesis.
+    """
 
     def __init__(self, questions: Iterable[Question], lab: Lab) -> None:
-        rehearsals = {question.name: rehearse(question, lab) for question in questions}
-        needs = (rehearsal.need(name) for name, rehearsal in rehearsals.items())
+        self.rehearsals = {question.name: rehearse(question, lab) for question in questions}
+        needs = (rehearsal.need(name) for name, rehearsal in self.rehearsals.items())
         self.needs: tuple[Need, ...] = tuple(need for need in needs if need is not None)
+        self._reached = dict.fromkeys(self.rehearsals, 0)
+        """How many of its rehearsed rounds each question has come to."""
         self._first: dict[Trial, tuple[str, int]] = {}
         """Which question asks for a trial first, and in which round; others share it."""
+        rehearsals = self.rehearsals
         for number in range(max((len(rehearsal.rounds) for rehearsal in rehearsals.values()), default=0)):
             for name, rehearsal in rehearsals.items():
                 for trial in chain(*rehearsal.rounds[number : number + 1]):
                     self._first.setdefault(trial, (name, number))
 
-    def beyond(self, rounds: Mapping[str, int]) -> Sequence[Trial]:
-        """The trials that are still to come from the questions that ask on, which have asked for so many rounds."""
+    def asked(self, name: str, request: Sequence[Trial]) -> None:
+        """A question has asked for this: find the round of its rehearsal that is most like it.
+
+        A request that is like none, such as one more octave of a few arms, is one that was not rehearsed: what was
+        rehearsed after it is still to come.
+        """
+        wanted, rounds = _kinds(request), self.rehearsals[name].rounds
+        alike = {
+            number: len(wanted & kinds) / len(wanted | kinds)
+            for number in range(self._reached[name], len(rounds))
+            if (kinds := _kinds(rounds[number]))
+        }
+        nearest = max(alike, key=lambda number: alike[number], default=None)
+        if nearest is not None and alike[nearest] > _ALIKE:
+            self._reached[name] = nearest + 1
+
+    def beyond(self, names: Collection[str]) -> Sequence[Trial]:
+        """The trials that are still to come from the questions that ask on."""
         return [
             trial
             for trial, (name, number) in self._first.items()
-            if name in rounds and number >= rounds[name]
+            if name in names and number >= self._reached[name]
         ]
+
+
+def _kinds(trials: Iterable[Trial]) -> set[tuple[str, int, str]]:
+    """What tells a round of trials from another, whatever settings were best."""
+    return {(trial.arm.name, trial.steps, trial.detail) for trial in trials}

@@ -24,16 +24,22 @@ from normsmith.studies.trial import Outcome, Trial, train
 from normsmith.studies.versions import versions
 from normsmith.tasks import Task, fingerprint, load
 from normsmith.tasks.fingerprint import covered
+from normsmith.tasks.load import EMBEDDED
 
 START_UP = 600.0
 """Seconds that a worker may take beside training: to start, to load the task, to compile kernels."""
 POLL = 0.5
 """Seconds between two looks at the workers."""
+AHEAD = 1
+"""How many trials a worker is given beside the one that it runs, so that it need not wait for the next one."""
 
 
 @dataclass(frozen=True)
 class TaskReference:
-    """How a worker process gets the task, by the name that `load` takes or pickled by value; and what computes it."""
+    """How a worker process gets the task, by the name that `load` takes or pickled by value; and what computes it.
+
+    An embedded task is pickled too: it can be nothing else in a worker.
+    """
 
     name: str | None
     pickled: bytes | None
@@ -49,7 +55,8 @@ class TaskReference:
             StudyError: a task without a name cannot be pickled.
         """
         try:
-            pickled = None if name is not None else cloudpickle.dumps(task)
+            by_name = name is not None and name not in EMBEDDED  # scikit-learn takes a second to be imported
+            pickled = None if by_name else cloudpickle.dumps(task)
         except Exception as error:
             raise StudyError(
                 f"the task {task.name} cannot be sent to worker processes, since pickling it raised "
@@ -72,7 +79,7 @@ class TaskReference:
                 f"expected worker processes to compute with {_values(self.versions, names)}, got "
                 f"{_values(here, names)}: set what chooses these before Python starts"
             )
-        if self.name is not None and fingerprint(task) != self.fingerprint:
+        if self.pickled is None and fingerprint(task) != self.fingerprint:
             raise StudyError(
                 f"the task {self.name} is another in a worker process: expected fingerprint "
                 f"{self.fingerprint[:12]}; either its file draws data or anything else at random without a seed "
@@ -118,9 +125,12 @@ def seconds_per_step(task: Task, trials: Iterable[Trial], steps: int = 12) -> fl
     return sum(measured) / len(measured) if measured else 0.0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Attempt:
-    """A trial that was given to a worker, the file of its clock, and the seconds of both kinds that it took so far."""
+    """A trial that was given to a worker, the file of its clock, and the seconds of both kinds that it took so far.
+
+    It may still wait for the worker to end another one.
+    """
 
     trial: Trial
     clock: Path
@@ -128,16 +138,17 @@ class _Attempt:
     training: float = 0.0
     other: float = 0.0
 
-    def look(self, now: float) -> None:
-        """Count the time since the last look: as training, if the worker says so."""
-        try:
-            trains = self.clock.read_bytes() == _worker.TRAINING
-        except FileNotFoundError:  # not begun
-            trains = False
+    @property
+    def has_begun(self) -> bool:
+        """Whether a worker has it in hand."""
+        return self.clock.exists()
+
+    def look(self, now: float, *, waits: bool) -> None:
+        """Count the time since the last look: as training, if the worker says so; not at all while it `waits`."""
         passed, self.seen = now - self.seen, now
-        if trains:
+        if self.has_begun and self.clock.read_bytes() == _worker.TRAINING:
             self.training += passed
-        else:
+        elif not waits:
             self.other += passed
 
     def overdue(self, timeout: float) -> str:
@@ -207,7 +218,7 @@ class Runner:
         """
         supply, suspects = _Supply(trials), deque[Trial]()
         while True:
-            suspects.extend(self._drain(supply, self._jobs, report, tick))
+            suspects.extend(self._drain(supply, self._jobs * (1 + AHEAD), report, tick))
             if suspects:
                 trial = suspects.popleft()
                 if self._drain(_Supply([trial]), 1, report, tick):
@@ -222,7 +233,10 @@ class Runner:
         report: Callable[[Trial, Outcome], None],
         tick: Callable[[], None],
     ) -> list[Trial]:
-        """Run from `supply` until it is empty or the pool breaks; returns what was under way when it broke."""
+        """Run from `supply` until it is empty or the pool breaks; returns what was under way when it broke.
+
+        `width` is the number of trials that the workers have in hand together.
+        """
         running: dict[Future[Outcome], _Attempt] = {}
         try:
             while True:
@@ -240,7 +254,19 @@ class Runner:
                 tick()
         except BrokenExecutor:
             self._drop_pool()
-        return [attempt.trial for attempt in running.values()]
+        in_hand, waiting = self._divided(running.values())
+        for attempt in reversed(waiting):
+            supply.again(attempt.trial)
+        return [attempt.trial for attempt in in_hand]
+
+    def _divided(self, attempts: Iterable[_Attempt]) -> tuple[list[_Attempt], list[_Attempt]]:
+        """Those that workers have in hand, and those that wait for one of them; workers take them in their order."""
+        begun: list[_Attempt] = []
+        waiting: list[_Attempt] = []
+        for attempt in attempts:
+            (begun if attempt.has_begun else waiting).append(attempt)
+        idle = max(0, self._jobs - len(begun))  # what these have in hand has not begun: they load the task
+        return begun + waiting[:idle], waiting[idle:]
 
     def _stop_overdue(
         self,
@@ -250,12 +276,13 @@ class Runner:
     ) -> None:
         """Report trials past their time limit; a new pool is made, and trials that ran beside them are queued again."""
         now = time.monotonic()
+        _, waiting = self._divided(running.values())
         for attempt in running.values():
-            attempt.look(now)
+            attempt.look(now, waits=attempt in waiting)
         if not any(attempt.overdue(self._timeout) for attempt in running.values()):
             return
         self._drop_pool()
-        for attempt in running.values():
+        for attempt in reversed(running.values()):
             why = attempt.overdue(self._timeout)
             if why:
                 report(attempt.trial, Outcome("timeout", why, seconds=attempt.training))
@@ -268,17 +295,25 @@ class Runner:
         self._attempts += 1
         attempt = _Attempt(trial, Path(self._clocks.name, str(self._attempts)), time.monotonic())
         try:
-            if self._pool is None:
-                self._pool = ProcessPoolExecutor(
-                    max_workers=self._jobs,
-                    initializer=_worker.enter,
-                    initargs=(self._reference.resolve, self._reference.covered, os.getpid()),
-                    env={"OMP_NUM_THREADS": "1"},
-                )
-            running[self._pool.submit(_worker.run, cloudpickle.dumps(trial), attempt.clock)] = attempt
+            running[self._open_pool().submit(_worker.run, cloudpickle.dumps(trial), attempt.clock)] = attempt
         except BaseException:
             supply.again(trial)
             raise
+
+    def start(self) -> None:
+        """Have the workers start, which takes seconds in which this process can do something else."""
+        if self._pool is None:
+            self._open_pool().submit(os.getpid)
+
+    def _open_pool(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                max_workers=self._jobs,
+                initializer=_worker.enter,
+                initargs=(self._reference.resolve, self._reference.covered, os.getpid()),
+                env={"OMP_NUM_THREADS": "1"},
+            )
+        return self._pool
 
     def _drop_pool(self) -> None:
         if self._pool is not None:

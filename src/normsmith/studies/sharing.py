@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from normsmith.errors import StoreError
@@ -16,6 +16,8 @@ LOOK = 1.0
 """Seconds between two looks for results of trials that another study has claimed."""
 RENEWALS = 4
 """How often a claim is renewed before it would expire."""
+PART = 16
+"""Of so many trials that are to do, one is claimed at once: many where they are short, one where few are left."""
 
 
 class Sharing:
@@ -56,13 +58,14 @@ class Sharing:
         """The trials to run here, each when it is claimed; None while there is nothing to do but wait for others."""
         told = False
         while self._todo or self._theirs:
-            if not self._todo:
+            if self._todo:
+                some = [self._todo.popleft() for _ in range(-(-len(self._todo) // PART))]
+                yield from self._claim(some)
+            else:
                 if not told:
                     self._waiting(len(self._theirs))
                     told = True
                 yield None
-            elif self._claim(trial := self._todo.popleft()):
-                yield trial
 
     def tick(self) -> None:
         """Renew the claims, and look for what others have done, if it is time to."""
@@ -78,18 +81,23 @@ class Sharing:
         """Leave a trial to others: its result, of which the store does not learn, is this study's alone."""
         self._store.claims.release(self._owner, self._keys[trial])
 
-    def _claim(self, trial: Trial) -> bool:
-        """Claim a trial; not if another study runs it, or has run it meanwhile."""
-        key = self._keys[trial]
-        if not self._store.claims.take(self._owner, key):
-            self._theirs[trial] = None
-            return False
-        record = self._new(self._store.get([key]), trial)
-        if record is None:
-            return True
-        self._store.claims.release(self._owner, key)
-        self._elsewhere(trial, record)
-        return False
+    def _claim(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Claim trials; returns them, less those that another study runs, or has run meanwhile."""
+        keys = {self._keys[trial]: trial for trial in trials}
+        mine = self._store.claims.take_free(self._owner, keys)
+        mine |= {key for key in keys if key not in mine and self._store.claims.take(self._owner, key)}
+        records = self._store.get(mine)
+        to_run = []
+        for key, trial in keys.items():
+            record = self._new(records, trial)
+            if key not in mine:
+                self._theirs[trial] = None
+            elif record is None:
+                to_run.append(trial)
+            else:
+                self._store.claims.release(self._owner, key)
+                self._elsewhere(trial, record)
+        return to_run
 
     def _look(self) -> None:
         """Take the results of others, and take back what nobody claims any more."""

@@ -8,15 +8,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from normsmith.errors import InputError, StoreError
 from normsmith.studies._claims import CLAIM_SECONDS, Claims, claims
-from normsmith.studies._database import explained, now, open_database, schema
+from normsmith.studies._database import explained, insertion, now, open_database, schema
 
 Status = Literal["finished", "diverged", "raised", "killed", "timeout"]
 
@@ -89,6 +88,9 @@ class _ExactJSON(sa.TypeDecorator[Any]):
 
 
 def _to_json(value: Any) -> Any:
+    kind = type(value)  # curves are long: what most of them consist of comes first
+    if (kind is float and math.isfinite(value)) or kind is int or kind is str:
+        return value
     if isinstance(value, Mapping):
         if not all(isinstance(name, str) and name != "$float" for name in value):
             raise InputError(f"expected names to be strings, other than '$float', got {list(value)!r}")
@@ -124,6 +126,16 @@ _trials = sa.Table(
     sa.Column("created", sa.String(32), nullable=False),
 )
 _NAMES = tuple(field.name for field in fields(Record))
+_NO_CLAIM = claims.delete().where(claims.c.key == sa.bindparam("of"))
+
+
+@cache
+def _put(dialect: str) -> Any:
+    """The statement that inserts a row, or puts it in place of one of the same key that is no result."""
+    insert = insertion(dialect, _trials)
+    row = {column.name: insert.excluded[column.name] for column in _trials.c}
+    waiting = _trials.c.status.not_in(_FINAL)
+    return insert.on_conflict_do_update(index_elements=["key"], set_=row, where=waiting)
 
 
 class Store:
@@ -197,17 +209,9 @@ class Store:
         record = replace(record, reason=_storable(record.reason))
         row = {name: getattr(record, name) for name in ("key", *_NAMES)}
         row |= {"digest": _digest(row), "created": now()}
-        waiting = (_trials.c.key == record.key) & _trials.c.status.not_in(_FINAL)
-        update, insert = _trials.update().where(waiting).values(row), _trials.insert().values(row)
-        for _ in range(2):  # once more if another study inserted the key between the two statements
-            try:
-                with self._connection() as connection:
-                    connection.execute(claims.delete().where(claims.c.key == record.key))
-                    if connection.execute(update).rowcount == 0:
-                        connection.execute(insert)
-                return
-            except IntegrityError:  # the key is there: final, or new since the update
-                continue
+        with self._connection() as connection:
+            connection.execute(_NO_CLAIM, {"of": record.key})
+            connection.execute(_put(connection.dialect.name), row)
 
     def _record(self, row: dict[str, Any]) -> Record:
         """The record of a row, which must be what was put under its key."""

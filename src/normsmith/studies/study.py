@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol, runtime_checkable
@@ -19,7 +19,7 @@ from normsmith.studies.question import Findings, Question
 from normsmith.studies.rehearsal import Forecast, Need
 from normsmith.studies.rescue import rescuing
 from normsmith.studies.results import Again, Answer, Failure, StudyResult
-from normsmith.studies.runner import Runner, TaskReference, seconds_per_step
+from normsmith.studies.runner import POLL, Runner, TaskReference, seconds_per_step
 from normsmith.studies.sharing import Sharing
 from normsmith.studies.store import Record, Store
 from normsmith.studies.trial import Outcome, Trial
@@ -54,8 +54,10 @@ class Settings:
         for name, value in (("seeds", self.seeds), ("jobs", self.jobs), ("steps", self.steps)):
             if value is not None and value < 1:
                 raise StudyError(f"{name}: expected a whole number of at least 1, got {value}")
-        if not self.timeout > 0:
-            raise StudyError(f"timeout: expected seconds above 0, got {self.timeout}")
+        if not self.timeout >= POLL:
+            raise StudyError(
+                f"timeout: expected at least {POLL:g} seconds, so often are workers looked at, got {self.timeout}"
+            )
         if self.again_with is not None:
             rows_from(self.again_with)  # raises where there is no such backend
 
@@ -133,7 +135,7 @@ def run_study(
         with rescuing(store, session.records):
             answers, skipped = session.ask(questions)
     if not answers and not session.failures():
-        raise StudyError("; ".join(f"{question} cannot be asked: {why}" for question, why in skipped.items()))
+        raise StudyError(_refusals(skipped))
     again = session.again() if settings.again_with and answers else None
     return StudyResult(
         task=task.name,
@@ -161,6 +163,19 @@ def run_study(
         },
         versions={**session.reference.versions, "platform": platform.platform()},
     )
+
+
+def _refusals(skipped: Mapping[str, str]) -> str:
+    """Why no question can be put to the task: each reason once, with all the questions that it keeps from being asked.
+
+    >>> print(_refusals({"one": "no norms", "two": "no norms"}))
+    one, two cannot be asked: no norms
+    """
+    reasons: dict[str, list[str]] = {}
+    for question, why in skipped.items():
+        reasons.setdefault(why, []).append(question)
+    lines = [f"{', '.join(questions)} cannot be asked: {why}" for why, questions in reasons.items()]
+    return lines[0] if len(lines) == 1 else "\n  ".join(["no question can be asked:", *lines])
 
 
 def _check_other(backend: str | None, device: str) -> None:
@@ -211,9 +226,17 @@ class _Session:
         """Advance every question until all have answered or cannot be asked (then: why)."""
         answers: dict[str, Answer] = {}
         skipped: dict[str, str] = {}
-        forecast, rounds = Forecast(questions, self.lab), {question.name: 0 for question in questions}
+        forecast = Forecast(questions, self.lab)
         self.progress.needs(len(self.lab.seeds), forecast.needs)
         asking = {question: question.ask(self.lab) for question in questions}
+        for (
+            question
+        ) in questions:  # what does not fit the network is said before anything has been run for it
+            try:
+                self._try_arms(forecast.rehearsals[question.name].arms)
+            except (StudyError, SurgeryError) as error:
+                skipped[question.name] = str(error)
+                del asking[question]
         asked: dict[Question, set[Trial]] = {question: set() for question in questions}
         with Runner(self.reference, self.settings.jobs, self.settings.timeout) as runner:
             while asking:
@@ -221,23 +244,23 @@ class _Session:
                 for question, generator in list(asking.items()):
                     try:
                         request = next(generator)
-                        self._try_arms(request)
+                        self._try_arms(trial.arm for trial in request)
                     except StopIteration as answered:
                         answers[question.name] = _answer(question, answered.value, len(asked[question]))
-                        del asking[question], rounds[question.name]
+                        del asking[question]
                     except (StudyError, SurgeryError) as error:
                         skipped[question.name] = str(error)
-                        del asking[question], rounds[question.name]
+                        del asking[question]
                     else:
                         asked[question].update(request)
-                        rounds[question.name] += 1
+                        forecast.asked(question.name, request)
                         wanted += request
-                self._provide(wanted, runner, forecast.beyond(rounds))
+                self._provide(wanted, runner, forecast.beyond([question.name for question in asking]))
         return [answers[question.name] for question in questions if question.name in answers], skipped
 
-    def _try_arms(self, trials: Sequence[Trial]) -> None:
+    def _try_arms(self, arms: Iterable[Arm]) -> None:
         """Build every new arm once, so that what surgery refuses is refused before hours are spent on trials."""
-        for arm in dict.fromkeys(trial.arm for trial in trials):
+        for arm in dict.fromkeys(arms):
             if arm not in self._tried:
                 task = arm.task(self.lab.task)
                 arm.build(build(task, 0), task)
@@ -259,6 +282,8 @@ class _Session:
             else:
                 todo.append(trial)
         self.reused += len(missing) - len(todo)
+        if todo:
+            runner.start()
         self._plan(todo, later)
 
         def finished(trial: Trial, outcome: Outcome) -> None:
@@ -311,7 +336,7 @@ class _Session:
     def again(self) -> Again:
         """A sample of the trials whose values were compared, on the backend that the settings name."""
         backend = str(self.settings.again_with)
-        full = (trial for trial in self._asked if trial.curve)
+        full = (trial for trial in self._asked if trial.detail != "metric")
         trials = [*(self.lab.compared or full)]
         with served_from(backend, self.lab.task.device):
             reference = TaskReference.to(self.lab.task, self.reference.name)

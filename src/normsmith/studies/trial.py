@@ -6,8 +6,9 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from normsmith.studies.store import Record, Status, key_of
 from normsmith.tasks import Task, batches, build, evaluating, metric, seeded
 from normsmith.tasks.resample import resampled_metric
 
-ENGINE = 4
+ENGINE = 5
 """Part of every key: raised whenever the training loop below would give other numbers."""
 
 RESAMPLED = 20
@@ -27,22 +28,27 @@ RESAMPLED = 20
 PROBES = 4
 """How often the probes run in a trial, evenly spread; the last time at the end."""
 
+_MEASURED = ("steps", "loss", "validation", "test", "probes", "resampled")
+
+Detail: TypeAlias = Literal["curve", "end", "metric"]
+"""What a trial measures: everything along its way, everything but at its end alone, or there the metric alone."""
+
 
 @dataclass(frozen=True)
 class Trial:
     """Everything that decides the result of one training run, apart from the task.
 
     Trials with the same seed and stream start from the same weights (where shapes agree) and see the same
-    batches in the same order, whatever their arm. `stream` tells apart repetitions that must be independent. Without
-    a `curve` nothing is measured but the metrics before and after training, which are the same: that is enough to
-    rank settings, and to count those at which a target is reached.
+    batches in the same order, whatever their arm. `stream` tells apart repetitions that must be independent. With less
+    `detail` the metrics before and after training are the same: they are enough to rank settings, and to count those
+    at which a target is reached.
     """
 
     arm: Arm
     learning_rate: float
     seed: int
     steps: int
-    curve: bool = True
+    detail: Detail = "curve"
     stream: int = 0
 
     def spec(self) -> dict[str, Any]:
@@ -55,7 +61,7 @@ class Trial:
             "seed": self.seed,
             "stream": self.stream,
             "steps": self.steps,
-            "curve": self.curve,
+            "detail": self.detail,
             "probes": [name_of(probe) for probe in self.arm.probes],
         }
 
@@ -94,18 +100,12 @@ class Outcome:
 
     def measurements(self) -> dict[str, Any]:
         """The numbers as a store keeps them."""
-        kept = asdict(self)
-        for name in ("status", "reason", "seconds", "uncovered"):
-            del kept[name]
-        return kept
+        return {name: getattr(self, name) for name in _MEASURED}
 
     @classmethod
     def of(cls, record: Record) -> Outcome:
         """The outcome that a store kept."""
-        curves = {
-            name: tuple(record.measurements.get(name, ()))
-            for name in ("steps", "loss", "validation", "test", "resampled")
-        }
+        curves = {name: tuple(record.measurements.get(name, ())) for name in _MEASURED if name != "probes"}
         probes = {name: tuple(values) for name, values in record.measurements.get("probes", {}).items()}
         return cls(record.status, record.reason, **curves, probes=probes, seconds=record.seconds)
 
@@ -139,9 +139,7 @@ def train(task: Task, trial: Trial) -> Outcome:
     """
     started = time.perf_counter()
     task = trial.arm.task(task)
-    fresh = build(task, stream_seed("initial weights", trial.seed, trial.stream))
-    with seeded(stream_seed("edits", trial.seed, trial.stream), task.device):
-        model = trial.arm.build(fresh, task).to(task.device)
+    model = _built(task, trial.arm, trial.seed, trial.stream)
     optimizer = task.optimizer(model.parameters(), trial.learning_rate)
     order = torch.Generator().manual_seed(stream_seed("batch order", trial.seed, trial.stream))
     log = _Log(task, model, trial)
@@ -149,6 +147,26 @@ def train(task: Task, trial: Trial) -> Outcome:
         log.evaluate(step=0, loss=math.nan)
         reason = _steps(task, trial, model, optimizer, batches(task, order), log)
     return log.outcome("diverged" if reason else "finished", reason, time.perf_counter() - started)
+
+
+def _built(task: Task, arm: Arm, seed: int, stream: int) -> nn.Module:
+    """The network of an arm as it is before the first step, of a task with the arm's data."""
+    fresh = build(task, stream_seed("initial weights", seed, stream))
+    with seeded(stream_seed("edits", seed, stream), task.device):
+        return arm.build(fresh, task).to(task.device)
+
+
+@lru_cache(maxsize=64)
+def untrained(task: Task, arm: Arm, seed: int, stream: int) -> float:
+    """The test metric that an arm's trials of a seed have before the first step.
+
+    Raises:
+        SurgeryError: the task's network cannot be the arm's.
+    """
+    task = arm.task(task)
+    model = _built(task, arm, seed, stream)
+    with evaluating(model), seeded(stream_seed("evaluation noise", seed, stream), task.device):
+        return metric(task, model, "test")
 
 
 def _steps(
@@ -162,7 +180,7 @@ def _steps(
     """The training loop; returns why it ended early, or nothing."""
     model.train()
     summed, counted = 0.0, 0
-    evaluations = set(evaluation_steps(trial.steps)) if trial.curve else {trial.steps}
+    evaluations = set(evaluation_steps(trial.steps)) if trial.detail == "curve" else {trial.steps}
     for step in range(1, trial.steps + 1):
         output, target = task.forward(model, next(stream))
         loss = task.loss(output, target)
@@ -203,7 +221,7 @@ class _Log:
         ):  # so that measuring does not change training
             validation = metric(self.task, self.model, "validation")
             test = metric(self.task, self.model, "test")
-            if self.trial.curve and step == self.trial.steps:
+            if self.trial.detail != "metric" and step == self.trial.steps:
                 self.resampled = resampled_metric(self.task, self.model, "test", RESAMPLED)
         self.finite = math.isfinite(validation) and math.isfinite(test)
         if not self.finite:
@@ -212,7 +230,7 @@ class _Log:
         self.loss.append(loss)
         self.validation.append(validation)
         self.test.append(test)
-        if self.trial.curve and step * PROBES // self.trial.steps > self.probed:
+        if self.trial.detail != "metric" and step * PROBES // self.trial.steps > self.probed:
             self.probed = step * PROBES // self.trial.steps
             for probe in self.trial.arm.probes:
                 for name, value in probe(self.model, self.task).items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias, TypeVar
 
 from normsmith.studies.arms import Arm
-from normsmith.studies.trial import Outcome, Trial
+from normsmith.studies.trial import Detail, Outcome, Trial
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -41,18 +41,21 @@ class Tuned:
         chosen: the setting of each seed.
         tried: the settings of each seed that ran all their steps.
         limits: the smallest and the largest rate that a search may try.
-        ends: whether settings that are not among the tried need no curve, but the metrics at the end alone.
+        detail: what the trials of the tried settings measure.
+        ends: whether of settings that are not among the tried the metrics at the end are enough.
     """
 
     arm: Arm
     chosen: Mapping[int, Setting]
     tried: Mapping[int, tuple[Setting, ...]] = field(default_factory=dict)
     limits: tuple[float, float] = (0.0, math.inf)
+    detail: Detail = "curve"
     ends: bool = False
 
-    def has_curve(self, seed: int) -> bool:
-        """Whether the trial of a seed is measured all along its way."""
-        return not self.ends or self.chosen[seed] in self.tried.get(seed, ())
+    def detail_of(self, seed: int) -> Detail:
+        """What the trial of a seed measures."""
+        was_tried = self.chosen[seed] in self.tried.get(seed, ())
+        return "metric" if self.ends and not was_tried else self.detail
 
     def on_limit(self, which: int) -> list[int]:
         """The seeds whose best rate is the smallest (0) or the largest (1) that a search may try."""
@@ -87,6 +90,7 @@ class Search:
             None has all of them run all their steps.
         score: of an outcome that ran all its steps; smaller is better, and compared from left to right.
         early: the same, of an outcome at the rung.
+        detail: what trials that run all their steps measure.
         stream: of the trials.
     """
 
@@ -97,6 +101,7 @@ class Search:
     rung: int | None
     score: Callable[[Outcome], tuple[float, ...]]
     early: Callable[[Outcome], float]
+    detail: Detail = "curve"
     stream: int = 0
 
     def run(self, outcomes: Mapping[Trial, Outcome]) -> Requests[tuple[Setting, tuple[Setting, ...]]]:
@@ -107,7 +112,7 @@ class Search:
         """
         coarse = tried = [Setting(arm, rate) for arm in self.arms for rate in self.rates]
         if self.rung is not None and len(coarse) > KEPT:
-            short = {s: replace(self._trial(s), steps=self.rung, curve=False) for s in coarse}
+            short = {s: replace(self._trial(s), steps=self.rung, detail="metric") for s in coarse}
             yield list(short.values())
             tried = sorted(coarse, key=lambda setting: self.early(outcomes[short[setting]]))[:KEPT]
         whole = {setting: self._trial(setting) for setting in tried}
@@ -125,7 +130,7 @@ class Search:
             whole |= around
 
     def _trial(self, setting: Setting) -> Trial:
-        return Trial(setting.arm, setting.rate, self.seed, self.steps, stream=self.stream)
+        return Trial(setting.arm, setting.rate, self.seed, self.steps, self.detail, self.stream)
 
     def _around(self, best: Setting, known: Iterable[Setting]) -> list[Setting]:
         """The settings one octave from the best, where none between them and it is known."""

@@ -87,12 +87,12 @@ def _more_gains(of: _Response, name: str, norm: Arm, plain: Arm) -> Pairs:
     hypothesis = Hypothesis(
         name=f"{name}gains that reach {number(of.target, 4)}: batch norm vs none",
         text=f"of the gains {exact(low)} to {exact(high)}, at least {exact(margin)} more reach "
-        f"{number(of.target, 4)}",
+        f"{number(of.target, 4)}: more than {exact(margin - 0.5)}, since gains are counted whole",
         treatment=norm.name,
         control=plain.name,
         unit="gains",
         scale="difference",
-        margin=margin - 0.5,  # gains are counted: between this count and the one before
+        margin=margin - 0.5,  # no count lies on it
         better="higher",
     )
     return of.lab.pairs(hypothesis, of.reaching(norm, low, high), of.reaching(plain, low, high))

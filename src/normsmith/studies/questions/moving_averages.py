@@ -31,7 +31,7 @@ def ask(lab: Lab) -> Requests[Findings]:
     size = min(LARGE, length(lab.task.train) // 2)
     arm = lab.normalized(None)
     arm = arm.on(f"{arm.name}, batch {size}", edit(batch_size, size=size))
-    tuned = (yield from lab.tune([arm], lab.shortfall))[arm]
+    tuned = (yield from lab.tune([arm], lab.shortfall, detail="end"))[arm]
     momenta, factors = MOMENTA[lab.profile], FACTORS[lab.profile]
     at = {(m, factor): _at(tuned, arm, m, factor) for m in momenta for factor in factors}
     yield [trial for each in at.values() for trial in lab.trials(each).values()]

@@ -42,7 +42,7 @@ def ask(lab: Lab) -> Requests[Findings]:
     norms = {("batch", size): _sized(lab, "batch", size) for size in sizes}
     norms |= {("renorm", size): _sized(lab, "renorm", size) for size in renormed}
     others = [lab.normalized(None, norm) for norm in OTHERS[lab.profile]]
-    tuned = yield from lab.tune([*norms.values(), *others], lab.shortfall)
+    tuned = yield from lab.tune([*norms.values(), *others], lab.shortfall, detail="end")
     for (norm, _), arm in norms.items():
         if norm == "renorm":
             require_active_renorm(lab, tuned[arm])
