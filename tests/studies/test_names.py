@@ -7,7 +7,16 @@ import cloudpickle
 import pytest
 
 from normsmith.errors import StudyError
-from normsmith.studies import arms, data_edits, initial_weights, inputs, other_statistics, probes
+from normsmith.studies import (
+    arms,
+    data_edits,
+    initial_weights,
+    inputs,
+    landscape,
+    noise,
+    other_statistics,
+    probes,
+)
 from normsmith.studies.arms import AS_IS, Arm, edit, normalized
 from normsmith.studies.names import name_of, named
 from normsmith.studies.runner import Runner, TaskReference
@@ -32,6 +41,9 @@ NAMES = {
     inputs.correlate: "correlate-inputs",
     inputs.prepare: "prepare-inputs",
     inputs.norm_first: "norm-first",
+    landscape.smoothness_signals: "smoothness",
+    landscape.shift_signals: "internal-covariate-shift",
+    noise.noise_after_norms: "noise-after-norms",
     other_statistics.recalibrated_metric: "recalibrated-metric",
     probes.activation_signals: "activation-signals",
     probes.renorm_activity: "renorm-activity",
@@ -56,7 +68,7 @@ def test_names_are_what_stores_hold(function, name):
 def test_every_edit_and_probe_that_ships_is_named_and_no_name_comes_twice():
     names = [
         name_of(value)
-        for module in (arms, data_edits, initial_weights, inputs, other_statistics, probes)
+        for module in (arms, data_edits, initial_weights, inputs, landscape, noise, other_statistics, probes)
         for name, value in vars(module).items()
         if "study_name" in getattr(value, "__dict__", {}) and value.__module__ == module.__name__
     ]
