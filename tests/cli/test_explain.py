@@ -64,9 +64,9 @@ def test_items_of_a_list_hang():
 
 def test_the_head_tells_severities_and_level():
     text = explained(named_rule("NS310"), WIDEST)
-    assert text.startswith("NS310 two-forwards (error, warning or information; level deep, which looks at")
+    assert text.startswith("NS310 two-forwards (error, warning or information; from level deep on, which")
 
 
 def test_what_frozen_means_is_said_where_it_is_spoken_of():
-    assert "By frozen we mean" in explained(named_rule("NS305"), WIDEST)
-    assert "By frozen we mean" not in explained(named_rule("NS111"), WIDEST)
+    assert "Frozen are statistics" in explained(named_rule("NS305"), WIDEST)
+    assert "Frozen are statistics" not in explained(named_rule("NS111"), WIDEST)

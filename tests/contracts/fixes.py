@@ -57,6 +57,11 @@ def run_fix(rule: Rule, scope: Scope) -> None:
                 raise AssertionError(f"{rule.code}: its fix does not run as printed: {text}") from error
 
 
+def names_in(code: str) -> set[str]:
+    """The names that a program uses; code that does not parse is an error."""
+    return {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+
+
 def _tells(line: ast.stmt, rule: Rule) -> bool:
     """Whether a line of a reproduction asserts that the fault is found."""
     text = ast.unparse(line)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.contracts.fixes import reproduced, run_fix
+from tests.contracts.fixes import names_in, reproduced, run_fix
 from tests.surgery.states import state_of
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -78,6 +78,8 @@ class RuleContract:
                 assert finding.message
                 assert finding.cause
                 assert finding.fix.code
+                if finding.fix.plan:
+                    assert names_in(finding.fix.code) <= {"normsmith", "model", "batches", "ema"}
 
     def test_it_is_silent_where_nothing_is_wrong(self) -> None:
         for why, case in self.cases(self.healthy):

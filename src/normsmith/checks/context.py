@@ -370,7 +370,7 @@ class Context:
 
     def recalibration(self) -> Fix:
         """The fix that measures the running statistics anew, on the user's batches where there are some."""
-        code = "surgery.recalibrate(model, batches).apply()"
+        code = "model = normsmith.surgery.recalibrate(model, batches).apply()"
         if self.data is None:
             return Fix(code)
         return Fix(

@@ -22,17 +22,17 @@ Need = Literal[
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 SEEN: dict[Level, str] = {
-    "fast": "modules, settings and buffers, no data",
+    "fast": "modules, settings and buffers",
     "standard": "a few batches, too",
     "deep": "a few training steps on a copy, too",
 }
 """What the rules of a level look at."""
 FROZEN = (
-    "statistics, γ and β that stand still though the rest may train: by normsmith.surgery.freeze, by .eval() on the "
-    "norm alone, or with requires_grad=False"
+    "statistics, γ and β that stand still while the rest may train: by normsmith.surgery.freeze, by .eval() on the "
+    "norm alone, or by requires_grad=False"
 )
-THREADS = "an issue or a pull request on GitHub, owner/project#number, in which people met it"
-"""What a rule's explanation takes for known."""
+THREADS = "issues and pull requests on GitHub in which people met it, as owner/project#number"
+"""What the explanations of rules take for known."""
 
 SECTIONS = ("What", "Formula", "Why it hurts", "Threshold", "Reproduction", "Fix", "Threads")
 """What an explanation tells, in this order."""

@@ -32,11 +32,11 @@ def explained(rule: Rule, width: int) -> str:
 
     >>> print(explained(Rule("NS000", "nothing", "info", lambda _: (), "None.\\n\\nFix: take `x = 1`."), 20))
     NS000 nothing
-    (information; level
-    fast, which looks at
-    modules, settings
-    and buffers, no
-    data)
+    (information; from
+    level fast on, which
+    looks at modules,
+    settings and
+    buffers)
     <BLANKLINE>
     None.
     <BLANKLINE>
@@ -45,12 +45,12 @@ def explained(rule: Rule, width: int) -> str:
     """
     *others, last = ("information" if s == "info" else s for s in rule.severities)
     severities = f"{', '.join(others)} or {last}" if others else last
-    head = f"{rule.code} {rule.name} ({severities}; level {rule.level}, which looks at {SEEN[rule.level]})"
+    head = f"{rule.code} {rule.name} ({severities}; from level {rule.level} on, which looks at {SEEN[rule.level]})"
     lines = [head, "", *rule.explanation.strip().splitlines()]
     if "frozen" in rule.explanation:
-        lines += ["", f"By frozen we mean: {FROZEN}."]
+        lines += ["", f"Frozen are {FROZEN}."]
     if "Threads" in rule.sections:
-        lines += ["", f"A thread is {THREADS}."]
+        lines += ["", f"Threads are {THREADS}."]
     return "\n".join(_folded(lines, width)) + "\n"
 
 

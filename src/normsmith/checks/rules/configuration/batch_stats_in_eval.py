@@ -55,7 +55,7 @@ def check(context: Context) -> Iterator[Finding]:
             "track_running_stats=False",
             Fix(
                 f"{norm.path or 'the layer'}: build it with track_running_stats=True, then "
-                "surgery.recalibrate(model, batches).apply()"
+                "model = normsmith.surgery.recalibrate(model, batches).apply()"
             ),
             also=norm.also,
         )

@@ -58,7 +58,7 @@ def check(context: Context) -> Iterator[Finding]:
             if norm.momentum == 0
             else "momentum taken for the weight of the old statistics",
             Fix(
-                f"surgery.set_momentum(model, {_USUAL}, only={norm.path!r}).apply()",
+                f"model = normsmith.surgery.set_momentum(model, {_USUAL}, only={norm.path!r}).apply()",
                 plan=partial(set_momentum, momentum=_USUAL, only=norm.path),
                 keeps_outputs=True,
             ),

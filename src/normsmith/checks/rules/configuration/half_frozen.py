@@ -81,7 +81,7 @@ def check(context: Context) -> Iterator[Finding]:
             _SAYS[half],
             _CAUSE[half],
             Fix(
-                f'surgery.freeze(model, "{half}", only={norm.path!r}).apply()',
+                f'model = normsmith.surgery.freeze(model, "{half}", only={norm.path!r}).apply()',
                 plan=partial(freeze, what=half, only=norm.path),
                 keeps_outputs=True,
             ),

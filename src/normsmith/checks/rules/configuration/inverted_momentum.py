@@ -71,7 +71,7 @@ def check(context: Context) -> Iterator[Finding]:
 def _fix(norm: Norm, momentum: float) -> Fix:
     better = min(float(exact(1 - momentum)), _USUAL)
     return Fix(
-        f"surgery.set_momentum(model, {exact(better)}, only={norm.path!r}).apply()",
+        f"model = normsmith.surgery.set_momentum(model, {exact(better)}, only={norm.path!r}).apply()",
         plan=partial(set_momentum, momentum=better, only=norm.path),
         keeps_outputs=True,
     )

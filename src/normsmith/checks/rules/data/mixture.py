@@ -73,7 +73,8 @@ from normsmith.measure import MeasuredLayer, Statistics
 
 Parts = dict[Any, list[Call]]
 _OF_DOMAINS = Fix(
-    "with surgery.adapt(model, batches_of_the_domain, prior=0.0): ... in evaluation, or a norm for each domain"
+    "with normsmith.surgery.adapt(model, batches_of_the_domain, prior=0.0): ...  # in evaluation; "
+    "or a norm for each domain"
 )
 _OF_CALLS = Fix("one nn.BatchNorm for each call")
 

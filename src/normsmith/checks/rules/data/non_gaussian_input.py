@@ -53,7 +53,7 @@ SHARE = 0.1
 _CERTAIN = 2.58
 _FEWEST = 100
 _ONE_RANGE = 0.25
-_FIX = Fix("a logarithm, or sklearn.preprocessing.QuantileTransformer, before the network")
+_FIX = Fix("x.log1p() for values of 0 and above, or scikit-learn's PowerTransformer, before the network")
 
 
 def check(context: Context) -> Iterator[Finding]:

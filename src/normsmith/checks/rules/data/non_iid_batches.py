@@ -57,7 +57,9 @@ P = 1e-3
 CORRELATION = 0.02
 _PERMUTATIONS = 1999
 _FEWEST = 4
-_FIX = Fix('DataLoader(..., shuffle=True), or surgery.convert(model, "renorm", schedule="constant").apply()')
+_FIX = Fix(
+    'DataLoader(..., shuffle=True), or model = normsmith.surgery.convert(model, "renorm", schedule="constant").apply()'
+)
 
 
 def check(context: Context) -> Iterator[Finding]:

@@ -64,7 +64,8 @@ SHARE = 0.1
 _ONE_SIDED = 4
 """Padding is at one end: so many times as much there as at the other, where the background of an image is at both."""
 _FIX = Fix(
-    'model = surgery.convert(model, "batch").apply(); with normsmith.use_mask(model, mask): ... around the forward'
+    'model = normsmith.surgery.convert(model, "batch").apply()  # once, and around each forward '
+    "with normsmith.use_mask(model, mask): ..., mask True where data are"
 )
 
 

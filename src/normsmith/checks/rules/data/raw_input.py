@@ -50,7 +50,9 @@ SMALL = 0.01
 RATIO = 20.0
 _FEWEST_FEATURES = 3
 _FEWEST_VALUES = 16
-_FIX = Fix("nn.Sequential(normsmith.InputNorm(features).fit(loader), model)")
+_FIX = Fix(
+    "model = nn.Sequential(normsmith.InputNorm(features).fit(batches), model)  # features: the size of dimension 1"
+)
 
 
 def check(context: Context) -> Iterator[Finding]:

@@ -1,9 +1,10 @@
 """The network is worse in evaluation than in training on the very same batches, and its batch norms are the reason.
 
-What: held-back batches go through the network in evaluation mode twice: with the running statistics, and normalised by
-    their own statistics, as in training; dropout is off both times. Level deep splits the gap. Step 1 turns dropout
-    off. Each further step switches one more norm from batch statistics to running statistics. The changes of the loss
-    in these steps add up to the whole gap.
+What: a part of your batches goes through the network in evaluation mode twice: with the running statistics, and
+    normalised by their own statistics, as in training; dropout is off both times. The other part serves to measure
+    statistics anew. Level deep splits the whole gap between training and evaluation: step 1 turns dropout off, and each
+    further step switches one more norm from batch statistics to running statistics. The changes of the loss in these
+    steps add up to the whole gap.
 
 Formula: gap = L(running statistics) − L(batch statistics), where L is the loss (or metric) of a batch, averaged over
     the batches. Step k is L(layers 1 … k by running statistics) − L(layers 1 … k − 1 by running statistics). The report
@@ -98,7 +99,9 @@ def check(context: Context) -> Iterator[Finding]:
     )
 
 
-_BATCHES = Fix('larger or shuffled batches, or surgery.convert(model, "renorm", schedule="constant").apply()')
+_BATCHES = Fix(
+    'larger or shuffled batches, or model = normsmith.surgery.convert(model, "renorm", schedule="constant").apply()'
+)
 
 
 def _where(gap: Gap | None) -> str:

@@ -71,7 +71,8 @@ GAIN = 0.05
 _BROKEN = 3.0
 """Standard deviations by which statistics are off that break a network."""
 _FIX = Fix(
-    "the same preparation for both data; or with surgery.adapt(model, validation_batches, prior=0.0): ..."
+    "the same preparation for both sets of data; or "
+    "with normsmith.surgery.adapt(model, validation_batches, prior=0.0): ..."
 )
 
 

@@ -68,7 +68,9 @@ def check(context: Context) -> Iterator[Finding]:
             f"{number(float(mean[beyond].median()), 2)} σ, variances by a factor of "
             f"{number(float(logs[beyond].median().exp()), 2)}",
             "a learning rate that is too high for the layers before",
-            Fix("a lower learning rate; surgery.recalibrate(model, batches).apply() before evaluation"),
+            Fix(
+                "a lower learning rate; model = normsmith.surgery.recalibrate(model, batches).apply() before evaluation"
+            ),
             quantity="share of channels",
             measured=share,
             threshold=CHANNELS,

@@ -64,7 +64,7 @@ def check(context: Context) -> Iterator[Finding]:
                 activation.event.path,
                 f"{dead} of {count(units, 'unit')} put out 0 for every one of {number(activation.values)} values",
                 "biases or weights that push all inputs below 0, or updates that were too large",
-                Fix("layers.init.he_(model) before training, and a lower learning rate"),
+                Fix("normsmith.layers.init.he_(model)  # before training, and a lower learning rate"),
                 quantity="share of dead units",
                 measured=dead / units,
                 threshold=SHARE,

@@ -71,7 +71,7 @@ def check(context: Context) -> Iterator[Finding]:
         f"the mean of |gradient| is {number(_size(first), 2)} here and {number(_size(last), 2)} at the last layer, "
         f"{last.path}",
         "each layer multiplies the gradient by a factor: initial weights, saturated activations, and no norm",
-        Fix('surgery.insert(model, "batch").apply(), before training')
+        Fix('model = normsmith.surgery.insert(model, "batch").apply()  # before training')
         if vanishes
         else Fix("torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) before optimizer.step()"),
         quantity="ratio of gradients",

@@ -59,7 +59,7 @@ def check(context: Context) -> Iterator[Finding]:
                 f"{flat} of {count(units, 'unit')} have most of their inputs beyond ±{number(FLAT[name])}, where the "
                 f"{name} is flat",
                 "inputs or weights on too large a scale, and no norm before the activation",
-                Fix('surgery.insert(model, "batch").apply(), before training'),
+                Fix('model = normsmith.surgery.insert(model, "batch").apply()  # before training'),
                 quantity="share of saturated units",
                 measured=flat / units,
                 threshold=SHARE,

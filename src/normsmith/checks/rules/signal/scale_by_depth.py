@@ -1,6 +1,6 @@
 """The scale of activations grows or shrinks from layer to layer, which makes training slow or impossible.
 
-What: take the longest chain of layers with weights that data pass one after the other with no norm between. On it the
+What: take the longest chain of layers with weights that data pass one after the other with no norm between. In it the
     variances of the layers' outputs differ by more than a factor of 10, and a standard deviation is outside of [0.5,
     2]. Left out are the last layer, layers that end a residual branch, and layers that put out a constant. NS107 looks
     at one batch in evaluation mode; NS503 trains and asks whether it costs anything. It is a warning if one of two is
@@ -8,7 +8,7 @@ What: take the longest chain of layers with weights that data pass one after the
     - The same network has a lower loss after 16 training steps if its layers start with unit variance.
     - The network has learned nothing yet, and the factor is above 100.
 
-Formula: max var(h_l) / min var(h_l) > 10 in a chain of at least five layers, or > 100 on one of three or four, where
+Formula: max var(h_l) / min var(h_l) > 10 in a chain of at least five layers, or > 100 in one of three or four, where
     h_l is the output of layer l; and sqrt(var(h_l)) < 0.5 or > 2 for some l.
 
 Why it hurts: the differences between samples fade from layer to layer, or overflow, and gradients change by the same
@@ -68,7 +68,10 @@ def check(context: Context) -> Iterator[Finding]:
         f"after {last.path}, and no norm stands between"
         + ("" if cost is None else f"; {cost} with layers of unit variance"),
         "initial weights that do not keep the scale, or inputs that are not scaled",
-        Fix('surgery.insert(model, "batch").apply(), or layers.init.he_(model), before training'),
+        Fix(
+            'model = normsmith.surgery.insert(model, "batch").apply()  # before training; '
+            "or normsmith.layers.init.he_(model)"
+        ),
         quantity="ratio of variances",
         measured=scales.ratio,
         threshold=threshold,

@@ -69,7 +69,7 @@ def check(context: Context) -> Iterator[Finding]:
             f"mixes the samples of a batch, and {why}",
             "a network that was made for batches",
             Fix(
-                f'surgery.convert(model, "group", only={norm.path!r}).apply()',
+                f'model = normsmith.surgery.convert(model, "group", only={norm.path!r}).apply()',
                 plan=None if wrapped else partial(convert, to="group", only=norm.path),
             ),
             also=norm.also,

@@ -63,7 +63,7 @@ def check(context: Context) -> Iterator[Finding]:
             f"has {count(len(layers), 'layer')} with weights and no norm; standard deviations of their outputs go from "
             f"{number(min(deviations), 2)} to {number(max(deviations), 2)}",
             "initial weights that do not keep the scale, or inputs that are not scaled",
-            Fix('surgery.insert(model, "batch").apply(), before training'),
+            Fix('model = normsmith.surgery.insert(model, "batch").apply()  # before training'),
             quantity="ratio of variances",
             measured=scales.ratio,
             threshold=RATIO,

@@ -62,7 +62,7 @@ from normsmith.surgery import convert
 
 FEW = 16
 _FIX = Fix(
-    'surgery.convert(model, "renorm", schedule="constant").apply()',
+    'model = normsmith.surgery.convert(model, "renorm", schedule="constant").apply()',
     plan=partial(convert, to="renorm", schedule="constant"),
     keeps_outputs=True,
 )

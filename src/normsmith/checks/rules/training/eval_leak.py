@@ -47,7 +47,7 @@ from normsmith.checks.norms import Norm
 from normsmith.checks.rule import Rule
 from normsmith.checks.watcher import NormCall
 
-_FIX = Fix("model.eval() at the begin of validate, model.train() after it")
+_FIX = Fix("model.eval() at the beginning of validate, model.train() after it")
 
 
 def check(context: Context) -> Iterator[Finding]:

@@ -71,7 +71,7 @@ def check(context: Context) -> Iterator[Finding]:
             if was_in_evaluation
             else "requires_grad=False speaks of parameters; running statistics follow the mode",
             Fix(
-                f'surgery.freeze(model, "statistics", only={norm.path!r}).apply()',
+                f'model = normsmith.surgery.freeze(model, "statistics", only={norm.path!r}).apply()',
                 plan=partial(freeze, what="statistics", only=norm.path),
                 keeps_outputs=True,
             ),

@@ -56,7 +56,10 @@ from normsmith.checks.norms import Norm
 from normsmith.checks.rule import Rule
 from normsmith.checks.shift import CHANNELS, LOG_VARIANCE, MEAN
 
-_FIX = Fix('surgery.recalibrate(model, batches, group="world").apply() before saving, or nn.SyncBatchNorm')
+_FIX = Fix(
+    'model = normsmith.surgery.recalibrate(model, batches, group="world").apply()  # on all ranks, before saving; '
+    "or nn.SyncBatchNorm"
+)
 
 
 def check(context: Context) -> Iterator[Finding]:

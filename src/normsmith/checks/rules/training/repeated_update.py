@@ -54,7 +54,7 @@ from normsmith.checks.watcher import Record
 from normsmith.surgery import convert
 
 _GUARD = Fix(
-    'surgery.convert(model, "batch").apply()',
+    'model = normsmith.surgery.convert(model, "batch").apply()',
     plan=lambda model: convert(model, to="batch"),
     keeps_outputs=True,
 )

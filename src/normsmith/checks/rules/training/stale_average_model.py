@@ -56,7 +56,9 @@ from normsmith.checks.rule import Rule
 from normsmith.checks.shift import CHANNELS
 from normsmith.checks.staleness import staleness
 
-_FIX = Fix("surgery.recalibrate(ema, batches).apply(), before the average is evaluated or saved")
+_FIX = Fix(
+    "ema = normsmith.surgery.recalibrate(ema, batches).apply()  # before the average is evaluated or saved"
+)
 
 
 def check(context: Context) -> Iterator[Finding]:

@@ -114,7 +114,7 @@ def _finding(
     context: Context, norm: Norm, message: str, measured: float, severity: Severity = "warning"
 ) -> Finding:
     renorm = Fix(
-        'surgery.convert(model, "renorm", schedule="constant").apply()',
+        'model = normsmith.surgery.convert(model, "renorm", schedule="constant").apply()',
         plan=partial(convert, to="renorm", schedule="constant"),
         keeps_outputs=True,
     )
@@ -122,7 +122,9 @@ def _finding(
         norm.path,
         message,
         f"batches of {count(context.rows, 'sample')}",
-        Fix('larger batches, or surgery.convert(model, "group").apply()') if severity == "error" else renorm,
+        Fix('larger batches, or model = normsmith.surgery.convert(model, "group").apply()')
+        if severity == "error"
+        else renorm,
         quantity="values per channel",
         measured=measured,
         threshold=2 if severity == "error" else FEW,

@@ -53,8 +53,8 @@ from normsmith.checks.norms import Norm
 from normsmith.checks.rule import Rule
 from normsmith.checks.watcher import Record
 
-_TRAIN = Fix("model.train() at the begin of each epoch and after each validation")
-_MEANT = Fix('model.train(), or surgery.freeze(model, "statistics").apply() if it is meant')
+_TRAIN = Fix("model.train() at the beginning of each epoch and after each validation")
+_MEANT = Fix('model.train(), or model = normsmith.surgery.freeze(model, "statistics").apply() if it is meant')
 
 
 def check(context: Context) -> Iterator[Finding]:

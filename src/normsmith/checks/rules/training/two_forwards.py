@@ -68,7 +68,8 @@ MEAN, LOG_VARIANCE = 0.5, 0.69
 FEW = 16
 _ONE = Fix("one forward of both, model(torch.cat([a, b])), or a norm for each kind of data")
 _DDP = Fix(
-    "one forward before the backward, nn.SyncBatchNorm, or a DDP that broadcasts no buffers in forwards"
+    "one forward before the backward, nn.SyncBatchNorm, or DDP with "
+    " broadcast_buffers=False (torch 2.13: forward_sync_buffers=False)"
 )
 Pair = tuple[NormCall, NormCall]
 
