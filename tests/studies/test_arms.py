@@ -1,11 +1,12 @@
 """Arms: their edits make of a task's network what their names say."""
 
 import pytest
+import torch
 from tests.studies.tiny import make, normed_network
 from torch import nn
 
-from normsmith.errors import SurgeryError
-from normsmith.layers import BatchNorm1d, BatchRenorm1d
+from normsmith.errors import StudyError, SurgeryError
+from normsmith.layers import BatchNorm1d, BatchRenorm1d, Whiten1d, Whiten2d
 from normsmith.studies import arms
 from normsmith.studies.arms import AS_IS, Arm, edit, network, normalized
 from normsmith.studies.probes import activation_signals, renorm_activity
@@ -106,3 +107,54 @@ def test_what_recurrent_layers_do_not_allow_is_one_short_sentence(kind, arm):
         SurgeryError, match=rf"^the activations of recurrent \({kind.__name__}\) are inside it, where"
     ):
         arm.build(task.model(), task)
+
+
+def test_settings_of_norms_are_changed():
+    model = built(normalized(None).but("x", edit(arms.set_norms, momentum=0.01, eps=0.5)))
+    assert {(norm.momentum, norm.epsilon) for norm in model if isinstance(norm, BatchNorm1d)} == {(0.01, 0.5)}
+
+
+def test_gamma_and_beta_are_held_where_they_begin():
+    model = built(normalized(None).but("x", edit(arms.fix_affine, weight=True, bias=False)))
+    norms = [norm for norm in model if isinstance(norm, BatchNorm1d)]
+    assert [(norm.weight.requires_grad, norm.bias.requires_grad) for norm in norms] == [(False, True)] * 2
+
+
+def test_whitening_is_over_groups_of_channels_that_divide():
+    change = edit(arms.insert_whitening, where="before", method="newton", most=5)
+    whitened = [layer for layer in built(network(None).but("x", change)) if isinstance(layer, Whiten1d)]
+    assert [(layer.groups, layer.method) for layer in whitened] == [
+        (4, "newton")
+    ] * 2  # of 16 channels, 4 each
+    data = torch.zeros(64, 1, 4, 4), torch.zeros(64, dtype=torch.long)
+    images = make("images", train=data, validation=data, test=data, model=pictures)
+    assert any(isinstance(layer, Whiten2d) for layer in built(network(None).but("x", change), images))
+
+
+def pictures():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("last", [BatchNorm1d, nn.ReLU, BatchNorm1d, nn.ReLU, nn.Dropout]),
+        ("between", [BatchNorm1d, nn.ReLU, nn.Dropout, BatchNorm1d, nn.ReLU]),
+    ],
+)
+def test_dropout_stands_between_layers_or_last(where, expected):
+    model = built(normalized(None).but("x", edit(arms.insert_dropout, share=0.25, where=where)))
+    assert kinds(model) == expected
+    assert {layer.p for layer in model if isinstance(layer, nn.Dropout)} == {0.25}
+
+
+def test_one_activation_has_nothing_between():
+    with pytest.raises(StudyError, match="two or more hidden activations"):
+        built(
+            AS_IS.but("x", edit(arms.insert_dropout, share=0.5, where="between")),
+            make("one", model=one_layer),
+        )
+
+
+def one_layer():
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))

@@ -16,6 +16,7 @@ from normsmith.studies import (
     noise,
     other_statistics,
     probes,
+    shifts,
 )
 from normsmith.studies.arms import AS_IS, Arm, edit, normalized
 from normsmith.studies.names import name_of, named
@@ -29,12 +30,14 @@ NAMES = {
     arms.insert_norm: "insert-norm",
     arms.swap_activation: "swap-activation",
     arms.set_norms: "set-norms",
+    arms.fix_affine: "fix-affine",
+    arms.insert_whitening: "insert-whitening",
+    arms.insert_dropout: "insert-dropout",
     arms.convert_norm: "convert-norm",
     arms.move_norm: "move-norm",
     initial_weights.initialise: "initialise",
     initial_weights.scale_hidden_weights: "scale-hidden-weights",
     data_edits.batch_size: "batch-size",
-    data_edits.few_samples: "few-samples",
     data_edits.label_noise: "label-noise",
     data_edits.few_classes: "few-classes",
     inputs.distort: "distort-inputs",
@@ -47,6 +50,11 @@ NAMES = {
     other_statistics.recalibrated_metric: "recalibrated-metric",
     probes.activation_signals: "activation-signals",
     probes.renorm_activity: "renorm-activity",
+    probes.training_metric: "training-metric",
+    probes.largest_variance_shift: "variance-shift",
+    probes.noise_by_batch: "noise-by-batch",
+    shifts.shift_test: "shift-test-inputs",
+    shifts.shifted_metrics: "shifted-metrics",
 }
 """As they are in stores. A name that changes here takes every stored trial with it: raise the schema version too."""
 
@@ -68,7 +76,17 @@ def test_names_are_what_stores_hold(function, name):
 def test_every_edit_and_probe_that_ships_is_named_and_no_name_comes_twice():
     names = [
         name_of(value)
-        for module in (arms, data_edits, initial_weights, inputs, landscape, noise, other_statistics, probes)
+        for module in (
+            arms,
+            data_edits,
+            initial_weights,
+            inputs,
+            landscape,
+            noise,
+            other_statistics,
+            probes,
+            shifts,
+        )
         for name, value in vars(module).items()
         if "study_name" in getattr(value, "__dict__", {}) and value.__module__ == module.__name__
     ]

@@ -1,6 +1,7 @@
 """Probes measure what they say and leave the model, its modes and the random state as they were."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -8,7 +9,16 @@ from tests.studies.tiny import make
 from torch import nn
 
 from normsmith.layers import BatchNorm1d, BatchRenorm1d
-from normsmith.studies.probes import activation_signals, renorm_activity
+from normsmith.studies.arms import normalized
+from normsmith.studies.probes import (
+    activation_signals,
+    largest_variance_shift,
+    noise_by_batch,
+    renorm_acted,
+    renorm_activity,
+    training_metric,
+)
+from normsmith.tasks import evaluate
 
 
 def test_activations_in_place_are_measured_before_they_write():
@@ -87,3 +97,39 @@ def test_nothing_of_the_model_moves(probe):
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), random_state)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def normed():
+    task = make("normed")
+    return normalized(None).build(task.model(), task), task
+
+
+def test_the_metric_on_training_data_is_that_of_evaluation():
+    model, task = normed()
+    assert training_metric(model, task) == {"training metric": evaluate(task, model, "train")[1]}
+    assert model.training
+
+
+def test_the_largest_variance_shift_of_the_norms():
+    model, task = normed()
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm1d)]
+    largest_before = largest_variance_shift(model, task)["variance shift"]
+    norms[0].running_var.mul_(100.0 * largest_before)
+    assert largest_variance_shift(model, task)["variance shift"] > 10 * largest_before
+    assert largest_variance_shift(task.model(), task) == {}
+
+
+def test_noise_falls_with_the_root_of_the_batch():
+    """192 samples: 24 batches of 8, 12 of 16, 6 of 32; of larger ones there are too few."""
+    model, task = normed()
+    measured = noise_by_batch(model, task)
+    assert set(measured) == {"noise slope", "noise at 8", "noise at 16", "noise at 32"}
+    assert measured["noise slope"] == pytest.approx(-0.5, abs=0.15)
+    assert measured["noise at 8"] == pytest.approx(math.sqrt(1.5 / 8), rel=0.25)
+    assert noise_by_batch(task.model(), task) == {}
+
+
+def test_renorm_acted_where_r_or_d_left_its_place():
+    assert renorm_acted({"renorm |r - 1|": (0.0, 0.1), "renorm |d|": (0.0,)})
+    assert not renorm_acted({"renorm |r - 1|": (0.0, 1e-4), "renorm |d|": (0.0,)})
+    assert not renorm_acted({})

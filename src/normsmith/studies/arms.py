@@ -13,9 +13,11 @@ from torch import nn
 from normsmith import surgery
 from normsmith._text import path_text
 from normsmith.anatomy.batch_norms import is_batch_norm
-from normsmith.errors import SurgeryError
+from normsmith.errors import StudyError, SurgeryError
+from normsmith.layers import Whiten1d, Whiten2d
 from normsmith.studies.names import name_of, named
 from normsmith.studies.probes import activation_signals, renorm_activity
+from normsmith.surgery.placement.search import hidden_activations
 from normsmith.tasks import Task, example, forward_of
 
 Value: TypeAlias = str | int | float | bool | None
@@ -126,6 +128,40 @@ def insert_norm(model: nn.Module, task: Task, norm: str, where: str, **options: 
         return surgery.insert(model, norm, where, **_traced_with(task), **options).apply()
 
 
+@named("insert-whitening")
+def insert_whitening(model: nn.Module, task: Task, where: str, method: str, most: int) -> nn.Module:
+    """Put whitening before or after every activation, over groups of channels as large as divides, `most` at most."""
+
+    def make(features: int, layer: nn.Module) -> nn.Module:
+        size = max(divisor for divisor in range(1, most + 1) if features % divisor == 0)
+        kind: Any = Whiten2d if isinstance(layer, nn.Conv2d) else Whiten1d
+        return kind(features, groups=features // size, method=method)  # type: ignore[no-any-return]
+
+    with _recurrence_named(model):
+        return surgery.insert(model, make, where, **_traced_with(task)).apply()
+
+
+@named("insert-dropout")
+def insert_dropout(model: nn.Module, task: Task, share: float, where: str) -> nn.Module:
+    """Put dropout after hidden activations: the "last" one, or all others ("between" layers with weights).
+
+    Raises:
+        StudyError: the network has fewer than two hidden activations that can be told apart.
+    """
+    graph = surgery.trace(model, example(task), forward=forward_of(task))
+    paths = [event.path for event in hidden_activations(graph)]
+    if len(set(paths)) < max(2, len(paths)):
+        raise StudyError(
+            f"expected two or more hidden activations with paths of their own to put dropout after, got {paths}"
+        )
+    chosen = paths[-1:] if where == "last" else paths[:-1]
+
+    def make(features: int, layer: nn.Module) -> nn.Module:
+        return nn.Dropout(share)
+
+    return surgery.insert(model, make, "after", only=chosen, **_traced_with(task)).apply()
+
+
 @named("swap-activation")
 def swap_activation(model: nn.Module, task: Task, activation: str) -> nn.Module:
     """Replace every activation by another kind."""
@@ -140,6 +176,17 @@ def set_norms(model: nn.Module, task: Task, **settings: Value) -> nn.Module:
         if is_batch_norm(module):
             for name, value in settings.items():
                 setattr(module, name, value)
+    return model
+
+
+@named("fix-affine")
+def fix_affine(model: nn.Module, task: Task, weight: bool, bias: bool) -> nn.Module:
+    """Keep γ (`weight`) and β (`bias`) of a model's batch norms at their initial 1 and 0, as if they were not there."""
+    for module in model.modules():
+        if is_batch_norm(module):
+            for fixed, parameter in ((weight, module.weight), (bias, module.bias)):
+                if fixed and isinstance(parameter, nn.Parameter):
+                    parameter.requires_grad_(False)
     return model
 
 

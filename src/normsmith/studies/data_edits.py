@@ -1,4 +1,4 @@
-"""Edits of a task's data: the size and the make-up of batches, fewer samples, wrong labels.
+"""Edits of a task's data: the size and the make-up of batches, wrong labels.
 
 An edit takes the task and returns another with the same network. What it draws at random, it draws with a fixed seed: a
 study repeats everything but the data.
@@ -33,14 +33,6 @@ def batch_size(task: Task, size: int) -> Task:
     return replace(task, batch_size=size)
 
 
-@named("few-samples")
-def few_samples(task: Task, count: int) -> Task:
-    """Train on the `count` samples that a fixed seed draws; validation and test stay."""
-    inputs, targets = tensors(task, "train")
-    kept = torch.randperm(len(inputs), generator=generator())[:count].sort().values
-    return replace(task, train=(inputs[kept], targets[kept]))
-
-
 @named("label-noise")
 def label_noise(task: Task, share: float) -> Task:
     """Replace this share of the training labels by labels drawn from all classes; validation and test stay."""
@@ -58,8 +50,8 @@ def few_classes(task: Task, classes: int) -> Task:
     """Train on batches whose samples come from `classes` classes each; validation and test stay."""
     inputs, targets = tensors(task, "train")
     present = len(classes_of(task))
-    if present < classes:
-        raise StudyError(f"expected data of at least {classes} classes, got {present}")
+    if present <= classes:
+        raise StudyError(f"expected data of more than {classes} classes, got {present}")
     return replace(task, train=FewClasses(inputs, targets, classes), collate=None)
 
 

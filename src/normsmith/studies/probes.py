@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from normsmith.layers import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
-from normsmith.measure import FLAT
+from normsmith.measure import FLAT, normalisation_noise, variance_shift
 from normsmith.studies.names import named
-from normsmith.tasks import Task, batches
+from normsmith.tasks import Task, batches, evaluating, evaluation_batches, forward_of, metric
+from normsmith.tasks.datasets import length
+
+NOISE_SIZES = (8, 16, 32, 64, 128)
+"""Samples in a batch at which normalisation noise is measured."""
+
+FEWEST = 6
+"""Of fewer batches the noise comes out too small: they are the population that they are compared with."""
 
 
 def _forward(model: nn.Module, task: Task, *, training: bool) -> None:
@@ -96,6 +104,42 @@ def renorm_activity(model: nn.Module, task: Task) -> dict[str, float]:
         "renorm |r - 1|": max(r for r, _ in departures),
         "renorm |d|": max(d for _, d in departures),
     }
+
+
+@named("training-metric")
+def training_metric(model: nn.Module, task: Task) -> dict[str, float]:
+    """The metric on the training data in evaluation mode."""
+    with evaluating(model):
+        return {"training metric": metric(task, model, "train")}
+
+
+@named("variance-shift")
+def largest_variance_shift(model: nn.Module, task: Task) -> dict[str, float]:
+    """The largest variance shift of a batch norm, over the training data in evaluation mode; see `measure`."""
+    shifts = variance_shift(model, list(evaluation_batches(task, "train")), forward_of(task))
+    return {"variance shift": max(shifts.values())} if shifts else {}
+
+
+@named("noise-by-batch")
+def noise_by_batch(model: nn.Module, task: Task) -> dict[str, float]:
+    """The normalisation noise of batches of `NOISE_SIZES` training samples, over the norms, and its slope.
+
+    The slope is that of the noise against the size, both on logarithmic scales: −1/2 for independent samples.
+    """
+    noises: dict[int, float] = {}
+    for size in NOISE_SIZES:
+        count = length(task.train) // size
+        if count >= FEWEST:
+            stream = batches(replace(task, batch_size=size), torch.Generator().manual_seed(0))
+            some = [next(stream) for _ in range(count)]
+            measured = normalisation_noise(model, some, forward_of(task)).values()
+            noises[size] = sum(measured) / len(measured) if measured else 0.0
+    if len(noises) < 2 or not all(noises.values()):
+        return {}
+    sizes, values = (torch.tensor([*part], dtype=torch.float64).log() for part in (noises, noises.values()))
+    sizes, values = sizes - sizes.mean(), values - values.mean()
+    slope = ((sizes * values).sum() / sizes.square().sum()).item()
+    return {"noise slope": slope, **{f"noise at {size}": noise for size, noise in noises.items()}}
 
 
 def renorm_acted(probes: Mapping[str, Iterable[float]]) -> bool:

@@ -12,7 +12,6 @@ from normsmith.studies.figures import (
     edge_notes,
     headline,
     rate_response,
-    training_curves,
 )
 from normsmith.studies.inputs import distort, norm_first, prepare
 from normsmith.studies.lab import Lab
@@ -38,7 +37,7 @@ WAY = 0.97
 def ask(lab: Lab) -> Requests[Findings]:
     """Train on raw, prepared and normalised inputs, and compare the final metric."""
     arms = {(how, raw): _arm(lab, how, raw) for how, raw in ASKED[lab.profile]}
-    flat = yield from lab.tune(arms.values(), lab.shortfall)
+    flat = yield from lab.tune(arms.values(), lab.shortfall, detail="end")
     tuned = {key: flat[arm] for key, arm in arms.items()}
     pairs = _hypotheses(lab, tuned)
     effects = lab.judge(pairs)
@@ -48,7 +47,7 @@ def ask(lab: Lab) -> Requests[Findings]:
             "A batch norm on the inputs replaces a scaler, and not a quantile transform", effects
         ),
         effects=effects,
-        charts=(training_curves(lab, best), rate_response(lab, best), chosen_settings(best)),
+        charts=(rate_response(lab, best), chosen_settings(best)),
         tables=(arms_table(lab, best),),
         notes=(
             "The same changes are made to the inputs of training, validation and test; what prepares them is fitted on "

@@ -1,0 +1,179 @@
+"""Does batch norm regularise, and the less the larger the batch?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from normsmith.errors import StudyError
+from normsmith.studies.arms import Arm, edit
+from normsmith.studies.data_edits import batch_size, label_noise
+from normsmith.studies.figures import (
+    arms_table,
+    band,
+    chosen_settings,
+    edge_notes,
+    headline,
+    probe,
+    rate_response,
+    response,
+)
+from normsmith.studies.lab import Lab, Measure, Sample
+from normsmith.studies.probes import NOISE_SIZES, noise_by_batch, training_metric
+from normsmith.studies.question import Findings, Question
+from normsmith.studies.results import Chart
+from normsmith.studies.statistics import Hypothesis, Pairs
+from normsmith.studies.trial import Outcome
+from normsmith.studies.tuning import Requests, Setting, Tuned
+from normsmith.tasks.datasets import length
+
+LARGE = 256
+"""Samples in a batch of SGD, or half of the training data where that is fewer."""
+PARTS = {"quick": (1, 16), "full": (1, 2, 4, 8, 16, 32)}
+"""Into how many parts a batch is divided, each of which is normalised by itself."""
+SMALL = 16
+"""The number of parts at which the gap is judged."""
+WRONG = 0.3
+"""The share of training labels that are drawn anew: something to overfit."""
+SLOPE = -0.5
+"""Of the noise in the size of the batch, on logarithmic scales, where samples are independent."""
+
+
+def ask(lab: Lab) -> Requests[Findings]:
+    """Train on wrong labels at one SGD batch with ever smaller normalised parts, and compare how much is overfitted."""
+    size = min(LARGE, length(lab.task.train) // 2)
+    if size < 2 * SMALL:
+        raise StudyError(
+            f"expected at least {4 * SMALL} training samples, so that a batch divides, got {length(lab.task.train)}"
+        )
+    arms = {
+        size // parts: _arm(lab, size, size // parts) for parts in PARTS[lab.profile] if size // parts > 1
+    }
+    flat = yield from lab.tune(arms.values(), lab.shortfall, detail="end")
+    measured = {own: _measured(flat[arm], arm, whole=own == size) for own, arm in arms.items()}
+    yield [trial for each in measured.values() for trial in lab.trials(each).values()]
+    effects = lab.judge([_gap(lab, measured, size), _slope(lab, measured[size])])
+    best = list(measured.values())
+    return Findings(
+        headline=headline("Batch norm regularises, and less at larger batches", effects),
+        effects=effects,
+        charts=(
+            _gaps(lab, measured),
+            _noise(lab, measured[size]),
+            rate_response(lab, flat.values()),
+            chosen_settings(best),
+        ),
+        tables=(arms_table(lab, best, {"training metric": probe("training metric")}),),
+        notes=(
+            f"The SGD batch stays at {size}; so many of its samples are normalised together. {WRONG:.0%} of the "
+            "training labels are drawn anew, the same for every arm and seed; validation and test are as they are. The "
+            "gap is the metric on the training data, wrong labels included, in evaluation, less that on test.",
+            *edge_notes(flat.values()),
+        ),
+    )
+
+
+def _arm(lab: Lab, size: int, normalised: int) -> Arm:
+    """Batch norm over so many samples at a time, on large batches with wrong labels."""
+    arm = lab.normalized(None) if normalised == size else lab.normalized(None, ghost_batch_size=normalised)
+    data = edit(batch_size, size=size), edit(label_noise, share=WRONG)
+    return arm.on(f"{arm.name}, {normalised} samples", *data)
+
+
+def _measured(tuned: Tuned, arm: Arm, *, whole: bool) -> Tuned:
+    """The tuned arm with the metric on training data, and the noise where whole batches are normalised."""
+    probes = (training_metric, noise_by_batch) if whole else (training_metric,)
+    changed = tuned.changed(arm, lambda best: Setting(best.arm.but(arm.name, probes=probes), best.rate))
+    return replace(changed, ends=False)
+
+
+def _gap_of(lab: Lab) -> Measure:
+    """How much better the metric is on training data than on test, in points; 0 for a trial that diverged."""
+    sign = 1 if lab.task.higher_is_better else -1
+
+    def measure(outcome: Outcome) -> Sample:
+        if outcome.status != "finished":
+            return 0.0, 0
+        return sign * (outcome.probes["training metric"][-1] - outcome.test[-1]) / lab.task.point, 0
+
+    return measure
+
+
+def _gap(lab: Lab, measured: Mapping[int, Tuned], size: int) -> Pairs:
+    """The pairs of the hypothesis that less is overfitted where fewer samples are normalised together."""
+    few, all_ = measured[size // SMALL], measured[size]
+    hypothesis = Hypothesis(
+        name=f"train–test gap: {size // SMALL} vs {size} samples",
+        text=f"the gap is more than 2 points smaller with {size // SMALL} samples normalised together than with {size}",
+        treatment=few.arm.name,
+        control=all_.arm.name,
+        unit="points of the gap",
+        scale="difference",
+        margin=2.0,
+        better="lower",
+    )
+    return lab.compare(hypothesis, few, all_, _gap_of(lab))
+
+
+def _slope(lab: Lab, measured: Tuned) -> Pairs:
+    """The pairs of the hypothesis that the noise falls with the square root of the batch."""
+    hypothesis = Hypothesis(
+        name="slope of the normalisation noise in the batch size",
+        text="on logarithmic scales the slope of the noise in the batch size is within 0.1 of −1/2",
+        treatment=f"the slope in {measured.arm.name}",
+        control="−1/2, that of independent samples",
+        unit="",
+        scale="difference",
+        margin=0.1,
+        better="higher",
+        kind="equivalence",
+    )
+    slopes = lab.series(measured, probe("noise slope", missing=0.0))
+    return lab.pairs(hypothesis, slopes, dict.fromkeys(slopes, (SLOPE, 0)), lab.diverged(measured, measured))
+
+
+def _gaps(lab: Lab, measured: Mapping[int, Tuned]) -> Chart:
+    """The metric on test and on training data against the number of samples that are normalised together."""
+    line = {float(own): tuned for own, tuned in measured.items()}
+    return response(
+        lab,
+        {"test": line, "training, wrong labels included": line},
+        name="sizes",
+        title="Final metric by the number of samples that are normalised together",
+        to="samples normalised together",
+        measures={"training, wrong labels included": probe("training metric")},
+    )
+
+
+def _noise(lab: Lab, measured: Tuned) -> Chart:
+    """The normalisation noise against the size of the batch."""
+    samples = {
+        float(size): [value for value, _ in lab.series(measured, probe(f"noise at {size}")).values()]
+        for size in NOISE_SIZES
+    }
+    return Chart(
+        name="noise",
+        title="Normalisation noise by batch size",
+        x_title="samples in a batch",
+        y_title="noise, in standard deviations",
+        log_x=True,
+        lines=(band(measured.arm.name, samples),),
+        description="What batch norm adds because a batch's statistics are not those of the data, mean over the norms, "
+        "against the size of the batch; median over seeds, band between quartiles.",
+    )
+
+
+QUESTION = Question(
+    name="regularisation",
+    title="Does batch norm regularise, and the less the larger the batch?",
+    claim="The statistics of a batch are noisy, the more the fewer samples it has, and the noise regularises: less is "
+    "overfitted at smaller normalised batches. The noise falls with the square root of the batch.",
+    source="Ioffe & Szegedy 2015, section 3.4; Luo et al. 2019 (an explicit penalty, from the noise); Hoffer et al. "
+    "2017 (ghost batches: a smaller gap at large batches)",
+    method="Batches of 256 for SGD with 30 % of the training labels drawn anew; statistics are taken over the whole "
+    "batch or over parts of it. Each arm and seed at its own best initial weights and learning rate; the metric on "
+    "training data less that on test, paired by seed. The noise is measured in the trained network at batches of 8 to "
+    "128.",
+    ask=ask,
+    profiles=("full",),
+)

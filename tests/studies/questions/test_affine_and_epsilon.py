@@ -1,0 +1,33 @@
+"""`affine-and-epsilon`: what γ, β and ε are for."""
+
+from tests.contracts.question import QuestionContract, ask, hash_of, outcome, words
+
+
+class TestAffineAndEpsilon(QuestionContract):
+    name = "affine-and-epsilon"
+
+    def world(self, trial):
+        said = words(trial)
+        bare = said.get("activation") == "sigmoid" and said.get("weight")
+        return outcome(20, (0.7 if bare else 0.9) + 0.002 * (hash_of(trial) % 5))
+
+    def indifferent(self, trial):
+        """Seeds that differ by more than a point: neither better nor the same."""
+        return outcome(20, 0.85 + 0.02 * (hash_of(trial) % 5))
+
+
+def test_epsilon_is_swept_at_the_setting_that_is_best_at_the_usual_one():
+    _, asked = ask("affine-and-epsilon", TestAffineAndEpsilon().world)
+    swept = [trial for trial in asked if "eps" in words(trial)]
+    assert {words(trial)["eps"] for trial in swept} == {1e-8, 1e-5, 1e-3, 1e-1, 1.0}
+    assert len({(trial.seed, trial.learning_rate) for trial in swept}) == 8
+
+
+def test_the_full_profile_leaves_out_each_of_them_too():
+    _, asked = ask("affine-and-epsilon", TestAffineAndEpsilon().world, profile="full", seeds=2)
+    said = [words(trial) for trial in asked]
+    assert {(each["weight"], each["bias"]) for each in said if "weight" in each} == {
+        (True, True),
+        (True, False),
+        (False, True),
+    }

@@ -1,0 +1,50 @@
+"""`regularisation`: whether batch norm regularises, and less at larger batches."""
+
+import pytest
+from tests.contracts.question import QuestionContract, ask, hash_of, outcome, words
+from tests.studies.tiny import make
+
+from normsmith.errors import StudyError
+from normsmith.studies import select
+from normsmith.studies.lab import Lab
+
+
+class TestRegularisation(QuestionContract):
+    name = "regularisation"
+
+    def world(self, trial):
+        noise = 0.002 * (hash_of(trial) % 5)
+        fitted = 0.8 if "ghost_batch_size" in words(trial) else 0.95
+        return outcome(20, 0.8, training_metric=fitted + noise, noise_slope=-0.45 + noise)
+
+    def indifferent(self, trial):
+        noise = 0.002 * (hash_of(trial) % 9)
+        return outcome(20, 0.8, training_metric=0.9 + noise, noise_slope=-0.6 + 10 * (noise - 0.008))
+
+
+def test_the_sgd_batch_and_the_wrong_labels_are_the_same_in_every_arm():
+    _, asked = ask("regularisation", TestRegularisation().world)
+    said = [words(trial) for trial in asked]
+    assert {(each["size"], each["share"]) for each in said} == {(96, 0.3)}
+    assert {each.get("ghost_batch_size") for each in said} == {None, 6}
+
+
+def test_a_trial_that_diverged_overfits_nothing():
+    findings, _ = ask(
+        "regularisation",
+        lambda trial: (
+            outcome(20, 0.8, training_metric=0.9, noise_slope=-0.5)
+            if trial.seed
+            else outcome(20, 0.8).__class__("diverged", steps=(0,), validation=(0.3,), test=(0.3,))
+        ),
+        seeds=2,
+    )
+    assert findings.effects[0].effects[0] == (0.0, 0.0)
+    assert findings.effects[0].failed == (1, 1)
+
+
+def test_too_few_samples_are_refused():
+    task = make("small", train=tuple(part[:40] for part in make("all").train.tensors))
+    (question,) = select(("regularisation",))
+    with pytest.raises(StudyError, match="at least 64 training samples"):
+        next(question.ask(Lab(task, (0,), "quick", 10)))
