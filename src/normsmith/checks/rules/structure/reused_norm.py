@@ -2,7 +2,8 @@
 
 What: a batch norm that is not frozen is called more than once in a forward. Given batches, the check measures whether
     its calls get inputs with the same statistics, as the two halves of a siamese network do: then nothing is wrong, and
-    nothing is reported. Without batches it is information.
+    nothing is reported. Without batches it is information. NS412 asks what such a difference costs, NS310 looks at
+    several forwards in a step.
 
 Formula: training normalises call k by its own batch's mean and standard deviation (μ_k, σ_k); evaluation normalises all
     calls by one running average of them. Reported is |μ_k − μ_1| / σ_1 > 0.1 or |log σ²_k − log σ²_1| > 0.2, beyond
