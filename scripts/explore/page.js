@@ -245,8 +245,10 @@ function drawNumbers() {
     ? [["On test images, in evaluation", `${test} %`], ["On training images, in evaluation", `${train} % (${number(train - test)} more)`]]
     : [["Diverged", `at step ${run.diverged}`]];
   if (typeof run["measured anew"] === "number") facts.push(["On test images, statistics measured anew", `${run["measured anew"]} %`]);
-  facts.push(["Noise of a batch's mean, in standard deviations of the channel", number(run.noise)]);
-  run.agreement.forEach((value, i) => facts.push([`Third layer's gradient, before and after the layers below take their step: cosine at step ${data.probed[i]}`, number(value)]));
+  if (run.noise !== undefined) facts.push(["Normalisation noise of the second norm, in standard deviations", number(run.noise)]);
+  const at = `at the steps ${data.probed.slice(0, run.beta.length).join(", ")}`, all = (values) => values.map(number).join(", ");
+  facts.push([`Effective β of the loss along the gradient (the smaller, the smoother) ${at}`, all(run.beta)]);
+  facts.push([`Third layer's gradient, before and after the layers below take their step: cosine ${at}`, all(run.agreement)]);
   $("numbers").querySelector(".drawn").innerHTML = facts.map(([name, value]) => `<div><dt>${name}</dt><dd>${value}</dd></div>`).join("");
 }
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from normsmith import surgery
+from normsmith import measure, surgery
 from normsmith.errors import SurgeryError
 from normsmith.layers import init
 from normsmith.tasks import Task
@@ -89,10 +89,9 @@ class Watched:
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         return {**dict(self.model.named_parameters()), **buffers}
 
-    def loss(self, state: Tensors, batch: Any) -> Tensor:
-        """The loss on a batch, with the parameters and buffers of `state`, in the mode that the network is in."""
-        output: Tensor = self.task.loss(functional_call(self.model, dict(state), (batch[0],)), batch[1])
-        return output
+    def iterate(self, batch: Any) -> measure.Iterate:
+        """Where the network stands now, on a batch."""
+        return measure.Iterate(self.model, batch, lambda model, pair: self.task.loss(model(pair[0]), pair[1]))
 
     def test(self, state: Tensors) -> tuple[float, float]:
         """Loss and accuracy on the test split."""
@@ -206,6 +205,7 @@ class Record:
         self.inside: list[Moments] = []
         self.outside: list[Moments] = []
         self.landscape: list[list[float]] = []
+        self.beta: list[float] = []
         self.agreement: list[float] = []
 
     def evaluate(self) -> None:
@@ -230,20 +230,16 @@ class Record:
                 self.running[averages.momentum].append(averages.values[self.middle])
 
     def probe(self, batch: Any) -> None:
-        """The loss along the negative gradient, and how well a gradient foresees that of the layers below moving."""
-        rate, state = self.watched.setting.rate, self.watched.state()
-        gradients = gradient(self.watched, state, batch)
-        with torch.no_grad():
-            losses = [
-                self.watched.loss(moved(self.watched.state(), gradients, -k * rate), batch).item()
-                for k in MULTIPLES
-            ]
-        self.landscape.append(losses)
-        third = [name for name in gradients if gradients[name].dim() == 2][2]
-        below = dict(list(gradients.items())[: list(gradients).index(third)])
-        after = gradient(self.watched, moved(self.watched.state(), below, -rate), batch)
-        pair = gradients[third].flatten(), after[third].flatten()
-        self.agreement.append(float(torch.cosine_similarity(*pair, dim=0)))
+        """The loss along the negative gradient, and whether a gradient is right once the layers below have moved."""
+        iterate, rate = self.watched.iterate(batch), self.watched.setting.rate
+        along = measure.smoothness(iterate, rate, multiples=MULTIPLES[1:])
+        self.landscape.append([along.loss, *along.losses])
+        self.beta.append(along.beta)
+        shifts = measure.internal_covariate_shift(iterate, rate)
+        linear = [
+            path for path, module in self.watched.model.named_modules() if isinstance(module, nn.Linear)
+        ]
+        self.agreement.append(shifts[linear[2]].cosine)
 
     def kept(self, diverged: int | None) -> dict[str, Any]:
         """All of it, of one channel, rounded."""
@@ -257,8 +253,8 @@ class Record:
             "population": traces(self.inside, channel),
             "output": traces(self.outside, channel) if self.watched.setting.norm != "none" else None,
             "landscape": [rounded(losses) for losses in self.landscape],
+            "beta": rounded(self.beta),
             "agreement": rounded(self.agreement),
-            "noise": rounded([self.noise()])[0],
         }
         if diverged is None:
             kept |= self.at_the_end()
@@ -270,16 +266,6 @@ class Record:
         alive = [int(i) for i in deviations.argsort() if deviations[i] > 0]
         return alive[len(alive) // 2] if alive else 0
 
-    def noise(self) -> float:
-        """How far a batch's mean is from the population's: root mean square, in standard deviations, at the end."""
-        x, _ = self.watched.population()[self.middle]
-        drawn = torch.randint(
-            len(x), (100, self.watched.setting.batch), generator=torch.Generator().manual_seed(SEED)
-        )
-        alive = x.var(0) > 0
-        off = (x[drawn].mean(1) - x.mean(0))[:, alive] / x.std(0)[alive]
-        return float(off.square().mean().sqrt())
-
     def at_the_end(self) -> dict[str, Any]:
         """Accuracies of the finished network: on its training data, and with statistics measured anew."""
         watched = self.watched
@@ -290,6 +276,8 @@ class Record:
         kept: dict[str, Any] = {"on training data": dict(zip(names, on_train, strict=True))}
         if self.averages:
             images, _ = _tensors(watched.task, "train")
+            noise = measure.normalisation_noise(watched.model, [images[:POPULATION]])
+            kept["noise"] = rounded([noise[self.middle]])[0]
             kept["measured anew"] = None
             with suppress(SurgeryError):  # statistics of a network that is about to diverge are not finite
                 anew = list(torch.split(images[:POPULATION], 256))
@@ -297,19 +285,6 @@ class Record:
                 with evaluating(watched.model):
                     kept["measured anew"] = percent(watched.test(watched.state())[1])
         return kept
-
-
-def gradient(watched: Watched, state: dict[str, Tensor], batch: Any) -> dict[str, Tensor]:
-    """The gradient of the loss at the parameters of `state`, from the first layer to the last."""
-    names = [name for name, _ in watched.model.named_parameters()]
-    at = {name: state[name].detach().requires_grad_() for name in names}
-    gradients = torch.autograd.grad(watched.loss({**state, **at}, batch), list(at.values()))
-    return dict(zip(names, gradients, strict=True))
-
-
-def moved(state: dict[str, Tensor], directions: Tensors, by: float) -> dict[str, Tensor]:
-    """The state with some parameters moved along directions."""
-    return {**state, **{name: state[name].detach() + by * step for name, step in directions.items()}}
 
 
 def _tensors(task: Task, split: str) -> tuple[Tensor, Tensor]:
