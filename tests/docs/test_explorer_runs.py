@@ -34,7 +34,9 @@ def test_a_run_has_a_value_for_each_step_that_is_looked_at(run: dict[str, Any]) 
     assert len(run["batch"]["mean"]) == sum(step <= 6 for step in runs.TRACED)
     assert [len(losses) for losses in run["landscape"]] == [17]
     assert len(run["beta"]) == len(run["agreement"]) == 1
-    assert 0.5 < run["noise"] / (1.5 / 16) ** 0.5 < 1  # of independent normal values 1; the norm before takes a part
+    assert (
+        0.5 < run["noise"] / (1.5 / 16) ** 0.5 < 1
+    )  # of independent normal values 1; the norm before takes a part
 
 
 def test_a_run_is_the_same_again(run: dict[str, Any]) -> None:
