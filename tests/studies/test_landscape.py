@@ -17,7 +17,7 @@ from normsmith.studies.trial import Outcome
 def test_probes_are_what_measure_says_of_the_model():
     torch.manual_seed(0)
     task, model = make("probed"), network()
-    measured = smoothness(iterate_of(task, model), RATE)
+    measured = smoothness(iterate_of(task, model), RATE, multiples=(0.5, 1.0, 2.0, 4.0))
     assert smoothness_signals(model, task) == {
         "effective beta": measured.beta,
         "gradient predictiveness": measured.gradient_predictiveness,

@@ -16,6 +16,7 @@ from normsmith.studies import (
     noise,
     other_statistics,
     probes,
+    recurrence,
     shifts,
 )
 from normsmith.studies.arms import AS_IS, Arm, edit, normalized
@@ -24,6 +25,18 @@ from normsmith.studies.runner import Runner, TaskReference
 from normsmith.studies.trial import Trial
 from normsmith.tasks import load
 
+MODULES = (
+    arms,
+    data_edits,
+    initial_weights,
+    inputs,
+    landscape,
+    noise,
+    other_statistics,
+    probes,
+    recurrence,
+    shifts,
+)
 NAMES = {
     arms.strip_norm: "strip-norm",
     arms.strip_batch_norm: "strip-batch-norm",
@@ -55,6 +68,7 @@ NAMES = {
     probes.noise_by_batch: "noise-by-batch",
     shifts.shift_test: "shift-test-inputs",
     shifts.shifted_metrics: "shifted-metrics",
+    recurrence.norm_in_recurrence: "norm-in-recurrence",
 }
 """As they are in stores. A name that changes here takes every stored trial with it: raise the schema version too."""
 
@@ -76,17 +90,7 @@ def test_names_are_what_stores_hold(function, name):
 def test_every_edit_and_probe_that_ships_is_named_and_no_name_comes_twice():
     names = [
         name_of(value)
-        for module in (
-            arms,
-            data_edits,
-            initial_weights,
-            inputs,
-            landscape,
-            noise,
-            other_statistics,
-            probes,
-            shifts,
-        )
+        for module in MODULES
         for name, value in vars(module).items()
         if "study_name" in getattr(value, "__dict__", {}) and value.__module__ == module.__name__
     ]

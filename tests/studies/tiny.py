@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from normsmith import Task, accuracy
+from normsmith.tasks.digits import Elman
 
 
 def blobs(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,7 +42,18 @@ def make(name: str, **changes) -> Task:
     return Task(name=name, **{**fields, **changes})
 
 
+def elman() -> nn.Module:
+    return Elman(2, 8, 3)
+
+
+def in_steps(model, batch):
+    """The six dimensions as three steps of two."""
+    return model(batch[0].reshape(-1, 3, 2)), batch[1]
+
+
 task = make("tiny")
+one_rate = make("one rate", learning_rates=(0.1,))
+recurrent = make("recurrent", model=elman, forward=in_steps, learning_rates=(0.1,))
 untargeted = make("untargeted", target=None)
 
 

@@ -22,6 +22,7 @@ from normsmith.tasks import Task
 RATE = 0.1
 """The learning rate of the steps that are tried: the same in every arm, so that all are measured over one distance."""
 
+_MULTIPLES = (0.5, 1.0, 2.0, 4.0)
 _LEAST, _MOST = 1e-9, 1e9
 """What is measured is kept within these: ratios need positive numbers, and a loss that overflows is rough enough."""
 
@@ -32,7 +33,7 @@ def smoothness_signals(model: nn.Module, task: Task) -> dict[str, float]:
 
     On one training batch, the same at each call, for steps from 0.05 to 0.4.
     """
-    measured = smoothness(iterate_of(task, model), RATE)
+    measured = smoothness(iterate_of(task, model), RATE, multiples=_MULTIPLES)
     return {
         "effective beta": _kept(measured.beta),
         "gradient predictiveness": _kept(measured.gradient_predictiveness),

@@ -71,9 +71,9 @@ class Elman(nn.Module):
 
     def __init__(self, inputs: int, units: int, outputs: int) -> None:
         super().__init__()
-        self.input = nn.Linear(inputs, units)
+        self.input: nn.Module = nn.Linear(inputs, units)
         self.state = nn.Linear(units, units, bias=False)
-        self.activation = nn.Tanh()
+        self.activation: nn.Module = nn.Tanh()
         self.head = nn.Linear(units, outputs)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ def measured(trial, reaches, shift):
 
 class TestCovariateShift(QuestionContract):
     name = "covariate-shift"
+    task = "one_rate"
 
     def world(self, trial):
         reaches, shift = {"none": (60, 0.2), "batch": (20, 0.2), "noisy": (20, 0.6)}[kind(trial)]

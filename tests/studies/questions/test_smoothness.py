@@ -14,6 +14,7 @@ def measured(trial, value, final=0.95):
 
 class TestSmoothness(QuestionContract):
     name = "smoothness"
+    task = "one_rate"
 
     def world(self, trial):
         return measured(trial, 0.5 if words(trial)["norm"] == "batch" else 1.0)
