@@ -58,10 +58,13 @@ def norms_frozen() -> nn.Module:
     return model
 
 
-def norms_in_evaluation() -> nn.Module:
+def norms_in_evaluation(frozen: bool = False) -> nn.Module:
     model = Residual()
     for norm in (model.stem[1], model.norm):
         norm.eval()
+        if frozen:
+            nn.init.normal_(norm.weight)
+            norm.requires_grad_(False)
     return model
 
 
@@ -115,6 +118,9 @@ class TestFrozenButUpdating(RuleContract):
             in_evaluation(Tuned()), vectors(2), deep(train_again)
         ),
         "norms in evaluation mode, thawed": lambda: Case(norms_in_evaluation(), images(2), deep(train_again)),
+        "all of a norm frozen between layers that train, thawed": lambda: Case(
+            norms_in_evaluation(frozen=True), images(2), deep(train_again)
+        ),
         "a backbone without affine": lambda: Case(Tuned(without_affine())),
     }
     healthy = {

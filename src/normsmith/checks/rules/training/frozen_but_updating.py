@@ -123,9 +123,8 @@ def _moves(context: Context, norm: Norm, around: list[nn.Parameter]) -> bool:
     steps = _own_steps(context)
     if not steps:
         return _trains(context.network, norm)
-    names = {
-        name for name, parameter in context.network.named_parameters() if any(parameter is p for p in around)
-    }
+    held = {id(parameter) for parameter in around if not parameter.requires_grad}  # a layer beside may train
+    names = {name for name, parameter in context.network.named_parameters() if id(parameter) in held}
     averaged = any(names & record.moved for record in steps)  # a momentum encoder, which no gradient trains
     return not averaged and any(call.moved for record in steps for call in record.calls_of(norm.path))
 
