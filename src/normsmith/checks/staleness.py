@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from normsmith.anatomy.broken_statistics import broken_statistics
 from normsmith.checks.context import Context
+from normsmith.checks.moments import LayerMoments
 from normsmith.checks.norms import Norm, statistics_tensors
 from normsmith.checks.shift import Shift, noise_of, shift
 
@@ -33,14 +34,26 @@ def staleness(context: Context) -> Staleness | None:
     return None if comparison.cost is None else Staleness(shifts, comparison.cost)
 
 
-def _shift(context: Context, norm: Norm) -> Shift | None:
-    """How far a norm's running statistics are from its data's; None where there are none to compare."""
+def shift_from(norm: Norm, measured: LayerMoments) -> Shift | None:
+    """How far a norm's running statistics are from what was measured; None where it has none.
+
+    Raises:
+        UnavailableError: the batches are too few.
+    """
     held = statistics_tensors(norm)
-    another_rules = norm.is_at_start or norm.is_frozen or broken_statistics(norm.module) is not None
-    if held is None or another_rules or not context.calls_of(norm):
+    if held is None:
         return None
-    measured = context.moments[norm.module]
     noise = noise_of(measured.calls, norm.epsilon)
     own = 0.0 if norm.momentum is None else norm.momentum / (2 - norm.momentum)
     weight = 1 / noise.batches + own
     return shift(held, (measured.mean, measured.within), norm.epsilon, noise, weight)
+
+
+def _shift(context: Context, norm: Norm) -> Shift | None:
+    """How far a norm's running statistics are from its data's; None where there are none to compare."""
+    another_rules = norm.is_at_start or norm.is_frozen or broken_statistics(norm.module) is not None
+    return (
+        None
+        if another_rules or not context.calls_of(norm)
+        else shift_from(norm, context.moments[norm.module])
+    )

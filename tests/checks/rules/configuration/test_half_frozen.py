@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from tests.checks.networks import Residual, cnn, images, mlp, trained, vectors
 from tests.contracts.rule import Case, RuleContract
 from torch import nn
@@ -56,12 +57,17 @@ def tuned(make: Callable[[], nn.Module], batches: list) -> nn.Module:
     return trained(model.train(), batches, 1)
 
 
-def in_evaluation_mode() -> nn.Module:
-    """The statistics of all norms are frozen on purpose, as detectors are trained."""
-    model = cnn().train()
+def in_evaluation_mode(model: nn.Module | None = None) -> nn.Module:
+    """The statistics of all norms are frozen, as detectors are trained."""
+    model = (cnn() if model is None else model).train()
     for norm in norms(model):
         norm.eval()
     return model
+
+
+def statistics_alone() -> nn.Module:
+    """The statistics of a trained network are frozen by a call that says so."""
+    return surgery.freeze(trained(mlp(), vectors(4), 1).train(), "statistics").apply()
 
 
 def body() -> nn.Module:
@@ -69,6 +75,13 @@ def body() -> nn.Module:
     model = cnn()
     model[:7].requires_grad_(False)
     return model.train()
+
+
+def without_norms(model: nn.Module) -> Case:
+    """A case with an optimizer of the convolutions and the linear layer alone."""
+    own = {id(parameter) for norm in norms(model) for parameter in norm.parameters()}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in own]
+    return Case(model, given={"optimizer": torch.optim.SGD(rest, lr=0.1)})
 
 
 class TestHalfFrozen(RuleContract):
@@ -79,12 +92,16 @@ class TestHalfFrozen(RuleContract):
         "a pinned layer of normsmith": lambda: Case(pinned()),
         "learned γ and β alone, in all norms": lambda: Case(tuned(Residual, images(4))),
         "all norms alike is information": lambda: Case(all_alike()),
+        "norms of a trained network in evaluation mode": lambda: Case(
+            in_evaluation_mode(trained(cnn(), images(4), 1))
+        ),
         "statistics frozen in evaluation mode is information": lambda: Case(in_evaluation_mode()),
     }
     healthy = {
         "nothing is frozen": lambda: Case(Residual().train()),
         "all four are frozen": lambda: Case(surgery.freeze(cnn().train()).apply()),
         "a body frozen altogether": lambda: Case(body()),
+        "γ and β that no optimizer has": lambda: without_norms(in_evaluation_mode()),
         "a whole model in evaluation mode": lambda: Case(mlp().eval()),
         "an averaged copy, no gradients at all": lambda: Case(mlp().train().requires_grad_(False)),
         "no γ and β": lambda: Case(nn.Sequential(nn.Linear(4, 4), layers.BatchNorm1d(4, affine=False))),
@@ -101,3 +118,5 @@ def test_who_freezes_on_purpose_is_not_warned():
     assert severities(tuned(mlp, vectors(4))) == ["warning", "warning"]
     assert severities(all_alike()) == ["info", "info"]
     assert severities(in_evaluation_mode()) == ["info", "info"]
+    assert severities(in_evaluation_mode(trained(cnn(), images(4), 1))) == ["warning", "warning"]
+    assert severities(statistics_alone()) == ["info", "info"]

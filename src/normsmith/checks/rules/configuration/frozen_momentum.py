@@ -1,15 +1,19 @@
 """The momentum of a batch norm is 0 or 1: its running statistics never move, or are always the last batch's.
 
 What: a momentum of 1 in a batch norm that updates its running statistics; or a momentum of 0 where these are still mean
-    0 and variance 1, as in a new layer. People also use a momentum of 0 to freeze statistics that were loaded or
-    measured; that is left alone.
+    0 and variance 1, as in a new layer, or are no longer those of the batches that were given, as after a momentum that
+    was set to 0 for a while and forgotten. People also use a momentum of 0 to keep statistics that were loaded or
+    measured; as long as these are those of the data, that is left alone.
 
 Formula: running ← (1 − momentum)·running + momentum·batch.
 
-Why it hurts: with 0, evaluation never normalises: it subtracts 0 and divides by 1, while training normalises by the
-    batch. With 1, evaluation normalises by the statistics of whatever batch came last.
+Why it hurts: with 0, evaluation goes by 0 and 1, or by what the network once was, for ever, while training still
+    normalises by the batch: a momentum of 0 freezes no norm. With 1, evaluation normalises by the statistics of
+    whatever batch came last.
 
-Threshold: exactly 0 and exactly 1. From 0.5 to 1 NS201 reports it.
+Threshold: exactly 0 and exactly 1; from 0.5 to 1 NS201 reports it. Statistics are no longer those of the batches where
+    means are 0.1 σ or variances a fifth apart, beyond sampling error, in a tenth of the channels, as in NS404. What
+    that costs today is not asked: they never come back, whatever training does.
 
 Reproduction:
     import normsmith, torch
@@ -33,11 +37,19 @@ Threads: pytorch/pytorch#15298 (0 taken for "only the new batch"), jwyang/faster
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
+from typing import Any
+
+from torch import nn
 
 from normsmith.checks.context import Context
-from normsmith.checks.finding import Finding, Fix
+from normsmith.checks.finding import Finding, Fix, UnavailableError
+from normsmith.checks.moments import LayerMoments, moments_of_calls
+from normsmith.checks.norms import Norm
 from normsmith.checks.rule import Rule
+from normsmith.checks.staleness import shift_from
+from normsmith.measure import measurable_layers
 from normsmith.surgery import set_momentum
 
 _USUAL = 0.1
@@ -45,16 +57,18 @@ _USUAL = 0.1
 
 def check(context: Context) -> Iterator[Finding]:
     """A finding for each norm whose momentum is one of the two ends."""
-    for norm in context.norms:
-        if norm.momentum not in (0, 1) or norm.is_frozen or not norm.updates:
+    norms = [
+        norm for norm in context.norms if norm.momentum in (0, 1) and norm.updates and not norm.is_frozen
+    ]
+    measured = _measured(context, [norm for norm in norms if norm.momentum == 0 and not norm.is_at_start])
+    for norm in norms:
+        what = "are always those of the last batch" if norm.momentum == 1 else _still(norm, measured)
+        if what is None:
             continue
-        if norm.momentum == 0 and not norm.is_at_start:
-            continue
-        what = "never move from 0 and 1" if norm.momentum == 0 else "are always those of the last batch"
         yield Finding(
             norm.path,
             f"momentum is {norm.momentum:g}: the running statistics {what}",
-            "momentum taken for the weight of the old statistics, or a freeze without statistics"
+            "momentum taken for the weight of the old statistics, or a freeze that freezes no training"
             if norm.momentum == 0
             else "momentum taken for the weight of the old statistics",
             Fix(
@@ -67,6 +81,35 @@ def check(context: Context) -> Iterator[Finding]:
             threshold=norm.momentum,
             also=norm.also,
         )
+
+
+def _still(norm: Norm, measured: dict[nn.Module, LayerMoments]) -> str | None:
+    """What is wrong with statistics that never move; None where they may be meant to stay."""
+    if norm.is_at_start:
+        return "never move from 0 and 1"
+    with suppress(UnavailableError):  # few batches tell a shift from noise as little as none
+        away = shift_from(norm, measured[norm.module]) if norm.module in measured else None
+        if away is not None and away.counts:
+            return f"never move, and are off {away.text}"
+    return None
+
+
+def _measured(context: Context, norms: list[Norm]) -> dict[nn.Module, LayerMoments]:
+    """What reaches these norms, whose statistics stand still; nothing where that cannot be measured."""
+    if not norms or context.data is None or not context.looks_at_data:
+        return {}
+    modules: list[Any] = [norm.module for norm in norms]
+    held = [module.momentum for module in modules]
+    try:
+        for module in modules:
+            module.momentum = _USUAL  # layers that hold their statistics are not measured
+        layers = (layer for layer in measurable_layers(context.network).layers if layer.layer in modules)
+        return moments_of_calls(context.network, tuple(layers), context.measured, context.output)
+    except UnavailableError:
+        return {}
+    finally:
+        for module, momentum in zip(modules, held, strict=True):
+            module.momentum = momentum
 
 
 RULE = Rule("NS209", "frozen-momentum", "warning", check, __doc__)

@@ -2,10 +2,11 @@
 
 What: running statistics that stand still (by `normsmith.surgery.freeze`, or by evaluation mode within a model that
     trains) while γ and β train; or γ and β that do not train while the statistics move, in a part of the model that
-    does train. The first is a warning where the layer beside the norm is frozen too, so that γ and β seem forgotten.
-    Elsewhere, and where all norms of the model are alike, it seems meant and is information; but not where γ and β were
-    trained before they were frozen, which seems to be all that was thought of. Of a part that is frozen altogether,
-    NS305 reports whether its statistics move.
+    does train. It is a warning where γ and β were trained before the one half was frozen, which seems to be all that
+    was thought of; and where the layer beside the norm is frozen too, so that γ and β seem forgotten. It is information
+    in new networks whose norms are all alike, and where `freeze(model, "statistics")` says that only statistics are
+    meant. Nothing is reported of γ and β that are in no group of the optimizer, if you give it. Of a part that is
+    frozen altogether, NS305 reports whether its statistics move.
 
 Formula: y = γ·(x − mean) / sqrt(var + eps) + β: in a frozen layer γ, β, mean and var are all constant.
 
@@ -40,9 +41,11 @@ Threads: isht7/pytorch-deeplab-resnet#23, filipradenovic/cnnimageretrieval-pytor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Literal
+
+from torch import nn
 
 from normsmith.checks.context import Context
 from normsmith.checks.finding import Finding, Fix
@@ -67,14 +70,17 @@ def check(context: Context) -> Iterator[Finding]:
     """A finding for each norm of which one half moves."""
     beside = {norm.module: norm for norm in affine_norms(context.network)}
     affine = [norm for norm in context.norms if norm.module in beside]
-    moving = {norm: half for norm in affine if (half := _moving_half(norm, beside[norm.module])) is not None}
+    moving = {
+        norm: half
+        for norm in affine
+        if (half := _moving_half(context, norm, beside[norm.module])) is not None
+    }
     alike = len(moving) == len(affine) and len(set(moving.values())) == 1
     for norm, half in moving.items():
-        forgotten = (
-            half == "statistics" and norm.has_trained
-        )  # new γ and β may be frozen in place of affine=False
+        # new γ and β may be frozen in place of affine=False, and freeze(model, "statistics") says what it means
+        forgotten = norm.has_trained and not (half == "affine" and norm.is_pinned)
         meant = (alike and len(affine) > 1 and not forgotten) or (
-            half == "affine" and beside[norm.module].neighbour_trains
+            half == "affine" and beside[norm.module].neighbour_trains and not forgotten
         )
         yield Finding(
             norm.path,
@@ -90,7 +96,7 @@ def check(context: Context) -> Iterator[Finding]:
         )
 
 
-def _moving_half(norm: Norm, affine: AffineNorm) -> _Half | None:
+def _moving_half(context: Context, norm: Norm, affine: AffineNorm) -> _Half | None:
     """Which half of a norm moves while the other one is frozen; None where both do, or neither."""
     if not norm.in_training or not norm.others_train or not norm.keeps_statistics:
         return None
@@ -98,9 +104,17 @@ def _moving_half(norm: Norm, affine: AffineNorm) -> _Half | None:
     pinned = isinstance(module, StatisticsBase) and module.pinned is not None
     frozen = pinned or not module.training
     if affine.trainable:
-        return "affine" if frozen else None
+        return "affine" if frozen and _train(context, affine.trainable) else None
     moves = not frozen and norm.updates and norm.momentum != 0
     return "statistics" if moves and affine.neighbour_trains else None
+
+
+def _train(context: Context, parameters: Iterable[nn.Parameter]) -> bool:
+    """Whether any of these is trained: by the optimizer, where there is one."""
+    if context.optimizer is None:
+        return any(True for _ in parameters)
+    stepped = {id(parameter) for group in context.optimizer.param_groups for parameter in group["params"]}
+    return any(id(parameter) in stepped for parameter in parameters)
 
 
 RULE = Rule("NS210", "half-frozen", "warning", check, __doc__, varies=("info",))
