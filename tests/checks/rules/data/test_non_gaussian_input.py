@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from tests.checks.networks import cnn, images, mlp, vectors
+from tests.checks.networks import Recurrent, cnn, images, mlp, sequences, vectors
 from tests.contracts.rule import Case, RuleContract
 from torch import nn
 
@@ -40,6 +40,10 @@ class TestNonGaussianInput(RuleContract):
         "one feature of eight, in a recurrent cell": lambda: Case(
             cells(), [(torch.cat([x[:, :7], torch.exp(2 * x[:, 7:])], 1), y) for x, y in vectors()]
         ),
+        "images with hot pixels": lambda: Case(
+            cnn(), [(x + 40 * (torch.rand_like(x) < 0.005), y) for x, y in images(8, size=32)]
+        ),
+        "sequences with heavy tails": lambda: Case(Recurrent(), [(x**5, y) for x, y in sequences(8)]),
     }
     healthy = {
         "normal": lambda: Case(mlp(), vectors()),
@@ -47,7 +51,13 @@ class TestNonGaussianInput(RuleContract):
         "flags": lambda: Case(mlp(), [((x > 2).float(), y) for x, y in vectors()]),
         "counts that are mostly zero": lambda: Case(mlp(), [((x > 1) * (1 + x**2), y) for x, y in vectors()]),
         "pixels of flattened images": pixels,
-        "images": lambda: Case(cnn(), [(torch.exp(1.5 * x), y) for x, y in images(8)]),
+        "images": lambda: Case(cnn(), [(torch.exp(0.5 * x), y) for x, y in images(8, size=32)]),
+        "small bright objects before a background": lambda: Case(
+            cnn(), [(torch.where(x > 2, 9.0, -1.0), y) for x, y in images(8, size=32)]
+        ),
+        "padded sequences": lambda: Case(
+            Recurrent(), [(x * (torch.arange(5) < 2)[:, None], y) for x, y in sequences(8)]
+        ),
     }
 
 
