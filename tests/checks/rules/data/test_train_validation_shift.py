@@ -45,6 +45,13 @@ def on(model: nn.Module, batches: list, change: Callable[[Tensor], Tensor], **op
     return Case(trained(model, batches, 20), batches, validation(held_out, change, **options))
 
 
+def unreadable() -> Case:
+    """Images of which those of validation come as bright noise, by their loss."""
+    case = on(cnn(), images(), lambda x: 3 + torch.randn_like(x), loss=True)
+    case.given["loss"] = F.cross_entropy
+    return case
+
+
 class TestTrainValidationShift(RuleContract):
     code = "NS408"
     faulty = {
@@ -53,6 +60,7 @@ class TestTrainValidationShift(RuleContract):
         "sequences of another sensor, by their loss": lambda: on(
             Front(), sequences(), lambda x: x * 4 + 3, loss=True
         ),
+        "files that are decoded to noise, which no statistics mend": unreadable,
     }
     healthy = {
         "the same data": lambda: on(mlp(), vectors(), lambda x: x),
