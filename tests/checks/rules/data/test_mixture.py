@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from tests.checks.networks import cnn, images, mlp, sequences, trained, vectors
@@ -70,6 +72,33 @@ def on(model: nn.Module, batches: Batches, domain=source) -> Case:
     return Case(trained(model, batches, 25), batches, given(domain))
 
 
+def unpaired(x: Tensor) -> Tensor:
+    """Samples whose halves do not belong together."""
+    return torch.cat([x[:, :4], x[:, 4:].flip(0)], 1)
+
+
+def discriminator(generated: Callable[[Tensor], Tensor]) -> Case:
+    """A network that tells real from generated samples, in forwards of their own."""
+    batches = [(torch.cat([x, x], 1), y) for x, y in vectors(size=64, features=4)]
+
+    def step(model, batches, optimizer):
+        x, _ = next(batches)
+        optimizer.zero_grad()
+        model.train()
+        (F.softplus(-model(x)[:, 0]).mean() + F.softplus(model(generated(x))[:, 0]).mean()).backward()
+        optimizer.step()
+
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(60):
+        step(model, iter(batches), optimizer)
+
+    def loss(output: Tensor, _: Tensor) -> Tensor:
+        return F.softplus(-output[:, 0]).mean()
+
+    return Case(model, batches, {"loss": loss, "training_step": step, "level": "deep"})
+
+
 class TestMixture(RuleContract):
     code = "NS412"
     faulty = {
@@ -80,6 +109,7 @@ class TestMixture(RuleContract):
         "two calls on different scales": lambda: Case(
             trained(Siamese(), vectors(), 25), vectors(), {"loss": F.cross_entropy}
         ),
+        "real and generated samples, in two forwards of a training step": lambda: discriminator(unpaired),
     }
     healthy = {
         "names without a difference": lambda: on(
@@ -88,6 +118,7 @@ class TestMixture(RuleContract):
         "a difference too small to cost": lambda: on(
             mlp(), two_domains(vectors(), 0.05), lambda batch: "a" if float(batch[0].mean()) > 0.02 else "b"
         ),
+        "two forwards of a training step on the same data": lambda: discriminator(lambda x: x.flip(0)),
         "two calls on one scale": lambda: Case(
             trained(Siamese(alike=True), vectors(), 25), vectors(), {"loss": F.cross_entropy}
         ),

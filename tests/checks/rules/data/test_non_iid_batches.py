@@ -34,6 +34,13 @@ def drift() -> Batches:
     return [(x + 0.2 * number, y) for number, (x, y) in enumerate(sequences())]
 
 
+def few_drift() -> Case:
+    """A level that moves slowly in a quarter of the channels, and by little beside the samples' own spread."""
+    levels = torch.linspace(-0.45, 0.45, 16)[:, None] * (torch.arange(20) < 6)
+    batches = [(x + level, y) for (x, y), level in zip(vectors(size=64, features=20), levels, strict=True)]
+    return Case(nn.Sequential(nn.BatchNorm1d(20), nn.Linear(20, 2)), batches)
+
+
 def stratified() -> Batches:
     """The same share of each class in every batch."""
     x, y = (torch.cat(parts) for parts in zip(*vectors(32), strict=True))
@@ -49,6 +56,7 @@ class TestNonIidBatches(RuleContract):
         "a CNN, a camera for each batch": lambda: Case(cnn(), brightness(images())),
         "a recurrent network, a stream that drifts": lambda: Case(Recurrent(), drift()),
         "a transformer block, sorted by class": lambda: Case(Attention(), sorted_by_class(sequences())),
+        "a level that drifts in few channels": few_drift,
     }
     healthy = {
         "drawn at random": lambda: Case(trained(mlp(), vectors()), vectors()),

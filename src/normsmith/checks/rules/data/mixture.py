@@ -1,10 +1,12 @@
 """One batch norm serves domains, or calls, whose statistics differ: its running average fits none of them.
 
 What: the inputs of each norm are measured domain by domain, as your function `domain(batch)` names them, and call by
-    call where a forward calls the norm more than once. It is reported where they differ by more than sampling explains
-    in a tenth of its channels or more, and where that costs loss or metric: statistics are measured on one part of your
-    batches, and on the rest the network is better in evaluation if each domain or call is normalised by its own
-    statistics than by their common average, over all domains or for one of them alone. Classes are no domains: a
+    call where a forward calls the norm more than once. If you give a `training_step`, level deep measures the forwards
+    of a step one by one as well, as those of real and generated samples. It is reported where they differ by more than
+    sampling explains in a tenth of its channels or more, and where that costs loss or metric: statistics are measured
+    on one part of your batches, and on the rest the network is better in evaluation if each domain or call is
+    normalised by its own statistics than by their common average, over all domains or for one of them alone. Of a
+    step's forwards the statistics are taken of the one that your batches are most like. Classes are no domains: a
     network has to tell them apart.
 
 Formula: |μ_a − μ_b| / σ_b > 0.1 or |log σ²_a − log σ²_b| > 0.2 for two domains or calls a and b with mean μ and
@@ -53,7 +55,7 @@ Threads: pytorch/pytorch#48929, woozch/DSBN#10, Britefury/self-ensemble-visual-d
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -65,7 +67,7 @@ from normsmith._text import error_text, some
 from normsmith.checks.comparison import Comparison, normalising_by
 from normsmith.checks.context import Context
 from normsmith.checks.finding import Finding, Fix, UnavailableError
-from normsmith.checks.moments import Call
+from normsmith.checks.moments import Call, LayerMoments
 from normsmith.checks.norms import Norm
 from normsmith.checks.rule import Rule
 from normsmith.checks.shift import CHANNELS, Shift, noise_of, shift
@@ -77,6 +79,7 @@ _OF_DOMAINS = Fix(
     "or a norm for each domain"
 )
 _OF_CALLS = Fix("one nn.BatchNorm for each call")
+_OF_FORWARDS = Fix("one forward of both, model(torch.cat([a, b])), or a norm for each kind of data")
 
 
 def check(context: Context) -> Iterator[Finding]:
@@ -93,6 +96,7 @@ def check(context: Context) -> Iterator[Finding]:
         yield from _findings(context, split, names)
     split = {n: _split(context.calls_of(n), [c.number for c in context.calls_of(n)]) for n in context.norms}
     yield from _findings(context, split, None)
+    yield from _of_forwards(context)
 
 
 def _names(context: Context) -> list[str]:
@@ -143,6 +147,66 @@ def _findings(context: Context, split: dict[Norm, Parts], names: list[str] | Non
         )
 
 
+def _of_forwards(context: Context) -> Iterator[Finding]:
+    """Those of the forwards of a training step of the user's own, each on data of its own kind."""
+    split = {norm: _forwards(context, norm) for norm in context.norms if not norm.is_frozen}
+    differ = {
+        norm: away
+        for norm, parts in split.items()
+        if len(parts) > 1 and context.calls_of(norm) and (away := _largest_shift(parts, norm.epsilon)).counts
+    }
+    if not differ:
+        return
+    layers = [layer for layer in context.layers if any(layer.layer is norm.module for norm in differ)]
+    parts_of = {norm.module: split[norm] for norm in differ}
+    pooled = [_statistics(layer, _every(parts_of[layer.layer])) for layer in layers]
+    own = [_statistics(layer, _like(context.moments[layer.layer], parts_of[layer.layer])) for layer in layers]
+    with normalising_by(layers, pooled):
+        cost = context.compare_with(lambda: normalising_by(layers, own)).cost
+    for norm, away in differ.items() if cost is not None else ():
+        yield Finding(
+            norm.path,
+            f"inputs of {len(split[norm])} forwards of a training step differ {away.text}; {cost}",
+            "several kinds of data, as real and generated samples, each in a forward of its own",
+            _OF_FORWARDS,
+            quantity="share of channels",
+            measured=away.share,
+            threshold=CHANNELS,
+            batches=len(_every(split[norm])),
+            also=norm.also,
+            evidence=away.to_dict("one of the forwards", "another"),
+        )
+
+
+def _forwards(context: Context, norm: Norm) -> Parts:
+    """The calls of a norm in the user's steps, by the number of their forward within a step; none without steps."""
+    parts: Parts = {}
+    with suppress(UnavailableError):
+        for step, record in enumerate(context.own_steps if context.looks_at_training else ()):
+            numbers: dict[int, int] = {}
+            for call in record.calls_of(norm.path):
+                if call.forward is None or call.values < 2 or not (call.moved and call.records):
+                    continue
+                number = numbers.setdefault(call.forward, len(numbers))
+                var = call.var * call.values / (call.values - 1)
+                parts.setdefault(number, []).append(Call(step, number, call.values, call.mean, var))
+    return {number: calls for number, calls in parts.items() if len(calls) > 1}  # one tells nothing of noise
+
+
+def _like(measured: LayerMoments, parts: Parts) -> list[Call]:
+    """The part whose means are nearest to what was measured on the batches."""
+
+    def distance(calls: list[Call]) -> float:
+        mean, _ = _average(calls)
+        return float(((mean - measured.mean).square() / measured.within.clamp(min=1e-30)).sum())
+
+    return min(parts.values(), key=distance)
+
+
+def _every(parts: Parts) -> list[Call]:
+    return [call for part in parts.values() for call in part]
+
+
 def _largest_shift(parts: Parts, epsilon: float) -> Shift:
     """Between the two parts that differ most; noise is how much batches of one part vary."""
     noise = noise_of(_centred(parts), epsilon)
@@ -157,7 +221,7 @@ def _largest_shift(parts: Parts, epsilon: float) -> Shift:
 
 def _centred(parts: Parts) -> list[Call]:
     """All calls, in batches of their own, with what parts differ by taken away."""
-    mean, var = _average([call for part in parts.values() for call in part])
+    mean, var = _average(_every(parts))
     centred: list[Call] = []
     for part in parts.values():
         own_mean, own_var = _average(part)
@@ -183,9 +247,7 @@ def _cost(
 
     Where all batches together show nothing, one domain alone may pay, with at least two batches to tell.
     """
-    pooled = [
-        _statistics(layer, [c for part in parts[layer.layer].values() for c in part]) for layer in layers
-    ]
+    pooled = [_statistics(layer, _every(parts[layer.layer])) for layer in layers]
     with normalising_by(layers, pooled):
         if names is None:
             return context.compare_with(lambda: _each_call(layers, parts)).cost
