@@ -1,15 +1,15 @@
-"""What reaches the first layer with weights, feature by feature: raw data, or what was made of them before."""
+"""What reaches layers with weights, feature by feature: of the first one raw data, of all of them the moments."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from normsmith.anatomy.forward import copied, flat
+from normsmith.anatomy.forward import Forward, copied, flat
 from normsmith.anatomy.isolation import same_random_numbers
 from normsmith.anatomy.kinds import is_producer
 from normsmith.checks.finding import UnavailableError
@@ -40,18 +40,14 @@ def first_inputs(
     seen: list[Tensor] = []
     embedded: list[bool] = []
     begun = 0
-    paths = {
-        module: path
-        for path, module in model.named_modules()
-        if is_producer(module) or isinstance(module, (nn.RNNBase, nn.RNNCellBase))
-    }
+    paths = _with_weights(model)
 
     def enters(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         x = next(flat(arguments), None)
         if len(seen) >= begun or x is None or not x.is_floating_point() or x.ndim < 2:
             return
         first.append(paths[module])
-        values = x.detach().movedim(-1 if isinstance(module, _LAST) else 1, -1).flatten(0, -2)
+        values = _by_feature(module, x)
         step = max(len(values) // _VALUES, 1)
         seen.append(values[::step].double().cpu())
         raise _Reached
@@ -83,6 +79,46 @@ def first_inputs(
     if not seen or len({part.shape[1] for part in seen}) > 1:
         raise UnavailableError("no linear, convolutional or recurrent layer gets the data")
     return first[0], torch.cat(seen)
+
+
+def moments_of_inputs(model: nn.Module, batch: Any, forward: Forward) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and variance of the first input of each layer with weights, by its path, each (features,), in evaluation.
+
+    Raises:
+        UnavailableError: the model raised.
+    """
+    moments: dict[str, tuple[Tensor, Tensor]] = {}
+    paths = _with_weights(model)
+
+    def enters(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        x = next(flat(arguments), None)
+        if paths[module] in moments or x is None or not x.is_floating_point() or x.ndim < 2:
+            return
+        values = _by_feature(module, x)
+        if len(values) > 1:
+            var, mean = torch.var_mean(values.double(), 0)
+            moments[paths[module]] = mean.cpu(), var.cpu()
+
+    with modes_kept(model), torch.no_grad(), same_random_numbers(model), ExitStack() as stack:
+        for module in paths:
+            stack.callback(module.register_forward_pre_hook(enters).remove)
+        model.eval()
+        numbered(forward)(model, copied(batch))
+    return moments
+
+
+def _with_weights(model: nn.Module) -> dict[nn.Module, str]:
+    """The path of each linear, convolutional or recurrent layer."""
+    return {
+        module: path
+        for path, module in model.named_modules()
+        if is_producer(module) or isinstance(module, (nn.RNNBase, nn.RNNCellBase))
+    }
+
+
+def _by_feature(module: nn.Module, x: Tensor) -> Tensor:
+    """What reaches a layer, (values, features)."""
+    return x.detach().movedim(-1 if isinstance(module, _LAST) else 1, -1).flatten(0, -2)
 
 
 def dense(values: Tensor) -> Tensor:

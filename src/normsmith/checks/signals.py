@@ -18,11 +18,15 @@ from normsmith.anatomy.graph import Graph
 from normsmith.anatomy.kinds import is_producer
 from normsmith.checks.activations import Activation, ActivationMeter
 from normsmith.checks.finding import UnavailableError
+from normsmith.checks.inputs import moments_of_inputs
 from normsmith.checks.moments import moments_of_calls
+from normsmith.checks.norms import norms_of
 from normsmith.checks.training import Trainee
 from normsmith.layers.batch_renorm import RenormBase
 from normsmith.measure import measurable_layers
 
+Inputs = dict[str, list[tuple[Tensor, Tensor]]]
+"""(mean, variance) of a layer's input, by its path, each (channels,), one after the other."""
 STEPS = 8
 """Training steps in which signals are measured."""
 _LEAST = 0.1
@@ -72,6 +76,7 @@ class Signals:
     - `activations`: none where the graph is not known.
     - `inputs`: for each batch norm, by its path, (mean, variance) of what the first batch makes of its input, before
       the first step and after each; dropout does not drop. Those that cannot be measured are left out.
+    - `layer_inputs`: the same of linear, convolutional and recurrent layers, in a network that has no batch norm.
     """
 
     trained: nn.Module
@@ -79,7 +84,8 @@ class Signals:
     weights: tuple[WeightSignal, ...]
     renorms: tuple[RenormSignal, ...]
     activations: tuple[Activation, ...]
-    inputs: dict[str, list[tuple[Tensor, Tensor]]]
+    inputs: Inputs
+    layer_inputs: Inputs
 
 
 def signals_of(trainee: Trainee, graph: Graph | None, forward: Forward) -> Signals:
@@ -104,8 +110,9 @@ def signals_of(trainee: Trainee, graph: Graph | None, forward: Forward) -> Signa
         if isinstance(module, RenormBase)
     }
     meter = None if graph is None else ActivationMeter(model, graph)
-    inputs: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    _add_inputs(inputs, trainee, forward)
+    inputs: Inputs = {}
+    layer_inputs: Inputs = {}
+    _add_inputs(inputs, layer_inputs, trainee, forward)
     for number in range(STEPS):
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
@@ -115,7 +122,7 @@ def signals_of(trainee: Trainee, graph: Graph | None, forward: Forward) -> Signa
             if meter is not None:
                 stack.enter_context(meter.watching())
             trainee.step(number)
-        _add_inputs(inputs, trainee, forward)
+        _add_inputs(inputs, layer_inputs, trainee, forward)
     return Signals(
         model,
         STEPS,
@@ -123,13 +130,18 @@ def signals_of(trainee: Trainee, graph: Graph | None, forward: Forward) -> Signa
         tuple(renorms.values()),
         () if meter is None else meter.measured,
         inputs,
+        layer_inputs,
     )
 
 
-def _add_inputs(inputs: dict[str, list[tuple[Tensor, Tensor]]], trainee: Trainee, forward: Forward) -> None:
-    """Measure what the first batch makes of the norms' inputs by now; the model's buffers stay."""
+def _add_inputs(inputs: Inputs, layer_inputs: Inputs, trainee: Trainee, forward: Forward) -> None:
+    """Measure what the first batch makes of the norms' inputs, or the layers', by now; the model's buffers stay."""
     layers = measurable_layers(trainee.model).layers
     with suppress(UnavailableError):
+        if not norms_of(trainee.model):
+            for path, moments in moments_of_inputs(trainee.model, trainee.batches[0], forward).items():
+                layer_inputs.setdefault(path, []).append(moments)
+            return
         measured = moments_of_calls(trainee.model, layers, trainee.batches[:1], forward, dropout=False)
         for of_layer in measured.values():
             first = of_layer.calls[0]

@@ -57,12 +57,14 @@ NOTHING, NOTHING_RELATIVE = 1e-7, 1e-6
 def check(context: Context) -> Iterator[Finding]:
     """A finding for the first layer whose weight trains, if its gradient is out of scale with the last layer's."""
     firsts, lasts = _ends(context)
-    if not (firsts and lasts and all(signal.has_scale for signal in (*firsts, *lasts))):
+    if not (firsts and lasts and all(signal.has_scale for signal in lasts)):
         return
     first, last = max(firsts, key=_size), min(lasts, key=_size)
     is_nothing = _size(first) < NOTHING and _typical(first.relative) < NOTHING_RELATIVE
     vanishes = is_nothing or max(_ratios(first, last)) < LOW
     if not vanishes:
+        if not all(signal.has_scale for signal in firsts):
+            return  # in units of a weight that begins at 0, any gradient is large
         first, last = min(firsts, key=_size), max(lasts, key=_size)
         if min(_ratios(first, last)) <= HIGH:
             return
