@@ -29,7 +29,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Scales:
-    """The longest way through linear layers and convolutions on which no norm stands.
+    """The longest way through linear layers, convolutions and recurrent layers without gates on which no norm stands.
 
     - `length`: how many layers are on it.
     - `layers`: their scales, without the last layer of the network, layers that end in a residual addition, and those
@@ -68,8 +68,9 @@ def scales_of(model: nn.Module, graph: Graph, batch: Any, forward: Forward) -> S
     measured: dict[nn.Module, list[float]] = {}
 
     def look(module: nn.Module, _: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            measured.setdefault(module, []).append(float(output.detach().double().std()))
+        values = output[0] if isinstance(module, nn.RNN) else output
+        if isinstance(values, Tensor):
+            measured.setdefault(module, []).append(float(values.detach().double().std()))
 
     modules = [event.module for event in inner if event.module is not None]
     paths = {event.module: event.path for event in inner}
@@ -80,6 +81,11 @@ def scales_of(model: nn.Module, graph: Graph, batch: Any, forward: Forward) -> S
         numbered(forward)(model, copied(batch))
     scales = [Scale(paths[module], value) for module, values in measured.items() for value in values]
     return Scales(len(way), tuple(scale for scale in scales if scale.deviation != 0))
+
+
+def is_layer(event: Event) -> bool:
+    """Whether a call is that of a layer that multiplies the scale of its input: gates keep their state in bounds."""
+    return event.role == "producer" or isinstance(event.module, nn.RNN)
 
 
 def longest_way(graph: Graph) -> tuple[Event, ...]:
@@ -96,7 +102,7 @@ def longest_way(graph: Graph) -> tuple[Event, ...]:
         before = chosen((ways[source] for source in event.sources), key=len, default=())
         if event.role == "norm":
             ways[event] = ()
-        elif event.role == "producer":
+        elif is_layer(event):
             ways[event] = (*before, event)
         else:
             ways[event] = before
@@ -105,7 +111,9 @@ def longest_way(graph: Graph) -> tuple[Event, ...]:
 
 def _leads_on(graph: Graph, event: Event) -> bool:
     """Whether another layer with weights comes after it; the last one is scaled as targets are."""
-    return any(graph.leads_to(event, later) for later in graph.having("producer") if later is not event)
+    return any(
+        graph.leads_to(event, later) for later in graph.events if later is not event and is_layer(later)
+    )
 
 
 def _is_added(graph: Graph, event: Event) -> bool:

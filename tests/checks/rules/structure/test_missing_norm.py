@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from tests.checks.networks import images, mlp, sequences, vectors
+from tests.checks.networks import images, mlp, sequences, trained, vectors
 from tests.contracts.rule import Case, RuleContract
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import normsmith
 
@@ -74,6 +75,9 @@ class TestMissingNorm(RuleContract):
         "a self-normalizing network": lambda: Case(scaled(nn.SELU, "linear"), vectors(2)),
         "residual branches that begin at 0": lambda: Case(FromZero(), vectors(2)),
         "four layers": lambda: Case(deep(depth=4), vectors(2)),
+        "a network that has learned without": lambda: Case(
+            trained(deep(depth=8), vectors(), 30), vectors(), {"loss": F.cross_entropy}
+        ),
         "with norms": lambda: Case(mlp(), vectors(2)),
         "with norms after all": lambda: Case(
             normsmith.surgery.insert(deep(depth=8), "layer").apply(), vectors(2)

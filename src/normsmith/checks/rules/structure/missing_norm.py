@@ -1,10 +1,11 @@
 """A deep network has no norm at all, and the scale of its activations changes from layer to layer.
 
 What: NS107 looks at one batch in evaluation mode; NS503 trains a few steps and asks whether it costs anything. Here a
-    network has five or more linear layers or convolutions and no norm of any kind; the variances of the layers' outputs
-    differ by more than a factor of 10, and some standard deviation is outside of [0.5, 2]. Three kinds of layers are
-    left out: the last one, those that end a residual branch, and those that put out a constant, as branches that begin
-    at 0 do. Networks whose initial weights keep the scale, and self-normalising ones, are fine. It is information only.
+    network has five or more linear layers, convolutions or recurrent layers without gates, and no norm of any kind; the
+    variances of the layers' outputs differ by more than a factor of 10, and some standard deviation is outside of [0.5,
+    2]. Three kinds of layers are left out: the last one, those that end a residual branch, and those that put out a
+    constant, as branches that begin at 0 do. Networks whose initial weights keep the scale, and self-normalising ones,
+    are fine, and so are those that have learned their data without norms, as a loss shows. It is information only.
 
 Formula: max var(h_l) / min var(h_l) > 10, and sqrt(var(h_l)) < 0.5 or > 2 for some l, where h_l is the output of layer
     l.
@@ -43,7 +44,7 @@ from normsmith.anatomy.kinds import is_norm
 from normsmith.checks.context import Context
 from normsmith.checks.finding import Finding, Fix
 from normsmith.checks.rule import Rule
-from normsmith.checks.scales import RATIO
+from normsmith.checks.scales import RATIO, is_layer
 
 LAYERS = 5
 
@@ -51,18 +52,17 @@ LAYERS = 5
 def check(context: Context) -> Iterator[Finding]:
     """One finding for a deep network without norms whose scales differ."""
     graph = context.graph
-    layers = [event.module for event in graph.having("producer") if event.module is not None]
+    layers = [event.module for event in graph.events if event.module is not None and is_layer(event)]
     has_norm = graph.having("norm") or any(is_norm(module) for module in context.network.modules())
     if has_norm or len(layers) < LAYERS:
         return
     scales = context.scales
-    if scales.are_apart:
-        deviations = [scale.deviation for scale in scales.layers]
+    if scales.are_apart and not context.has_learned:
         yield Finding(
             "",
-            f"has {count(len(layers), 'layer')} with weights and no norm; standard deviations of their outputs go from "
-            f"{number(min(deviations), 2)} to {number(max(deviations), 2)}",
-            "initial weights that do not keep the scale, or inputs that are not scaled",
+            f"has {count(len(layers), 'layer')} with weights and no norm, and the scale of their outputs is not kept "
+            f"(see NS503): variances differ by a factor of {number(scales.ratio, 2)}",
+            "a deep network without norms, whose initial weights have to keep the scale",
             Fix('model = normsmith.surgery.insert(model, "batch").apply()  # before training'),
             quantity="ratio of variances",
             measured=scales.ratio,
