@@ -57,7 +57,9 @@ _EPSILON = 1e-5
 _NOTHING = 0.01
 """A variance that is this share of the layer's average, or less, is next to nothing."""
 _LOWER = Fix("a lower learning rate, or a warm-up")
-_FIX = Fix("a lower learning rate; model = normsmith.surgery.recalibrate(model, batches).apply() before evaluation")
+_FIX = Fix(
+    "a lower learning rate; model = normsmith.surgery.recalibrate(model, batches).apply() before evaluation"
+)
 Moments = Sequence[tuple[Tensor, Tensor]]
 
 
