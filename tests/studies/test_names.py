@@ -61,6 +61,8 @@ NAMES = {
     landscape.shift_signals: "internal-covariate-shift",
     noise.noise_after_norms: "noise-after-norms",
     other_statistics.recalibrated_metric: "recalibrated-metric",
+    other_statistics.largest_mismatch: "largest-mismatch",
+    other_statistics.batch_mode_metric: "batch-mode-metric",
     probes.activation_signals: "activation-signals",
     probes.renorm_activity: "renorm-activity",
     probes.training_metric: "training-metric",

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
+import torch
 from torch import nn
 
 from normsmith import surgery
+from normsmith.measure import mismatch
+from normsmith.studies.data_edits import FewClasses, tensors
 from normsmith.studies.lab import Lab, Measure, Sample
 from normsmith.studies.names import named
 from normsmith.studies.trial import Outcome
-from normsmith.tasks import Task, evaluating, evaluation_batches, forward_of, metric
+from normsmith.tasks import Task, batches, evaluating, evaluation_batches, forward_of, metric
+from normsmith.tasks.data import metric_of
+from normsmith.tasks.datasets import length
 
 
 @named("recalibrated-metric")
@@ -21,6 +27,30 @@ def recalibrated_metric(model: nn.Module, task: Task) -> dict[str, float]:
     surgery.recalibrate(replica, loader, forward=forward_of(task), gap="none").apply()
     with evaluating(replica):
         return {"recalibrated": metric(task, replica, "test")}
+
+
+@named("largest-mismatch")
+def largest_mismatch(model: nn.Module, task: Task) -> dict[str, float]:
+    """How far a norm's output in evaluation is from that in training, at most, in SD; see `measure.mismatch`."""
+    stream = batches(task, torch.Generator().manual_seed(0))
+    some = [next(stream) for _ in range(length(task.train) // task.batch_size)]
+    by_layer = mismatch(model, some, forward_of(task)).values()
+    return {"mismatch": max(each.accumulated for each in by_layer)} if by_layer else {}
+
+
+@named("batch-mode-metric")
+def batch_mode_metric(model: nn.Module, task: Task) -> dict[str, float]:
+    """The test metric by each batch's own statistics, in batches of test samples composed as those of training are."""
+    inputs, targets = tensors(task, "test")
+    classes = task.train.classes if isinstance(task.train, FewClasses) else None
+    test = (inputs, targets) if classes is None else FewClasses(inputs, targets, classes)
+    size = min(task.batch_size, len(targets))
+    stream = batches(replace(task, train=test, batch_size=size), torch.Generator().manual_seed(0))
+    replica = copy.deepcopy(model)
+    with evaluating(replica), surgery.adapt(replica, prior=0.0):
+        pairs = [task.forward(replica, next(stream)) for _ in range(len(targets) // size)]
+    outputs, wanted = (torch.cat(part) for part in zip(*pairs, strict=True))
+    return {"batch mode": metric_of(task, "test", outputs, wanted)}
 
 
 def final_by(lab: Lab, probe: str) -> Measure:

@@ -9,7 +9,7 @@ class TestMovingAverages(QuestionContract):
     def world(self, trial):
         noise = 0.002 * (hash_of(trial) % 5)
         lag = {0.1: 0.05, 0.01: 0.2}.get(words(trial).get("momentum"), 0.0)
-        return outcome(20, 0.95 - lag + noise, recalibrated=0.95 + noise)
+        return outcome(20, 0.95 - lag + noise, recalibrated=0.95 + noise, mismatch=lag)
 
     def indifferent(self, trial):
         final = 0.9 + 0.002 * (hash_of(trial) % 9)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from normsmith.studies.arms import Arm, Value, edit
 from normsmith.studies.data_edits import few_classes
@@ -12,15 +13,17 @@ from normsmith.studies.figures import (
     chosen_settings,
     edge_notes,
     headline,
+    middle,
     rate_response,
     response,
 )
 from normsmith.studies.lab import Lab
+from normsmith.studies.other_statistics import batch_mode_metric, final_by
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.renorm import require_active_renorm
-from normsmith.studies.results import Chart
+from normsmith.studies.results import Chart, Table
 from normsmith.studies.statistics import Pairs
-from normsmith.studies.tuning import Requests, Tuned
+from normsmith.studies.tuning import Requests, Setting, Tuned
 
 ALL = 0
 """Stands for batches of all classes: the data as they are."""
@@ -42,6 +45,8 @@ def ask(lab: Lab) -> Requests[Findings]:
     arms = {(norm, k): _arm(lab, norm, k) for norm, k in ASKED[lab.profile]}
     flat = yield from lab.tune(arms.values(), lab.shortfall, detail="end")
     tuned = {key: flat[arm] for key, arm in arms.items()}
+    both = {key: _measured(tuned[key], arm) for key, arm in arms.items() if key[0] in ("batch", "renorm")}
+    yield [trial for each in both.values() for trial in lab.trials(each).values()]
     for (norm, _), each in tuned.items():
         if norm == "renorm":
             require_active_renorm(lab, each)
@@ -53,7 +58,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         headline=headline("Batch norm fails on batches of few classes and renorm cures it", effects),
         effects=effects,
         charts=(_by_classes(lab, tuned), *charts) if lab.profile == "full" else charts,
-        tables=(arms_table(lab, best),),
+        tables=(arms_table(lab, best), _both_modes(lab, both.values())),
         notes=(
             f"Batches of {lab.task.batch_size}, whose samples come from so many classes, which differ from batch to "
             "batch; validation and test are as they are. Renorm's limits follow its schedule over the trial's steps, "
@@ -72,6 +77,23 @@ def _arm(lab: Lab, norm: str, classes: int) -> Arm:
         return arm.called(f"{arm.name}, all classes")
     name = f"{arm.name}, {classes} {'class' if classes == 1 else 'classes'} a batch"
     return arm.on(name, edit(few_classes, classes=classes))
+
+
+def _measured(tuned: Tuned, arm: Arm) -> Tuned:
+    """The tuned arm with the metric by the statistics of test batches that are composed as those of training."""
+    probes = (batch_mode_metric,)
+    changed = tuned.changed(arm, lambda best: Setting(best.arm.but(arm.name, probes=probes), best.rate))
+    return replace(changed, ends=False)
+
+
+def _both_modes(lab: Lab, arms: Iterable[Tuned]) -> Table:
+    """The test metric in evaluation, and by the statistics of each batch: the network may rely on these."""
+    in_batches = final_by(lab, "batch mode")
+    return Table(
+        title="Test metric by the moving averages and by each batch's own statistics (median over seeds)",
+        columns=("arm", "moving averages", "its own batch, composed as in training"),
+        rows=tuple((arm.arm.name, middle(lab, arm, lab.final), middle(lab, arm, in_batches)) for arm in arms),
+    )
 
 
 def _hypotheses(lab: Lab, tuned: Mapping[tuple[str, int], Tuned]) -> list[Pairs]:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from normsmith._text import exact
 from normsmith.studies.arms import Arm, edit, set_norms
 from normsmith.studies.data_edits import batch_size
-from normsmith.studies.figures import arms_table, chosen_settings, edge_notes, headline, response
+from normsmith.studies.figures import arms_table, chosen_settings, edge_notes, headline, probe, response
 from normsmith.studies.lab import Lab
-from normsmith.studies.other_statistics import final_by, points_by, recalibrated_metric
+from normsmith.studies.other_statistics import final_by, largest_mismatch, points_by, recalibrated_metric
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Chart
 from normsmith.studies.statistics import Hypothesis, Pairs
@@ -38,15 +38,17 @@ def ask(lab: Lab) -> Requests[Findings]:
     pairs = [_better(lab, at[m, HIGH], m) for m in momenta]
     pairs += [_better(lab, at[m, 1.0], m, beside=True) for m in momenta]
     effects = lab.judge(pairs)
+    shown = {"recalibrated": final_by(lab, "recalibrated"), "mismatch in SD": probe("mismatch")}
     return Findings(
         headline=headline("Moving averages lag behind, and recalibrated statistics are better", effects),
         effects=effects,
         charts=(_by_factor(lab, at, momenta), chosen_settings([tuned])),
-        tables=(arms_table(lab, at.values(), {"recalibrated": final_by(lab, "recalibrated")}),),
+        tables=(arms_table(lab, at.values(), shown),),
         notes=(
             f"Batches of {size}. The learning rate and the initial weights are those that are best for the seed with "
             f"momentum 0.1, and the rate is multiplied by up to {exact(max(factors))}. Momentum decides nothing in "
-            "training: both arms of a comparison are the same trained network.",
+            "training: both arms of a comparison are the same trained network. The mismatch is that of the norm whose "
+            "output in evaluation is furthest from that in training.",
             *edge_notes([tuned]),
         ),
     )
@@ -58,7 +60,9 @@ def _at(tuned: Tuned, arm: Arm, momentum: float, factor: float) -> Tuned:
     change = edit(set_norms, momentum=momentum)
 
     def changed(best: Setting) -> Setting:
-        return Setting(best.arm.but(name, change, probes=(recalibrated_metric,)), best.rate * factor)
+        return Setting(
+            best.arm.but(name, change, probes=(recalibrated_metric, largest_mismatch)), best.rate * factor
+        )
 
     return replace(tuned.changed(arm.called(name), changed), ends=False)
 
