@@ -2,11 +2,14 @@
 
 What: running statistics that stand still (by `normsmith.surgery.freeze`, or by evaluation mode within a model that
     trains) while γ and β train; or γ and β that do not train while the statistics move, in a part of the model that
-    does train. It is a warning where γ and β were trained before the one half was frozen, which seems to be all that
-    was thought of; and where the layer beside the norm is frozen too, so that γ and β seem forgotten. It is information
-    in new networks whose norms are all alike, and where `freeze(model, "statistics")` says that only statistics are
-    meant. Nothing is reported of γ and β that are in no group of the optimizer, if you give it. Of a part that is
-    frozen altogether, NS305 reports whether its statistics move.
+    does train.
+    - Warning: γ and β were trained before the one half was frozen, so that the other half was probably forgotten;
+      unless `freeze(model, "statistics")` says that only statistics are meant.
+    - Warning, unless all norms of the model are alike: the statistics are frozen, and so is the layer beside the norm,
+      so that γ and β were probably forgotten; or γ and β stand still in some of the norms.
+    - Information: all else seems meant.
+    Nothing is reported of γ and β that are in no group of the optimizer, if you give it. Of a part that is frozen
+    altogether, NS305 reports whether its statistics move.
 
 Formula: y = γ·(x − mean) / sqrt(var + eps) + β: in a frozen layer γ, β, mean and var are all constant.
 
