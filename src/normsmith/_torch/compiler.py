@@ -54,9 +54,10 @@ def mark_constant(function: Callable[..., Any]) -> None:
 def is_exporting() -> bool:
     """Whether `torch.export` is recording; torch 2.6 does not say so, and exports what it would compile.
 
-    Needs `torch.compiler.is_exporting`, of torch 2.7.
+    Needs `torch.compiler._is_exporting_flag`, of torch 2.7. `torch.compiler.is_exporting` reads the same, but the
+    compilers of torch 2.11 and before take it for True whatever they trace.
     """
-    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
+    return bool(getattr(torch.compiler, "_is_exporting_flag", False))
 
 
 def is_functional(tensor: Tensor) -> bool:
