@@ -23,14 +23,6 @@ class TorchNorm(nn.BatchNorm2d):
         return F.relu(y if residual is None else y + residual, inplace=True)
 
 
-class OurNorm(BatchNormAct2d):
-    """All of it in one layer."""
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """ReLU follows; the residual is added before it."""
-        return super().forward(x, residual=residual)
-
-
 class Bottleneck(nn.Module):
     """1×1, 3×3, 1×1, and the way around them."""
 
@@ -85,7 +77,7 @@ def stepper(act: type[nn.Module], norm: type[nn.Module]) -> Callable[[], None]:
 
 def milliseconds() -> dict[str, float]:
     """Of a step, as a user runs it: eagerly, without graphs. The median of alternating rounds."""
-    steps = {"ours": stepper(OurNorm, BatchNorm2d), "torch": stepper(TorchNorm, nn.BatchNorm2d)}
+    steps = {"ours": stepper(BatchNormAct2d, BatchNorm2d), "torch": stepper(TorchNorm, nn.BatchNorm2d)}
     times: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
         for _ in range(STEPS):

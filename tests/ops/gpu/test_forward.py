@@ -35,16 +35,22 @@ def running(**others: torch.Tensor | None) -> Running:
     ],
 )
 def test_buffers_that_kernels_can_update(buffers, expected):
-    assert forward._is_plain(buffers) == expected
+    assert forward.is_plain(buffers) == expected
 
 
 def test_bounds_are_numbers_unless_they_are_on_the_device_already():
     r, d = torch.tensor(3.0), torch.tensor(5.0)
-    assert forward._bounds(None, CPU) == (1.0, 0.0, None, None)
-    assert forward._bounds(Renorm(3.0, 5.0), CPU) == (3.0, 5.0, None, None)
-    assert forward._bounds(Renorm(r, d), CPU)[2:] == (r, d)
-    assert forward._bounds(Renorm(3.0, d), CPU) == (3.0, 0.0, None, d)
-    assert forward._bounds(Renorm(r, d), torch.device("meta")) == (3.0, 5.0, None, None)
+    nowhere = {"r_max_at": None, "d_max_at": None}
+    assert forward.bounds(None, CPU) == {"r_max": 1.0, "d_max": 0.0, **nowhere}
+    assert forward.bounds(Renorm(3.0, 5.0), CPU) == {"r_max": 3.0, "d_max": 5.0, **nowhere}
+    assert forward.bounds(Renorm(r, d), CPU) == {"r_max": 1.0, "d_max": 0.0, "r_max_at": r, "d_max_at": d}
+    assert forward.bounds(Renorm(3.0, d), CPU) == {
+        "r_max": 3.0,
+        "d_max": 0.0,
+        "r_max_at": None,
+        "d_max_at": d,
+    }
+    assert forward.bounds(Renorm(r, d), torch.device("meta")) == {"r_max": 3.0, "d_max": 5.0, **nowhere}
 
 
 def written(batch: launch.Geometry, *, decide: bool = False) -> forward.Settled:

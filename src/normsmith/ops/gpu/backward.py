@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from normsmith.ops.gpu import backward_kernels as kernels
 from normsmith.ops.gpu import launch
-from normsmith.ops.gpu.launch import Geometry, Saved
+from normsmith.ops.gpu.launch import Cut, Geometry, Launch, Saved
 from normsmith.ops.resolve import Gradients, gradients
 from normsmith.ops.sync import Sync
 
@@ -30,7 +31,7 @@ def differentiate(
     if added is not None and wants_x and not plain:
         dz = torch.empty_like(batch.x, dtype=added)
     residual = residual if act != "none" and kept.bits is None else None
-    if batch.plan.once and sync is None:
+    if batch.cut.plan.once and sync is None:
         dx, affine = _differentiate_at_once(g, batch, residual, kept, act, wants_x, dz)
     else:
         dx, affine = _differentiate_in_parts(g, batch, residual, kept, act, wants_x, dz, sync)
@@ -56,6 +57,24 @@ def _statistics(kept: Saved) -> _Statistics:
     return _Statistics(resolved.by_batch is not False, which, count, counts, decided)
 
 
+def _values(
+    g: Tensor, batch: Geometry, residual: Tensor | None, kept: Saved, grads: Tensor
+) -> tuple[bool, dict[str, Any]]:
+    """Whether the batch's statistics normalised; and what launches read and write, but for gradients of batches."""
+    by = _statistics(kept)
+    values: dict[str, Any] = {"g": g, "x": batch.x, "w": batch.weights, "z": residual, "bits": kept.bits}
+    values |= zip(
+        ("means", "scales", "shifts"), launch.dense(kept.resolved.mean, kept.scale, kept.shift), strict=True
+    )
+    values |= zip(("low", "inv_std", "r", "d"), by.decided, strict=True)
+    return by.by_batch, values | {
+        "count": by.number,
+        "counts": by.counts,
+        "by_batch": by.which,
+        "grads": grads,
+    }
+
+
 def _differentiate_at_once(
     g: Tensor,
     batch: Geometry,
@@ -66,18 +85,11 @@ def _differentiate_at_once(
     dz: Tensor | None,
 ) -> tuple[Tensor | None, Gradients]:
     """Run the backward in one launch."""
-    cut, by = batch.plan, _statistics(kept)
-    mean, scale, shift = launch.dense(kept.resolved.mean, kept.scale, kept.shift)
     grads = torch.empty((4, *batch.shape), dtype=torch.float32, device=batch.x.device)
     dx = torch.empty_like(batch.x) if wants_x else None
-    launch.start(
-        kernels.backward_at_once, (cut.blocks * cut.groups,),
-        g, batch.x, batch.weights, residual, kept.bits, dx, dz, mean, *by.decided, scale, shift,
-        by.number, by.counts, by.which, grads, *batch.sizes, *reversed(batch.shape), cut.blocks,
-        warps=cut.tile.warps, ROWS=cut.tile.rows, COLUMNS=cut.tile.columns, UNIT=cut.unit, PLANES=cut.planes,
-        HELD=cut.held, ACT=act, BY_BATCH=by.by_batch,
-    )  # fmt: skip
-    return dx, _gradients(grads, by.by_batch)
+    by_batch, values = _values(g, batch, residual, kept, grads)
+    launch.run([at_once(batch.cut, act, by_batch)], {**values, "dx": dx, "dz": dz})
+    return dx, _gradients(grads, by_batch)
 
 
 def _differentiate_in_parts(
@@ -91,28 +103,30 @@ def _differentiate_in_parts(
     sync: Sync | None,
 ) -> tuple[Tensor | None, Gradients]:
     """Run the backward in three launches; ranks exchange their sums before the last of them."""
-    by, given = _statistics(kept), launch.dense(kept.resolved.mean, kept.scale, kept.shift)
+    cut = batch.cut
     # without bits, the residual's gradient is written by the first sweep: all that the last one needs of g and z
     simple = kept.bits is None and act in ("none", "relu")
     early = dz if dz is not None and dz.dtype == g.dtype and simple else None
-    sums = _sum_parts(g, batch, residual, kept.bits, given, act, early)
     grads = torch.empty((4, *batch.shape), dtype=torch.float32, device=batch.x.device)
+    by_batch, values = _values(g, batch, residual, kept, grads)
+    parts = (2, cut.plan.groups, cut.plan.splits, cut.width)
+    values |= {"dz": early, "parts": torch.empty(parts, dtype=torch.float32, device=batch.x.device)}
+    launch.run(in_parts(cut, act, by_batch, decide=sync is None), values)
     if sync is None:
-        decided = (*by.decided, given[1])
-        _settle_sums(
-            batch, sums, decided, by.number, by.counts, by.which, grads, decide=True, by_batch=by.by_batch
-        )
-        affine = _gradients(grads, by.by_batch)
+        affine = _gradients(grads, by_batch)
     else:
-        _settle_sums(batch, sums, (None,) * 5, 1.0, None, None, grads, decide=False, by_batch=False)
         exchange = sync.sum if wants_x else None
         affine = gradients(kept.resolved, kept.scale, kept.count, grads[0], grads[1], exchange)
     if not wants_x:
         return None, affine
-    through = (affine.offset, affine.slope)
+    values |= zip(("offsets", "slopes"), launch.dense(affine.offset, affine.slope), strict=True)
+    values["dx"] = torch.empty_like(batch.x)
     if early is not None:
-        return gradient(early, batch, None, None, given, through, "none", None), affine
-    return gradient(g, batch, residual, kept.bits, given, through, act, dz), affine
+        values |= {"g": early, "z": None, "bits": None, "dz": None}
+        launch.run([last(cut, "none", affine.offset is not None)], values)
+    else:
+        launch.run([last(cut, act, affine.offset is not None)], {**values, "dz": dz})
+    return values["dx"], affine
 
 
 def _gradients(grads: Tensor, by_batch: bool) -> Gradients:
@@ -125,74 +139,62 @@ def _gradients(grads: Tensor, by_batch: bool) -> Gradients:
     return Gradients(dweight, dbias, offset if by_batch else None, slope if by_batch else None)
 
 
-class Sums(NamedTuple):
-    """The workspace of the first backward sweep: sums of parts, and how many of them stand in a row."""
-
-    parts: Tensor
-    width: int
+_SETTLED = ("low", "inv_std", "r", "d")
+_BEFORE = ("means", "scales", "shifts")
 
 
-def _sum_parts(
-    g: Tensor,
-    batch: Geometry,
-    residual: Tensor | None,
-    bits: Tensor | None,
-    given: tuple[Tensor | None, ...],
-    act: str,
-    dz: Tensor | None,
-) -> Sums:
-    """The first launch: Σg and Σg·(x − mean) of each part, and the residual's gradient into `dz` if there is one."""
-    cut = batch.plan
-    width = batch.matrix.channels if cut.planes else batch.matrix.columns
-    parts = torch.empty((2, cut.groups, cut.splits, width), dtype=torch.float32, device=batch.x.device)
-    launch.start(
-        kernels.reduce_parts, (cut.blocks * cut.splits * cut.groups,),
-        g, batch.x, batch.weights, residual, bits, dz, *given, parts, *batch.sizes, *reversed(batch.shape),
-        cut.splits, cut.blocks, width,
-        warps=cut.tile.warps, ROWS=cut.tile.rows, COLUMNS=cut.tile.columns, UNIT=cut.unit, PLANES=cut.planes,
-        ACT=act, POLICY=launch.policy(cut),
+@lru_cache(maxsize=4096)
+def at_once(cut: Cut, act: str, by_batch: bool) -> Launch:
+    """The launch of a backward that needs one only."""
+    plan, tile = cut.plan, cut.plan.tile
+    arguments = (
+        *("g", "x", "w", "z", "bits", "dx", "dz", "means", *_SETTLED, "scales", "shifts", "count", "counts"),
+        *("by_batch", "grads"), *cut.sizes, *reversed(cut.shape), plan.blocks,
     )  # fmt: skip
-    return Sums(parts, width)
+    constants = {
+        "ROWS": tile.rows, "COLUMNS": tile.columns, "UNIT": plan.unit, "PLANES": plan.planes, "HELD": plan.held,
+        "ACT": act, "BY_BATCH": by_batch, "STAGES": plan.stages, "UNROLL": plan.unroll,
+    }  # fmt: skip
+    return Launch(kernels.backward_at_once, plan.blocks * plan.groups, arguments, tile.warps, constants)
 
 
-def _settle_sums(
-    batch: Geometry,
-    sums: Sums,
-    decided: tuple[Tensor | None, ...],
-    count: float,
-    counts: Tensor | None,
-    which: Tensor | None,
-    grads: Tensor,
-    *,
-    decide: bool,
-    by_batch: bool,
-) -> None:
-    """The second launch: sums of parts become those of channels, and with `decide` the gradients."""
-    launch.start(
-        kernels.settle_sums, launch.merging_programs(batch),
-        sums.parts, *decided, count, counts, which, grads, *launch.entries(batch, sums.width), *reversed(batch.shape),
-        CHANNELS=launch.CHANNELS, PARTS=launch.parts_at_once(batch, sums.width), DECIDE=decide, BY_BATCH=by_batch,
+@lru_cache(maxsize=4096)
+def in_parts(cut: Cut, act: str, by_batch: bool, *, decide: bool) -> tuple[Launch, Launch]:
+    """The first two launches of a large backward: Σg and Σg·(x − mean) of parts, which are added.
+
+    With `decide` they become the gradients of γ and β, and the terms of dx.
+    """
+    plan, tile = cut.plan, cut.plan.tile
+    sums = Launch(
+        kernels.reduce_parts, plan.blocks * plan.splits * plan.groups,
+        ("g", "x", "w", "z", "bits", "dz", *_BEFORE, "parts", *cut.sizes, *reversed(cut.shape), plan.splits,
+         plan.blocks, cut.width),
+        tile.warps,
+        {"ROWS": tile.rows, "COLUMNS": tile.columns, "UNIT": plan.unit, "PLANES": plan.planes, "ACT": act,
+         "POLICY": launch.policy(plan), "STAGES": plan.stages, "UNROLL": plan.unroll, "CHAINED": cut.chained},
     )  # fmt: skip
-
-
-def gradient(
-    g: Tensor,
-    batch: Geometry,
-    residual: Tensor | None,
-    bits: Tensor | None,
-    given: tuple[Tensor | None, ...],
-    through: tuple[Tensor | None, Tensor | None],
-    act: str,
-    dz: Tensor | None,
-) -> Tensor:
-    """Compute dx; the residual's gradient goes into `dz`, if there is one."""
-    cut, (programs, *counts) = batch.plan, launch.elementwise(batch)
-    dx = torch.empty_like(batch.x)
-    launch.start(
-        kernels.gradient, (programs,),
-        g, batch.x, batch.weights, residual, bits, dx, dz, *launch.dense(*given), *launch.dense(*through), *batch.sizes,
-        *reversed(batch.shape), *counts,
-        warps=cut.elementwise.warps, ROWS=cut.elementwise.rows, COLUMNS=cut.elementwise.columns,
-        UNIT=launch.unit(batch), ACT=act, BY_BATCH=through[0] is not None, POLICY="evict_first",
+    decides = (
+        (*_SETTLED, "scales", "count", "counts", "by_batch") if decide else (*[None] * 5, 1.0, None, None)
+    )
+    settle = Launch(
+        kernels.settle_sums, launch.merging_programs(cut),
+        ("parts", *decides, "grads", *launch.entries(cut), *reversed(cut.shape)), 4,
+        {"CHANNELS": launch.CHANNELS, "PARTS": launch.parts_at_once(cut), "DECIDE": decide,
+         "BY_BATCH": by_batch and decide, **launch.waiting(cut)},
     )  # fmt: skip
-    return dx
+    return sums, settle
+
+
+@lru_cache(maxsize=4096)
+def last(cut: Cut, act: str, by_batch: bool) -> Launch:
+    """The last launch of a large backward: the gradients of x and of the residual."""
+    tile, (programs, *counts) = cut.plan.elementwise, launch.elementwise(cut)
+    arguments = (
+        *("g", "x", "w", "z", "bits", "dx", "dz", *_BEFORE, "offsets", "slopes"), *cut.sizes, *reversed(cut.shape),
+        *counts,
+    )  # fmt: skip
+    constants = {
+        "ROWS": tile.rows, "COLUMNS": tile.columns, "UNIT": launch.unit(cut), "ACT": act, "BY_BATCH": by_batch,
+        "POLICY": "evict_first", **launch.waiting(cut),
+    }  # fmt: skip
+    return Launch(kernels.gradient, programs, arguments, tile.warps, constants)

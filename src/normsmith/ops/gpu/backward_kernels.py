@@ -12,6 +12,7 @@ from normsmith.ops.gpu.settle import settle_backward
 from normsmith.ops.gpu.tiles import (
     aligned,
     block_and_group,
+    let_next_begin,
     load_tile,
     long,
     over_rows,
@@ -23,6 +24,7 @@ from normsmith.ops.gpu.tiles import (
     summed,
     tile_at,
     values_at,
+    wait_for_last,
 )
 
 
@@ -31,7 +33,7 @@ def backward_at_once(
     g, x, w, z, bits, dx, dz, means, low, inv_std, r, d, scales, shifts, count, counts, by_batch, grads,
     size, rows, columns, positions, channels, groups, blocks,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, PLANES: tl.constexpr, HELD: tl.constexpr,
-    ACT: tl.constexpr, BY_BATCH: tl.constexpr,
+    ACT: tl.constexpr, BY_BATCH: tl.constexpr, STAGES: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """dx, the residual's gradient, dγ and dβ of one block of channels and one group."""
     block, group = block_and_group(blocks)
@@ -59,7 +61,7 @@ def backward_at_once(
     else:
         plain = tl.zeros((ROWS, COLUMNS), tl.float32)
         moment = plain
-        for tile in range(0, tiles):
+        for tile in tl.range(0, tiles, num_stages=STAGES, loop_unroll_factor=UNROLL):
             row, column = tile_at(tile, chunks, first, left, ROWS, COLUMNS)
             value, _, valid, _ = load_tile(x, w, row, column, end, right, columns, positions, "evict_last")
             grad = gradient_before(
@@ -70,8 +72,8 @@ def backward_at_once(
             moment += grad * (value - mean)
     plain, moment = summed(plain, PLANES), summed(moment, PLANES)
     offset, slope = settle_backward(
-        plain, moment, at, known, group, low, inv_std, r, d, plane_scale, count, counts, by_batch, grads, channels,
-        groups, BY_BATCH,
+        plain, moment, at, known, known, group, low, inv_std, r, d, plane_scale, count, counts, by_batch, grads,
+        channels, groups, BY_BATCH,
     )  # fmt: skip
     if dx is not None:
         offset, slope = over_rows(offset, PLANES), over_rows(slope, PLANES)
@@ -101,9 +103,10 @@ def reduce_parts(
     g, x, w, z, bits, dz, means, scales, shifts, parts, size, rows, columns, positions, channels, groups, splits,
     blocks, width,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, PLANES: tl.constexpr, ACT: tl.constexpr,
-    POLICY: tl.constexpr,
+    POLICY: tl.constexpr, STAGES: tl.constexpr, UNROLL: tl.constexpr, CHAINED: tl.constexpr,
 ):  # fmt: skip
     """Σg and Σg·(x − mean) of every part, (2, groups, splits, width); and the residual's gradient, if asked for."""
+    let_next_begin(CHAINED)
     block, split, group = part_program(blocks, splits)
     columns, positions, first, end, left, right, chunks, at = share_of(
         block, group, size, rows, columns, positions, groups, COLUMNS, UNIT, PLANES
@@ -115,7 +118,7 @@ def reduce_parts(
     shift = over_rows(values_at(channel, known, group, channels, shifts), PLANES)
     plain = tl.zeros((ROWS, COLUMNS), tl.float32)
     moment = plain
-    for tile in range(start, stop):
+    for tile in tl.range(start, stop, num_stages=STAGES, loop_unroll_factor=UNROLL):
         row, column = tile_at(tile, chunks, first, left, ROWS, COLUMNS)
         value, _, valid, inside = load_tile(x, w, row, column, end, right, columns, positions, POLICY)
         grad = gradient_before(
@@ -138,8 +141,11 @@ def reduce_parts(
 def settle_sums(
     parts, low, inv_std, r, d, scales, count, counts, by_batch, grads, splits, width, entries, channels, groups,
     PARTS: tl.constexpr, CHANNELS: tl.constexpr, DECIDE: tl.constexpr, BY_BATCH: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):  # fmt: skip
     """Add all parts of a channel and settle its gradients; without DECIDE, only write the two sums down."""
+    let_next_begin(CHAINED)
+    wait_for_last(CHAINED)
     block, group = block_and_group(tl.cdiv(channels, CHANNELS))
     at = block * CHANNELS + tl.arange(0, CHANNELS)
     row = long(groups) * splits * width
@@ -156,8 +162,8 @@ def settle_sums(
     if DECIDE:
         scale = values_at(at, inside, group, channels, scales)
         settle_backward(
-            plain, moment, at, inside, group, low, inv_std, r, d, scale, count, counts, by_batch, grads, channels,
-            groups, BY_BATCH,
+            plain, moment, at, inside, inside, group, low, inv_std, r, d, scale, count, counts, by_batch, grads,
+            channels, groups, BY_BATCH,
         )  # fmt: skip
     else:
         place = grads + group.to(tl.int64) * channels + at
@@ -170,9 +176,10 @@ def gradient(
     g, x, w, z, bits, dx, dz, means, scales, shifts, offsets, slopes,
     size, rows, columns, positions, channels, groups, blocks, steps, per_group,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, ACT: tl.constexpr, BY_BATCH: tl.constexpr,
-    POLICY: tl.constexpr,
+    POLICY: tl.constexpr, CHAINED: tl.constexpr,
 ):  # fmt: skip
     """dx and the residual's gradient, elementwise."""
+    wait_for_last(CHAINED)
     block, group, first, end = program_rows(
         tl.program_id(0), blocks, steps, size, rows, groups, per_group, ROWS
     )

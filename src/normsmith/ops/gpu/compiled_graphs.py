@@ -134,7 +134,7 @@ def _backward(
     batch = launch.geometry(x, weights, groups_of(x, size, number))
     residual = None if residual is None else batch.like(residual)
     out = Settled(kept, weighed, enough) if weights is not None else Settled(kept, None, None)
-    saved = out.saved(batch, renorm, bits if batch.octets and bits.numel() else None)
+    saved = out.saved(batch, renorm, bits if batch.cut.octets and bits.numel() else None)
     dx, dz, affine = backward.differentiate(batch.like(g), batch, residual, saved, act, wants_x, added, None)
     dx = x.new_empty(0) if dx is None else laid_out_like(dx, x)
     dz = x.new_empty(0) if added is None or dz is None else laid_out_like(dz, x)
@@ -156,7 +156,7 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
     ctx.mark_non_differentiable(kept, weighed, enough, bits)
     ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in (x, weight, bias, residual)]
     if act == "none" or (
-        act == "relu" and _concrete(x) and launch.geometry(x, None, groups_of(x, size, number)).octets
+        act == "relu" and _concrete(x) and launch.geometry(x, None, groups_of(x, size, number)).cut.octets
     ):
         residual = None  # the bits say what is needed of it, or nothing is
     ctx.save_for_backward(x, residual, kept, weighed, enough, bits, weights)

@@ -15,11 +15,13 @@ from normsmith.ops.gpu.settle import (
     measure_tiles,
     moments_of,
     population_of,
+    population_where,
     settle_forward,
 )
 from normsmith.ops.gpu.tiles import (
     aligned,
     block_and_group,
+    let_next_begin,
     load_tile,
     long,
     over_rows,
@@ -31,6 +33,7 @@ from normsmith.ops.gpu.tiles import (
     tile_at,
     values_at,
     values_between,
+    wait_for_last,
 )
 
 
@@ -39,7 +42,8 @@ def forward_at_once(
     x, w, z, y, bits, gamma, beta, running_mean, running_var, running_std, batches, r_max, d_max, r_max_at, d_max_at,
     kept, counts, enough_at, size, rows, columns, positions, channels, groups, blocks, eps, momentum,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, PLANES: tl.constexpr, HELD: tl.constexpr,
-    ACT: tl.constexpr, RENORM: tl.constexpr, UPDATE: tl.constexpr, SKIP: tl.constexpr,
+    ACT: tl.constexpr, RENORM: tl.constexpr, UPDATE: tl.constexpr, SKIP: tl.constexpr, STAGES: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Moments, decisions, running statistics and output of one block of channels and one group."""
     block, group = block_and_group(blocks)
@@ -57,12 +61,16 @@ def forward_at_once(
     else:
         n, squares, mean, low, m2 = measure_tiles(
             x, w, first, end, left, right, chunks, 0, tiles, number, columns, positions,
-            ROWS, COLUMNS, PLANES, "evict_last",
+            ROWS, COLUMNS, PLANES, "evict_last", STAGES, UNROLL,
         )  # fmt: skip
+    inside_channels = at < channels
+    running, deviation = population_where(
+        at, inside_channels, running_mean, running_var, running_std, eps, RENORM or w is not None
+    )
     mean, scale, shift = settle_forward(
-        n, squares, mean, low, m2, at, at < channels, group, gamma, beta, running_mean, running_var, running_std,
-        batches, r_max, d_max, r_max_at, d_max_at, kept, counts, enough_at, channels, groups, eps, momentum,
-        w is not None, RENORM, UPDATE, SKIP,
+        n, squares, mean, low, m2, at, inside_channels, inside_channels, group, running, deviation, gamma, beta,
+        running_mean, running_var, running_std, batches, r_max, d_max, r_max_at, d_max_at, kept, counts, enough_at,
+        channels, groups, eps, momentum, w is not None, RENORM, UPDATE, SKIP,
     )  # fmt: skip
     mean, scale, shift = over_rows(mean, PLANES), over_rows(scale, PLANES), over_rows(shift, PLANES)
     if HELD:
@@ -84,8 +92,10 @@ def forward_at_once(
 def measure_parts(
     x, w, parts, size, rows, columns, positions, groups, splits, blocks, width,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, PLANES: tl.constexpr, POLICY: tl.constexpr,
+    STAGES: tl.constexpr, UNROLL: tl.constexpr, CHAINED: tl.constexpr,
 ):  # fmt: skip
-    """Moments of every part: `parts` has the shape (5, groups, splits, width)."""
+    """Moments of every part: `parts` has the shape (5, groups, splits, width), or 4 if nothing is weighed."""
+    let_next_begin(CHAINED)
     block, split, group = part_program(blocks, splits)
     columns, positions, first, end, left, right, chunks, at = share_of(
         block, group, size, rows, columns, positions, groups, COLUMNS, UNIT, PLANES
@@ -93,15 +103,17 @@ def measure_parts(
     start, stop = part_of(first, end, chunks, split, splits, ROWS)
     number = values_between(at, start, stop, first, end, left, right, chunks, ROWS, COLUMNS, PLANES)
     n, squares, mean, low, m2 = measure_tiles(
-        x, w, first, end, left, right, chunks, start, stop, number, columns, positions, ROWS, COLUMNS, PLANES, POLICY
+        x, w, first, end, left, right, chunks, start, stop, number, columns, positions, ROWS, COLUMNS, PLANES, POLICY,
+        STAGES, UNROLL,
     )  # fmt: skip
     place = parts + (group * splits + split).to(tl.int64) * width + at
     row, inside = long(groups) * splits * width, at < width
     tl.store(place, n, mask=inside)
-    tl.store(place + row, squares, mask=inside)
-    tl.store(place + 2 * row, mean, mask=inside)
-    tl.store(place + 3 * row, low, mask=inside)
-    tl.store(place + 4 * row, m2, mask=inside)
+    tl.store(place + row, mean, mask=inside)
+    tl.store(place + 2 * row, low, mask=inside)
+    tl.store(place + 3 * row, m2, mask=inside)
+    if w is not None:
+        tl.store(place + 4 * row, squares, mask=inside)
 
 
 @triton.jit(do_not_specialize=["splits", "width", "channels", "groups"])
@@ -109,9 +121,11 @@ def settle_parts(
     parts, gamma, beta, running_mean, running_var, running_std, batches, r_max, d_max, r_max_at, d_max_at,
     kept, counts, enough_at, splits, width, entries, channels, groups, eps, momentum,
     PARTS: tl.constexpr, CHANNELS: tl.constexpr, WEIGHTED: tl.constexpr, DECIDE: tl.constexpr,
-    RENORM: tl.constexpr, UPDATE: tl.constexpr, SKIP: tl.constexpr,
+    RENORM: tl.constexpr, UPDATE: tl.constexpr, SKIP: tl.constexpr, CHAINED: tl.constexpr,
 ):  # fmt: skip
     """Merge all parts of a channel and settle it; without DECIDE, only write its moments down."""
+    let_next_begin(CHAINED)
+    wait_for_last(CHAINED)
     block, group = block_and_group(tl.cdiv(channels, CHANNELS))
     at = block * CHANNELS + tl.arange(0, CHANNELS)
     row = long(groups) * splits * width
@@ -121,21 +135,27 @@ def settle_parts(
     for start in range(0, number, PARTS):
         part = start + tl.arange(0, PARTS)[:, None]
         place, exists = parts_of(part, at[None, :], number, splits, width, entries, group, channels)
-        squares += tl.load(parts + row + place, mask=exists, other=0.0)
+        if WEIGHTED:
+            squares += tl.load(parts + 4 * row + place, mask=exists, other=0.0)
         n, mean, low, m2 = join(
             n, mean, low, m2,
             tl.load(parts + place, mask=exists, other=0.0),
+            tl.load(parts + row + place, mask=exists, other=0.0),
             tl.load(parts + 2 * row + place, mask=exists, other=0.0),
             tl.load(parts + 3 * row + place, mask=exists, other=0.0),
-            tl.load(parts + 4 * row + place, mask=exists, other=0.0),
         )  # fmt: skip
     n, squares, mean, low, m2 = gather_lanes(n, squares, mean, low, m2, False)
+    if not WEIGHTED:
+        squares = n
     inside = at < channels
     if DECIDE:
+        running, deviation = population_where(
+            at, inside, running_mean, running_var, running_std, eps, RENORM or WEIGHTED
+        )
         settle_forward(
-            n, squares, mean, low, m2, at, inside, group, gamma, beta, running_mean, running_var, running_std,
-            batches, r_max, d_max, r_max_at, d_max_at, kept, counts, enough_at, channels, groups, eps, momentum,
-            WEIGHTED, RENORM, UPDATE, SKIP,
+            n, squares, mean, low, m2, at, inside, inside, group, running, deviation, gamma, beta, running_mean,
+            running_var, running_std, batches, r_max, d_max, r_max_at, d_max_at, kept, counts, enough_at, channels,
+            groups, eps, momentum, WEIGHTED, RENORM, UPDATE, SKIP,
         )  # fmt: skip
     else:
         place, row = kept + group.to(tl.int64) * channels + at, long(groups) * channels
@@ -153,8 +173,10 @@ def apply(
     x, w, z, y, bits, gamma, beta, running_mean, running_var, running_std, means, scales, shifts, kept, eps,
     size, rows, columns, positions, channels, groups, blocks, steps, per_group,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, UNIT: tl.constexpr, ACT: tl.constexpr, POLICY: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):  # fmt: skip
     """Normalise by given coefficients or, where `means` is None, by the running statistics (and write these down)."""
+    wait_for_last(CHAINED)
     block, group, first, end = program_rows(
         tl.program_id(0), blocks, steps, size, rows, groups, per_group, ROWS
     )

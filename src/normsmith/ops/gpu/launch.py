@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -34,14 +35,24 @@ class Saved(NamedTuple):
     bits: Tensor | None = None
 
 
-class Geometry(NamedTuple):
-    """A batch in a layout that the kernels know, and how it is cut."""
+class Launch(NamedTuple):
+    """A kernel and all that is the same in every call of it; strings among the arguments name what is not."""
 
-    x: Tensor
+    kernel: Any
+    programs: int
+    arguments: tuple[Any, ...]
+    warps: int
+    constants: dict[str, Any]
+
+
+class Cut(NamedTuple):
+    """How batches of one shape lie in memory, and how they are cut."""
+
     matrix: Matrix
     plan: Plan
     groups: Groups | None
-    weights: Tensor | None
+    chained: bool = False
+    """Whether a launch may begin while the one before it ends: it waits before it reads what that has written."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -49,43 +60,70 @@ class Geometry(NamedTuple):
         return self.plan.groups, self.matrix.channels
 
     @property
-    def counted(self) -> bool:
-        """Whether the number of values differs between groups, or is known at run time only."""
-        return self.weights is not None or (self.groups is not None and self.groups.last > 0)
-
-    @property
     def sizes(self) -> tuple[int, ...]:
         """Rows of a group, all rows, columns, positions."""
         return self.plan.size, self.matrix.rows, self.matrix.columns, self.matrix.positions
+
+    @property
+    def width(self) -> int:
+        """Of a row of the workspace in which parts are summed."""
+        return self.matrix.channels if self.plan.planes else self.matrix.columns
 
     @property
     def octets(self) -> bool:
         """Whether eight elements of a row are a byte of bits in every tile."""
         return self.plan.unit == 8
 
+    def keeps_bits(self, act: str | None) -> bool:
+        """Whether a forward with a residual writes down which elements ReLU lets pass."""
+        return act == "relu" and self.octets
+
+
+class Geometry(NamedTuple):
+    """A batch in a layout that the kernels know, and how it is cut."""
+
+    x: Tensor
+    cut: Cut
+    weights: Tensor | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(groups, channels)."""
+        return self.cut.shape
+
+    @property
+    def counted(self) -> bool:
+        """Whether the number of values differs between groups, or is known at run time only."""
+        groups = self.cut.groups
+        return self.weights is not None or (groups is not None and groups.last > 0)
+
     def bits(self, residual: Tensor | None, act: str | None) -> Tensor | None:
         """Where to write which elements ReLU lets pass; None where that is not asked, or octets do not fit.
 
         Without a residual it is cheaper to look again whether (x − mean)·scale + shift is positive.
         """
-        if residual is None or act != "relu" or not self.octets:
+        if residual is None or not self.cut.keeps_bits(act):
             return None
         return torch.empty(self.x.numel() // 8, dtype=torch.uint8, device=self.x.device)
 
     def like(self, tensor: Tensor) -> Tensor:
-        """The tensor in the batch's layout.
+        """The residual or the gradient in the batch's layout."""
+        return laid_out_like(self.x, tensor)
 
-        Raises:
-            InputError: it lies on another device, whose addresses mean nothing here.
-        """
-        if tensor.device != self.x.device:
-            raise InputError(
-                f"residual: expected the input's device, {self.x.device}, got {tensor.device}; "
-                "move it with .to(x.device)"
-            )
-        if tensor.stride() == self.x.stride():
-            return tensor
-        return torch.empty_like(self.x, dtype=tensor.dtype).copy_(tensor)
+
+def laid_out_like(x: Tensor, tensor: Tensor) -> Tensor:
+    """A partner of a batch, its residual or its gradient, with the batch's strides; copied if need be.
+
+    Raises:
+        InputError: it lies on another device, whose addresses mean nothing here.
+    """
+    if tensor.device != x.device:
+        raise InputError(
+            f"residual: expected the input's device, {x.device}, got {tensor.device}; move it with .to(x.device)"
+        )
+    if tensor.stride() == x.stride():
+        return tensor
+    return torch.empty_like(x, dtype=tensor.dtype).copy_(tensor)
 
 
 def weighed(x: Tensor, valid: Tensor | None, weights: Tensor | None) -> Tensor | None:
@@ -104,7 +142,9 @@ def geometry(x: Tensor, weights: Tensor | None, groups: Groups | None) -> Geomet
         x = x.contiguous()
         layout = matrix(x)
         assert layout is not None
-    return Geometry(x, layout, plan(layout, groups, x.element_size(), processors(x.device)), groups, weights)
+    chained = chains(x.device) and not is_functional(x)
+    cut = Cut(layout, plan(layout, groups, x.element_size(), processors(x.device)), groups, chained)
+    return Geometry(x, cut, weights)
 
 
 @lru_cache
@@ -113,11 +153,29 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
+@lru_cache
+def chains(device: torch.device) -> bool:
+    """Whether launches on the device may overlap, which Hopper was the first to offer."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+
+
+def waiting(cut: Cut) -> dict[str, bool]:
+    """The constants of a launch that waits for the one before it."""
+    return {"CHAINED": True, "launch_pdl": True} if cut.chained else {"CHAINED": False}
+
+
 def start(kernel: Any, programs: tuple[int, ...], *arguments: Any, warps: int = 4, **constants: Any) -> None:
     """Launch on the current stream of the tensors' device; while a graph is recorded, the launch is a node of it."""
     if is_functional(arguments[0]):
         kernel = wrap_triton(kernel)
     kernel[programs](*arguments, num_warps=warps, **constants)
+
+
+def run(launches: Iterable[Launch], values: Mapping[str, Any]) -> None:
+    """Start launches one after another, with the tensors and numbers that their arguments name."""
+    for each in launches:
+        arguments = (values[value] if type(value) is str else value for value in each.arguments)
+        start(each.kernel, (each.programs,), *arguments, warps=each.warps, **each.constants)
 
 
 def name_of(activation: Activation | None) -> str | None:
@@ -159,33 +217,33 @@ def policy(plan: Plan) -> str:
     return "evict_last" if plan.resident else ""
 
 
-def entries(batch: Geometry, width: int) -> tuple[int, int, int]:
+def entries(cut: Cut) -> tuple[int, int, int]:
     """Splits, width of the workspace, and how many of its columns belong to a channel."""
-    return batch.plan.splits, width, width // batch.matrix.channels
+    return cut.plan.splits, cut.width, cut.width // cut.matrix.channels
 
 
-def parts_at_once(batch: Geometry, width: int) -> int:
+def parts_at_once(cut: Cut) -> int:
     """How many parts a merging program reads at once."""
-    number = batch.plan.splits * (width // batch.matrix.channels)
+    number = cut.plan.splits * (cut.width // cut.matrix.channels)
     return PARTS[0] if number <= PARTS[0] else PARTS[1]
 
 
-def merging_programs(batch: Geometry) -> tuple[int]:
+def merging_programs(cut: Cut) -> int:
     """How many programs merge the parts, each of some channels of one group."""
-    return (-(-batch.matrix.channels // CHANNELS) * batch.plan.groups,)
+    return -(-cut.matrix.channels // CHANNELS) * cut.plan.groups
 
 
-def elementwise(batch: Geometry) -> tuple[int, int, int, int]:
+def elementwise(cut: Cut) -> tuple[int, int, int, int]:
     """Programs of an elementwise launch; blocks of columns, tiles of a program, and programs per group and block."""
-    cut, tile = batch.plan, batch.plan.elementwise
-    blocks = -(-batch.matrix.columns // tile.columns)
-    tallest = cut.size
-    if batch.groups is not None:
-        tallest = max(tallest, batch.groups.last * batch.matrix.rows_per_sample)
-    per_group = -(-tallest // (tile.rows * cut.steps))
-    return blocks * per_group * cut.groups, blocks, cut.steps, per_group
+    plan, tile = cut.plan, cut.plan.elementwise
+    blocks = -(-cut.matrix.columns // tile.columns)
+    tallest = plan.size
+    if cut.groups is not None:
+        tallest = max(tallest, cut.groups.last * cut.matrix.rows_per_sample)
+    per_group = -(-tallest // (tile.rows * plan.steps))
+    return blocks * per_group * plan.groups, blocks, plan.steps, per_group
 
 
-def unit(batch: Geometry) -> int:
+def unit(cut: Cut) -> int:
     """By how many elements, at most eight, every row of the batch is aligned."""
-    return next(unit for unit in (8, 4, 2, 1) if batch.matrix.columns % unit == 0)
+    return next(unit for unit in (8, 4, 2, 1) if cut.matrix.columns % unit == 0)

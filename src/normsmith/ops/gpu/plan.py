@@ -19,9 +19,17 @@ SMALL = 2**16
 CACHE = 32 * 2**20
 """Bytes in flight that stay in an L2 of 50 MB between two sweeps."""
 
-PART = 2**16
+PART = 2**17
 """Bytes that a program of a split reduction sums."""
 
+CHANNELS = 32
+"""Columns that a program of a split reduction sums, where each is a channel of a batch that stays in the cache."""
+
+STAGES = 3
+"""Tiles that a program of a split reduction has under way at once: the memory is far."""
+
+PROGRAMS = 4
+"""Programs of a split reduction for each processor, at least."""
 
 GRAIN = 32
 """Bytes of a tensor that a thread reads at once: two of the widest loads."""
@@ -49,7 +57,9 @@ class Plan(NamedTuple):
     """One launch (`once`) or a split reduction, and the tiles of both sweeps.
 
     `planes`: a program of the first sweep serves one channel, otherwise `tile.columns` columns. `unit` divides the
-    start of every row of a tile. `size` rows make a group. `steps` tiles of the second sweep make a program.
+    start of every row of a tile. `size` rows make a group. `steps` tiles of the second sweep make a program. `stages`
+    and `unroll` say how many tiles a program of a split reduction has under way: copied ahead, or read together where
+    loads are too narrow for copies.
     """
 
     once: bool
@@ -64,6 +74,8 @@ class Plan(NamedTuple):
     elementwise: Tile
     steps: int
     resident: bool
+    stages: int | None
+    unroll: int
 
 
 def matrix(x: Tensor) -> Matrix | None:
@@ -93,15 +105,20 @@ def plan(batch: Matrix, groups: Groups | None, itemsize: int, processors: int) -
         tile, splits = single, 1
     else:
         planes = planes and not _strips(batch)
-        tile = _wide(batch.positions if planes else batch.columns, tallest, 4, itemsize, planes)
+        if planes or batch.positions > 1:
+            tile = _wide(batch.positions if planes else batch.columns, tallest, 4, itemsize, planes)
+        else:
+            tile = _narrow(batch, tallest, 4, itemsize)
         splits = _splits(batch, planes, tile, tallest, itemsize, number, processors)
     elementwise = _wide(batch.columns, tallest, 4, itemsize, False)
     tiles = _ceil(batch.columns, elementwise.columns) * number * _ceil(tallest, elementwise.rows)
+    unit = gcd(batch.columns, batch.positions if planes else 8, 8)
+    split, copied = single is None, unit * itemsize >= 8
     return Plan(
-        once=single is not None,
+        once=not split,
         held=held,
         planes=planes,
-        unit=gcd(batch.columns, batch.positions if planes else 8, 8),
+        unit=unit,
         size=size,
         groups=number,
         blocks=batch.channels if planes else _ceil(batch.columns, tile.columns),
@@ -109,7 +126,9 @@ def plan(batch: Matrix, groups: Groups | None, itemsize: int, processors: int) -
         tile=tile,
         elementwise=elementwise,
         steps=max(1, min(8, tiles // (8 * processors), _ceil(tallest, elementwise.rows))),
-        resident=batch.rows * batch.columns * itemsize <= CACHE,
+        resident=_resident(batch, itemsize),
+        stages=STAGES if split and copied else None,
+        unroll=4 if split and not copied else 1,
     )
 
 
@@ -137,9 +156,15 @@ def _at_once(
         width = min(width, _power(batch.columns))
         share, programs = tallest * width, groups * _ceil(batch.columns, width)
     if height * width <= HELD:
-        return Tile(height, width, max(1, height * width // 512)), True
+        elements = height * width
+        many = planes and (
+            elements <= HELD // 2 or itemsize == 2
+        )  # fewer threads, which have more to do each
+        return Tile(height, width, max(1, elements // (1024 if many else 512))), True
     share *= itemsize
-    fits = programs >= processors and 2 * processors * share <= CACHE
+    # the backward reads two batches; what is read by narrow strips must be in the cache the second time
+    fits = 4 * programs >= 3 * processors and 2 * processors * share <= CACHE
+    fits = fits and (planes or _resident(batch, itemsize, 2))
     if share > SMALL and not fits:
         return None, False
     return _wide(batch.positions if planes else width, tallest, 16, itemsize, planes), False
@@ -162,6 +187,23 @@ def _wide(columns: int, rows: int, warps: int, itemsize: int, planes: bool) -> T
     return Tile(max(1, min(_power(rows), elements // width)), width, warps)
 
 
+def _narrow(batch: Matrix, rows: int, warps: int, itemsize: int) -> Tile:
+    """A tile of GRAIN bytes a thread with few columns, so that threads of a warp add most of its rows among themselves.
+
+    Where the batch comes from memory, its rows are read by 128 bytes at least.
+    """
+    elements = max(1, warps * 32 * GRAIN // itemsize)
+    width = min(
+        _power(batch.columns), CHANNELS if _resident(batch, itemsize) else max(CHANNELS, 128 // itemsize)
+    )
+    return Tile(max(1, min(_power(rows), elements // width)), width, warps)
+
+
+def _resident(batch: Matrix, itemsize: int, share: int = 1) -> bool:
+    """Whether a batch takes at most such a share of the cache."""
+    return batch.rows * batch.columns * itemsize * share <= CACHE
+
+
 def _splits(
     batch: Matrix, planes: bool, tile: Tile, tallest: int, itemsize: int, groups: int, processors: int
 ) -> int:
@@ -169,5 +211,5 @@ def _splits(
     width = batch.positions if planes else tile.columns
     blocks = batch.channels if planes else _ceil(batch.columns, tile.columns)
     tiles = _ceil(tallest, tile.rows) * _ceil(width, tile.columns)
-    wanted = max(_ceil(tallest * width * itemsize, PART), _ceil(4 * processors, blocks * groups))
+    wanted = max(_ceil(tallest * width * itemsize, PART), _ceil(PROGRAMS * processors, blocks * groups))
     return max(1, min(wanted, _ceil(tiles, 4), 1024))

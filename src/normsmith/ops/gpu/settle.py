@@ -15,13 +15,23 @@ LARGEST = tl.constexpr(3.4028234663852886e38)
 
 
 @triton.jit
+def averaged(n, share, value, AXIS: tl.constexpr):
+    """Σ share·value along an axis, rounded alike in all threads that hold it.
+
+    When two threads add their products, the compiler makes product and sum one operation in each, which rounds the
+    other's product but not its own: they would hold two numbers. A choice between product and sum prevents that.
+    """
+    return tl.sum(tl.where(n > 0, share * value, 0.0), AXIS)
+
+
+@triton.jit
 def merge_lanes(n, mean, low, m2, AXIS: tl.constexpr):
     """Chan's formula along an axis; mean + low is one number of two parts. Parts without values change nothing."""
     total = tl.sum(n, AXIS)
     share = n / tl.expand_dims(nonzero(total), AXIS)
-    base = tl.sum(share * mean, AXIS)
+    base = averaged(n, share, mean, AXIS)
     apart = (mean - tl.expand_dims(base, AXIS)) + low
-    rest = tl.sum(share * apart, AXIS)
+    rest = averaged(n, share, apart, AXIS)
     apart -= tl.expand_dims(rest, AXIS)
     m2 = tl.sum(m2 + n * apart * apart, AXIS)
     mean = base + rest
@@ -66,19 +76,42 @@ def moments_of(value, weight, valid, number, WEIGHTED: tl.constexpr, PLANES: tl.
 
 
 @triton.jit
+def estimate(
+    x, first, end, left, right, chunks, start, stop, columns, positions,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PLANES: tl.constexpr, POLICY: tl.constexpr,
+):  # fmt: skip
+    """About the mean of the tiles from start to stop: in a plane that of the first tile, else that of four rows."""
+    if PLANES:
+        row, column = tile_at(start, chunks, first, left, ROWS, COLUMNS)
+        value, weight, _, _ = load_tile(x, None, row, column, end, right, columns, positions, POLICY)
+        mean = summed(value, PLANES) / nonzero(summed(weight, PLANES))
+    else:
+        column = left + tl.arange(0, COLUMNS)
+        top = first + start * ROWS
+        bottom = tl.minimum(first + stop * ROWS, end) - 1
+        mean = tl.zeros((COLUMNS,), tl.float32)
+        for quarter in tl.static_range(4):
+            row = top + (bottom - top) * quarter // 3
+            mean += tl.load(x + row * columns + column, mask=column < right, other=0.0).to(tl.float32)
+        mean *= 0.25  # exact: all threads of a column take the same shift
+    return mean
+
+
+@triton.jit
 def measure_tiles(
     x, w, first, end, left, right, chunks, start, stop, number, columns, positions,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PLANES: tl.constexpr, POLICY: tl.constexpr,
+    STAGES: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """W, Σw², mean, low and M2 of the tiles from start to stop, summed around an estimate of the mean."""
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     moment = total
     if w is None:
-        row, column = tile_at(start, chunks, first, left, ROWS, COLUMNS)
-        value, weight, _, _ = load_tile(x, w, row, column, end, right, columns, positions, POLICY)
-        mean = summed(value, PLANES) / nonzero(summed(weight, PLANES))
+        mean = estimate(
+            x, first, end, left, right, chunks, start, stop, columns, positions, ROWS, COLUMNS, PLANES, POLICY
+        )
         shift = over_rows(mean, PLANES)
-        for tile in range(start, stop):
+        for tile in tl.range(start, stop, num_stages=STAGES, loop_unroll_factor=UNROLL):
             row, column = tile_at(tile, chunks, first, left, ROWS, COLUMNS)
             value, _, valid, _ = load_tile(x, w, row, column, end, right, columns, positions, POLICY)
             centred = tl.where(valid, value - shift, 0.0)
@@ -123,6 +156,16 @@ def population_of(at, inside, running_mean, running_var, running_std, eps):
 
 
 @triton.jit
+def population_where(at, inside, running_mean, running_var, running_std, eps, NEEDED: tl.constexpr):
+    """`population_of` where it decides something; 0 elsewhere."""
+    mean = (at * 0).to(tl.float32)
+    inv_std = mean
+    if NEEDED:
+        mean, inv_std = population_of(at, inside, running_mean, running_var, running_std, eps)
+    return mean, inv_std
+
+
+@triton.jit
 def coefficients_of(mean, low, inv_std, r, d, gamma, beta, at, inside):
     """Scale and shift of y = (x − mean)·scale + shift."""
     scale, shift = inv_std * r, d
@@ -144,11 +187,15 @@ def move_running(buffer, at, inside, value, usable, momentum):
 
 @triton.jit
 def settle_forward(
-    n, squares, mean, low, m2, at, inside, group, gamma, beta, running_mean, running_var, running_std, batches,
-    r_max, d_max, r_max_at, d_max_at, kept, counts, enough_at, channels, groups, eps, momentum,
+    n, squares, mean, low, m2, at, inside, writes, group, running, deviation, gamma, beta, running_mean, running_var,
+    running_std, batches, r_max, d_max, r_max_at, d_max_at, kept, counts, enough_at, channels, groups, eps, momentum,
     WEIGHTED: tl.constexpr, RENORM: tl.constexpr, UPDATE: tl.constexpr, SKIP: tl.constexpr,
 ):  # fmt: skip
-    """Decide what normalises, as `resolve` does, write it down, and update the running statistics, as `commit` does."""
+    """Decide what normalises, as `resolve` does, write it down, and update the running statistics, as `commit` does.
+
+    `running` and `deviation` are mean and inverse standard deviation of the running statistics before that. Only where
+    `writes` anything is written.
+    """
     eps, momentum = single(eps), single(momentum)
     variance = m2 / nonzero(n)
     inv_std = tl.rsqrt(variance + eps)
@@ -156,18 +203,17 @@ def settle_forward(
     r, enough = d + 1.0, n > 0
     row = long(groups) * channels
     place = kept + group.to(tl.int64) * channels + at
-    tl.store(place + 5 * row, m2, mask=inside)
-    tl.store(place + 8 * row, mean, mask=inside)
-    tl.store(place + 9 * row, low, mask=inside)
+    tl.store(place + 5 * row, m2, mask=writes)
+    tl.store(place + 8 * row, mean, mask=writes)
+    tl.store(place + 9 * row, low, mask=writes)
     if WEIGHTED:
         enough = enough & (n * n >= (2 - 1e-6) * squares)
-        head = inside & (at == 0)
+        head = writes & (at == 0)
         tl.store(counts + group + 0 * at, n, mask=head)
         tl.store(counts + groups + group + 0 * at, squares, mask=head)
         tl.store(enough_at + group + 0 * at, enough, mask=head)
     both, unbiased = mean + low, m2 / nonzero(n - squares / nonzero(n))
     if RENORM:
-        running, deviation = population_of(at, inside, running_mean, running_var, running_std, eps)
         if r_max_at is not None:
             r_max = tl.load(r_max_at).to(tl.float32)
         if d_max_at is not None:
@@ -177,7 +223,6 @@ def settle_forward(
         r = clip(deviation / inv_std, 1.0 / r_max, r_max)
         d = clip(((mean - running) + low) * deviation, -d_max, d_max)
     if WEIGHTED:
-        running, deviation = population_of(at, inside, running_mean, running_var, running_std, eps)
         mean, low = tl.where(enough, mean, running), tl.where(enough, low, 0.0)
         inv_std = tl.where(enough, inv_std, deviation)
         r, d = tl.where(enough, r, 1.0), tl.where(enough, d, 0.0)
@@ -185,28 +230,28 @@ def settle_forward(
         if RENORM or WEIGHTED:
             tl.debug_barrier()  # every warp has read the running statistics before one of them moves them
         usable = enough & (unbiased <= LARGEST) if SKIP else enough
-        move_running(running_mean, at, inside, both, usable, momentum)
-        move_running(running_var, at, inside, unbiased, usable, momentum)
+        move_running(running_mean, at, writes, both, usable, momentum)
+        move_running(running_var, at, writes, unbiased, usable, momentum)
         if running_std is not None:
-            move_running(running_std, at, inside, tl.sqrt(variance + eps), usable, momentum)
+            move_running(running_std, at, writes, tl.sqrt(variance + eps), usable, momentum)
         if batches is not None:
-            head = inside & (at == 0)
+            head = writes & (at == 0)
             tl.store(batches + 0 * at, tl.load(batches + 0 * at, mask=head) + 1, mask=head)
     scale, shift = coefficients_of(mean, low, inv_std, r, d, gamma, beta, at, inside)
-    tl.store(place, mean, mask=inside)
-    tl.store(place + row, low, mask=inside)
-    tl.store(place + 2 * row, inv_std, mask=inside)
-    tl.store(place + 3 * row, scale, mask=inside)
-    tl.store(place + 4 * row, shift, mask=inside)
-    tl.store(place + 6 * row, r, mask=inside)
-    tl.store(place + 7 * row, d, mask=inside)
+    tl.store(place, mean, mask=writes)
+    tl.store(place + row, low, mask=writes)
+    tl.store(place + 2 * row, inv_std, mask=writes)
+    tl.store(place + 3 * row, scale, mask=writes)
+    tl.store(place + 4 * row, shift, mask=writes)
+    tl.store(place + 6 * row, r, mask=writes)
+    tl.store(place + 7 * row, d, mask=writes)
     return mean, scale, shift
 
 
 @triton.jit
 def settle_backward(
-    plain, moment, at, inside, group, low, inv_std, r, d, scale, count, counts, by_batch, grads, channels, groups,
-    BY_BATCH: tl.constexpr,
+    plain, moment, at, inside, writes, group, low, inv_std, r, d, scale, count, counts, by_batch, grads, channels,
+    groups, BY_BATCH: tl.constexpr,
 ):  # fmt: skip
     """dγ, dβ, and the offset and slope of dx, as `gradients` computes them from Σg and Σg·(x − mean)."""
     deviation = values_at(at, inside, group, channels, inv_std)
@@ -219,8 +264,8 @@ def settle_backward(
         dweight += plain * values_at(at, inside, group, channels, d)
     row = long(groups) * channels
     place = grads + group.to(tl.int64) * channels + at
-    tl.store(place, dweight, mask=inside)
-    tl.store(place + row, plain, mask=inside)
+    tl.store(place, dweight, mask=writes)
+    tl.store(place + row, plain, mask=writes)
     offset = (at * 0).to(tl.float32)
     slope = offset
     if BY_BATCH:
@@ -231,6 +276,6 @@ def settle_backward(
             share = tl.where(tl.load(by_batch + group), share, 0.0)
         offset, slope = scale * plain * share, scale * normal * deviation * share
         offset -= slope * rest
-        tl.store(place + 2 * row, offset, mask=inside)
-        tl.store(place + 3 * row, slope, mask=inside)
+        tl.store(place + 2 * row, offset, mask=writes)
+        tl.store(place + 3 * row, slope, mask=writes)
     return offset, slope

@@ -20,6 +20,20 @@ import triton.language as tl
 
 
 @triton.jit
+def let_next_begin(CHAINED: tl.constexpr):
+    """The next launch may begin, as far as there is room for it, and wait."""
+    if CHAINED:
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def wait_for_last(CHAINED: tl.constexpr):
+    """Wait until the launch before this one has ended: what it wrote can then be read."""
+    if CHAINED:
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
 def long(number):
     """A number in 64 bits, also one that is a constant: Inductor makes constants of sizes that are 1."""
     return tl.cast(number, tl.int64)
@@ -148,11 +162,8 @@ def nonzero(count):
 
 @triton.jit
 def summed(tile, PLANES: tl.constexpr):
-    """Sum a tile over its rows and, in a plane, over its columns."""
-    tile = tl.sum(tile, 0)
-    if PLANES:
-        tile = tl.sum(tile, 0)
-    return tile
+    """Sum a tile over its rows or, in a plane, over all of it: in one step, whose threads exchange one number each."""
+    return tl.sum(tile) if PLANES else tl.sum(tile, 0)
 
 
 @triton.jit
