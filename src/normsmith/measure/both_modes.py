@@ -37,7 +37,7 @@ class Difference:
 
     def add(self, first: Tensor, second: Tensor) -> None:
         """Count one more call."""
-        y, other = (output.detach().double().movedim(1, 0).flatten(1).cpu() for output in (first, second))
+        y, other = (output.detach().cpu().double().movedim(1, 0).flatten(1) for output in (first, second))
         sums = torch.stack([y.sum(1), y.square().sum(1), (y - other).square().sum(1)])
         self._sums = sums if self._sums is None else self._sums + sums
         self._count += y.shape[1]

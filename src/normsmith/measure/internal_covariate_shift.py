@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from normsmith.anatomy.forward import unwrapped
 from normsmith.anatomy.preserve import preserved
-from normsmith.measure.iterate import Iterate, apart, as_iterate, size
+from normsmith.measure.iterate import Iterate, apart, as_iterate, size, wide
 from normsmith.tasks.task import Task
 
 
@@ -110,5 +110,5 @@ def _between(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Covar
         return CovariateShift(0.0, 0.0, 1.0)
     if not all(sizes):
         return CovariateShift(distance, distance / sizes[0] if sizes[0] else math.inf, 0.0)
-    product = sum(float((part.double() * after[path].double()).sum()) for path, part in before.items())
+    product = sum(float((wide(part) * wide(after[path])).sum()) for path, part in before.items())
     return CovariateShift(distance, distance / sizes[0], product / (sizes[0] * sizes[1]))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from normsmith.anatomy.float64 import has_float64
 from normsmith.anatomy.forward import copied, unwrapped
 from normsmith.anatomy.isolation import eager_forwards, seed_random_numbers
 from normsmith.anatomy.preserve import preserved
@@ -107,7 +108,7 @@ def size(gradient: Mapping[str, Tensor]) -> float:
     >>> size({"weight": torch.tensor([3.0]), "bias": torch.tensor([4.0])})
     5.0
     """
-    return math.sqrt(sum(float(part.double().square().sum()) for part in gradient.values()))
+    return math.sqrt(sum(float(wide(part).square().sum()) for part in gradient.values()))
 
 
 def apart(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
@@ -117,3 +118,12 @@ def apart(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     2.0
     """
     return size({path: part - other[path] for path, part in one.items()})
+
+
+def wide(part: Tensor) -> Tensor:
+    """A tensor in float64; on the CPU where its device has none.
+
+    >>> wide(torch.ones(1)).dtype
+    torch.float64
+    """
+    return part.double() if has_float64(part.device) else part.cpu().double()
