@@ -9,9 +9,13 @@ from normsmith.studies import every_question
 
 
 def questions() -> None:
-    """List the questions that `normsmith study` can answer, with the claim that each puts to the test."""
+    """List the questions that `normsmith study` can answer, with the claim that each puts to the test.
+
+    Those that the quick profile leaves out say so; `-q` asks them by name.
+    """
     console = Console(highlight=False)
     for question in every_question().values():
-        console.print(f"[bold]{question.name}[/bold]  {escape(question.title)}")
+        only = "" if "quick" in question.profiles else "  [dim](--profile full, or by name)[/dim]"
+        console.print(f"[bold]{question.name}[/bold]  {escape(question.title)}{only}")
         console.print(f"  Claim: {escape(question.claim)}")
         console.print(f"  Source: {escape(question.source)}\n", style="dim")
