@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from normsmith.ops.call import computing_dtype, eager, prepared
+from normsmith.ops.call import computing_dtype, eager, promoted
 
 
 class TestEager:
@@ -52,17 +52,17 @@ class TestEager:
 def test_work_is_done_in_float32_at_least(dtype, work):
     x = torch.ones(2, 3, dtype=dtype)
     assert computing_dtype(x) == work
-    assert [tensor.dtype for tensor in prepared(x, x, None)] == [work, work]
+    assert [tensor.dtype for tensor in promoted(x, x, None)] == [work, work]
 
 
 def test_padding_is_set_to_0_whatever_it_holds():
     x = torch.tensor([[1.0, 2.0], [torch.nan, torch.inf]])
-    batch, residual = prepared(x, x, torch.tensor([[True], [False]]))
+    batch, residual = promoted(x, x, torch.tensor([[True], [False]]))
     assert batch.tolist() == residual.tolist() == [[1, 2], [0, 0]]
 
 
 def test_what_is_ready_is_not_copied():
     x = torch.ones(2, 3)
-    batch, residual = prepared(x, None, None)
+    batch, residual = promoted(x, None, None)
     assert batch is x
     assert residual is None

@@ -38,12 +38,18 @@ from normsmith._torch.hooks import (
     share_hooks,
 )
 from normsmith._torch.modules import (
+    BUFFERS,
+    PARAMETERS,
     buffers_of,
     children_of,
     children_so_far,
     convert_tensors,
     load_own_state,
     parameters_of,
+)
+from normsmith._torch.plain import (
+    applied,
+    runs_plainly,
 )
 from normsmith._torch.processes import (
     differentiable_sum,
@@ -57,7 +63,9 @@ from normsmith._torch.recomputation import (
 from normsmith._torch.transforms import (
     for_captured,
     has_function_transforms,
+    increment_versions,
     is_batched_gradient,
+    is_function_wrapper,
     is_mapped,
     is_traced_or_transformed,
     is_transformed,
@@ -73,8 +81,10 @@ from normsmith._torch.trees import (
 )
 
 __all__ = [
+    "BUFFERS",
     "COMPILED_PREFIX",
     "NORMS_TAKE_BIAS",
+    "PARAMETERS",
     "ConvTranspose",
     "DispatchMode",
     "Dropout",
@@ -82,6 +92,7 @@ __all__ = [
     "NormBase",
     "TorchBatchNorm",
     "TorchInstanceNorm",
+    "applied",
     "backward_hooks_of",
     "backward_number",
     "buffers_of",
@@ -96,10 +107,12 @@ __all__ = [
     "forward_pre_hooks_of",
     "hand_over_hooks",
     "has_function_transforms",
+    "increment_versions",
     "is_batched_gradient",
     "is_compiled_in_place",
     "is_compiler_loaded",
     "is_exporting",
+    "is_function_wrapper",
     "is_functional",
     "is_mapped",
     "is_traced_or_transformed",
@@ -114,6 +127,7 @@ __all__ = [
     "number_of_dispatch_modes",
     "parameters_of",
     "recomputed_segment",
+    "runs_plainly",
     "share_hooks",
     "timeout_of",
     "version_of",

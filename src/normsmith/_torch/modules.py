@@ -7,6 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+PARAMETERS = "_parameters"
+"""Where `vars(module)` has the dictionary of `parameters_of`, for code that every forward runs."""
+BUFFERS = "_buffers"
+"""Where `vars(module)` has the dictionary of `buffers_of`."""
+
 
 def parameters_of(module: nn.Module) -> dict[str, Any]:
     """The parameters that a module itself holds, by name; those registered as None are there as None.

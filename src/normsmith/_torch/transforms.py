@@ -17,6 +17,10 @@ number_of_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 """How many dispatch modes see every kernel now. Without it, kernels of ours would not be seen by fake tensor modes."""
 
 
+is_function_wrapper: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
+"""Whether a tensor stands for another one in a transform of `torch.func`, or has escaped from one."""
+
+
 def is_transformed() -> bool:
     """Whether a transform of `torch.func`, or forward-mode autograd, is at work.
 
@@ -75,3 +79,7 @@ def version_of(tensor: Tensor) -> int:
     arguments cannot be told from what does not while a forward is recorded.
     """
     return tensor._version
+
+
+increment_versions: Callable[[list[Tensor]], None] = torch._C._increment_version
+"""What `torch.autograd.graph.increment_version` does, which looks at its argument first."""

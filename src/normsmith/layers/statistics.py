@@ -20,6 +20,7 @@ from normsmith.layers.copies import Copyable
 from normsmith.layers.ours import Ours
 from normsmith.layers.policy import HasPolicy
 from normsmith.layers.precision import Float32Statistics
+from normsmith.layers.prepared import HasPreparedCalls
 from normsmith.layers.ranks import SharesStatistics, check_process_group
 from normsmith.layers.scripted import stand_in
 from normsmith.ops import Moments, Renorm, Running, Sync, batch_norm, commit, concatenate, merge
@@ -41,7 +42,14 @@ class Normalised(NamedTuple):
 
 
 class StatisticsBase(
-    HasPolicy, SharesStatistics, Float32Statistics, Copyable, RefusesConverters, Ours, NormBase
+    HasPolicy,
+    SharesStatistics,
+    Float32Statistics,
+    Copyable,
+    RefusesConverters,
+    HasPreparedCalls,
+    Ours,
+    NormBase,
 ):
     """A torch norm (its parameters, buffers and state dict) that runs on `normsmith.ops.batch_norm`."""
 
@@ -121,6 +129,11 @@ class StatisticsBase(
         Raises:
             InputError: an argument does not fit. The running statistics are then as they were.
         """
+        calls = None if torch.compiler.is_compiling() else self.prepared
+        if calls is not None and mask is None and sample_weight is None:
+            y = calls.run(self, input, residual)
+            if y is not None:
+                return y
         if is_symbol(input):
             return call_in_graph(self, input, mask, sample_weight, residual)
         if not is_strided(input):
@@ -130,6 +143,11 @@ class StatisticsBase(
             return self._normalise(input, self._state_of_forward(mask), sample_weight, residual)
         except InputError as error:
             raise InputError(f"{where(self)}: {error.args[0]}") from None
+
+    @classmethod
+    def prepares_calls(cls) -> bool:
+        """Whether a forward of this class is what prepared calls compute: it is ours, and has no forward of its own."""
+        return cls.is_ours and cls.forward is StatisticsBase.forward
 
     @property
     def is_accumulating(self) -> bool:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from normsmith.ops._shapes import Batch
-from normsmith.ops.call import Call, Forward, Kept, Update, eager, prepared
+from normsmith.ops.call import Call, Forward, Kept, Update, eager, promoted
 from normsmith.ops.moments import Moments, spread, total
 from normsmith.ops.reference import Reference
 from normsmith.ops.resolve import Resolved, Running, coefficients, resolve
@@ -57,7 +57,7 @@ class Aten(Reference):
     ) -> Forward:
         """Centre the batch and call torch's kernel, whose buffers, at momentum 1, become mean and unbiased variance."""
         dtype = x.dtype
-        x, residual = prepared(x, residual, None)
+        x, residual = promoted(x, residual, None)
         channels = x.shape[1]
         count = float(x.numel() // channels)
         # a constant to autograd: the output does not depend on where the batch is centred

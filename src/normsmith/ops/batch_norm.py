@@ -184,7 +184,7 @@ class _ClosedForm(torch.autograd.Function):
         inputs, wants = ctx.saved_tensors, ctx.needs_input_grad
         call, backend, kept = ctx.run
         if torch.is_grad_enabled() or is_batched_gradient(incoming[0]):
-            gradients = _differentiable_gradients(incoming[0], inputs, wants, kept.resolved, call)
+            gradients = differentiable_gradients(incoming[0], inputs, wants, kept.resolved, call)
             return *gradients, None, None, None, None
         x, weight, bias, residual = inputs
         dx, dresidual, affine = backend.backward(incoming[0], x, residual, kept, call, wants[0] or wants[3])
@@ -212,7 +212,7 @@ def _as_wanted(gradient: Tensor | None, to: Tensor | None, wanted: bool) -> Tens
 _closed_form: Callable[..., _Result] = _ClosedForm.apply
 
 
-def _differentiable_gradients(
+def differentiable_gradients(
     g: Tensor, inputs: tuple[Any, ...], wants: tuple[bool, ...], resolved: Resolved, call: Call
 ) -> list[Tensor | None]:
     """The gradients as functions of g and of the inputs: autograd through the reference, with r and d as they were."""

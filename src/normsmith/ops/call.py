@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -70,6 +70,28 @@ class Forward(NamedTuple):
     moments: Moments | None
 
 
+@runtime_checkable
+class PreparedCall(Protocol):
+    """A call that a backend has prepared, for batches of one shape whose vectors stay where they are."""
+
+    @property
+    def call(self) -> Call:
+        """What was prepared; the bounds of its renorm are those of the first call."""
+
+    def forward(
+        self, x: Batch, residual: Batch | None, renorm: Renorm | None, keep: bool
+    ) -> tuple[Batch, Tensor, Tensor | None]:
+        """The output, and two things for the backward if it will `keep` them; running statistics are updated."""
+
+    def backward(
+        self, g: Batch, x: Batch, statistics: Tensor, bits: Tensor | None, wants_x: bool
+    ) -> tuple[Batch | None, Batch | None, Tensor, Tensor]:
+        """The gradients of x, of the residual, and of γ and β."""
+
+    def resolved(self, statistics: Tensor) -> Resolved:
+        """What normalised, of what a forward kept."""
+
+
 def eager() -> bool:
     """Whether torch runs operation by operation: no compiler, tracer, functorch transform or forward-mode autograd."""
     return not (torch.compiler.is_compiling() or is_traced_or_transformed())
@@ -80,7 +102,7 @@ def computing_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def prepared(x: Tensor, residual: Tensor | None, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def promoted(x: Tensor, residual: Tensor | None, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Batch and residual in the dtype of the work, with zeros where not valid: padding may hold anything."""
     dtype = computing_dtype(x)
     if valid is not None:

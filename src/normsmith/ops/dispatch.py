@@ -12,7 +12,7 @@ from normsmith.errors import BackendError
 from normsmith.ops._check import make_call
 from normsmith.ops._shapes import Batch
 from normsmith.ops.aten import Aten
-from normsmith.ops.call import Call, Forward, Update
+from normsmith.ops.call import Call, Forward, PreparedCall, Update
 from normsmith.ops.cpu.backend import Numba
 from normsmith.ops.gpu.backend import Triton
 from normsmith.ops.reference import Reference
@@ -54,6 +54,21 @@ class Backend(Protocol):
         self, g: Batch, x: Batch, residual: Batch | None, kept: Any, call: Call, wants_x: bool
     ) -> tuple[Batch | None, Batch | None, Gradients]:
         """The gradients of x, of the residual, and of γ and β."""
+
+    def prepare(
+        self,
+        x: Batch,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running: Running | None,
+        added: bool,
+        call: Call,
+        update: Update | None,
+    ) -> PreparedCall | None:
+        """Decide once what is the same in many calls on batches like `x`; None where nothing is gained by it.
+
+        `added` says whether they have a residual.
+        """
 
 
 BACKENDS: tuple[Backend, ...] = (Numba(), Triton(), Aten(), Reference())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from normsmith.ops._shapes import Batch, Elements, PerGroup
 from normsmith.ops.activation import Activation
-from normsmith.ops.call import Call, Forward, Kept, Update, prepared
+from normsmith.ops.call import Call, Forward, Kept, PreparedCall, Update, promoted
 from normsmith.ops.moments import Groups, moments, spread, total
 from normsmith.ops.resolve import (
     Gradients,
@@ -119,7 +119,7 @@ class Reference:
     ) -> Forward:
         """Run moments → merge across ranks → resolve → apply; autograd can differentiate it as it stands."""
         dtype = x.dtype
-        x, residual = prepared(x, residual, call.valid)
+        x, residual = promoted(x, residual, call.valid)
         measured = self.moments(x, call.weights, call.groups) if call.by_batch else None
         if measured is not None and call.sync is not None:
             measured = call.sync.merge(measured)
@@ -133,7 +133,7 @@ class Reference:
         self, g: Batch, x: Batch, residual: Batch | None, kept: Kept, call: Call, wants_x: bool
     ) -> tuple[Batch | None, Batch | None, Gradients]:
         """Run reduce → sum across ranks → gradient; returns the gradients of x, of the residual, and of γ and β."""
-        x, residual = prepared(x, residual, call.valid)
+        x, residual = promoted(x, residual, call.valid)
         g = g.to(x.dtype)
         operands = _operands(x, residual, kept, call)
         exchange = call.sync.sum if call.sync is not None and wants_x else None
@@ -141,6 +141,19 @@ class Reference:
         if not wants_x:
             return None, None, affine
         return *self.gradient(g, operands, affine.offset, affine.slope), affine
+
+    def prepare(
+        self,
+        x: Batch,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running: Running | None,
+        added: bool,
+        call: Call,
+        update: Update | None,
+    ) -> PreparedCall | None:
+        """Nothing is gained by it here."""
+        return None
 
     def repeat(
         self,
@@ -152,7 +165,7 @@ class Reference:
         call: Call,
     ) -> Batch:
         """Run the forward again with the decisions of an earlier one, so that gradients can be differentiated."""
-        batch, added = prepared(x, residual, call.valid)
+        batch, added = promoted(x, residual, call.valid)
         if resolved.by_batch is not False:
             measured = self.moments(batch, call.weights, call.groups)
             measured = measured if call.sync is None else call.sync.merge(measured)

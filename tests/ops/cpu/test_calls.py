@@ -94,7 +94,7 @@ class TestRun:
             found.append((self.block.q[slot.PHASES], self.block.q[slot.PARTS], number))
 
         monkeypatch.setattr(calls, "launch", launch)
-        monkeypatch.setattr(calls, "_function", lambda *kernel: (0, None))
+        monkeypatch.setattr(calls, "function_of", lambda *kernel: (0, None))
         return found
 
     def start(self, shape, phases=ALL, settle=None):

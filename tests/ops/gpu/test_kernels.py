@@ -11,7 +11,7 @@ from tests.contracts.backend import ODD, OPTIONS, SHAPES, BackendContract
 from tests.ops.product import Case, case, compare, measured, oracle, pairwise
 
 from normsmith.ops import ACTIVATIONS, Moments, Renorm, Running, batch_norm, commit
-from normsmith.ops.call import Call, prepared
+from normsmith.ops.call import Call, promoted
 from normsmith.ops.gpu import plan as planning
 from normsmith.ops.gpu.backend import Triton
 from normsmith.ops.moments import ghost_groups
@@ -123,7 +123,7 @@ def agree(
     dx, dz, grads = TRITON.backward(g, x, z, kept, call, wants_x)
 
     exact_call = call._replace(weights=None if call.weights is None else call.weights.double(), sync=None)
-    exact = prepared(x.double(), None if z is None else z.double(), valid)
+    exact = promoted(x.double(), None if z is None else z.double(), valid)
     exact_running = Running(running.mean.double(), running.var.double())
     exact_affine = [vector.double() for vector in affine]
     want, want_kept, want_moments = REFERENCE.forward(

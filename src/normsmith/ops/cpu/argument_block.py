@@ -18,7 +18,7 @@ from normsmith.ops.cpu.kernels import arguments as slot
 from normsmith.ops.cpu.layout import Layout
 from normsmith.ops.cpu.memory import LARGE, lasting
 from normsmith.ops.cpu.saved import Packed
-from normsmith.ops.resolve import Running
+from normsmith.ops.resolve import Renorm, Running
 
 _CACHE_LINE = 64
 """Bytes of a cache line."""
@@ -99,14 +99,18 @@ class Block:
         q[slot.BY_BATCH], d[slot.EPS], q[slot.RENORM] = call.by_batch, call.eps, False
         if call.renorm is not None and call.by_batch:
             q[slot.RENORM] = True
-            d[slot.R_MAX] = max(float(call.renorm.r_max), 1.0)
-            d[slot.D_MAX] = max(float(call.renorm.d_max), 0.0)
+            self.set_bounds(call.renorm)
         if running is None or update is None:
             q[slot.UPDATE] = False
             return
         q[slot.UPDATE] = True
         d[slot.MOMENTUM], q[slot.SKIP_NONFINITE] = update
         q[slot.COUNTER] = 0 if running.batches is None else running.batches.data_ptr()
+
+    def set_bounds(self, renorm: Renorm) -> None:
+        """Fill in the bounds of renorm, which may change from step to step."""
+        self.d[slot.R_MAX] = max(float(renorm.r_max), 1.0)
+        self.d[slot.D_MAX] = max(float(renorm.d_max), 0.0)
 
     def set_forward(self, x: Tensor, y: Tensor, residual: Tensor | None, packed: Packed, relu: bool) -> None:
         """Fill in the addresses of what a forward reads and writes: batches, statistics, codes, and bits of ReLU."""

@@ -11,10 +11,11 @@ from torch.nn import Parameter
 
 from normsmith._torch import mark_constant, number_of_dispatch_modes
 from normsmith.ops._shapes import Batch
-from normsmith.ops.call import Call, Forward, Update, eager
+from normsmith.ops.call import Call, Forward, PreparedCall, Update, eager
 from normsmith.ops.cpu.backward import differentiate
 from normsmith.ops.cpu.compiled_graphs import DTYPES, traced, unfit
 from normsmith.ops.cpu.forward import normalize
+from normsmith.ops.cpu.prepared import Vectors, prepare
 from normsmith.ops.cpu.saved import Packed
 from normsmith.ops.resolve import Gradients, Running
 
@@ -55,6 +56,19 @@ class Numba:
     ) -> tuple[Batch | None, Batch | None, Gradients]:
         """The gradients of x, of the residual, and of γ and β."""
         return differentiate(g, x, residual, kept, call, wants_x)
+
+    def prepare(
+        self,
+        x: Batch,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running: Running | None,
+        added: bool,
+        call: Call,
+        update: Update | None,
+    ) -> PreparedCall | None:
+        """Fill the argument blocks of a plain call once for all."""
+        return prepare(x, Vectors(weight, bias, running), added, call, update)
 
 
 def _unfit_otherwise(x: Tensor, call: Call) -> str | None:

@@ -20,6 +20,8 @@ from normsmith.ops.moments import Groups
 
 ALL = MEASURE | SETTLE | APPLY
 """Every phase: sums over the batch, decisions per channel, and the batch again."""
+Function = tuple[int, Any]
+"""A kernel: its address, and the same as a function to call from Python."""
 _ROOM = 1 << 14
 """Partial sums for which memory is kept from call to call: 128 KiB for each Python thread."""
 _BLOCKS = 512
@@ -82,38 +84,59 @@ def run(
     `settle` takes the place of the kernel's own phase of that name. It is given the partial sums, of shape
     (parts, groups, channels, 3), which are overwritten by later calls.
     """
-    address, function = _function(block.layout.name, direction, dtype, extras)
-    q, channels = block.q, block.layout.channels
-    threads, parts = threads_for(block.elements), 1
-    if block.pieces < threads:
-        # rows are shared out, and phases launched one by one: that pays from twice as many elements
-        threads = threads_for(block.elements // 2) if block.is_columns else threads
-        parts = threads
-    q[slot.BY_ROWS] = block.is_columns and (block.pieces == 0 or parts > 1)
-    q[slot.PARTS], q[slot.PHASES] = parts, phases
-    partial, room = _WORKSPACE.partial, 3 * parts * q[slot.GROUPS] * channels
+    function, threads = function_of(block.layout.name, direction, dtype, extras), share_out(block)
+    parts, channels = block.q[slot.PARTS], block.layout.channels
+    partial, room = _WORKSPACE.partial, 3 * parts * block.groups * channels
     if partial is None or room > _ROOM:
         partial = lasting(max(room, _ROOM), dtype=torch.float64)
-    q[slot.PARTIAL] = partial.data_ptr()
+    block.q[slot.PARTIAL] = partial.data_ptr()
     if parts == 1 and settle is None:
-        launch(address, function, block.address, threads)
+        start(block, function, phases, threads)
         return
     _WORKSPACE.partial = None  # a call that comes between two phases takes other memory
     try:
-        for phase in (MEASURE, SETTLE, APPLY):
-            if phase & phases == SETTLE and settle is not None:
-                settle(partial[:room].view(parts, q[slot.GROUPS], channels, 3))
-            elif phases & phase:
-                q[slot.PHASES] = phase
-                serial = phase == SETTLE and channels < 128
-                launch(address, function, block.address, 1 if serial else threads)
+        sums = partial[:room].view(parts, block.groups, channels, 3)
+        start(block, function, phases, threads, settle and (lambda: settle(sums)))
     finally:
         if len(partial) == _ROOM:
             _WORKSPACE.partial = partial
 
 
+def share_out(block: Block) -> int:
+    """Fill in how the work on a block is shared out; the number of threads to start."""
+    threads, parts = threads_for(block.elements), 1
+    if block.pieces < threads:
+        # rows are shared out, and phases launched one by one: that pays from twice as many elements
+        threads = threads_for(block.elements // 2) if block.is_columns else threads
+        parts = threads
+    block.q[slot.BY_ROWS] = block.is_columns and (block.pieces == 0 or parts > 1)
+    block.q[slot.PARTS] = parts
+    return threads
+
+
+def start(
+    block: Block, function: Function, phases: int, threads: int, decide: Callable[[], None] | None = None
+) -> None:
+    """Run the phases of a kernel on a block that is filled: in one launch, or in one for each where work is shared out.
+
+    `decide` takes the place of the kernel's own phase SETTLE.
+    """
+    q = block.q
+    if decide is None and q[slot.PARTS] == 1:
+        q[slot.PHASES] = phases
+        launch(*function, block.address, threads)
+        return
+    for phase in (MEASURE, SETTLE, APPLY):
+        if phase & phases == SETTLE and decide is not None:
+            decide()
+        elif phases & phase:
+            q[slot.PHASES] = phase
+            serial = phase == SETTLE and block.layout.channels < 128
+            launch(*function, block.address, 1 if serial else threads)
+
+
 @cache
-def _function(layout: str, direction: str, dtype: torch.dtype, extras: bool) -> tuple[int, Any]:
+def function_of(layout: str, direction: str, dtype: torch.dtype, extras: bool) -> Function:
     """A kernel's address, and the same as a function to call from Python."""
     from normsmith.ops.cpu.kernels.compile import as_function, kernel
 

@@ -50,7 +50,7 @@ def normalize(
     if call.by_batch and call.weights is not None and isinstance(squares, Tensor):
         sums = torch.where(torch.as_tensor(enough, device=CPU), squares, torch.inf).flatten().double()
     # copies in another dtype are read, not written
-    if running is None or enough is False or not _is_plain(running, work):
+    if running is None or enough is False or not writable(running, work):
         update = None
     block.set_decisions(call, sums, running, update)
     statistics = torch.empty((slot.STATISTICS_ROWS, block.groups, x.shape[1]), dtype=work, device=CPU)
@@ -128,7 +128,7 @@ def code_of(call: Call, x: Tensor, work: torch.dtype) -> Tensor:
     return code.expand(x.shape[0], 1, *x.shape[2:]).reshape(x.shape[0], -1).contiguous()
 
 
-def _is_plain(running: Running, work: torch.dtype) -> bool:
+def writable(running: Running, work: torch.dtype) -> bool:
     """Whether the running buffers can be written where they are."""
     mean, var, std, batches = running
     same = mean.dtype == work and var.dtype == work and mean.is_contiguous() and var.is_contiguous()

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from normsmith._torch import mark_constant, number_of_dispatch_modes
 from normsmith.ops._shapes import Batch
-from normsmith.ops.call import Call, Forward, Update, eager
+from normsmith.ops.call import Call, Forward, PreparedCall, Update, eager
 from normsmith.ops.compiling import unfit
 from normsmith.ops.resolve import Gradients, Running
 
@@ -151,6 +151,19 @@ class Triton:
             else:
                 result = forward.normalize(batch, weight, bias, residual, running, call, update)
         return result if batch.x is x else result._replace(y=torch.empty_like(x).copy_(result.y))  # type: ignore[no-any-return]
+
+    def prepare(
+        self,
+        x: Batch,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running: Running | None,
+        added: bool,
+        call: Call,
+        update: Update | None,
+    ) -> PreparedCall | None:
+        """No launch is prepared yet."""
+        return None
 
     def backward(
         self, g: Batch, x: Batch, residual: Batch | None, kept: Saved, call: Call, wants_x: bool

@@ -1,0 +1,151 @@
+"""Batch norm for those who call it again and again: what does not change is checked and decided once.
+
+`prepare` does what `batch_norm` does before a kernel starts, and `run` starts it. A prepared call holds as long as
+every argument stays as it was: whoever keeps one must look before each call whether shape, strides and dtype of the
+batch, settings, and the memory of γ, β and the running statistics are the same, whether the batch `is_plain`, and that
+`nothing_intervenes`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from normsmith._torch import applied, is_batched_gradient, is_function_wrapper, runs_plainly
+from normsmith.errors import InputError
+from normsmith.ops._check import check_batch, make_call
+from normsmith.ops.batch_norm import differentiable_gradients
+from normsmith.ops.call import PreparedCall, Update
+from normsmith.ops.dispatch import choose
+from normsmith.ops.resolve import Renorm, Running
+
+_VARIABLES: Any = getattr(os.environ, "_data", os.environ)
+"""The environment without the decoding that `os.environ` does at every look, which costs as much as a small kernel."""
+_FORCED: Any = (
+    os.environ.encodekey("NORMSMITH_BACKEND") if hasattr(os.environ, "_data") else "NORMSMITH_BACKEND"
+)
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether a tensor is one block of plain numbers on the CPU."""
+    kind = type(x)
+    return (
+        (kind is Tensor or kind is Parameter)
+        and x.layout is torch.strided
+        and x.is_cpu
+        and not (x.is_nested or x.is_neg() or is_function_wrapper(x))
+    )
+
+
+def nothing_intervenes() -> bool:
+    """Whether a call is free to take the backend that serves it, and is nothing but itself to torch."""
+    return not _VARIABLES.get(_FORCED) and runs_plainly()
+
+
+def prepare(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: Running | None,
+    *,
+    added: bool = False,
+    normalize_with: Literal["batch", "running"] = "batch",
+    update_running: bool = True,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+    renorm: Renorm | None = None,
+    activation: str | None = None,
+    on_small_batch: Literal["error", "running"] = "error",
+    on_nonfinite: Literal["skip", "propagate"] = "skip",
+) -> PreparedCall | None:
+    """Prepare calls of `batch_norm` with these arguments, on batches like `x`, which must be plain.
+
+    Args:
+        added: whether calls have a residual; all other arguments are those of `batch_norm`.
+
+    Returns:
+        The prepared call, or None where it cannot be prepared, or `batch_norm` would refuse it.
+
+    >>> prepared = prepare(torch.zeros(8, 3), None, None, None, eps=0.0)
+    >>> run(prepared, torch.arange(24.0).view(8, 3), None, None).mean().item()
+    0.0
+    """
+    try:
+        mean, var, std, _ = (None, None, None, None) if running is None else running
+        check_batch(x, None, weight=weight, bias=bias, running_mean=mean, running_var=var, running_std=std)
+        call = make_call(
+            x, normalize_with=normalize_with, eps=eps, renorm=renorm, activation=activation,
+            on_small_batch=on_small_batch,
+        )  # fmt: skip
+    except InputError:
+        return None
+    update = None
+    if call.by_batch and update_running and running is not None:
+        if momentum is None:  # one factor for each call
+            return None
+        update = Update(momentum, on_nonfinite == "skip")
+    return choose(x, call).prepare(x, weight, bias, running, added, call, update)
+
+
+def run(
+    prepared: PreparedCall,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None = None,
+    renorm: Renorm | None = None,
+) -> Tensor:
+    """Call what was prepared. γ and β are the same tensors; `renorm` holds the bounds of this step."""
+    if torch.is_grad_enabled() and (
+        x.requires_grad
+        or (weight is not None and weight.requires_grad)
+        or (bias is not None and bias.requires_grad)
+        or (residual is not None and residual.requires_grad)
+    ):
+        return _differentiable(x, weight, bias, residual, renorm, prepared)
+    return prepared.forward(x, residual, renorm, False)[0]
+
+
+class _Prepared(torch.autograd.Function):
+    """A prepared call with its gradient in closed form; gradients of gradients are those of the reference."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        renorm: Renorm | None,
+        prepared: PreparedCall,
+    ) -> Tensor:
+        y, statistics, bits = prepared.forward(x, residual, renorm, True)
+        ctx.save_for_backward(x, weight, bias, residual)
+        ctx.run = prepared, statistics, bits
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *incoming: Any) -> tuple[Tensor | None, ...]:
+        inputs, wants, (g,) = ctx.saved_tensors, ctx.needs_input_grad, incoming
+        prepared, statistics, bits = ctx.run
+        if torch.is_grad_enabled() or is_batched_gradient(g):
+            resolved = prepared.resolved(statistics)
+            return *differentiable_gradients(g, inputs, wants, resolved, prepared.call), None, None
+        of_x, _, _, of_residual, _, _ = wants
+        dx, dresidual, dgamma, dbeta = prepared.backward(g, inputs[0], statistics, bits, of_x or of_residual)
+        return (
+            dx if of_x else None,
+            dgamma if wants[1] else None,
+            dbeta if wants[2] else None,
+            dresidual if of_residual else None,
+            None,
+            None,
+        )
+
+
+_differentiable: Callable[..., Tensor] = applied(_Prepared)

@@ -1,0 +1,49 @@
+"""What the tests of prepared calls share."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from normsmith.layers import prepared
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """The prepared calls that ran."""
+    calls, run = [], prepared.run
+
+    def counted(call, *arguments):
+        calls.append(call)
+        return run(call, *arguments)
+
+    monkeypatch.setattr(prepared, "run", counted)
+    return calls
+
+
+def unprepared(layer: nn.Module) -> nn.Module:
+    """A copy whose every call is checked and decided anew."""
+    twin = copy.deepcopy(layer)
+    twin.prepared = None
+    return twin
+
+
+def step(layer, x, g, **options):
+    """The output of a forward and all gradients."""
+    x = x.detach().requires_grad_()
+    inputs = [x, *layer.parameters(), *options.values()]
+    y = layer(x, **options)
+    return [y.detach(), *torch.autograd.grad(y, inputs, g, allow_unused=True)]
+
+
+def same(found, expected) -> bool:
+    return all((a is None and b is None) or torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def meet(layer, x, times=2):
+    """Let the layer meet a kind of batch, so that the next call of that kind is prepared."""
+    for _ in range(times):
+        layer(x)
