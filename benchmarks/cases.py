@@ -53,6 +53,7 @@ MATRICES = [
     ((4096, 1024), "a large batch of a wide MLP"),
     ((65536, 64), "points or pixels as rows"),
     ((128, 128, 200), "sequences"),
+    ((300, 384), "fits the second cache, in numbers that are no powers of two"),
 ]
 LARGE_MATRICES = [((4_000_000, 8), "rows shorter than a vector: 128 MB")]
 

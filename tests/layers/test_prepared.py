@@ -287,13 +287,21 @@ def test_a_child_of_a_fork(two_threads):
     assert os.waitpid(child, 0)[1] == 0
 
 
-@pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
-def test_copies_prepare_their_own_calls(twin, taken):
+COPIES = {
+    "copy": copy.copy,
+    "deep copy": copy.deepcopy,
+    "pickle": lambda layer: pickle.loads(pickle.dumps(layer)),
+    "oldest pickle": lambda layer: pickle.loads(pickle.dumps(layer, 0)),
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_copies_prepare_their_own_calls(way, taken):
     layer, x = BatchNorm1d(5), torch.randn(6, 5)
     before = set(vars(layer))
     meet(layer, x)
     assert set(vars(layer)) == before
-    other = twin(layer)
+    other = COPIES[way](layer)
     assert other.prepared is not layer.prepared
     assert not other.prepared._kinds
     meet(other.eval(), x, 3)

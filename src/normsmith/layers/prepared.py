@@ -40,8 +40,16 @@ class HasPreparedCalls(nn.Module):
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         layer = super().__new__(cls)
-        object.__setattr__(layer, "prepared", PreparedCalls() if cls.prepares_calls() else None)
+        layer._start_anew()
         return layer
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._start_anew()  # the oldest protocols of pickle do without `__new__`
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+
+    def _start_anew(self) -> None:
+        # not as `self.prepared = ...`, for which torch asks for attributes that are not there yet
+        object.__setattr__(self, "prepared", PreparedCalls() if self.prepares_calls() else None)
 
     @classmethod
     def prepares_calls(cls) -> bool:

@@ -18,7 +18,7 @@ from normsmith.ops.call import Call, Update, computing_dtype
 from normsmith.ops.cpu import memory
 from normsmith.ops.cpu.argument_block import Block
 from normsmith.ops.cpu.calls import ALL, Function, function_of, share_out, start
-from normsmith.ops.cpu.forward import RELU, laid_out_like, writable
+from normsmith.ops.cpu.forward import CPU, RELU, laid_out_like, writable
 from normsmith.ops.cpu.kernels import arguments as slot
 from normsmith.ops.cpu.kernels.arguments import APPLY, MEASURE, SETTLE
 from normsmith.ops.cpu.layout import layout_of
@@ -30,9 +30,9 @@ from normsmith.ops.resolve import Renorm, Resolved, Running
 class _Filled(Block):
     """A block that is filled but for the addresses of one call, with its kernel and memory for what nobody keeps."""
 
-    __slots__ = ("_asked", "_is_small", "_kernel", "_partial", "_threads", "bits", "statistics", "vector")
+    __slots__ = ("_asked", "_is_small", "_kernel", "_partial", "_threads", "statistics", "vector")
 
-    def __init__(self, like: Tensor, kernel: Function, bits: bool) -> None:
+    def __init__(self, like: Tensor, kernel: Function) -> None:
         layout = layout_of(like)
         assert layout is not None  # `prepare` has refused otherwise
         super().__init__(layout, like.dtype, layout.samples, 1)
@@ -40,7 +40,6 @@ class _Filled(Block):
         self._share_out(threads_for(self.elements))
         self.statistics = memory.lasting(slot.STATISTICS_ROWS, 1, layout.channels, dtype=self.work)
         self.vector = memory.lasting(layout.channels, dtype=self.work)
-        self.bits = memory.lasting(self.words(), dtype=torch.int16) if bits else None
 
     def run(self, phases: int) -> None:
         """Run phases of the kernel, on as many threads as torch now has."""
@@ -81,7 +80,9 @@ class Prepared:
         self._phases = ALL if call.by_batch else SETTLE | APPLY
         moved = vectors.running if vectors.running is not None and update is not None else ()
         self._moved = [buffer for buffer in moved if buffer is not None]
-        self._forwards, self._backwards = [self._forward_block()], [self._backward_block()]
+        self._forwards = [self._forward_block()]
+        self._backwards: list[_Filled] = []  # evaluation needs none, and its kernel may have to be compiled
+        self._bits = self._forwards[0].words() if self._relu and added else 0
 
     def forward(
         self, x: Tensor, residual: Tensor | None, renorm: Renorm | None, keep: bool
@@ -92,16 +93,15 @@ class Prepared:
         except IndexError:
             block = self._forward_block()
         try:
-            y, statistics, bits = memory.like(x), block.statistics, block.bits
-            q = block.q
-            if keep:
-                statistics = torch.empty_like(statistics)
-                bits = None if bits is None else torch.empty_like(bits)
+            y, bits, q = memory.like(x), None, block.q
+            statistics = torch.empty_like(block.statistics) if keep else block.statistics
             q[slot.X], q[slot.Y], q[slot.STATISTICS] = x.data_ptr(), y.data_ptr(), statistics.data_ptr()
             if residual is not None:
                 residual = laid_out_like("residual", residual, x)
                 q[slot.RESIDUAL] = residual.data_ptr()
-                q[slot.BITS] = 0 if bits is None else bits.data_ptr()
+                if self._relu:
+                    bits = torch.empty(self._bits, dtype=torch.int16, device=CPU)
+                    q[slot.BITS] = bits.data_ptr()
             if renorm is not None:
                 block.set_bounds(renorm)
             block.run(self._phases)
@@ -145,20 +145,21 @@ class Prepared:
         return Packed(statistics, None, None, None, call.by_batch, call.renorm is not None).resolved
 
     def _forward_block(self) -> _Filled:
-        block = _Filled(self._like, self._function("forward", self._added), self._relu and self._added)
+        block = _Filled(self._like, self._function("forward", self._added))
         block.set_vectors(*self._vectors, [])
         block.set_decisions(self.call, None, self._vectors.running, self._update)
-        packed = Packed(block.statistics, None, None, block.bits, True, False)
-        block.set_forward(self._like, self._like, None, packed, self._relu)
+        block.set_forward(self._like, self._like, None, self._packed(block), self._relu)
         return block
 
     def _backward_block(self) -> _Filled:
-        bits = self._relu and self._added
-        block = _Filled(self._like, self._function("backward", bits), bits)
-        packed = Packed(block.statistics, None, None, block.bits, True, False)
+        block = _Filled(self._like, self._function("backward", self._relu and self._added))
+        packed = self._packed(block)
         block.set_backward(self._like, self._like, packed, block.vector, block.vector, self._relu)
         block.set_input_gradients(self._like, None)
         return block
+
+    def _packed(self, block: _Filled) -> Packed:
+        return Packed(block.statistics, None, None, None, True, False)
 
     def _function(self, direction: str, extras: bool) -> Function:
         layout = layout_of(self._like)
