@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from normsmith.ops import ACTIVATIONS, Renorm, Running, Sync, batch_norm, dispatch
-from normsmith.ops.call import Call, prepared
+from normsmith.ops.call import Call, promoted
 from normsmith.ops.dispatch import Backend
 from normsmith.ops.reference import Reference
 
@@ -89,7 +89,7 @@ class RanksContract:
             _, their_moments, (*_, their_grads) = theirs.result()
 
         exact = whole.double()
-        x, residual = prepared(exact.x, exact.residual, exact.valid)
+        x, residual = promoted(exact.x, exact.residual, exact.valid)
         want, want_moments, (want_dx, want_dz, want_grads) = trained(
             Reference(),
             exact._replace(x=x, residual=residual),

@@ -93,3 +93,43 @@ def test_compiles():
     twin(z).square().sum().backward()
     torch.testing.assert_close(x.grad, z.grad, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(layer.running_var, twin.running_var)
+
+
+LAYERS = {
+    "batch norm": lambda: ours.BatchNorm2d(16),
+    "renorm": lambda: ours.BatchRenorm2d(16, total_steps=10),
+    "relu after a residual": lambda: ours.BatchNormAct2d(16),
+    "without statistics": lambda: ours.BatchNorm2d(16, track_running_stats=False),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(4, 16, 5, 5), (64, 16, 64, 64)])
+@pytest.mark.parametrize("name", LAYERS)
+def test_prepared_calls_give_the_very_same_numbers(name, shape, training, monkeypatch):
+    """The third call of a layer is a prepared one; where a backend is forced, none is."""
+    results = []
+    for forced in (True, False):
+        torch.manual_seed(0)
+        layer = LAYERS[name]().cuda().train(training)
+        found = []
+        if forced:
+            monkeypatch.setenv("NORMSMITH_BACKEND", "triton")
+        else:
+            monkeypatch.delenv("NORMSMITH_BACKEND")
+        for _ in range(3):
+            x, z, g = (torch.randn(shape, device="cuda") for _ in range(3))
+            inputs = [x.requires_grad_(), *layer.parameters()]
+            if "residual" in name:
+                inputs.append(z.requires_grad_())
+            y = layer(x, residual=z if "residual" in name else None)
+            with torch.no_grad():
+                again = layer(x.detach())
+            found += [
+                y,
+                again,
+                *torch.autograd.grad(y, inputs, g),
+                *(each.clone() for each in layer.buffers()),
+            ]
+        results.append(found)
+    assert all(map(torch.equal, *results))

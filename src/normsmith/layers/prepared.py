@@ -74,7 +74,7 @@ class PreparedCalls:
             return None
         if residual is not None and not (is_plain(residual) and _is_alike(residual, x)):
             return None
-        key = (x.shape, x.stride(), x.dtype, layer.training, residual is None)
+        key = (x.shape, x.stride(), x.dtype, x.device, layer.training, residual is None)
         kind = self._kinds.get(key)
         if kind is None or not kind.holds(layer):
             self._meet(key, layer)
@@ -194,4 +194,9 @@ class _Kind:
 
 
 def _is_alike(residual: Tensor, x: Tensor) -> bool:
-    return residual.dtype is x.dtype and residual.shape == x.shape and residual.stride() == x.stride()
+    return (
+        residual.dtype is x.dtype
+        and residual.shape == x.shape
+        and residual.stride() == x.stride()
+        and residual.device == x.device
+    )

@@ -32,12 +32,12 @@ _FORCED: Any = (
 
 
 def is_plain(x: Tensor) -> bool:
-    """Whether a tensor is one block of plain numbers on the CPU."""
+    """Whether a tensor is one block of plain numbers on the CPU or on a GPU."""
     kind = type(x)
     return (
         (kind is Tensor or kind is Parameter)
         and x.layout is torch.strided
-        and x.is_cpu
+        and (x.is_cpu or x.is_cuda)
         and not (x.is_nested or x.is_neg() or is_function_wrapper(x))
     )
 

@@ -162,8 +162,13 @@ class Triton:
         call: Call,
         update: Update | None,
     ) -> PreparedCall | None:
-        """No launch is prepared yet."""
-        return None
+        """Compile the launches of a plain call once for all; None where Triton interprets."""
+        if not x.is_cuda:
+            return None
+        from normsmith.ops.gpu import prepared  # needs Triton
+
+        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+            return prepared.prepare(x, prepared.Vectors(weight, bias, running), added, call, update)
 
     def backward(
         self, g: Batch, x: Batch, residual: Batch | None, kept: Saved, call: Call, wants_x: bool
