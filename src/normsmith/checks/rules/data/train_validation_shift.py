@@ -200,7 +200,8 @@ def _cost(context: Context, twin: nn.Module, now: float) -> str | None:
         return None
     if better == chance:
         raise UnavailableError("validate gives the same number where inputs do not fit their targets")
-    if (better - now) / (better - chance) >= GAIN:
+    knows_something = abs(better - chance) >= NOTHING * abs(chance)  # or the quotient is that of two noises
+    if knows_something and (better - now) / (better - chance) >= GAIN:
         return f"{number(better)} with their own statistics"
     if not context.has_learned:
         return None
