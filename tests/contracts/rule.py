@@ -49,6 +49,7 @@ class RuleContract:
     healthy: Cases
     healed: bool = True
     _made: dict[Callable[[], Case], Case] = {}  # noqa: RUF012  trained once for all tests of a rule
+    _checked: dict[Callable[[], Case], tuple[Findings, bool]] = {}  # noqa: RUF012
 
     def cases(self, makers: Cases) -> Iterator[tuple[str, Case]]:
         """A new copy of each case."""
@@ -60,6 +61,16 @@ class RuleContract:
             lazy = any(is_lazy(tensor) for tensor in (*case.model.parameters(), *case.model.buffers()))
             yield why, make() if lazy else deepcopy(case)
 
+    def checked(self) -> Iterator[tuple[str, Case, Findings, bool]]:
+        """A new copy of each faulty case, what the rule finds in it, and whether it left it as it was; checked once."""
+        for (why, case), make in zip(self.cases(self.faulty), self.faulty.values(), strict=True):
+            if make not in self._checked:
+                looked_at = deepcopy(case)
+                before = state_of(looked_at.model)
+                findings = looked_at.check(self.code)
+                self._checked[make] = findings, state_of(looked_at.model) == before
+            yield why, case, *self._checked[make]
+
     @property
     def rule(self) -> Rule:
         return every_rule()[self.code]
@@ -69,8 +80,7 @@ class RuleContract:
         assert len(self.healthy) >= 3
 
     def test_it_fires_where_the_fault_is(self) -> None:
-        for why, case in self.cases(self.faulty):
-            findings = case.check(self.code)
+        for why, _, findings, _ in self.checked():
             assert findings.codes == (self.code,), f"{why}: {findings}"
             for finding in findings:
                 assert finding.name == self.rule.name
@@ -87,22 +97,18 @@ class RuleContract:
             assert findings.clean == (self.code,), f"{why}: {findings}"
 
     def test_everything_is_as_before(self) -> None:
-        for _, case in self.cases(self.faulty):
-            before = state_of(case.model)
-            case.check(self.code)
-            assert state_of(case.model) == before
+        for why, _, _, is_as_before in self.checked():
+            assert is_as_before, why
 
     def test_what_can_be_fixed_is_fixed(self) -> None:
-        for why, case in self.cases(self.faulty):
-            findings = case.check(self.code)
+        for why, case, findings, _ in self.checked():
             if self.healed and all(finding.fix.plan for finding in findings):
                 case.model = findings.fix(case.model)
                 after = case.check(self.code)
                 assert after.passed(), f"{why}: {after}"
 
     def test_a_model_that_was_fixed_goes_on_training(self) -> None:
-        for why, case in self.cases(self.faulty):
-            findings = case.check(self.code)
+        for why, case, findings, _ in self.checked():
             if not (isinstance(case.batches, list) and case.batches and all(f.fix.plan for f in findings)):
                 continue
             forward = case.given.get("forward", call)
