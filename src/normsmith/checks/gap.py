@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -51,9 +52,14 @@ def _differences(one: tuple[float, ...], other: tuple[float, ...]) -> tuple[floa
 
 
 def _summary(values: tuple[float, ...]) -> dict[str, Any]:
+    """Mean and spread over batches; what is not finite has no spread.
+
+    >>> _summary((1.0, float("inf")))
+    {'mean': inf, 'spread': None, 'batches': [1.0, inf]}
+    """
     return {
-        "mean": fmean(values),
-        "spread": stdev(values) if len(values) > 1 else None,
+        "mean": sum(values) / len(values),
+        "spread": stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None,
         "batches": list(values),
     }
 
