@@ -28,8 +28,9 @@ SEEN: dict[Level, str] = {
 }
 """What the rules of a level look at."""
 FROZEN = (
-    "statistics, γ and β that stand still while the rest may train: by normsmith.surgery.freeze, by .eval() on the "
-    "norm alone, or by requires_grad=False"
+    "A norm is frozen where its statistics, or its γ and β, stay constant while the rest may train. "
+    "`normsmith.surgery.freeze` can freeze either; calling `.eval()` on just the norm freezes the statistics; "
+    "`requires_grad=False` freezes γ and β only (NS305)."
 )
 THREADS = "issues and pull requests on GitHub in which people met it, as owner/project#number"
 """What the explanations of rules take for known."""

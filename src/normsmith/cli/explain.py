@@ -48,7 +48,7 @@ def explained(rule: Rule, width: int) -> str:
     head = f"{rule.code} {rule.name} ({severities}; from level {rule.level} on, which looks at {SEEN[rule.level]})"
     lines = [head, "", *rule.explanation.strip().splitlines()]
     if "frozen" in rule.explanation:
-        lines += ["", f"Frozen are {FROZEN}."]
+        lines += ["", FROZEN]
     if "Threads" in rule.sections:
         lines += ["", f"Threads are {THREADS}."]
     return "\n".join(_folded(lines, width)) + "\n"

@@ -25,7 +25,7 @@ Reproduction:
 
 Fix: build the layer with `track_running_stats=True`, the default, as here by `model[1] = nn.BatchNorm1d(8)`, and
     measure its statistics, by training on or with `model = normsmith.surgery.recalibrate(model, batches).apply()`. If
-    the batch is meant to decide, convert first and then say so:
+    you want batch statistics in evaluation, convert first, then declare it:
     `model = normsmith.surgery.convert(model, "batch").apply()`, then `model.get_submodule(path).freeze("batch")` with
     the finding's path.
 

@@ -6,9 +6,9 @@ What: parameters of a norm, of any kind, that train and are in a group of the op
 Formula: w ← w − rate·decay·w in each step, beside the gradient, for each parameter w, with the learning rate and the
     weight decay of its group.
 
-Why it hurts: perhaps not at all. Decay on the weights before a norm only changes how fast they turn, as the norm undoes
-    their scale; decay on γ does shrink the outputs. Recipes for large batches leave γ and β out, others decay
-    everything, and the differences in accuracy are small and of either sign.
+Why it hurts: perhaps not at all. Decay on the weights before a norm only changes how fast their direction changes, as
+    the norm undoes their scale; decay on γ does shrink the outputs. Recipes for large batches leave γ and β out, others
+    decay everything, and the differences in accuracy are small and of either sign.
 
 Threshold: any weight decay above 0.
 

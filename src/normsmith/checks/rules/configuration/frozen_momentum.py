@@ -1,9 +1,9 @@
 """The momentum of a batch norm is 0 or 1: its running statistics never move, or are always the last batch's.
 
 What: a momentum of 1 in a batch norm that updates its running statistics; or a momentum of 0 where these are still mean
-    0 and variance 1, as in a new layer, or are no longer those of the batches that were given, as after a momentum that
-    was set to 0 for a while and forgotten. People also use a momentum of 0 to keep statistics that were loaded or
-    measured; as long as these are those of the data, that is left alone.
+    0 and variance 1, as in a new layer; or a momentum of 0 where the statistics no longer match your batches, for
+    example because someone set it to 0 and forgot to set it back. People also use a momentum of 0 to keep statistics
+    that were loaded or measured; as long as these match the data, that is left alone.
 
 Formula: running ← (1 − momentum)·running + momentum·batch.
 
@@ -11,9 +11,9 @@ Why it hurts: with 0, evaluation goes by 0 and 1, or by what the network once wa
     normalises by the batch: a momentum of 0 freezes no norm. With 1, evaluation normalises by the statistics of
     whatever batch came last.
 
-Threshold: exactly 0 and exactly 1; from 0.5 to 1 NS201 reports it. Statistics are no longer those of the batches where
-    means are 0.1 σ or variances a fifth apart, beyond sampling error, in a tenth of the channels, as in NS404. What
-    that costs today is not asked: they never come back, whatever training does.
+Threshold: exactly 0 and exactly 1; from 0.5 to 1 NS201 reports it. Statistics no longer match your batches where means
+    are 0.1 σ or variances a fifth apart, beyond sampling error, in a tenth of the channels, as in NS404. It is reported
+    even if it costs nothing yet, as the statistics will never update.
 
 Reproduction:
     import normsmith, torch

@@ -1,21 +1,23 @@
 """One half of a batch norm is frozen and the other half moves: its running statistics, or γ and β.
 
-What: running statistics that stand still (by `normsmith.surgery.freeze`, or by evaluation mode within a model that
+What: running statistics that stay constant (by `normsmith.surgery.freeze`, or by evaluation mode within a model that
     trains) while γ and β train; or γ and β that do not train while the statistics move, in a part of the model that
     does train.
-    - Warning: γ and β were trained before the one half was frozen, so that the other half was probably forgotten;
-      unless `freeze(model, "statistics")` says that only statistics are meant.
-    - Warning, unless all norms of the model are alike: the statistics are frozen, and so is the layer beside the norm,
-      so that γ and β were probably forgotten; or γ and β stand still in some of the norms.
-    - Information: all else seems meant.
+    - Warning: γ and β were trained before one half was frozen. The other half was probably forgotten, unless
+      `freeze(model, "statistics")` says that only statistics are meant.
+    - Warning, if only some norms are like this, or the model has only this one: statistics and the neighbouring layer
+      are frozen, but γ and β still train.
+    - Warning, if only some norms are like this, or the model has only this one: γ and β are frozen, but the statistics
+      move.
+    - Information: every other case, which is probably on purpose.
     Nothing is reported of γ and β that are in no group of the optimizer, if you give it. Of a part that is frozen
     altogether, NS305 reports whether its statistics move.
 
 Formula: y = γ·(x − mean) / sqrt(var + eps) + β: in a frozen layer γ, β, mean and var are all constant.
 
-Why it hurts: a part that is thought to be constant still changes. Where γ and β train, it fits the new data, and
-    overfits if they are few. Where the statistics move, it drifts to the new data, and the trained layers after it
-    follow.
+Why it hurts: a part that is thought to be constant still changes. Where γ and β train, the part adapts to the new data,
+    and overfits if there are few samples. Where the statistics move, it drifts to the new data, and the trained layers
+    after it follow.
 
 Threshold: none: each half moves or not.
 

@@ -2,7 +2,7 @@
 
 What: a batch norm that updates its running statistics has a momentum of 0.5 or more. Exactly 1 is reported by NS209.
 
-Formula: running ← (1 − momentum)·running + momentum·batch. The average is as noisy as one over
+Formula: running ← (1 − momentum)·running + momentum·batch. The average is as noisy as a plain mean of
     (2 − momentum) / momentum batches: 19 of them at 0.1, 3 at 0.5, one at 0.99.
 
 Why it hurts: evaluation normalises by running statistics. Where they are those of a batch or three, they are noise:

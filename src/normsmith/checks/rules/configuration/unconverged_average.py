@@ -2,16 +2,17 @@
 
 What: by its momentum and its counter of batches (`num_batches_tracked`), more than 5 % of a batch norm's running
     average is still the mean 0 and the variance 1 that a new layer has. Given batches, statistics are also measured on
-    one part of them, and the loss or metric is compared on the rest; it is reported only if it is better with these.
-    Left alone are frozen layers, new networks, and statistics that were loaded without `num_batches_tracked`, so that
-    the counter says nothing about them.
+    one part of them, and the loss or metric is compared on the rest; it is reported only if the network is better with
+    the newly measured statistics. Left alone are frozen layers, new networks, and statistics that were loaded without
+    `num_batches_tracked`, so that the counter says nothing about them.
 
 Formula: running = r·start + (1 − r)·average, with r = (1 − momentum)^batches: 0.04 after 30 batches at 0.1, but 0.74 at
-    0.01. The start is mean 0 and variance 1, so that a running variance below r shows that it did not start there.
+    0.01. The start is mean 0 and variance 1. A variance below r means that the average did not start at 1, and then
+    nothing is reported.
 
 Why it hurts: evaluation normalises by this mixture, training by the batch: the network is good in training and bad in
-    evaluation, mostly after few epochs, the more so the smaller the momentum. Training steps that accumulate many
-    batches, of which there are few, and norms that are frozen early do the same.
+    evaluation, mostly after few epochs, the more so the smaller the momentum. The same happens with few, large
+    accumulated steps, and when a norm is frozen early.
 
 Threshold: r > 0.05, our own choice: variances are then off by 5 % of their distance from 1. Given batches, also a loss
     that is worse by 0.05 or a metric by 0.01 (one percentage point), beyond noise, as in NS404.

@@ -5,16 +5,16 @@ What: the inputs of each norm are measured domain by domain, as your function `d
     of a step one by one as well, as those of real and generated samples. It is reported where they differ by more than
     sampling explains in a tenth of its channels or more, and where that costs loss or metric: statistics are measured
     on one part of your batches, and on the rest the network is better in evaluation if each domain or call is
-    normalised by its own statistics than by their common average, over all domains or for one of them alone. Of a
-    step's forwards the statistics are taken of the one that your batches are most like. Classes are no domains: a
-    network has to tell them apart.
+    normalised by its own statistics than by their common average, over all domains or for one of them alone. For the
+    forwards of a step, the check uses the statistics of the forward whose inputs are most like your batches. Classes
+    are no domains: a network has to tell them apart.
 
 Formula: |μ_a − μ_b| / σ_b > 0.1 or |log σ²_a − log σ²_b| > 0.2 for two domains or calls a and b with mean μ and
     variance σ² of the norm's input, each plus 2.58 standard errors from the variance between batches of one domain.
 
 Why it hurts: training normalises each batch, or call, by itself, and never sees that they differ; evaluation shifts and
     scales all of them by one average: the network is good in training and bad in evaluation, for each domain in its own
-    way. The order of the batches does not matter, as in NS406 it does. Examples are two datasets in turn, real and
+    way. Unlike in NS406, the order of the batches does not matter. Examples are two datasets in turn, real and
     generated images, clean and adversarial ones, cameras, and hospitals.
 
 Threshold: 0.1 and 0.2, and a loss that is worse by 0.05 or a metric by 0.01 (one percentage point), as in NS404: our
@@ -38,7 +38,7 @@ Reproduction:
     assert findings.codes == ("NS412",)
     assert normsmith.check(model, batches, loss=loss, domain=lambda batch: "all", select=["NS412"]).passed()
 
-Fix: statistics for each domain. In evaluation:
+Fix: statistics for each domain. In evaluation (`prior=0.0`: use only the statistics of the new data):
 
         far = [batch for batch in batches if domain(batch) == "far"]
         with normsmith.surgery.adapt(model, far, prior=0.0):

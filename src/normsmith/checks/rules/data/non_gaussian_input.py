@@ -4,13 +4,13 @@ What: skewness, excess kurtosis and the share of outliers of each feature of a t
     each channel of images and sequences. It is reported where a tenth of them or more are far from normal, and is
     information only. Of images and sequences only the tails are looked at, since a background makes any image skewed.
     Flattened images are left out; they are recognised by a largest value (white) that a quarter of the features share.
-    So are features that are constant, have only two values, or have one value, as 0 or a background, more often than
-    all others together.
+    Also left out are features that are constant, have only two values, or have one value, as 0 or a background, more
+    often than all others together.
 
 Formula: with z = (x − μ)/σ for a feature's mean μ and standard deviation σ, means E over n samples, and 2.58 standard
     errors (99 %) for chance: |E z³| > 2 + 2.58·sqrt(6/n) (skewness), or E z⁴ − 3 > 7 + 2.58·sqrt(24/n) (excess
-    kurtosis). The values of one image or sequence resemble each other, so that n is the number of these. Outliers are
-    values beyond 3 interquartile ranges from the quartiles.
+    kurtosis). The values of one image or sequence resemble each other, so n is the number of images or sequences, not
+    of values. Outliers are values beyond 3 interquartile ranges from the quartiles.
 
 Why it hurts: standardisation leaves the shape as it is. A few huge values take all of the variance, and the many others
     lie together near one point; a batch that happens to hold one of them has other statistics than one without.

@@ -6,8 +6,8 @@ What: for each sample the mean and the mean square of each channel are taken at 
 
 Formula: T = Σ_b n_b·|mean_b|², where mean_b is the mean of these numbers, standardised, over the n_b samples of batch
     b. The p-value is the share of 1,199 permutations of the samples whose T is at least as large. The size of the
-    effect is the intraclass correlation: the share of the samples' variance that lies between batches, beyond what
-    permutations have, over all channels, and channel by channel with 2.58 standard errors.
+    effect is the intraclass correlation: how much of the variance lies between batches, minus what random batches show;
+    over all channels, and per channel with a margin of 2.58 standard errors.
 
 Why it hurts: training normalises each batch by itself. So what its samples have in common (class, camera, time) is
     subtracted, and the batch may become a clue to the answer. Evaluation, by one average, sees other inputs: the
@@ -15,9 +15,9 @@ Why it hurts: training normalises each batch by itself. So what its samples have
     statistics follow the last few batches.
 
 Threshold: p < 0.001 (one test, so that many layers raise no false alarm) and an intraclass correlation of 0.02, where
-    batch means vary by 0.14 standard deviations beyond chance, over all channels or in a tenth of them (a level that
-    drifts is in few channels): our own choice, near the 0.1 of NS404. Batches that differ less than by chance, as
-    stratified ones do, are fine.
+    batch means vary by 0.14 standard deviations beyond chance, over all channels or in a tenth of them (a slow drift
+    often shows in few channels only): our own choice, near the 0.1 of NS404. Batches that differ less than by chance,
+    as stratified ones do, are fine.
 
 Reproduction:
     import normsmith, torch
@@ -32,8 +32,9 @@ Reproduction:
 
 Fix: `DataLoader(..., shuffle=True)`, or a shuffle before batches are formed (a stream needs a large buffer); then train
     again. Where batches have to be grouped,
-    `model = normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`: batch renorm normalises by
-    running statistics, corrected within bounds.
+    `model = normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`: batch renorm normalises by the
+    batch, then corrects the result towards the running statistics, within bounds (with the schedule `"constant"` the
+    bounds are the same from the first step on).
 
 Threads: openpifpaf/openpifpaf#308, vlfeat/matconvnet#393, happynear/NormFace#4,
     xuyxu/Deep-Clustering-Network#2.

@@ -8,9 +8,9 @@ What: which positions of a batch are padding is read from the input: zeros (or t
 Formula: padded share p = padded positions / all positions that reach the norm, the mean over the batches.
 
 Why it hurts: padded values are all alike, and pull mean and variance towards themselves by a share that differs from
-    batch to batch: how long the other samples are decides by what a sample is normalised. Evaluation, often with one
-    sample and no padding, normalises it by an average over padding: the network is good in training and bad in
-    evaluation, most with one sample per batch.
+    batch to batch, so a sample is normalised differently when the other samples are longer or shorter. Evaluation,
+    often with one sample and no padding, normalises it by an average over padding: the network is good in training and
+    bad in evaluation, most with one sample per batch.
 
 Threshold: p > 0.1, our own choice. A share p of constant values, at a distance of d from the mean of the others, moves
     the mean by p·d and makes the variance (1 − p)·(σ² + p·d²): at p = 0.1 the standard deviation is 5 % too small for

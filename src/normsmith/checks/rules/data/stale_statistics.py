@@ -2,8 +2,8 @@
 
 What: a layer's running mean and variance differ from the average statistics of batches in training mode by more than
     sampling explains, in a tenth of its channels or more; and that costs loss or metric. For that, statistics are
-    measured on one part of your batches, and the loss in evaluation is compared on the rest, with these and with the
-    running ones.
+    measured on one part of your batches, and the loss in evaluation is compared on the rest, once with the new
+    statistics, once with the running ones.
 
 Formula: |running_mean − μ| / σ > 0.1 + 2.58·s_μ, or |log(running_var + eps) − log(σ² + eps)| > 0.2 + 2.58·s_σ. μ and σ²
     are the mean and variance of a channel, averaged over B batches. The standard errors s_μ (of μ/σ) and s_σ (of log
@@ -18,8 +18,8 @@ Why it hurts: evaluation normalises by these statistics: the network is good in 
 Threshold: 0.1 σ between means and a fifth (0.2 in the logarithm) between variances, our own choice: healthy networks on
     a set of handwritten digits stay below once sampling is accounted for. Besides, it has to cost something, beyond
     noise between batches: a loss that is worse by 0.05, a metric that is worse by 0.01 (one percentage point), or, for
-    losses on a smaller scale, one that is worse by half while the outputs move by a fifth of their spread. Without a
-    loss, outputs that move by a fifth of their spread.
+    losses on a smaller scale, one that is worse by at least 50 % while the outputs move by a fifth of their spread.
+    Without a loss, outputs that move by a fifth of their spread.
 
 Reproduction:
     import normsmith, torch

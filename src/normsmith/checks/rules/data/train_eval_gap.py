@@ -2,14 +2,14 @@
 
 What: a part of your batches goes through the network in evaluation mode twice: with the running statistics, and
     normalised by their own statistics, as in training; dropout is off both times. The other part serves to measure
-    statistics anew. Level deep splits the whole gap between training and evaluation: step 1 turns dropout off, and each
-    further step switches one more norm from batch statistics to running statistics. The changes of the loss in these
-    steps add up to the whole gap.
+    statistics anew. Level deep also splits the larger gap that includes dropout: first dropout is turned off, then one
+    norm after the other is switched from batch statistics to running statistics. The changes of the loss in these steps
+    add up to the larger gap.
 
 Formula: gap = L(running statistics) − L(batch statistics), where L is the loss (or metric) of a batch, averaged over
-    the batches. Step k is L(layers 1 … k by running statistics) − L(layers 1 … k − 1 by running statistics). The report
-    also shows each layer alone and the steps in reverse order; these need not add up, since each layer works on what
-    the layers before it put out.
+    the batches. The step of norm k is L(norms 1 … k by running statistics) − L(norms 1 … k − 1 by running statistics).
+    The report also shows each norm alone and the steps in reverse order; these need not add up, since each norm works
+    on what the layers before it put out.
 
 Why it hurts: what was trained is not what is used. There are two kinds of causes. The running statistics are not those
     of the data: stale, never updated, or measured with dropout before a norm. Or the batch tells something that a
@@ -17,7 +17,7 @@ Why it hurts: what was trained is not what is used. There are two kinds of cause
     says which: it tries statistics measured anew. If NS404 or NS202 is reported too, mend that first.
 
 Threshold: a loss that is worse by 0.05, or a metric by 0.01 (one percentage point), each beyond its noise between
-    batches (a t interval): our own choice. A loss on a smaller scale counts if it is worse by half of itself
+    batches (a t interval): our own choice. A loss on a smaller scale counts if it is worse by at least 50 %
     (TheDeepChecker's limit) and the outputs also move by half of their spread: healthy networks have small losses such
     as 0.0034 in evaluation against 0.0008 in training.
 
@@ -40,8 +40,9 @@ Reproduction:
 
 Fix: where statistics measured anew close most of the gap,
     `model = normsmith.surgery.recalibrate(model, batches).apply()`. Otherwise larger or shuffled batches, or
-    `model = normsmith.surgery.convert(model, "renorm", schedule="constant").apply()` (batch renorm) and further
-    training.
+    `model = normsmith.surgery.convert(model, "renorm", schedule="constant").apply()` and further training: batch renorm
+    normalises by the batch, then corrects the result towards the running statistics, within bounds (with the schedule
+    `"constant"` the bounds are the same from the first step on).
 
 Threads: pytorch/pytorch#4741, pytorch/pytorch#5406, yanx27/GACNet#8, keras-team/keras#6977, keras-team/keras#7265.
 """

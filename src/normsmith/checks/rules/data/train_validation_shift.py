@@ -3,24 +3,25 @@
 What: your own `validate(model)` is run on a copy. What reaches each norm in it, in evaluation mode, is compared with
     what the training batches give in the same mode. It is reported where the two differ by more than sampling explains
     in a tenth of a layer's channels, and that costs something: `validate` returns a better number where the norms
-    normalise by each batch of the validation data; or its number hardly depends on which sample comes with which
-    target, although the network has learned its training data. Whether a higher number is better, `validate` need not
-    say: it is run on samples that are exchanged within their batches as well, so that none fits its target.
+    normalise by each batch of the validation data; or its number hardly changes when the samples are shuffled within
+    each batch, so that they no longer match their targets, although the network has learned its training data. The
+    shuffled run also shows whether a higher or a lower number is better, so you need not say.
 
 Formula: |μ_v − μ_t| / σ_t > 0.1 or |log σ²_v − log σ²_t| > 0.2, each plus 2.58 standard errors from the variance
     between batches, with mean μ and variance σ² of validation (v) and training data (t).
-    gain = (better − now) / (better − exchanged), where `validate` gives the number `now` as the model is, `better` with
-    the statistics of each validation batch, and `exchanged` with these and with samples exchanged. Or
-    |now − exchanged| < 0.1·|exchanged|, both as the model is.
+    gain = (better − now) / (better − shuffled) ≥ 0.02, where `validate` gives the number `now` as the model is,
+    `better` with the statistics of each validation batch, and `shuffled` with the same and with shuffled samples. Or
+    |now − shuffled| < 0.1·|shuffled|, where both are of the model as it is.
 
 Why it hurts: running statistics are those of the training data. Data from another camera or hospital, from another
     decoder or resize, or without the scaling that training data got, arrive shifted at every norm: the network is bad
     in validation, whatever the mode. Where only training data are augmented, statistics differ too; that costs nothing,
     and nothing is reported.
 
-Threshold: 0.1 and 0.2 as in NS404, and a gain of 2 % of all that the network knows of the validation data, which is
-    about the one point of a metric and the 0.05 of a loss that count elsewhere; 0.1 is the share of the loss by which
-    a network is said to have learned. All are our own choice.
+Threshold: 0.1 and 0.2 between statistics are those of NS404. A gain of 2 % of the difference between `better` and
+    `shuffled` is about the one point of a metric and the 0.05 of a loss that count elsewhere. The 0.1 in
+    |now − shuffled|: below this share the network counts as knowing nothing about the validation data; so a gain counts
+    only if `better` is at least as far from `shuffled`. All are our own choice.
 
 Reproduction:
     import normsmith, torch
@@ -42,7 +43,7 @@ Reproduction:
     assert normsmith.check(model, batches, validate=lambda m: validate(m, 0.0), select=["NS408"]).passed()
 
 Fix: the same preparation for both sets of data. Where the data really differ, evaluate with the statistics of the new
-    data:
+    data (`prior=0.0`: use only these):
 
         validation = [x + 2.0 for x, y in batches]
         with normsmith.surgery.adapt(model, validation, prior=0.0):
@@ -209,7 +210,7 @@ def _cost(context: Context, twin: nn.Module, now: float) -> str | None:
         exchanged = _number(context.validate, twin)
     knows_nothing = abs(now - exchanged) < NOTHING * abs(exchanged)
     return (
-        f"{number(exchanged)} with samples exchanged, as if it had learned nothing" if knows_nothing else None
+        f"{number(exchanged)} with shuffled samples, as if it had learned nothing" if knows_nothing else None
     )
 
 

@@ -3,7 +3,7 @@
 What: in eight training steps on a copy, the mean or variance of a norm's input, always on the same batch, moves far
     from step to step in a tenth of the channels or more. It is a warning where evaluation with the running statistics
     costs loss or metric after these steps, as in NS404; information otherwise. In a network without batch norms it is
-    the input of linear, convolutional and recurrent layers, and a warning where a tenth of the learning rates gives a
+    the input of linear, convolutional and recurrent layers, and a warning where learning rates ten times smaller give a
     lower loss after 16 steps. Channels that hardly vary at first, beside the others of their layer, are left out: dead
     units and weights that begin at 0 have no scale to move by.
 

@@ -1,12 +1,13 @@
-"""Most units of a ReLU are dead: they put out 0 for every sample of every batch that was looked at.
+"""Most units of a ReLU are dead: they put out 0 for nearly every sample of every batch that was looked at.
 
 What: in eight training steps on a copy, more than half of the units of a layer are dead: in every batch fewer than 1 %
-    of a unit's values are above 0. It is normal that half of the values of a ReLU are 0, and that a unit is active for
-    few samples. ReLUs that are modules or functions (`F.relu`) are looked at, those that are fused into a norm are not.
+    of a unit's values are above 0. It is normal that half of the values of a ReLU are 0. A unit that is active for a
+    few per cent of the samples is fine. ReLUs that are modules or functions (`F.relu`) are looked at, those that are
+    fused into a norm are not.
 
 Formula: a unit u is dead if its share of values above 0 is below 0.01 in every batch. Reported is a share of dead units
-    above 0.5 that is beyond chance, too: if each unit were on or off for all samples with probability ½, as after a
-    global pooling, there is a chance of less than 0.5 % that so many are dead.
+    above 0.5, and so many that chance would give it in less than 0.5 % of cases, if each unit were dead with
+    probability ½.
 
 Why it hurts: a dead unit gets no gradient and stays dead. The layer has only the capacity of the other units, and if
     all are dead, what is before it learns nothing.
@@ -28,9 +29,9 @@ Reproduction:
     normsmith.layers.init.he_(model)
     assert normsmith.check(model, batches, **given).passed()
 
-Fix: `normsmith.layers.init.he_(model)` before training, which gives dead units new weights; where units die in
-    training, a lower learning rate or a warm-up, and a norm before the activation:
-    `model = normsmith.surgery.insert(model, "batch").apply()`.
+Fix: `normsmith.layers.init.he_(model)` before training, which draws new weights for all linear layers and convolutions,
+    with dead units or not; where units die in training, a lower learning rate or a warm-up, and a norm before the
+    activation: `model = normsmith.surgery.insert(model, "batch").apply()`.
 
 Threads: keras-team/keras#7057, keras-team/keras-contrib#115, CompPhysVienna/n2p2#25.
 """
@@ -62,7 +63,7 @@ def check(context: Context) -> Iterator[Finding]:
         if dead > SHARE * units and by_chance(dead, units) < _CHANCE:
             yield Finding(
                 activation.event.path,
-                f"{dead} of {count(units, 'unit')} put out 0 for every one of {number(activation.values)} values",
+                f"{dead} of {count(units, 'unit')} put out 0 for nearly all of {number(activation.values)} values",
                 "biases or weights that push all inputs below 0, or updates that were too large",
                 Fix("normsmith.layers.init.he_(model)  # before training, and a lower learning rate"),
                 quantity="share of dead units",

@@ -2,14 +2,14 @@
 
 What: in eight training steps on a copy, the gradient of the first layer's weight is on average less than a thousandth
     of the last layer's, or more than 70 times as large; or it is next to nothing. Skipped are frozen layers, which have
-    no gradient, and last layers that begin at 0, before which nothing has a gradient at first. Where several layers are
-    first (queries, keys and values), all of them have to be so. It is a warning where the network fits its targets no
-    better than those of other samples, and information where it has learned anyway.
+    no gradient, and last layers whose weights start at 0, since no gradient passes them at first. Where several layers
+    are first (queries, keys and values), all of them have to be so. It is a warning where the network fits its targets
+    no better than shuffled ones (each sample gets the target of another), and information where it has learned anyway.
 
 Formula: mean|g_first| / mean|g_last| < 0.001 or > 70, and the same of ‖g_first‖/‖w_first‖ and ‖g_last‖/‖w_last‖, with
     the gradient g of a layer's weight w; |g| is the size of each entry of it, and ‖g‖ the Euclidean norm of all
-    entries. In units of the weight, the gradient does not depend on the size of the layer. Or mean|g_first| < 1e-7 and
-    ‖g_first‖/‖w_first‖ < 1e-6. All are medians over the steps.
+    entries. Dividing by ‖w‖ makes layers of different size comparable. Or mean|g_first| < 1e-7 and ‖g_first‖/‖w_first‖
+    < 1e-6. All are medians over the steps.
 
 Why it hurts: with one learning rate for all layers, either the first layers stand still or the last ones do. Adam
     divides by the size of the gradient, but the direction of a vanishing gradient is little more than noise.

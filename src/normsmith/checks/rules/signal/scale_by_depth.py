@@ -7,8 +7,8 @@ What: take the longest chain of layers with weights that data pass one after the
     is a warning if one of two is so, and information otherwise or without a loss:
     - The same network has a lower loss after 16 training steps if its layers start with unit variance.
     - The network has learned nothing yet, and the factor is above 100.
-    Both are expected of torch's own initial weights, with which many good networks start: there the factor has to be
-    above 10,000 as well.
+    With torch's default initial weights both often happen in good networks too, so there a warning also needs a factor
+    above 10,000.
 
 Formula: max var(h_l) / min var(h_l) > 10 in a chain of at least five layers, or > 100 in one of three or four, where
     h_l is the output of layer l; and sqrt(var(h_l)) < 0.5 or > 2 for some l.
@@ -19,8 +19,9 @@ Why it hurts: the differences between samples fade from layer to layer, or overf
 Threshold: 10 is that of Amazon SageMaker Debugger, the range that of TheDeepChecker. Our own choice are the lengths of
     the chain, the 100 (the initial weights of torch lose a factor of 6 in each layer with ReLU, and networks of few
     layers train well with them) and the 10,000: new networks as LeNet and AlexNet, with the initial weights of torch,
-    come to factors of 30 to 500, start slowly, and are no fault. So are what counts as lower, 5 % of the loss that the
-    network has with the targets of other samples, and as learned, a loss that is a tenth below that one.
+    come to factors of 30 to 500, start slowly, and are no fault. Also our own choice: a loss counts as lower if it is
+    lower by at least 5 % of the loss with shuffled targets (each sample gets the target of another); a network has
+    learned if its loss is a tenth below the loss with shuffled targets.
 
 Reproduction:
     import normsmith, torch

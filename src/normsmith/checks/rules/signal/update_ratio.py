@@ -1,17 +1,16 @@
 """The learning rate does not fit the weights: updates are far too large or too small, and another rate does better.
 
 What: in eight training steps on a copy, the updates of most weights of one of the optimizer's groups are above a tenth
-    or below a ten-thousandth of the weights. And training goes on for 16 steps with another learning rate, under which
-    updates are 0.03 or 0.01 of the weights: the loss on the batches, in training mode, is then lower than with the
-    present one (or 0.001, where layers differ so much that more is too much for some of them). Only weights of linear
-    layers and convolutions are looked at: biases, γ, β and weights that begin at 0 have no scale yet, and embeddings
-    are updated a few rows at a time. Learning rates that a scheduler holds down (a warm-up, or the end of a decay) are
-    not called too low.
+    or below a ten-thousandth of the weights. The check then trains 16 steps with another rate, chosen so that updates
+    are 0.03 or 0.01 of the weights (0.001 where that is too much for some layers). It reports only if the loss, in
+    training mode, ends lower than with your rate. Only weights of linear layers and convolutions are looked at: biases,
+    γ, β and weights that begin at 0 have no scale yet, and embeddings are updated a few rows at a time. Learning rates
+    that a scheduler holds down (a warm-up, or the end of a decay) are not called too low.
 
 Formula: ratio = ‖Δw‖/‖w‖ for a weight w and its update Δw, where ‖w‖ is the Euclidean norm of all entries; of this the
     median over a group's weights. It is below 1e-4 or above 1e-1; and the same training with a rate that makes the
-    ratio 0.03 (or 0.01, or 0.001) ends with a loss that is lower by at least 5 % of that which the network has with the
-    targets of other samples, beyond noise between batches, after 16 steps.
+    ratio 0.03 (or 0.01, or 0.001) ends after 16 steps with a loss that is lower by at least 5 % of the loss with
+    shuffled targets (each sample gets the target of another), beyond noise between batches.
 
 Why it hurts: updates of a tenth of the weight or more undo in ten steps what was learned; updates of a ten-thousandth
     need ten thousand steps to change the weight.

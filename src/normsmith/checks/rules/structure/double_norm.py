@@ -25,8 +25,9 @@ Reproduction:
 
 Fix: take one out before training. In a trained network
     `model = normsmith.surgery.strip(model, only="0.1", fold=True).apply()`, where "0.1" is the norm that comes first,
-    leaves its work in evaluation to the layer before it, if it is a batch norm directly after a linear layer or
-    convolution. The finding's own path is that of the second norm, which has no layer before it to fold into.
+    folds that norm into the layer before it, with the same outputs in evaluation, if it is a batch norm directly after
+    a linear layer or convolution. The finding's own path is that of the second norm, which has no layer before it to
+    fold into.
 
 Threads: kwotsin/TensorFlow-Xception#1 (twice by mistake), pytorch/pytorch#83747, THUDM/GCC#15 (with an activation
     between).

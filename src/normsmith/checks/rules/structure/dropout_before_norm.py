@@ -40,8 +40,8 @@ Reproduction:
 
 Fix: move the dropout after the last batch norm and train again.
     `model = normsmith.surgery.recalibrate(model, batches).apply()` measures the statistics without dropout and helps
-    without new training, but only where the noise of dropout is a small part of the variance: it is offered where it
-    was seen to help, and dropout left on does no better.
+    without new training, but only where the noise of dropout is a small part of the variance: the check offers it only
+    where it helped on your batches and keeping dropout on was no better.
 
 Threads: luigibonati/mlcolvar#205 (moved after the norm), luigibonati/mlcolvar#267, arXivTimes/arXivTimes#608 (Li et
     al. 2018, variance shift), mozilla/DeepSpeech#373.

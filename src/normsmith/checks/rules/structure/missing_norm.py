@@ -1,11 +1,12 @@
 """A deep network has no norm at all, and the scale of its activations changes from layer to layer.
 
-What: NS107 looks at one batch in evaluation mode; NS503 trains a few steps and asks whether it costs anything. Here a
-    network has five or more linear layers, convolutions or recurrent layers without gates, and no norm of any kind; the
-    variances of the layers' outputs differ by more than a factor of 10, and some standard deviation is outside of [0.5,
-    2]. Three kinds of layers are left out: the last one, those that end a residual branch, and those that put out a
-    constant, as branches that begin at 0 do. Networks whose initial weights keep the scale, and self-normalising ones,
-    are fine, and so are those that have learned their data without norms, as a loss shows. It is information only.
+What: a network has five or more linear layers, convolutions or recurrent layers without gates, and no norm of any kind;
+    the variances of the layers' outputs differ by more than a factor of 10, and some standard deviation is outside of
+    [0.5, 2]. Three kinds of layers are left out: the last one, those that end a residual branch, and those that put out
+    a constant, as branches that begin at 0 do. Networks whose initial weights keep the scale, and self-normalising
+    ones, are fine, and so are those that have learned their data without norms, if you give a loss that shows this. It
+    is information only. NS107 looks at one batch in evaluation mode; NS503 trains a few steps and asks whether it costs
+    anything.
 
 Formula: max var(h_l) / min var(h_l) > 10, and sqrt(var(h_l)) < 0.5 or > 2 for some l, where h_l is the output of layer
     l.

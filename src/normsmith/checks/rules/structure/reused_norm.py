@@ -10,7 +10,7 @@ Formula: training normalises call k by its own batch's mean and standard deviati
     sampling error, in a tenth of the channels.
 
 Why it hurts: the running average fits none of the calls: the network is good in training and bad in evaluation, however
-    long it trains. Each call updates the average, so that the last call counts most and the average follows as fast as
+    long it trains. Each call updates the average, so that the last call counts most and the average changes as fast as
     with a larger momentum.
 
 Threshold: more than one call, and the differences above. They are our own choice, the same as in NS404; the healthy
@@ -28,7 +28,7 @@ Reproduction:
     assert findings[0].also == ("4",)
 
 Fix: one norm for each call, as `norm1, norm2 = nn.BatchNorm1d(8), nn.BatchNorm1d(8)`; if they are to share γ and β,
-    `norm2.weight, norm2.bias = norm1.weight, norm1.bias`. In recurrent networks statistics for each step, as in
+    `norm2.weight, norm2.bias = norm1.weight, norm1.bias`. In recurrent networks keep statistics for each step, as in
     `normsmith.BatchNormLSTM`. Then train again.
 
 Threads: pytorch/pytorch#1738 (worse in evaluation), keras-team/keras#8794 (siamese), keras-team/keras#2944,

@@ -1,7 +1,7 @@
 """Gradients of several micro-batches are accumulated, but each batch norm sees one small micro-batch at a time.
 
 What: your `training_step` takes several backwards before the optimizer's step, each from a forward on other samples;
-    and a norm gets fewer than 16 values per channel in each (NS301), while all of them together would be more.
+    and a norm gets fewer than 16 values per channel in each (NS301), while all of them together have more.
     Micro-batches that are large enough lose nothing, and nothing is reported.
 
 Formula: k micro-batches of n values: the gradients are those of k·n values, the statistics those of n, with a relative
@@ -32,12 +32,13 @@ Reproduction:
     assert findings.codes == ("NS303",)
     assert normsmith.check(findings.fix(model), batches, **given).passed()
 
-Fix: `model = normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`: batch renorm normalises by
-    running statistics, corrected within bounds (with `total_steps=10_000` in place of `schedule` the bounds widen over
-    so many training steps). With several devices, `"sync"` in place of accumulation; or `"group"`, group norm. For the
-    running statistics alone, `model = normsmith.surgery.convert(model, "batch").apply()` once, and
-    `with normsmith.accumulate(model):` around the micro-batches of each step: they then get the whole step, but
-    training itself stays as noisy as it was.
+Fix: `model = normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`: batch renorm normalises by the
+    batch, then corrects the result towards the running statistics, within bounds (with the schedule `"constant"` the
+    bounds are the same from the first step on; with `total_steps=10_000` in place of `schedule` they widen over so many
+    training steps). With several devices, `"sync"` in place of accumulation; or `"group"`, group norm. For the running
+    statistics alone, `model = normsmith.surgery.convert(model, "batch").apply()` once, and
+    `with normsmith.accumulate(model):` around the micro-batches of each step: the running statistics then come from the
+    whole step, but training itself stays as noisy as it was.
 
 Threads: pytorch/pytorch#46516, giotto-ai/giotto-deep#75, ultralytics/yolov5#1630, andreped/GradientAccumulator#6,
     Deci-AI/super-gradients#1858.

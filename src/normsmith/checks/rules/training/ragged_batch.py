@@ -3,10 +3,10 @@
 What: the samples that a loader leaves for its last batch; or those that a batch leaves for its last ghost batch (a part
     of the batch that is normalised by itself, the `ghost_batch_size` of normsmith's layers).
     - Error: one value per channel, as training refuses it.
-    - Warning: a single sample.
-    - Warning: less than a quarter of the usual batch, with fewer than 16 values per channel, or with values that are
-      worth fewer than 16 independent ones. Values of one sequence or image resemble each other; how much the means of
-      batches vary tells what they are worth.
+    - Warning: a single sample that has several positions (pixels or steps).
+    - Warning: less than a quarter of the usual batch, and also fewer than 16 (independent) values per channel. Values
+      of one sequence or image resemble each other; how much the means of batches vary tells how many independent ones
+      they are worth.
     A loader that drops its last batch is fine, and so is one without shuffling for a network in evaluation mode.
 
 Formula: let σ² be the variance of the samples and m the momentum. The running mean of batches of N samples has the

@@ -2,9 +2,10 @@
 
 What: your `training_step`, or the usual one with your loss, is run on a copy. Reported is a norm whose statistics move
     again from the same samples, in one of two ways. Activation checkpointing (`torch.utils.checkpoint`) computes the
-    forward again in the backward. Or a second forward in training mode has the same input: without a gradient, as for a
-    metric, or with other weights before the same step, as in sharpness-aware minimisation. Losses that compare two
-    views of a sample, several calls in one forward (NS106) and forwards on different samples (NS310) are left alone.
+    forward again in the backward. Or a second forward in training mode has the same input, either without a gradient
+    (for a metric), or again with shifted weights before the step (sharpness-aware minimisation). Losses that compare
+    two views of a sample, several calls in one forward (NS106) and forwards on different samples (NS310) are left
+    alone.
 
 Formula: two updates by the same batch are one with the momentum 1 − (1 − m)², where m is the norm's momentum: 0.19 for
     0.1.

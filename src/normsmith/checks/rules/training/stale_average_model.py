@@ -6,13 +6,13 @@ What: the averaged copy, given as `ema=...`, has running statistics that differ 
     copied, and fit, are right, and nothing is reported.
 
 Formula: the average w̄ = Σ aₜ·wₜ of the weights wₜ of many steps t, with shares aₜ, gives the norms inputs whose mean μ
-    and variance σ² are no average of those under the wₜ. Reported is |running_mean − μ| / σ > 0.1, or
-    |log(running_var + eps) − log(σ² + eps)| > 0.2, beyond noise, in a tenth of the channels, with μ and σ² of batches
-    that go through the averaged copy.
+    and variance σ² are not the averages of the means and variances that the single wₜ gave. Reported is
+    |running_mean − μ| / σ > 0.1, or |log(running_var + eps) − log(σ² + eps)| > 0.2, beyond noise, in a tenth of the
+    channels, with μ and σ² of batches that go through the averaged copy.
 
 Why it hurts: the average is what is evaluated and published. A loop over `parameters()` forgets the buffers, which stay
     those of the first copy. `torch.optim.swa_utils.AveragedModel` copies the buffers of the model by default, and these
-    fit the model's own weights.
+    fit the model's own weights, not the averaged ones.
 
 Threshold: 0.1 and 0.2, and a loss that is worse by 0.05 or a metric by 0.01 (one percentage point), as in NS404: our
     own choice. Or exactly 0 and 1, the buffers of a new layer.

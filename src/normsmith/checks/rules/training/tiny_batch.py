@@ -11,7 +11,7 @@ Formula: n independent values give the standard deviation σ with a relative err
 
 Why it hurts: each sample is normalised by numbers that depend on the few others. Training has to live with that noise,
     and evaluation does not see it, as running averages are close to the truth: the network is good in training and bad
-    in evaluation, with shuffled batches and statistics that are up to date too, and its losses are noisy.
+    in evaluation, even with shuffled batches and up-to-date statistics, and its losses are noisy.
 
 Threshold: 16 values, where σ is off by 18 %: our own choice. Published curves get worse below about 16 images (Wu and
     He 2018, Group Normalization). A batch of 2 large images is left alone unless its positions prove to be worth fewer
@@ -30,8 +30,9 @@ Reproduction:
     assert normsmith.check(model, [torch.randn(64, 4)], select=["NS301"]).passed()
 
 Fix: larger batches where memory allows. Else
-    `model = normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`: batch renorm normalises by
-    running statistics, corrected within bounds. On several devices
+    `model = normsmith.surgery.convert(model, "renorm", schedule="constant").apply()`: batch renorm normalises by the
+    batch, then corrects the result towards the running statistics, within bounds (with the schedule `"constant"` the
+    bounds are the same from the first step on). On several devices
     `model = normsmith.surgery.convert(model, "sync").apply()`, which takes the statistics of all of them, or `"group"`
     for group norm, which needs no batch. Then train on; after `"group"` start the training again.
 

@@ -1,12 +1,15 @@
 """A training step runs with batch norms in evaluation mode: they train on statistics that nothing updates.
 
-What: your `training_step` is run before and after `validate`, and each call of a norm is looked at. It is an error
-    where the whole model is in evaluation mode in a training step, including a model with `model.training == True`
-    whose layers are all in evaluation mode; or where a norm trained before the validation and does not after it. It is
-    a warning where the model was handed over in evaluation mode and the step leaves it there: `model.train()` may stand
-    outside of the step. It is information where only the norms, or a part, are in evaluation mode. Left alone are
-    frozen parts, none of whose parameters move, and forwards in evaluation mode beside one in training mode, as for
-    pseudo-labels.
+What: your `training_step` is run on a copy that starts in training mode, before and after `validate`, and each call of
+    a norm is looked at.
+    - Error: the whole model is in evaluation mode in a step, because `validate` or the step itself put it there; or a
+      norm that trained before is in evaluation mode in a later step.
+    - Error: `model.training` is True but all layers are in evaluation mode.
+    - Warning: you handed the model over in evaluation mode and the step leaves it so. Perhaps your `model.train()`
+      stands outside of the step.
+    - Information: only the norms, or a part, are in evaluation mode.
+    Left alone are frozen parts, none of whose parameters move, and forwards in evaluation mode beside one in training
+    mode, as for pseudo-labels.
 
 Formula: y = γ·(x − running_mean) / sqrt(running_var + eps) + β in training too, with statistics that nothing updates.
 

@@ -1,11 +1,11 @@
-"""Two forwards in training mode feed a norm before a step: on two kinds of data, or of one model under DDP.
+"""A norm sees two forwards in training mode before one step: on two kinds of data, or under DDP, where backward fails.
 
 What: your `training_step` is run on a copy. Under `DistributedDataParallel` (DDP), which broadcasts the buffers of
     batch norms, two forwards before a backward are an error. Otherwise two forwards that give one loss, as of real and
     generated samples or of two views, are information, and a warning where the norm's inputs in them have very
-    different statistics. Two forwards, each with its own backward, are judged in the same way, if the norm gets 16
-    values per channel or more in each. Micro-batches (NS303), extra forwards on the same samples (NS304) and several
-    calls in one forward (NS106) are reported there.
+    different statistics. Two forwards with separate backwards are treated like two forwards with one loss, if the norm
+    gets 16 values per channel or more in each and its inputs in them have very different statistics. Micro-batches
+    (NS303), extra forwards on the same samples (NS304) and several calls in one forward (NS106) are reported there.
 
 Formula: forward k is normalised by its own batch's mean and standard deviation (μ_k, σ_k), and evaluation by one
     average of them. Very different means |μ_2 − μ_1| / σ_1 > 0.5, or a factor above 2 between the variances, beyond
