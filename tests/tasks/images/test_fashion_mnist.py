@@ -65,6 +65,7 @@ def test_images_without_labels_are_refused(folder):
         ("x", idx(LABELS)[:-1], r"expected 3 bytes for an array of \[3\], got 2; the file may be cut off"),
         ("x", b"\x00\x00\x08\x01\x00", "begins with 00000801"),
     ],
+    ids=["not packed", "cut off while packed", "empty", "images", "cut off", "cut off in its head"],
 )
 def test_files_that_are_something_else_are_refused(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content)
