@@ -77,3 +77,11 @@ class Gated(nn.Module):
 
 def test_a_gate_is_no_part_of_the_way():
     assert [event.path for event in longest_way(trace(Gated()))] == ["squeeze", "excite"]
+
+
+def test_a_single_value_has_no_spread_and_is_left_out():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1), nn.Linear(1, 4), nn.Linear(4, 2))
+    x = torch.randn(1, 4)
+    scales = scales_of(model, trace(model, x), x, call)
+    assert [scale.path for scale in scales.layers] == ["0", "2"]
+    assert math.isfinite(scales.ratio)

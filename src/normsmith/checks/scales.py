@@ -33,7 +33,7 @@ class Scales:
 
     - `length`: how many layers are on it.
     - `layers`: their scales, without the last layer of the network, layers that end in a residual addition, and those
-      that put out a constant, as branches that begin at 0 do.
+      that put out a constant, as branches that begin at 0 do, or a single value.
     """
 
     length: int
@@ -69,7 +69,7 @@ def scales_of(model: nn.Module, graph: Graph, batch: Any, forward: Forward) -> S
 
     def look(module: nn.Module, _: Any, output: Any) -> None:
         values = output[0] if isinstance(module, nn.RNN) else output
-        if isinstance(values, Tensor):
+        if isinstance(values, Tensor) and values.numel() > 1:  # one value has no spread
             measured.setdefault(module, []).append(float(values.detach().double().std()))
 
     modules = [event.module for event in inner if event.module is not None]

@@ -150,3 +150,13 @@ def test_a_domain_that_pays_alone_is_named():
 def test_a_domain_that_raises_says_so(domain):
     findings = normsmith.check(trained(mlp(), vectors(2)), vectors(8), select=["NS412"], **given(domain))
     assert "domain raised" in findings.not_run[0].reason
+
+
+def test_forwards_are_looked_at_where_domains_have_a_batch_each():
+    def domain(batch: tuple[Tensor, Tensor]) -> str:
+        return str(float(batch[0].sum()))
+
+    case = discriminator(unpaired)
+    assert "2 forwards of a training step" in case.check("NS412", domain=domain)[0].message
+    alone = on(mlp(), vectors(), domain).check("NS412")
+    assert "at least 3 batches" in alone.not_run[0].reason

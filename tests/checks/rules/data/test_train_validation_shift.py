@@ -88,3 +88,16 @@ def test_a_validation_without_a_number_is_not_judged():
     for validate, why in ((lambda model: None, "a number"), (lambda model: 1 / 0, "raised")):
         findings = normsmith.check(trained(mlp(), vectors(4)), vectors(), select=["NS408"], validate=validate)
         assert why in findings.not_run[0].reason
+
+
+def test_a_score_that_grows_from_nothing_to_next_to_nothing_gains_nothing():
+    case = on(mlp(), vectors(), lambda x: x + 2)
+    accuracy = case.given["validate"]
+
+    def score(size: float) -> Callable[[nn.Module], float]:
+        """A score that is 0 by chance, as that of a detector."""
+        return lambda model: size * max(0.0, accuracy(model) - 0.7)
+
+    for size, codes in ((1.0, ("NS408",)), (1e-4, ())):
+        case.given["validate"] = score(size)
+        assert case.check("NS408").codes == codes

@@ -74,29 +74,49 @@ from normsmith.checks.shift import CHANNELS, Shift, noise_of, shift
 from normsmith.measure import MeasuredLayer, Statistics
 
 Parts = dict[Any, list[Call]]
-_OF_DOMAINS = Fix(
+_FIX_OF_DOMAINS = Fix(
     "with normsmith.surgery.adapt(model, batches_of_the_domain, prior=0.0): ...  # in evaluation; "
     "or a norm for each domain"
 )
-_OF_CALLS = Fix("one nn.BatchNorm for each call")
-_OF_FORWARDS = Fix("one forward of both, model(torch.cat([a, b])), or a norm for each kind of data")
+_FIX_OF_CALLS = Fix("one nn.BatchNorm for each call")
+_FIX_OF_FORWARDS = Fix(
+    "a norm for each kind of data; or, where they may share statistics, one forward of both, "
+    "model(torch.cat([a, b]))"
+)
 
 
 def check(context: Context) -> Iterator[Finding]:
     """A finding for each norm whose domains, or else whose calls, differ, if that costs something."""
     if not context.norms or not context.layers:
         return
-    if context.domain is not None:
-        names = _names(context)
-        among = names[: len(context.measured)]
-        split = {
-            n: _split(context.calls_of(n), [among[c.batch] for c in context.calls_of(n)])
-            for n in context.norms
-        }
-        yield from _findings(context, split, names)
+    found: list[Finding] = []
+    reasons: list[UnavailableError] = []
+    for part in (_of_domains, _of_calls, _of_forwards):
+        try:
+            found += part(context)
+        except UnavailableError as reason:  # the other parts may still tell
+            reasons.append(reason)
+    if reasons and not found:
+        raise reasons[0]
+    yield from found
+
+
+def _of_domains(context: Context) -> Iterator[Finding]:
+    """Those of the domains that the user names."""
+    if context.domain is None:
+        return
+    names = _names(context)
+    among = names[: len(context.measured)]
+    split = {
+        n: _split(context.calls_of(n), [among[c.batch] for c in context.calls_of(n)]) for n in context.norms
+    }
+    yield from _findings(context, split, names)
+
+
+def _of_calls(context: Context) -> Iterator[Finding]:
+    """Those of the calls of a norm in one forward."""
     split = {n: _split(context.calls_of(n), [c.number for c in context.calls_of(n)]) for n in context.norms}
     yield from _findings(context, split, None)
-    yield from _of_forwards(context)
 
 
 def _names(context: Context) -> list[str]:
@@ -137,7 +157,7 @@ def _findings(context: Context, split: dict[Norm, Parts], names: list[str] | Non
             "data of several kinds, each in batches of its own"
             if names is not None
             else "one norm, called several times",
-            _OF_CALLS if names is None else _OF_DOMAINS,
+            _FIX_OF_CALLS if names is None else _FIX_OF_DOMAINS,
             quantity="share of channels",
             measured=away.share,
             threshold=CHANNELS,
@@ -168,7 +188,7 @@ def _of_forwards(context: Context) -> Iterator[Finding]:
             norm.path,
             f"inputs of {len(split[norm])} forwards of a training step differ {away.text}; {cost}",
             "several kinds of data, as real and generated samples, each in a forward of its own",
-            _OF_FORWARDS,
+            _FIX_OF_FORWARDS,
             quantity="share of channels",
             measured=away.share,
             threshold=CHANNELS,

@@ -21,7 +21,8 @@ Why it hurts: running statistics are those of the training data. Data from anoth
 Threshold: 0.1 and 0.2 between statistics are those of NS404. A gain of 2 % of the difference between `better` and
     `shuffled` is about the one point of a metric and the 0.05 of a loss that count elsewhere. The 0.1 in
     |now − shuffled|: below this share the network counts as knowing nothing about the validation data; so a gain counts
-    only if `better` is at least as far from `shuffled`. All are our own choice.
+    only if `better` is at least as far from `shuffled`, and by 0.01 or more where `shuffled` is the smaller of the two:
+    a score that is 0 by chance, as that of a detector, has no share. All are our own choice.
 
 Reproduction:
     import normsmith, torch
@@ -80,6 +81,8 @@ from normsmith.measure import measurable_layers
 GAIN = 0.02
 NOTHING = 0.1
 """A share of what comes out with exchanged samples: so near to it, a network knows nothing of them."""
+POINT = 0.01
+"""How far a score has to grow from what comes out with exchanged samples, which may be 0 and have no share."""
 _FIX = Fix(
     "the same preparation for both sets of data; or "
     "with normsmith.surgery.adapt(model, validation_batches, prior=0.0): ..."
@@ -201,7 +204,8 @@ def _cost(context: Context, twin: nn.Module, now: float) -> str | None:
         return None
     if better == chance:
         raise UnavailableError("validate gives the same number where inputs do not fit their targets")
-    knows_something = abs(better - chance) >= NOTHING * abs(chance)  # or the quotient is that of two noises
+    least = max(NOTHING * abs(chance), POINT if abs(better) > abs(chance) else 0.0)
+    knows_something = abs(better - chance) >= least  # or the quotient is that of two noises
     if knows_something and (better - now) / (better - chance) >= GAIN:
         return f"{number(better)} with their own statistics"
     if not context.has_learned:

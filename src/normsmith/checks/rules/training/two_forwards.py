@@ -34,7 +34,8 @@ Reproduction:
     findings = normsmith.check(model, batches, training_step=step, level="deep", select=["NS310"])
     assert [finding.severity for finding in findings] == ["warning"]
 
-Fix: one forward of both, where they may share statistics; a norm for each kind where not:
+Fix: a norm for each kind of data, as of adversarial networks, whose recipes keep real and generated samples in batches
+    of their own. Or, where both may share statistics, one forward of both:
 
         x_real, x_fake = batches[0], 3 + torch.randn(32, 4)
         real, fake = model(torch.cat([x_real, x_fake])).chunk(2)
@@ -66,7 +67,10 @@ from normsmith.checks.watcher import NormCall, Record
 
 MEAN, LOG_VARIANCE = 0.5, 0.69
 FEW = 16
-_ONE = Fix("one forward of both, model(torch.cat([a, b])), or a norm for each kind of data")
+_ONE = Fix(
+    "a norm for each kind of data; or, where they may share statistics, one forward of both, "
+    "model(torch.cat([a, b]))"
+)
 _DDP = Fix(
     "one forward before the backward, nn.SyncBatchNorm, or DDP with "
     " broadcast_buffers=False (torch 2.13: forward_sync_buffers=False)"
