@@ -85,3 +85,16 @@ def test_a_task_gives_the_same_iterate_at_each_call():
 def test_a_loss_that_is_no_scalar_is_refused():
     with pytest.raises(InputError, match=r"expected a scalar tensor, got one of shape \(4, 1\)"):
         Iterate(nn.Linear(2, 1), torch.ones(4, 2), lambda model, x: model(x)).gradient()
+
+
+def test_a_loss_that_is_no_tensor_is_refused():
+    with pytest.raises(InputError, match="expected a scalar tensor, got float"):
+        Iterate(nn.Linear(2, 1), torch.ones(4, 2), lambda model, x: squares(model, x).item()).gradient()
+
+
+def test_a_frozen_model_and_a_detached_loss_are_refused():
+    frozen = nn.Linear(2, 1).requires_grad_(False)
+    for model, loss in ((frozen, squares), (nn.Linear(2, 1), lambda *given: squares(*given).detach())):
+        for x in (torch.ones(4, 2), torch.ones(4, 2, requires_grad=True)):
+            with pytest.raises(InputError, match="depends on parameters that take gradients"):
+                Iterate(model, x, loss).gradient()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from normsmith.errors import InputError
 from normsmith.measure import saturation
 
 
@@ -28,3 +29,14 @@ def test_the_share_is_over_the_values_of_all_batches_and_calls():
 
 def test_only_activations_that_are_modules_are_seen():
     assert saturation(nn.Sequential(nn.Linear(2, 2), nn.GELU()), [torch.zeros(1, 2)]) == {}
+
+
+def test_batches_are_not_written_to():
+    batch = torch.tensor([[-1.0, 1.0]])
+    assert saturation(nn.ReLU(inplace=True), [batch]) == {"": 0.5}
+    assert batch.tolist() == [[-1.0, 1.0]]
+
+
+def test_no_batch_is_refused():
+    with pytest.raises(InputError, match="at least one batch, got none"):
+        saturation(nn.ReLU(), [])

@@ -55,7 +55,7 @@ class Iterate:
                 depend on has zeros.
             seed: of the random numbers, such as those of dropout.
 
-        Raises InputError where the loss is no scalar.
+        Raises InputError where the loss is no scalar tensor, or nothing that it depends on takes gradients.
 
         >>> iterate = Iterate(nn.Linear(1, 1, bias=False), torch.ones(1, 1), lambda model, x: model(x).square().sum())
         >>> loss, gradient = iterate.gradient({"weight": torch.tensor([[3.0]])})
@@ -70,8 +70,18 @@ class Iterate:
                     parameters[path].copy_(value)
             seed_random_numbers(seed)
             loss = self.loss(model, copied(self.batch))
+            if not isinstance(loss, Tensor):
+                raise InputError(
+                    f"loss: expected a scalar tensor, got {type(loss).__name__}; "
+                    "return the tensor on which you would call backward()"
+                )
             if loss.dim():
                 raise InputError(f"loss: expected a scalar tensor, got one of shape {tuple(loss.shape)}")
+            if not (wanted and loss.requires_grad):
+                raise InputError(
+                    "loss: expected one that depends on parameters that take gradients, got one that does not; "
+                    "let some parameters take gradients, and detach nothing"
+                )
             gradients = torch.autograd.grad(loss, [parameters[path] for path in wanted], allow_unused=True)
         return float(loss.detach()), {
             path: torch.zeros_like(parameters[path]) if gradient is None else gradient

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normsmith.anatomy.forward import Forward, call, unwrapped
+from normsmith.anatomy.forward import Forward, call, copied, unwrapped
 from normsmith.anatomy.isolation import eager_forwards
 from normsmith.anatomy.preserve import preserved
+from normsmith.errors import InputError
 
 FLAT: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
     nn.Sigmoid: lambda y: y * (1 - y) < 0.05,
@@ -34,6 +35,8 @@ def saturation(model: nn.Module, batches: Iterable[Any], forward: Forward = call
     Returns the share, between 0 and 1, over all batches, for each `nn.Sigmoid`, `nn.Tanh` and `nn.ReLU` that was
     called, by its path. Activations that are called as functions are not seen.
 
+    Raises InputError where there is no batch.
+
     Source: Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS
     2010.
 
@@ -44,6 +47,7 @@ def saturation(model: nn.Module, batches: Iterable[Any], forward: Forward = call
     paths = {module: path for path, module in model.named_modules() if type(module) in FLAT}
     flat: dict[str, int] = {}
     values: dict[str, int] = {}
+    empty = True
 
     def look(module: nn.Module, inputs: Any, output: Tensor) -> None:
         path = paths[module]
@@ -55,5 +59,8 @@ def saturation(model: nn.Module, batches: Iterable[Any], forward: Forward = call
         for module in paths:
             module.register_forward_hook(look)  # which `preserved` removes
         for batch in batches:
-            forward(model, batch)
+            empty = False
+            forward(model, copied(batch))
+    if empty:
+        raise InputError("saturation: expected at least one batch, got none; an iterator can be used up")
     return {path: flat[path] / values[path] for path in paths.values() if values.get(path)}
