@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from normsmith.errors import StoreError
+from normsmith.studies import _claims
 from normsmith.studies._claims import new_owner
 from normsmith.studies.store import Store
 
@@ -31,6 +32,19 @@ def test_claims_of_a_process_that_has_ended_are_given_up_and_those_of_others_sta
         assert all(store.claims.take(owner, key) for key, owner in owners.items())
         store.claims.drop_dead()
         assert store.claims.held("abcd") == {"b", "c", "d"}
+
+
+def test_claims_are_given_up_while_another_study_writes(tmp_path, monkeypatch):
+    url = f"sqlite:///{tmp_path}/study.db"
+    with Store(url) as one, Store(url) as two:
+        assert one.claims.take("ended", "a")
+
+        def is_dead(owner: str) -> bool:
+            return two.claims.take("two", "b") and owner == "ended"
+
+        monkeypatch.setattr(_claims, "_is_dead", is_dead)
+        one.claims.drop_dead()
+        assert one.claims.held("ab") == {"b"}
 
 
 def test_claims_of_a_closed_store_are_refused():

@@ -4,6 +4,7 @@ import math
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import pytest
 from normsmith.errors import StudyError
 from normsmith.studies import runner
 from normsmith.studies.arms import AS_IS, Arm
-from normsmith.studies.runner import Runner, TaskReference, seconds_per_step
-from normsmith.studies.trial import Trial
+from normsmith.studies.runner import Runner, TaskReference, _Attempt, _Supply, seconds_per_step
+from normsmith.studies.trial import Outcome, Trial
 from normsmith.tasks import load
 
 HOSTILE = Path(__file__).with_name("hostile.py")
@@ -71,6 +72,26 @@ def test_a_trial_that_takes_too_long_is_stopped(tiny, monkeypatch):
     (outcome,) = run(tiny("slow"), TRIALS[:1], timeout=4.0).values()
     assert outcome.status == "timeout"
     assert outcome.seconds < 20
+
+
+def test_a_trial_that_ends_while_others_are_stopped_is_reported_as_it_ended(tmp_path):
+    ended, failed, _ = futures = [Future() for _ in range(3)]
+    ended.set_result(Outcome("finished"))
+    failed.set_exception(RuntimeError("stopped with the pool"))
+    attempts = [
+        _Attempt(trial, tmp_path / "none", time.monotonic(), training=training)
+        for trial, training in zip(TRIALS, (5.0, 0.0, 5.0), strict=False)
+    ]
+    outcomes, supply = {}, _Supply([])
+    running = dict(zip(futures, attempts, strict=True))
+    with Runner(TaskReference("tiny", None, "", {}, frozenset()), 3, 4.0) as stopping:
+        stopping._stop_overdue(running, supply, lambda trial, outcome: outcomes.update({trial: outcome}))
+    assert {trial: outcome.status for trial, outcome in outcomes.items()} == {
+        TRIALS[0]: "finished",
+        TRIALS[2]: "timeout",
+    }
+    assert supply.next() == TRIALS[1]
+    assert not running
 
 
 def test_the_time_to_load_a_task_does_not_count(monkeypatch):

@@ -88,9 +88,11 @@ class Claims:
     def drop_dead(self) -> None:
         """Give up the claims of processes of this machine that have ended: nobody need wait for theirs to expire."""
         with self._connect() as connection:
-            owners = connection.execute(sa.select(claims.c.owner).distinct()).scalars()
-            for owner in filter(_is_dead, list(owners)):
-                connection.execute(claims.delete().where(claims.c.owner == owner))
+            owners = list(connection.execute(sa.select(claims.c.owner).distinct()).scalars())
+        if dead := list(filter(_is_dead, owners)):
+            # SQLite refuses a write in a transaction that began by reading, once somebody else has written
+            with self._connect() as connection:
+                connection.execute(claims.delete().where(claims.c.owner.in_(dead)))
 
     def renew(self, owner: str) -> None:
         """Let all claims of `owner` hold from now on for as long as new ones."""

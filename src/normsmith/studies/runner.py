@@ -183,6 +183,14 @@ class _Supply:
         self._again.appendleft(trial)
 
 
+def _report_ended(running: dict[Future[Outcome], _Attempt], report: Callable[[Trial, Outcome], None]) -> None:
+    """Report the trials that ended before their pool did, and take them out of `running`."""
+    ended = [future for future in running if future.done() and not future.cancelled()]
+    for future in ended:
+        if future.exception() is None:
+            report(running.pop(future).trial, future.result())
+
+
 class Runner:
     """A pool of worker processes that survives the death of its workers.
 
@@ -254,6 +262,7 @@ class Runner:
                 tick()
         except BrokenExecutor:
             self._drop_pool()
+            _report_ended(running, report)
         in_hand, waiting = self._divided(running.values())
         for attempt in reversed(waiting):
             supply.again(attempt.trial)
@@ -282,6 +291,7 @@ class Runner:
         if not any(attempt.overdue(self._timeout) for attempt in running.values()):
             return
         self._drop_pool()
+        _report_ended(running, report)
         for attempt in reversed(running.values()):
             why = attempt.overdue(self._timeout)
             if why:
