@@ -76,6 +76,16 @@ def test_both_versions_give_the_same(folders):
     assert all(torch.equal(a.images, b.images) for a, b in zip(one, other, strict=True))
 
 
+def test_an_array_that_was_written_by_columns_is_read_so(folders):
+    pixels, labels = torch.arange(2 * 3072).reshape(2, 3072).to(torch.uint8), bytes([0, 9])
+    content = pickled(labels, pixels.T.contiguous().numpy().tobytes())
+    by_columns = content.replace(b"\x89T", b"\x88T")  # False of the array's state becomes True
+    assert pickle.loads(by_columns, encoding="bytes")[b"data"].tolist() == pixels.tolist()
+    (folders / "python" / "data_batch_1").write_bytes(by_columns)
+    train, _ = cifar10(folders / "python")
+    assert torch.equal(train.images[:2].flatten(1), pixels)
+
+
 def test_missing_files_are_named(folders):
     (folders / "python" / "data_batch_3").unlink()
     with pytest.raises(TaskError, match="found no data_batch_3; unpack the archive"):

@@ -107,10 +107,11 @@ def _pickled(path: Path) -> tuple[Any, Any]:
     """The arrays and labels of a batch of the Python version."""
     try:
         batch = _Reader(BytesIO(path.read_bytes()), encoding="bytes").load()
-        _, shape, kind, _, data = batch[b"data"].state
+        _, shape, kind, by_columns, data = batch[b"data"].state
         if kind.arguments[0] != b"u1" or shape[1:] != (int(np.prod(_IMAGE)),):
             raise ValueError(f"an array of {kind.arguments[0]!r} and shape {shape}")
-        return np.frombuffer(data, np.uint8).reshape(shape), batch[b"labels"]
+        pixels = np.frombuffer(data, np.uint8).reshape(shape, order="F" if by_columns else "C")
+        return pixels, batch[b"labels"]
     except Exception as error:  # whatever a broken or foreign pickle leads to
         raise TaskError(
             f"cifar10: {path}: expected a batch of the Python version, got something else ({error_text(error)})"
