@@ -35,9 +35,14 @@ def outcome(reaches: float, final: float = 0.95, **probes: float) -> Outcome:
     return Outcome("finished", "", steps, (1.0,) * len(steps), values, values, kept)
 
 
+def diverged() -> Outcome:
+    """A trial that was evaluated before training, at chance, and never again."""
+    return Outcome("diverged", "", (0,), (1.0,), (0.3,), (0.3,))
+
+
 def as_measured(whole: Outcome, trial: Trial) -> Outcome:
     """What a trial that may be shorter, or measure less, would have said."""
-    if trial.detail == "curve":
+    if trial.detail == "curve" or whole.status == "diverged":
         return whole
     there = max(index for index, step in enumerate(whole.steps) if step <= trial.steps)
     return Outcome(

@@ -2,13 +2,24 @@
 
 import pytest
 import torch
-from tests.studies.tiny import make, task
+from tests.studies.tiny import elman, make, table, task
 from torch import nn
 
 from normsmith.errors import StudyError
 from normsmith.layers import BatchNorm1d, BatchNorm2d
+from normsmith.studies import select
 from normsmith.studies.data_edits import tensors
-from normsmith.studies.inputs import correlate, distort, norm_first, prepare
+from normsmith.studies.inputs import (
+    correlate,
+    distort,
+    norm_first,
+    prepare,
+    standardise_outside,
+    standardised_outside,
+)
+from normsmith.studies.lab import Lab
+from normsmith.studies.shifts import shift_test
+from normsmith.tasks import build
 
 TRAIN = tensors(task, "train")[0]
 
@@ -90,3 +101,60 @@ def test_a_batch_norm_comes_before_the_network():
     deep = make("deep", train=(torch.zeros(64, 1, 1, 1, 1, 1), torch.zeros(64, dtype=torch.long)))
     with pytest.raises(StudyError, match="got 6"):
         norm_first(nn.Identity(), deep)
+
+
+def labelled(inputs, **changes):
+    return make("labelled", train=(inputs, torch.zeros(len(inputs), dtype=torch.long)), **changes)
+
+
+CHANGES = {
+    "scales": lambda task: distort(task, "scales"),
+    "tails": lambda task: distort(task, "tails"),
+    "correlate": lambda task: correlate(task, 10.0),
+    "standard": lambda task: prepare(task, "standard"),
+    "norm first": lambda task: norm_first(nn.Identity(), task),
+    "shift": lambda task: shift_test(task, "contrast"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+@pytest.mark.parametrize(
+    "inputs", [torch.zeros(64, 6, dtype=torch.long), torch.zeros(64)], ids=["words", "flat"]
+)
+def test_inputs_that_are_no_features_are_refused_by_every_edit(change, inputs):
+    with pytest.raises(StudyError, match="in floating point, which this question can change; got shape"):
+        change(labelled(inputs))
+
+
+@pytest.mark.parametrize("change", ["scales", "correlate"])
+def test_one_feature_differs_from_no_other(change):
+    with pytest.raises(StudyError, match=r"at least 2 features, .* got shape \(64, 1, 4, 4\)"):
+        CHANGES[change](labelled(torch.randn(64, 1, 4, 4)))
+
+
+@pytest.mark.parametrize("change", ["scales", "tails", "correlate", "standard", "norm first"])
+def test_time_is_taken_for_no_feature(change):
+    with pytest.raises(StudyError, match="for a recurrent network, in which it is time"):
+        CHANGES[change](labelled(torch.randn(64, 3, 2), model=elman))
+
+
+def test_a_norm_before_a_network_is_where_the_network_is():
+    (norm, _) = norm_first(nn.Linear(6, 3, dtype=torch.float64, device="meta"), task)
+    assert {(t.device.type, t.dtype) for t in (norm.weight, norm.running_var)} == {("meta", torch.float64)}
+
+
+def test_what_a_network_standardises_itself_is_standardised_outside_it():
+    moved = standardise_outside(table)
+    raw, standard = inputs(table), inputs(moved)
+    assert torch.equal(standard, (raw - 0.5) / 2.0)
+    torch.testing.assert_close(build(moved, 3)(standard), build(table, 3)(raw))
+    torch.testing.assert_close(build(moved, 3)(raw), build(table, 3)[1:](raw)), "nothing standardises within"
+    assert standardise_outside(task) is task
+    assert standardised_outside(task) == ()
+
+
+@pytest.mark.parametrize("name", ["data-preparation", "whitening", "shifted-inputs"])
+def test_questions_that_change_inputs_leave_no_standardising_within(name):
+    (question,) = select((name,))
+    arms = {trial.arm for trial in next(question.ask(Lab(table, (0,), "quick", 10)))}
+    assert all(arm.data[0].function is standardise_outside for arm in arms)

@@ -56,3 +56,5 @@ def test_a_probe_is_averaged_over_the_trial_geometrically():
     measure = while_training("loss range")
     assert measure(Outcome("finished", probes={"loss range": (1.0, 4.0)})) == (pytest.approx(2.0), 0)
     assert math.isnan(measure(outcome(20))[0])
+    early = Outcome("diverged", probes={"loss range": (1.0,)})
+    assert math.isnan(measure(early)[0]), "other places than those of a whole trial"

@@ -1,6 +1,7 @@
 """Evaluation by other statistics than the moving averages, which leaves the network as it was."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -49,6 +50,7 @@ def test_the_last_value_of_a_probe_and_of_a_diverged_trial_that_of_the_untrained
     assert points_by(LAB, "recalibrated")(done) == (pytest.approx(80.0), 0)
     lost = Outcome("diverged", test=(0.3, 0.5))
     assert final_by(LAB, "recalibrated")(lost) == (0.3, 0)
+    assert math.isnan(points_by(LAB, "recalibrated")(lost)[0]), "it says nothing of two statistics"
 
 
 def test_mismatch_is_large_where_statistics_are_wrong():

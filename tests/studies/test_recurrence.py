@@ -1,6 +1,7 @@
 """Norms inside a recurrence: where they stand, and whose statistics they have."""
 
 import copy
+from dataclasses import replace
 
 import cloudpickle
 import pytest
@@ -9,7 +10,7 @@ from tests.studies.tiny import recurrent, task
 from torch import nn
 
 from normsmith.errors import StudyError
-from normsmith.studies.recurrence import OverSteps, PerStep, check_recurrent, norm_in_recurrence
+from normsmith.studies.recurrence import PLACES, OverSteps, PerStep, check_recurrent, norm_in_recurrence
 from normsmith.tasks.digits import Elman
 
 T = 3
@@ -30,6 +31,16 @@ def by_hand(model, x, normalise):
 
 def standardised(x):
     return (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
+
+
+def in_doubles(model, batch):
+    return model(batch[0].double().reshape(-1, T, 2)), batch[1]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_norms_are_made_where_the_network_is(place):
+    model = norm_in_recurrence(Elman(2, 8, 3).double(), replace(recurrent, forward=in_doubles), place, 0.5)
+    assert {t.dtype for t in model.state_dict().values() if t.is_floating_point()} == {torch.float64}
 
 
 @pytest.mark.parametrize("place", ["shared", "per step"])

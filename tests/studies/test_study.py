@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from normsmith.errors import StudyError, TaskError
 from normsmith.studies import Settings, Store, run_study, select
-from normsmith.studies.arms import AS_IS, normalized
+from normsmith.studies.arms import AS_IS, Arm, edit, normalized
 from normsmith.studies.question import Findings
 from normsmith.studies.results import Verdict
 from normsmith.studies.trial import Trial
@@ -60,6 +60,23 @@ def test_what_cannot_be_asked_is_skipped_with_its_reason(store, tiny):
     with pytest.raises(StudyError, match="placement cannot be asked"):
         run_study(tiny("flat"), select(("placement",)), store, Settings(seeds=2))
     assert store.count() == 0
+
+
+def test_an_error_of_one_question_is_the_reason_why_that_one_is_skipped(store, tiny):
+    def broken(lab):
+        yield from _out_of_range(lab)
+
+    def unbuilt(lab):
+        yield [Trial(Arm("broken", data=(edit(_out_of_range),)), 0.1, 0, 5)]
+
+    (question,) = select(("placement",))
+    for ask in (broken, unbuilt):
+        with pytest.raises(StudyError, match=r"^other cannot be asked: IndexError: out of range$"):
+            run_study(tiny("task"), [replace(question, name="other", ask=ask)], store, Settings(seeds=2))
+
+
+def _out_of_range(task):
+    raise IndexError("out of range")
 
 
 def test_what_does_not_fit_the_network_is_said_before_anything_runs(store, tiny):

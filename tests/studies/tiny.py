@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from normsmith import Task, accuracy
 from normsmith.tasks.digits import Elman
+from normsmith.tasks.tabular import Standardise
 
 
 def blobs(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,6 +142,14 @@ def linear() -> nn.Module:
 
 
 flat = make("flat", model=linear)
+
+
+def table_network() -> nn.Module:
+    """It standardises its inputs itself, as the networks of the embedded tables do."""
+    return nn.Sequential(Standardise(torch.full((6,), 0.5), torch.full((6,), 2.0)), *network())
+
+
+table = make("table", model=table_network)
 
 
 def normed_network() -> nn.Module:

@@ -110,6 +110,21 @@ def tensors(task: Task, split: str) -> tuple[Tensor, Tensor]:
     return inputs, targets
 
 
+def features_of(task: Task, split: str = "train") -> Tensor:
+    """The inputs of a split, of shape (samples, features, …) in floating point.
+
+    Raises:
+        StudyError: the split is no pair of tensors, or its inputs are others, such as the numbers of words.
+    """
+    inputs, _ = tensors(task, split)
+    if not inputs.is_floating_point() or inputs.dim() < 2:
+        raise StudyError(
+            "expected inputs of shape (samples, features, …) in floating point, which this question can change; "
+            f"got shape {tuple(inputs.shape)} and {inputs.dtype}"
+        )
+    return inputs
+
+
 def classes_of(task: Task) -> list[int]:
     """The classes among the training targets, in order.
 
@@ -133,11 +148,6 @@ def with_inputs(task: Task, change: Callable[[Tensor, str], Tensor]) -> Task:
     """
     changed = {}
     for split in SPLITS:
-        inputs, targets = tensors(task, split)
-        if not inputs.is_floating_point() or inputs.dim() < 2:
-            raise StudyError(
-                "expected inputs of shape (samples, features, …) in floating point, which this question can change; "
-                f"got shape {tuple(inputs.shape)} and {inputs.dtype}"
-            )
-        changed[split] = (change(inputs, split), targets)
+        inputs = features_of(task, split)
+        changed[split] = (change(inputs, split), tensors(task, split)[1])
     return replace(task, **changed)  # type: ignore[arg-type]

@@ -26,14 +26,17 @@ WELL_INITIALISED = (
 )
 
 
-def target_note(lab: Lab, target: float, *, at_end: bool = False) -> str:
-    """What the target is, where it comes from, and when it counts as reached: on the way, or at the end."""
+def target_note(
+    lab: Lab, target: float, *, at_end: bool = False, control: str = "the network without norms"
+) -> str:
+    """What the target is, where it comes from, and when it counts as reached: on the way, or at the end.
+
+    `control` is the arm whose best setting the target is taken from where the task has none.
+    """
     origin = (
         ""
         if lab.task.target is not None
-        else (
-            ", 97 % of the way from the untrained network to the best of the network without norms, on validation"
-        )
+        else f", 97 % of the way from the untrained network to the best of {control}, on validation"
     )
     held = "reached at the end of the budget" if at_end else "held at two evaluations in a row"
     return f"Target: test metric {number(target, 4)}{origin}, {held}."
@@ -231,7 +234,7 @@ def _spread(values: Sequence[float]) -> str:
 
 def middle(lab: Lab, tuned: Tuned, measure: Measure) -> str:
     """The median over seeds as text; 'never' where more than half of them are censored."""
-    samples = [sample for sample in lab.series(tuned, measure).values() if not math.isnan(sample[0])]
+    samples = [*lab.series(tuned, measure).values()]
     if not samples:
         return "–"
     censored = sum(bool(censored) for _, censored in samples)

@@ -271,8 +271,9 @@ class Lab:
         }
 
     def series(self, tuned: Tuned, measure: Measure) -> dict[int, Sample]:
-        """The value of `measure` for each measured trial of an arm at its rate, by seed."""
-        return {seed: measure(outcome) for seed, outcome in self.measured(tuned).items()}
+        """The value of `measure` for each measured trial of an arm at its rate, by seed; none where it is NaN."""
+        samples = {seed: measure(outcome) for seed, outcome in self.measured(tuned).items()}
+        return {seed: sample for seed, sample in samples.items() if not math.isnan(sample[0])}
 
     def pairs(
         self,
@@ -281,7 +282,7 @@ class Lab:
         control: dict[int, Sample],
         failed: tuple[int, int] = (0, 0),
     ) -> Pairs:
-        """Pair two arms by seed; a seed of which either trial crashed is left out. `failed` is as in `Pairs`.
+        """Pair two arms by seed; a seed that either arm has no value of is left out. `failed` is as in `Pairs`.
 
         Raises:
             StudyError: no seed is left.
@@ -290,7 +291,7 @@ class Lab:
         if not seeds:
             raise StudyError(
                 f"nothing to compare: no trial of {hypothesis.treatment} and {hypothesis.control} ran to its "
-                "end for the same seed; the failures say why"
+                "end for the same seed with something to measure; the failures say why"
             )
         return Pairs(
             hypothesis,

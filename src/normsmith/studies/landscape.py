@@ -62,10 +62,13 @@ def _kept(value: float) -> float:
 
 
 def while_training(probe: str) -> Measure:
-    """The geometric mean of a probe over all places of a trial at which it was taken; NaN where there is none."""
+    """The geometric mean of a probe over all places of a trial at which it was taken; NaN where there is none.
+
+    NaN too of a trial that diverged: it was taken at fewer places, early ones, and would be compared with all.
+    """
 
     def measure(outcome: Outcome) -> Sample:
-        values = outcome.probes.get(probe, ())
+        values = outcome.probes.get(probe, ()) if outcome.status == "finished" else ()
         return (math.exp(fmean(map(math.log, values))) if values else math.nan), 0
 
     return measure
@@ -74,18 +77,15 @@ def while_training(probe: str) -> Measure:
 def ratio_of(
     lab: Lab, hypothesis: Hypothesis, treatment: Tuned, control: Tuned, measure: Measure, *, both_learn: bool
 ) -> Pairs:
-    """The pairs of a hypothesis on what probes measured; seeds of which either trial diverged before are left out.
+    """The pairs of a hypothesis on what probes measured; seeds of which either trial diverged are left out.
 
     With `both_learn` the numbers may speak only where both networks learn: one that does not is smooth, too.
 
     Raises StudyError where no seed is left.
     """
     arms = (treatment, control)
-    series = [
-        {seed: sample for seed, sample in lab.series(tuned, measure).items() if not math.isnan(sample[0])}
-        for tuned in arms
-    ]
-    pairs = lab.pairs(hypothesis, series[0], series[1], lab.diverged(treatment, control))
+    series = lab.series(treatment, measure), lab.series(control, measure)
+    pairs = lab.pairs(hypothesis, *series, lab.diverged(treatment, control))
     idle = [tuned.arm.name for tuned, other in (arms, arms[::-1]) if not lab.learns(tuned, other)]
     if not (both_learn and idle):
         return pairs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import torch
@@ -63,6 +64,11 @@ def final_by(lab: Lab, probe: str) -> Measure:
 
 
 def points_by(lab: Lab, probe: str) -> Measure:
-    """The same in the task's points."""
-    final = final_by(lab, probe)
-    return lambda outcome: (final(outcome)[0] / lab.task.point, 0)
+    """The same in the task's points; NaN of a trial that diverged: it says nothing of two statistics of one network."""
+
+    def measure(outcome: Outcome) -> Sample:
+        if outcome.status != "finished":
+            return math.nan, 0
+        return outcome.probes[probe][-1] / lab.task.point, 0
+
+    return measure

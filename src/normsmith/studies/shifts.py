@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normsmith import surgery
-from normsmith.studies.data_edits import generator, tensors, with_inputs
+from normsmith.studies.data_edits import features_of, generator, with_inputs
 from normsmith.studies.names import named
 from normsmith.tasks import Task, evaluating, metric
 
@@ -27,7 +27,7 @@ def shift_test(task: Task, how: str) -> Task:
     - "noise": x + SD / 2 times standard normal noise;
     - "invert": low + high − x.
     """
-    inputs, _ = tensors(task, "train")
+    inputs = features_of(task)
     mean, spread = inputs.mean(), inputs.std()
     low, high = inputs.aminmax()
 

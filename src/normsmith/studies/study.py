@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Protocol, runtime_checkable
 
 from normsmith import _text
-from normsmith.errors import StudyError, SurgeryError
+from normsmith.errors import NormsmithError, StudyError
 from normsmith.ops.dispatch import rows_from
 from normsmith.studies.again import compared, sample
 from normsmith.studies.arms import Arm
@@ -178,6 +178,15 @@ def _refusals(skipped: Mapping[str, str]) -> str:
     return lines[0] if len(lines) == 1 else "\n  ".join(["no question can be asked:", *lines])
 
 
+def _why(error: Exception) -> str:
+    """Why a question is not asked: what was refused, or the exception that came where nothing was refused.
+
+    >>> _why(StudyError("no norms")), _why(IndexError("out of range"))
+    ('no norms', 'IndexError: out of range')
+    """
+    return str(error) if isinstance(error, NormsmithError) else _text.error_text(error)
+
+
 def _check_other(backend: str | None, device: str) -> None:
     """Raise before a trial runs if there is no such backend to run trials again with, or it is the study's own."""
     if backend is None:
@@ -200,7 +209,7 @@ def _facts(task: Task, lab: Lab) -> dict[str, str]:
         "learning rates": rates,
         "metric": f"{name_of(task.metric)}, {'higher' if task.higher_is_better else 'lower'} is better",
         "a point": f"{task.point:g} of the metric",
-        "target": "97 % of the way of the best network without norms"
+        "target": "97 % of the way that the best control of a question goes"
         if task.target is None
         else f"{task.target:g}",
     }
@@ -229,13 +238,12 @@ class _Session:
         forecast = Forecast(questions, self.lab)
         self.progress.needs(len(self.lab.seeds), forecast.needs)
         asking = {question: question.ask(self.lab) for question in questions}
-        for (
-            question
-        ) in questions:  # what does not fit the network is said before anything has been run for it
+        # What does not fit the network is said before anything has been run for it.
+        for question in questions:
             try:
                 self._try_arms(forecast.rehearsals[question.name].arms)
-            except (StudyError, SurgeryError) as error:
-                skipped[question.name] = str(error)
+            except Exception as error:  # noqa: BLE001 - one question's failure is no other's
+                skipped[question.name] = _why(error)
                 del asking[question]
         asked: dict[Question, set[Trial]] = {question: set() for question in questions}
         with Runner(self.reference, self.settings.jobs, self.settings.timeout) as runner:
@@ -248,8 +256,8 @@ class _Session:
                     except StopIteration as answered:
                         answers[question.name] = _answer(question, answered.value, len(asked[question]))
                         del asking[question]
-                    except (StudyError, SurgeryError) as error:
-                        skipped[question.name] = str(error)
+                    except Exception as error:  # noqa: BLE001 - one question's failure is no other's
+                        skipped[question.name] = _why(error)
                         del asking[question]
                     else:
                         asked[question].update(request)

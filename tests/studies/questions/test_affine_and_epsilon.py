@@ -1,6 +1,8 @@
 """`affine-and-epsilon`: what γ, β and ε are for."""
 
-from tests.contracts.question import QuestionContract, ask, hash_of, outcome, words
+from tests.contracts.question import QuestionContract, ask, diverged, hash_of, outcome, words
+
+from normsmith.studies.results import Verdict
 
 
 class TestAffineAndEpsilon(QuestionContract):
@@ -31,3 +33,12 @@ def test_the_full_profile_leaves_out_each_of_them_too():
         (True, False),
         (False, True),
     }
+
+
+def test_two_trials_that_diverged_are_not_said_to_be_alike():
+    findings, _ = ask(
+        "affine-and-epsilon", lambda trial: diverged() if "eps" in words(trial) else outcome(20)
+    )
+    (alike,) = [effect for effect in findings.effects if "ε" in effect.name]
+    assert alike.failed == (8, 8)
+    assert alike.verdict is Verdict.INCONCLUSIVE

@@ -1,6 +1,6 @@
 """`moving-averages`: whether they lag behind what the network was trained with."""
 
-from tests.contracts.question import QuestionContract, ask, hash_of, outcome, words
+from tests.contracts.question import QuestionContract, ask, diverged, hash_of, outcome, words
 
 
 class TestMovingAverages(QuestionContract):
@@ -30,3 +30,12 @@ def test_rates_are_multiples_of_each_seeds_best():
         if "momentum" in words(trial):
             rates.setdefault((trial.seed, words(trial)["momentum"]), set()).add(trial.learning_rate)
     assert {tuple(sorted(rate / min(own) for rate in own)) for own in rates.values()} == {(1, 4, 8, 16, 64)}
+
+
+def test_a_network_that_diverged_is_not_said_to_be_alike_by_both_statistics():
+    findings, _ = ask(
+        "moving-averages",
+        lambda trial: outcome(20, recalibrated=0.95, mismatch=0.1) if trial.seed else diverged(),
+    )
+    assert {effect.seeds for effect in findings.effects} == {(1, 2, 3, 4, 5, 6, 7)}
+    assert {effect.failed for effect in findings.effects} == {(1, 1)}

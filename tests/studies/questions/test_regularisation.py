@@ -1,5 +1,7 @@
 """`regularisation`: whether batch norm regularises, and less at larger batches."""
 
+import math
+
 import pytest
 from tests.contracts.question import QuestionContract, ask, hash_of, outcome, words
 from tests.studies.tiny import make
@@ -7,6 +9,7 @@ from tests.studies.tiny import make
 from normsmith.errors import StudyError
 from normsmith.studies import select
 from normsmith.studies.lab import Lab
+from normsmith.studies.results import Verdict
 
 
 class TestRegularisation(QuestionContract):
@@ -29,7 +32,7 @@ def test_the_sgd_batch_and_the_wrong_labels_are_the_same_in_every_arm():
     assert {each.get("ghost_batch_size") for each in said} == {None, 6}
 
 
-def test_a_trial_that_diverged_overfits_nothing():
+def test_a_trial_that_diverged_says_nothing_about_overfitting():
     findings, _ = ask(
         "regularisation",
         lambda trial: (
@@ -39,12 +42,31 @@ def test_a_trial_that_diverged_overfits_nothing():
         ),
         seeds=2,
     )
-    assert findings.effects[0].effects[0] == (0.0, 0.0)
+    assert [effect.seeds for effect in findings.effects] == [(1,), (1,)]
     assert findings.effects[0].failed == (1, 1)
 
 
+def test_a_network_that_does_not_learn_is_not_said_to_overfit_less():
+    def world(trial):
+        idle = "ghost_batch_size" in words(trial)
+        return outcome(math.inf if idle else 20, 0.8, training_metric=0.3 if idle else 0.95, noise_slope=-0.5)
+
+    findings, _ = ask("regularisation", world)
+    assert findings.effects[0].verdict is Verdict.INCONCLUSIVE
+    assert "did not learn" in findings.effects[0].sentence
+
+
+def test_noise_that_could_not_be_measured_is_no_slope_of_zero():
+    def world(trial):
+        probes = {} if trial.seed < 3 else {"noise_slope": -0.5}
+        return outcome(20, 0.8, training_metric=0.9, **probes)
+
+    findings, _ = ask("regularisation", world)
+    assert findings.effects[1].seeds == (3, 4, 5, 6, 7)
+
+
 def test_too_few_samples_are_refused():
-    task = make("small", train=tuple(part[:40] for part in make("all").train.tensors))
+    task = make("small", train=tuple(part[:95] for part in make("all").train.tensors))
     (question,) = select(("regularisation",))
-    with pytest.raises(StudyError, match="at least 64 training samples"):
+    with pytest.raises(StudyError, match="at least 96 training samples"):
         next(question.ask(Lab(task, (0,), "quick", 10)))

@@ -1,7 +1,7 @@
 """`shifted-inputs`: what adapted statistics restore."""
 
 import pytest
-from tests.contracts.question import QuestionContract, ask, hash_of, outcome
+from tests.contracts.question import QuestionContract, ask, diverged, hash_of, outcome
 from tests.studies.tiny import make
 
 from normsmith.errors import StudyError
@@ -36,3 +36,11 @@ def test_inputs_that_cannot_be_shifted_are_refused_before_a_trial_runs():
     (question,) = select(("shifted-inputs",))
     with pytest.raises(StudyError, match="a pair of tensors"):
         next(question.ask(Lab(task, (0,), "quick", 10)))
+
+
+def test_a_network_that_diverged_is_not_said_to_be_alike_by_both_statistics():
+    findings, _ = ask(
+        "shifted-inputs", lambda trial: outcome(20, **shifted(0.0)) if trial.seed else diverged()
+    )
+    assert {effect.seeds for effect in findings.effects} == {(1, 2, 3, 4, 5, 6, 7)}
+    assert {effect.failed for effect in findings.effects} == {(1, 1)}

@@ -15,3 +15,8 @@ def test_every_arm_has_correlated_inputs():
     assert {words(trial)["condition"] for trial in asked} == {30.0}
     kinds = {change.spec()["edit"]: change for trial in asked for change in trial.arm.edits}
     assert {"insert-norm", "insert-whitening"} <= kinds.keys()
+
+
+def test_the_target_is_said_to_be_that_of_batch_norm():
+    findings, _ = ask("whitening", TestWhitening().world, "untargeted", seeds=2)
+    assert "to the best of batch norm before activation, on validation" in findings.notes[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from normsmith._text import exact
 from normsmith.studies.arms import Arm, Edit, edit, fix_affine, set_norms
 from normsmith.studies.figures import (
@@ -13,7 +15,7 @@ from normsmith.studies.figures import (
     rate_response,
     response,
 )
-from normsmith.studies.lab import Lab
+from normsmith.studies.lab import LESS, MORE, Lab
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.statistics import Hypothesis, Pairs
 from normsmith.studies.tuning import Requests, Setting, Tuned
@@ -81,7 +83,10 @@ def _at(tuned: Tuned, arm: Arm, epsilon: float) -> Tuned:
 
 
 def _same(lab: Lab, name: str, treatment: Tuned, control: Tuned) -> Pairs:
-    """The pairs of the hypothesis that two arms end within a point of each other."""
+    """The pairs of the hypothesis that two arms end within a point of each other.
+
+    A trial that diverged is as bad as the untrained network or worse: two that diverged are not known to be alike.
+    """
     hypothesis = Hypothesis(
         name=name,
         text=f"{treatment.arm.name} ends within one point of {control.arm.name}",
@@ -93,7 +98,13 @@ def _same(lab: Lab, name: str, treatment: Tuned, control: Tuned) -> Pairs:
         better=lab.better,
         kind="equivalence",
     )
-    return lab.compare(hypothesis, treatment, control, lab.points)
+    pairs = lab.compare(hypothesis, treatment, control, lab.points)
+    worse = LESS if lab.task.higher_is_better else MORE
+    bounds = [
+        tuple(worse * (outcomes[seed].status == "diverged") for seed in pairs.seeds)
+        for outcomes in (lab.measured(treatment), lab.measured(control))
+    ]
+    return replace(pairs, treatment_censored=bounds[0], control_censored=bounds[1])
 
 
 QUESTION = Question(

@@ -13,7 +13,7 @@ from normsmith.studies.figures import (
     headline,
     rate_response,
 )
-from normsmith.studies.inputs import distort, norm_first, prepare
+from normsmith.studies.inputs import distort, norm_first, prepare, standardised_outside
 from normsmith.studies.lab import Lab
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.statistics import Hypothesis, Pairs
@@ -61,13 +61,13 @@ def ask(lab: Lab) -> Requests[Findings]:
 def _arm(lab: Lab, how: str, raw: str) -> Arm:
     """The network without norms on raw data of a kind, as they are or prepared, or with a batch norm first."""
     arm = lab.network(None)
-    data = edit(distort, how=raw)
+    data = *standardised_outside(lab.task), edit(distort, how=raw)
     if how == "first":
-        return arm.but("", edit(norm_first)).on(f"{RAW[raw]}, batch norm first", data)
+        return arm.but("", edit(norm_first)).on(f"{RAW[raw]}, batch norm first", *data)
     if how == "raw":
-        return arm.on(f"{RAW[raw]}, as they are", data)
+        return arm.on(f"{RAW[raw]}, as they are", *data)
     label = {"standard": "standard scaler", "quantile": "quantile transform"}[how]
-    return arm.on(f"{RAW[raw]}, {label}", data, edit(prepare, how=how))
+    return arm.on(f"{RAW[raw]}, {label}", *data, edit(prepare, how=how))
 
 
 def _hypotheses(lab: Lab, tuned: Mapping[tuple[str, str], Tuned]) -> list[Pairs]:
@@ -120,9 +120,10 @@ QUESTION = Question(
     source="LeCun et al. 1998, section 4.3 (inputs of equal variance train faster); common practice since (batch norm "
     "as first layer)",
     method="Every feature gets a unit of its own between 10⁻³ and 10³, or heavy tails, or one value in a hundred is an "
-    "outlier. On these inputs a network without norms is trained as they are, after a standard scaler or a quantile "
-    "transform, and with a batch norm as first layer; each arm and seed at its own best initial weights and learning "
-    "rate; final test metric, paired by seed.",
+    "outlier; a table that the network itself would standardise is standardised before that, and not within. On these "
+    "inputs a network without norms is trained as they are, after a standard scaler or a quantile transform, and with "
+    "a batch norm as first layer; each arm and seed at its own best initial weights and learning rate; final test "
+    "metric, paired by seed.",
     ask=ask,
     profiles=("full",),
 )

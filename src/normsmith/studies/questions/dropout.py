@@ -30,7 +30,7 @@ ASKED = {
     "full": tuple((where, share) for where in ("between", "last") for share in (0.1, 0.3, HALF)),
 }
 """Where dropout stands, and which share it drops."""
-SHIFT = probe("variance shift", missing=1.0)
+SHIFT = probe("variance shift")
 
 
 def ask(lab: Lab) -> Requests[Findings]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -19,7 +20,7 @@ from normsmith.studies.figures import (
     response,
 )
 from normsmith.studies.lab import Lab, Measure, Sample
-from normsmith.studies.probes import NOISE_SIZES, noise_by_batch, training_metric
+from normsmith.studies.probes import FEWEST, NOISE_SIZES, noise_by_batch, training_metric
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Chart
 from normsmith.studies.statistics import Hypothesis, Pairs
@@ -42,9 +43,11 @@ SLOPE = -0.5
 def ask(lab: Lab) -> Requests[Findings]:
     """Train on wrong labels at one SGD batch with ever smaller normalised parts, and compare how much is overfitted."""
     size = min(LARGE, length(lab.task.train) // 2)
-    if size < 2 * SMALL:
+    least = max(4 * SMALL, FEWEST * NOISE_SIZES[1])
+    if length(lab.task.train) < least:
         raise StudyError(
-            f"expected at least {4 * SMALL} training samples, so that a batch divides, got {length(lab.task.train)}"
+            f"expected at least {least} training samples, so that a batch divides and the noise can be measured at two "
+            f"sizes, got {length(lab.task.train)}"
         )
     arms = {
         size // parts: _arm(lab, size, size // parts) for parts in PARTS[lab.profile] if size // parts > 1
@@ -88,12 +91,12 @@ def _measured(tuned: Tuned, arm: Arm, *, whole: bool) -> Tuned:
 
 
 def _gap_of(lab: Lab) -> Measure:
-    """How much better the metric is on training data than on test, in points; 0 for a trial that diverged."""
+    """How much better the metric is on training data than on test, in points; NaN of a trial that diverged."""
     sign = 1 if lab.task.higher_is_better else -1
 
     def measure(outcome: Outcome) -> Sample:
         if outcome.status != "finished":
-            return 0.0, 0
+            return math.nan, 0
         return sign * (outcome.probes["training metric"][-1] - outcome.test[-1]) / lab.task.point, 0
 
     return measure
@@ -112,7 +115,13 @@ def _gap(lab: Lab, measured: Mapping[int, Tuned], size: int) -> Pairs:
         margin=2.0,
         better="lower",
     )
-    return lab.compare(hypothesis, few, all_, _gap_of(lab))
+    idle = [arm.arm.name for arm, other in ((few, all_), (all_, few)) if not lab.learns(arm, other)]
+    why = (
+        f"{' and '.join(idle)} did not learn, and a network that does not learn overfits nothing"
+        if idle
+        else None
+    )
+    return replace(lab.compare(hypothesis, few, all_, _gap_of(lab)), decided=why)
 
 
 def _slope(lab: Lab, measured: Tuned) -> Pairs:
@@ -128,7 +137,7 @@ def _slope(lab: Lab, measured: Tuned) -> Pairs:
         better="higher",
         kind="equivalence",
     )
-    slopes = lab.series(measured, probe("noise slope", missing=0.0))
+    slopes = lab.series(measured, probe("noise slope"))
     return lab.pairs(hypothesis, slopes, dict.fromkeys(slopes, (SLOPE, 0)), lab.diverged(measured, measured))
 
 

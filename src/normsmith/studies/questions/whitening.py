@@ -13,7 +13,7 @@ from normsmith.studies.figures import (
     training_curves,
     unreached,
 )
-from normsmith.studies.inputs import correlate
+from normsmith.studies.inputs import correlate, standardised_outside
 from normsmith.studies.lab import Lab, Sample
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.trial import Outcome
@@ -57,7 +57,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         charts=(training_curves(lab, best), rate_response(lab, best), chosen_settings(best)),
         tables=(arms_table(lab, best, measures),),
         notes=(
-            target_note(lab, target),
+            target_note(lab, target, control=norm.name),
             *unreached(lab, target, best),
             f"Inputs are mixed so that their condition number grows {CONDITION:g} times; groups of at most {MOST} "
             "channels are whitened together. Fewer steps are not less time: seconds are those of this machine.",
@@ -67,7 +67,7 @@ def ask(lab: Lab) -> Requests[Findings]:
 
 
 def _correlated(lab: Lab, arm: Arm) -> Arm:
-    return arm.on(arm.name, edit(correlate, condition=CONDITION))
+    return arm.on(arm.name, *standardised_outside(lab.task), edit(correlate, condition=CONDITION))
 
 
 def _seconds(outcome: Outcome) -> Sample:
@@ -81,9 +81,10 @@ QUESTION = Question(
     claim="Inputs of a layer that are uncorrelated, and not only of equal variance, make gradient descent better "
     "conditioned, so that fewer steps are needed; each step costs more.",
     source="LeCun et al. 1998, section 4.3; Huang et al. 2018 (decorrelated batch norm); Huang et al. 2019 (IterNorm)",
-    method="Inputs mixed by a matrix of condition 30; batch norm, whitening by eigendecomposition (ZCA) and by "
-    "Newton's iterations (IterNorm) in the same places; each arm and seed at its own best initial weights and learning "
-    "rate, chosen on validation by the steps to the target; steps after which the target holds on test, by seed.",
+    method="Inputs mixed by a matrix of condition 30, of a table that the network itself would standardise once they "
+    "are standardised; batch norm, whitening by eigendecomposition (ZCA) and by Newton's iterations (IterNorm) in the "
+    "same places; each arm and seed at its own best initial weights and learning rate, chosen on validation by the "
+    "steps to the target; steps after which the target holds on test, by seed.",
     ask=ask,
     profiles=("full",),
 )
