@@ -148,7 +148,7 @@ def test_what_a_network_standardises_itself_is_standardised_outside_it():
     raw, standard = inputs(table), inputs(moved)
     assert torch.equal(standard, (raw - 0.5) / 2.0)
     torch.testing.assert_close(build(moved, 3)(standard), build(table, 3)(raw))
-    torch.testing.assert_close(build(moved, 3)(raw), build(table, 3)[1:](raw)), "nothing standardises within"
+    torch.testing.assert_close(build(moved, 3)(raw), build(table, 3)[1:](raw))  # nothing standardises within
     assert standardise_outside(task) is task
     assert standardised_outside(task) == ()
 

@@ -83,20 +83,20 @@ def norm_in_recurrence(model: nn.Module, task: Task, place: str, gamma: float) -
         raise StudyError(f"expected one of {', '.join(PLACES)} as place, got {place!r}")
     units = model.state.out_features
     if place == "input":
-        model.input = nn.Sequential(model.input, _beside(model, OverSteps(units, gamma)))
+        model.input = nn.Sequential(model.input, _made_like(model, OverSteps(units, gamma)))
         return model
     if place == "shared":
-        model.activation = nn.Sequential(_beside(model, _norm(units, gamma)), model.activation)
+        model.activation = nn.Sequential(_made_like(model, _norm(units, gamma)), model.activation)
         return model
     norm = PerStep(units, _steps(model, task), gamma)
-    _beside(model, norm)
+    _made_like(model, norm)
     model.activation = nn.Sequential(norm, model.activation)
     model.register_forward_pre_hook(norm.begin)
     return model
 
 
-def _beside(model: Elman, norm: nn.Module) -> nn.Module:
-    """The norm with the device and the dtype of the model that it is for."""
+def _made_like(model: Elman, norm: nn.Module) -> nn.Module:
+    """The norm, with the device and the dtype of the model that it is for."""
     weight = model.state.weight
     return norm.to(device=weight.device, dtype=weight.dtype)
 
