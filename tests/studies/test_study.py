@@ -68,6 +68,7 @@ def test_an_error_of_one_question_is_the_reason_why_that_one_is_skipped(store, t
 
     def unbuilt(lab):
         yield [Trial(Arm("broken", data=(edit(_out_of_range),)), 0.1, 0, 5)]
+        return Findings("it fits", ())
 
     (question,) = select(("placement",))
     for ask in (broken, unbuilt):
