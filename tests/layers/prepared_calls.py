@@ -27,7 +27,7 @@ def taken(monkeypatch):
 def unprepared(layer: nn.Module) -> nn.Module:
     """A copy whose every call is checked and decided anew."""
     twin = copy.deepcopy(layer)
-    twin.prepared = None
+    twin._prepared_calls = None
     return twin
 
 

@@ -117,7 +117,7 @@ def test_a_layer_keeps_few_kinds():
     layer = BatchNorm1d(5)
     for rows in range(2, 3 * prepared.MOST):
         meet(layer, torch.randn(rows, 5))
-        assert len(layer.prepared._kinds) <= prepared.MOST
+        assert len(layer._prepared_calls._kinds) <= prepared.MOST
 
 
 # What calls depend on.
@@ -302,10 +302,59 @@ def test_copies_prepare_their_own_calls(way, taken):
     meet(layer, x)
     assert set(vars(layer)) == before
     other = COPIES[way](layer)
-    assert other.prepared is not layer.prepared
-    assert not other.prepared._kinds
+    assert other._prepared_calls is not layer._prepared_calls
+    assert not other._prepared_calls._kinds
     meet(other.eval(), x, 3)
     assert torch.equal(other(x), unprepared(other)(x))
+
+
+def test_a_layer_that_was_made_without_its_class_runs(taken):
+    layer, x = BatchNorm1d(5), torch.randn(6, 5)
+    bare = object.__new__(BatchNorm1d)
+    vars(bare).update(vars(layer))
+    want = copy.deepcopy(layer)(x)
+    assert torch.equal(bare(x), want)
+
+
+def test_a_users_attribute_may_be_named_prepared():
+    class Mine(BatchNorm1d):
+        def prepared(self):
+            return "mine"
+
+    layer = Mine(5)
+    layer(torch.randn(6, 5))
+    assert layer.prepared() == "mine"
+
+
+@pytest.mark.parametrize("wrong", [{"running_mean": None}, {"running_var": None}])
+def test_what_is_refused_once_is_refused_again(wrong):
+    layer = BatchNorm1d(5)
+    layer.freeze()
+    for name, value in wrong.items():
+        setattr(layer, name, value)
+    for _ in range(3):
+        with pytest.raises(InputError):
+            layer(torch.randn(6, 5))
+
+
+def test_a_missing_running_variance_leaves_training_by_the_batch():
+    layer, x = BatchNorm1d(5), torch.randn(6, 5)
+    layer.running_var = None
+    want = layer(x)
+    for _ in range(3):
+        assert torch.equal(layer(x), want)
+
+
+def test_a_batch_that_a_hook_brings_back_in_another_layout_has_the_same_gradients(taken):
+    layer, x = BatchNorm2d(3), torch.randn(4, 3, 5, 5).to(memory_format=torch.channels_last).requires_grad_()
+    g = torch.randn(4, 3, 5, 5)
+    for _ in range(3):
+        (want,) = torch.autograd.grad(layer(x), x, g)
+    y = layer(x)
+    y.grad_fn._raw_saved_tensors[0].register_hooks(lambda t: t.contiguous(), lambda t: t)
+    (got,) = torch.autograd.grad(y, x, g)
+    assert taken
+    torch.testing.assert_close(got, want)
 
 
 def test_classes_of_others_are_not_prepared(taken):
@@ -314,5 +363,5 @@ def test_classes_of_others_are_not_prepared(taken):
 
     layer = Mine(5)
     meet(layer, torch.randn(6, 5), 3)
-    assert layer.prepared is None
+    assert layer._prepared_calls is None
     assert not taken

@@ -33,9 +33,9 @@ _unusual = itemgetter("ghost_batch_size", "process_group", "context_mask", "_col
 class HasPreparedCalls(nn.Module):
     """A norm that prepares its calls. They are no part of its state: a copy or a pickle of it starts anew."""
 
-    __slots__ = ("prepared",)
+    __slots__ = ("_prepared_calls",)
 
-    prepared: PreparedCalls | None
+    _prepared_calls: PreparedCalls | None
     """None in classes whose forward may be another."""
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
@@ -48,8 +48,8 @@ class HasPreparedCalls(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
 
     def _start_anew(self) -> None:
-        # not as `self.prepared = ...`, for which torch asks for attributes that are not there yet
-        object.__setattr__(self, "prepared", PreparedCalls() if self.prepares_calls() else None)
+        # not as `self._prepared_calls = ...`, for which torch asks for attributes that are not there yet
+        object.__setattr__(self, "_prepared_calls", PreparedCalls() if self.prepares_calls() else None)
 
     @classmethod
     def prepares_calls(cls) -> bool:
@@ -184,8 +184,10 @@ class _Kind:
         except InputError:
             return None
         self.is_renorm = renorm is not None
+        absent = self._running.mean is None or self._running.var is None
+        running = None if absent else self._running
         self.call = prepare(
-            x, self.weight, self.bias, None if self._running.mean is None else self._running, added=added,
+            x, self.weight, self.bias, running, added=added,
             normalize_with=policy.normalize_with, update_running=policy.update_running, momentum=self._momentum,
             eps=self._epsilon, renorm=renorm, activation=self._activation, on_small_batch=layer.on_small_batch,
             on_nonfinite=layer.on_nonfinite,

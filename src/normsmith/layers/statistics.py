@@ -129,7 +129,7 @@ class StatisticsBase(
         Raises:
             InputError: an argument does not fit. The running statistics are then as they were.
         """
-        calls = None if torch.compiler.is_compiling() else self.prepared
+        calls = None if torch.compiler.is_compiling() else getattr(self, "_prepared_calls", None)
         if calls is not None and mask is None and sample_weight is None:
             y = calls.run(self, input, residual)
             if y is not None:

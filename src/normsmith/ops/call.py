@@ -78,6 +78,10 @@ class PreparedCall(Protocol):
     def call(self) -> Call:
         """What was prepared; the bounds of its renorm are those of the first call."""
 
+    @property
+    def like(self) -> Tensor:
+        """Shape, strides and dtype of the batches, without memory."""
+
     def forward(
         self, x: Batch, residual: Batch | None, renorm: Renorm | None, keep: bool
     ) -> tuple[Batch, Tensor, Tensor | None]:

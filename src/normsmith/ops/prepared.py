@@ -72,8 +72,8 @@ def prepare(
         The prepared call, or None where it cannot be prepared, or `batch_norm` would refuse it.
 
     >>> prepared = prepare(torch.zeros(8, 3), None, None, None, eps=0.0)
-    >>> run(prepared, torch.arange(24.0).view(8, 3), None, None).mean().item()
-    0.0
+    >>> torch.allclose(run(prepared, torch.arange(24.0).view(8, 3), None, None).mean(0), torch.zeros(3), atol=1e-6)
+    True
     """
     try:
         mean, var, std, _ = (None, None, None, None) if running is None else running
@@ -84,6 +84,9 @@ def prepare(
         )  # fmt: skip
     except InputError:
         return None
+    needs_running = normalize_with == "running" or renorm is not None
+    if (running is None and needs_running) or on_nonfinite not in ("skip", "propagate"):
+        return None  # as `batch_norm` refuses
     update = None
     if call.by_batch and update_running and running is not None:
         if momentum is None:  # one factor for each call
@@ -109,6 +112,13 @@ def run(
     ):
         return _differentiable(x, weight, bias, residual, renorm, prepared)
     return prepared.forward(x, residual, renorm, False)[0]
+
+
+def _as_prepared(x: Tensor, like: Tensor) -> Tensor:
+    """A saved batch with the strides and the dtype of its forward: a hook on saved tensors may bring back others."""
+    if x.stride() == like.stride() and x.dtype is like.dtype:
+        return x
+    return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=x.device).copy_(x)
 
 
 class _Prepared(torch.autograd.Function):
@@ -137,7 +147,9 @@ class _Prepared(torch.autograd.Function):
             resolved = prepared.resolved(statistics)
             return *differentiable_gradients(g, inputs, wants, resolved, prepared.call), None, None
         of_x, _, _, of_residual, _, _ = wants
-        dx, dresidual, dgamma, dbeta = prepared.backward(g, inputs[0], statistics, bits, of_x or of_residual)
+        x = _as_prepared(inputs[0], prepared.like)
+        g = g if g.dtype is x.dtype else g.to(x.dtype)
+        dx, dresidual, dgamma, dbeta = prepared.backward(g, x, statistics, bits, of_x or of_residual)
         return (
             dx if of_x else None,
             dgamma if wants[1] else None,

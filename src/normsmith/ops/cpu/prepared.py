@@ -75,7 +75,7 @@ class Prepared:
 
     def __init__(self, x: Tensor, vectors: Vectors, added: bool, call: Call, update: Update | None) -> None:
         self.call, self._vectors, self._update = call, vectors, update
-        self._like = torch.empty_like(x, device="meta")  # shape, strides and dtype without memory
+        self.like = torch.empty_like(x, device="meta")  # shape, strides and dtype without memory
         self._added, self._relu = added, call.activation is RELU
         self._phases = ALL if call.by_batch else SETTLE | APPLY
         moved = vectors.running if vectors.running is not None and update is not None else ()
@@ -145,26 +145,26 @@ class Prepared:
         return Packed(statistics, None, None, None, call.by_batch, call.renorm is not None).resolved
 
     def _forward_block(self) -> _Filled:
-        block = _Filled(self._like, self._function("forward", self._added))
+        block = _Filled(self.like, self._function("forward", self._added))
         block.set_vectors(*self._vectors, [])
         block.set_decisions(self.call, None, self._vectors.running, self._update)
-        block.set_forward(self._like, self._like, None, self._packed(block), self._relu)
+        block.set_forward(self.like, self.like, None, self._packed(block), self._relu)
         return block
 
     def _backward_block(self) -> _Filled:
-        block = _Filled(self._like, self._function("backward", self._relu and self._added))
+        block = _Filled(self.like, self._function("backward", self._relu and self._added))
         packed = self._packed(block)
-        block.set_backward(self._like, self._like, packed, block.vector, block.vector, self._relu)
-        block.set_input_gradients(self._like, None)
+        block.set_backward(self.like, self.like, packed, block.vector, block.vector, self._relu)
+        block.set_input_gradients(self.like, None)
         return block
 
     def _packed(self, block: _Filled) -> Packed:
         return Packed(block.statistics, None, None, None, True, False)
 
     def _function(self, direction: str, extras: bool) -> Function:
-        layout = layout_of(self._like)
+        layout = layout_of(self.like)
         assert layout is not None  # `prepare` has refused otherwise
-        return function_of(layout.name, direction, self._like.dtype, extras)
+        return function_of(layout.name, direction, self.like.dtype, extras)
 
 
 def prepare(x: Tensor, vectors: Vectors, added: bool, call: Call, update: Update | None) -> Prepared | None:

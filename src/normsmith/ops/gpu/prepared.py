@@ -62,7 +62,7 @@ class Prepared:
     """
 
     def __init__(self, x: Tensor, vectors: Vectors, added: bool, call: Call, update: Update | None) -> None:
-        self.call, self._added, self._like = call, added, torch.empty_like(x, device="meta")
+        self.call, self._added, self.like = call, added, torch.empty_like(x, device="meta")
         self._device, self._one_of_many = x.get_device(), torch.cuda.device_count() > 1
         self._stream, self._cut = current_stream(), launch.geometry(x, None, None).cut
         self._act = launch.name_of(call.activation)
@@ -101,10 +101,9 @@ class Prepared:
         if self._one_of_many and current_device() != self._device:
             with torch.cuda.device(self._device):
                 return self.forward(x, residual, renorm, keep)
-        y, kept, bits, parts, z = torch.empty_like(x), self._kept, None, None, None
+        # memory of its own for each call: a CUDA graph that captures it, and another stream, read it later
+        y, kept, bits, parts, z = torch.empty_like(x), torch.empty_like(self._kept), None, None, None
         batch, limits = x.data_ptr(), _NO_LIMITS if renorm is None else _limits(renorm, x.device)
-        if keep or self._parts is not None:  # otherwise what is settled is written, but nobody reads it
-            kept = torch.empty_like(kept)
         if self._bits is not None and keep:
             bits = torch.empty_like(self._bits)
         if self._parts is not None:
@@ -180,7 +179,7 @@ class Prepared:
         self, batch: int, z: int | None, no_bits: bool, kinds_of_limits: tuple[Any, ...], limits: _Limits
     ) -> list[Compiled]:
         """The launches of a forward, for the alignment of the batch and of the residual, and for kinds of bounds."""
-        dtype, cut = self._like.dtype, self._cut
+        dtype, cut = self.like.dtype, self._cut
         kinds = {
             **self._fixed, **self._pointers(), "x": Pointer(dtype, batch), "y": Pointer(dtype),
             "z": None if z is None else Pointer(dtype, z), "bits": None if no_bits else Pointer(torch.uint8),
@@ -196,7 +195,7 @@ class Prepared:
 
     def _compile_backward(self, g: int, batch: int, no_bits: bool, wants_x: bool) -> list[Compiled]:
         """The launches of a backward, for the alignment of the gradient and of the batch."""
-        dtype, cut, by_batch = self._like.dtype, self._cut, self.call.by_batch
+        dtype, cut, by_batch = self.like.dtype, self._cut, self.call.by_batch
         gradient = Pointer(dtype) if wants_x else None
         row, single = 4 * cut.matrix.channels, torch.float32
         kinds = {
