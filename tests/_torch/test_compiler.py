@@ -35,6 +35,24 @@ def test_a_module_compiled_in_place_is_recognised() -> None:
     assert _torch.is_compiled_in_place(layer)
 
 
+@pytest.mark.compiles
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_compiler_watches_what_follows_a_graph_break() -> None:
+    watched = []
+
+    @torch.compiler.disable(recursive=False)
+    def look() -> None:
+        watched.append(_torch.compiler_callback() is not None)
+
+    def looked(x: torch.Tensor) -> torch.Tensor:
+        look()
+        return x + 1
+
+    torch.compile(looked, backend="eager")(torch.zeros(2))
+    assert watched == [True]
+    assert _torch.compiler_callback() is None
+
+
 def test_the_compiler_counts_as_loaded_when_it_was_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
     assert not _torch.is_compiler_loaded()

@@ -22,6 +22,7 @@ from normsmith._torch.classes import (
 from normsmith._torch.compiler import (
     COMPILED_PREFIX,
     compiled_module,
+    compiler_callback,
     is_compiled_in_place,
     is_compiler_loaded,
     is_exporting,
@@ -100,6 +101,7 @@ __all__ = [
     "children_of",
     "children_so_far",
     "compiled_module",
+    "compiler_callback",
     "convert_tensors",
     "differentiable_sum",
     "for_captured",

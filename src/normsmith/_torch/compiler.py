@@ -42,6 +42,17 @@ def is_compiler_loaded() -> bool:
     return "torch._dynamo" in sys.modules
 
 
+compiler_callback: Callable[[], Any] = getattr(
+    torch._C._dynamo.eval_frame, "get_eval_frame_callback", lambda: None
+)
+"""What the compiler does with each function that is called; None where it does not look.
+
+It looks at functions that run eagerly too, after a graph break in a compiled forward, and then traces what it was never
+meant to see. Needs `torch._C._dynamo.eval_frame.get_eval_frame_callback`; without it, such functions are compiled, or
+warned of. It is torch's own function, since a function of ours would be traced in its turn.
+"""
+
+
 def mark_constant(function: Callable[..., Any]) -> None:
     """Have the compiler call a function while it traces, and take the result as a constant.
 

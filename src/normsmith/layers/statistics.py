@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from normsmith._choices import check_choice
-from normsmith._torch import NORMS_TAKE_BIAS, NormBase, buffers_of, parameters_of
+from normsmith._torch import NORMS_TAKE_BIAS, NormBase, buffers_of, compiler_callback, parameters_of
 from normsmith.errors import InputError
 from normsmith.layers._layouts import call_strided, is_strided
 from normsmith.layers._recompute import ForwardState, state_of_forward
@@ -129,7 +129,8 @@ class StatisticsBase(
         Raises:
             InputError: an argument does not fit. The running statistics are then as they were.
         """
-        calls = None if torch.compiler.is_compiling() else getattr(self, "_prepared_calls", None)
+        compiled = torch.compiler.is_compiling() or compiler_callback() is not None
+        calls = None if compiled else getattr(self, "_prepared_calls", None)
         if calls is not None and mask is None and sample_weight is None:
             y = calls.run(self, input, residual)
             if y is not None:
