@@ -20,7 +20,7 @@ from normsmith.layers.copies import Copyable
 from normsmith.layers.ours import Ours
 from normsmith.layers.policy import HasPolicy
 from normsmith.layers.precision import Float32Statistics
-from normsmith.layers.prepared import HasPreparedCalls
+from normsmith.layers.prepared import HasPreparedCalls, PreparedCalls
 from normsmith.layers.ranks import SharesStatistics, check_process_group
 from normsmith.layers.scripted import stand_in
 from normsmith.ops import Moments, Renorm, Running, Sync, batch_norm, commit, concatenate, merge
@@ -130,7 +130,7 @@ class StatisticsBase(
             InputError: an argument does not fit. The running statistics are then as they were.
         """
         compiled = torch.compiler.is_compiling() or compiler_callback() is not None
-        calls = None if compiled else getattr(self, "_prepared_calls", None)
+        calls: PreparedCalls | None = None if compiled else getattr(self, "_prepared_calls", None)
         if calls is not None and mask is None and sample_weight is None:
             y = calls.run(self, input, residual)
             if y is not None:
