@@ -206,6 +206,13 @@ class Lab:
         ways = [sign * (span[1] - span[0]) if span else 0.0 for span in spans]
         return ways[0] >= max(ways) / 2 > 0
 
+    def where_both_learn(self, pairs: Pairs, one: Tuned, other: Tuned, otherwise: str) -> Pairs:
+        """The pairs, undecided where an arm does not learn: it is named, and what that means `otherwise`."""
+        idle = [arm.arm.name for arm, than in ((one, other), (other, one)) if not self.learns(arm, than)]
+        return (
+            replace(pairs, decided=f"{' and '.join(idle)} did not learn, and {otherwise}") if idle else pairs
+        )
+
     # Measures: from one outcome to one value.
 
     def final(self, outcome: Outcome, split: Split = "test") -> Sample:

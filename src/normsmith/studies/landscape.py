@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from statistics import fmean
 
 from torch import nn
@@ -74,24 +73,16 @@ def while_training(probe: str) -> Measure:
     return measure
 
 
-def ratio_of(
-    lab: Lab, hypothesis: Hypothesis, treatment: Tuned, control: Tuned, measure: Measure, *, both_learn: bool
-) -> Pairs:
+def ratio_of(lab: Lab, hypothesis: Hypothesis, treatment: Tuned, control: Tuned, measure: Measure) -> Pairs:
     """The pairs of a hypothesis on what probes measured; seeds of which either trial diverged are left out.
 
-    With `both_learn` the numbers may speak only where both networks learn: one that does not is smooth, too.
+    The numbers may speak only where both networks learn: one that does not is smooth, too.
 
     Raises StudyError where no seed is left.
     """
-    arms = (treatment, control)
     series = lab.series(treatment, measure), lab.series(control, measure)
     pairs = lab.pairs(hypothesis, *series, lab.diverged(treatment, control))
-    idle = [tuned.arm.name for tuned, other in (arms, arms[::-1]) if not lab.learns(tuned, other)]
-    if not (both_learn and idle):
-        return pairs
-    return replace(
-        pairs, decided=f"{' and '.join(idle)} did not learn, and a network that does not learn says nothing"
-    )
+    return lab.where_both_learn(pairs, treatment, control, "a network that does not learn says nothing")
 
 
 def probe_curves(lab: Lab, arms: Iterable[Tuned], probe: str, *, title: str, description: str) -> Chart:

@@ -81,7 +81,7 @@ def _more_shift(lab: Lab, name: str, treatment: Tuned, control: Tuned, *, beside
         better="higher",
         beside=beside,
     )
-    return ratio_of(lab, hypothesis, treatment, control, while_training(SHIFT), both_learn=True)
+    return ratio_of(lab, hypothesis, treatment, control, while_training(SHIFT))
 
 
 QUESTION = Question(

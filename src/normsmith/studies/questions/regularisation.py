@@ -115,13 +115,8 @@ def _gap(lab: Lab, measured: Mapping[int, Tuned], size: int) -> Pairs:
         margin=2.0,
         better="lower",
     )
-    idle = [arm.arm.name for arm, other in ((few, all_), (all_, few)) if not lab.learns(arm, other)]
-    why = (
-        f"{' and '.join(idle)} did not learn, and a network that does not learn overfits nothing"
-        if idle
-        else None
-    )
-    return replace(lab.compare(hypothesis, few, all_, _gap_of(lab)), decided=why)
+    pairs = lab.compare(hypothesis, few, all_, _gap_of(lab))
+    return lab.where_both_learn(pairs, few, all_, "a network that does not learn overfits nothing")
 
 
 def _slope(lab: Lab, measured: Tuned) -> Pairs:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from normsmith.studies.figures import (
     WELL_INITIALISED,
     arms_table,
@@ -74,13 +72,8 @@ def _less_flat(lab: Lab, norm: Tuned, plain: Tuned) -> Pairs:
         margin=0.01,
         better="lower",
     )
-    idle = [arm.arm.name for arm, other in ((norm, plain), (plain, norm)) if not lab.learns(arm, other)]
-    why = (
-        f"{' and '.join(idle)} did not learn, and units of a network that does not learn say nothing"
-        if idle
-        else None
-    )
-    return replace(lab.compare(hypothesis, norm, plain, FLAT), decided=why)
+    pairs = lab.compare(hypothesis, norm, plain, FLAT)
+    return lab.where_both_learn(pairs, norm, plain, "units of a network that does not learn say nothing")
 
 
 QUESTION = Question(

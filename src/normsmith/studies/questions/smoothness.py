@@ -80,7 +80,7 @@ def _hypotheses(
             better="lower",
             beside=beside,
         )
-        yield ratio_of(lab, hypothesis, norm, plain, while_training(probe), both_learn=True)
+        yield ratio_of(lab, hypothesis, norm, plain, while_training(probe))
 
 
 QUESTION = Question(
