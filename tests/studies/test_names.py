@@ -57,6 +57,7 @@ NAMES = {
     inputs.correlate: "correlate-inputs",
     inputs.prepare: "prepare-inputs",
     inputs.norm_first: "norm-first",
+    inputs.standardise_outside: "standardise-outside",
     landscape.smoothness_signals: "smoothness",
     landscape.shift_signals: "internal-covariate-shift",
     noise.noise_after_norms: "noise-after-norms",
