@@ -8,9 +8,12 @@ from typing import Literal
 
 from normsmith.errors import MissingExtraError
 
+Extra = Literal["images", "mlflow", "parquet", "postgres", "ray", "study", "tensorboard"]
+"""The names of the extras, as in `pip install 'normsmith[study]'`."""
+
 
 @contextmanager
-def imports_of_extra(extra: Literal["images", "postgres", "study"], user: str) -> Iterator[None]:
+def imports_of_extra(extra: Extra, user: str) -> Iterator[None]:
     """Turn an import within the block that fails for a library of an extra into an error that says what to install.
 
     `user` is what needs the library, in the words of the message. An import of normsmith itself that fails is a
