@@ -9,8 +9,8 @@ from normsmith.errors import StudyError
 from normsmith.studies import Settings, every_question, run_study, select
 from normsmith.studies.arms import AS_IS
 from normsmith.studies.lab import Lab
+from normsmith.studies.progress import Silent
 from normsmith.studies.rehearsal import Forecast, Need, made_up, rehearse
-from normsmith.studies.study import Silent
 from normsmith.studies.trial import Trial
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,7 @@ import sqlalchemy as sa
 
 from normsmith.errors import StudyError, TaskError
 from normsmith.studies import Settings, Store, run_study, select
-from normsmith.studies.arms import AS_IS, Arm, edit, normalized
-from normsmith.studies.question import Findings
+from normsmith.studies.arms import AS_IS
 from normsmith.studies.results import Verdict
 from normsmith.studies.trial import Trial
 
@@ -36,13 +34,6 @@ def test_a_second_study_reuses_everything(store, tiny):
     assert numbers(first) == numbers(second)
 
 
-def test_questions_share_their_trials(store, tiny):
-    one = run_study(tiny(), select(("fewer-steps",)), store, Settings(seeds=2))
-    both = run_study(tiny(), select(("fewer-steps", "placement")), store, Settings(seeds=2))
-    assert both.trials_reused >= one.trials_new
-    assert [answer.question for answer in both.answers] == ["fewer-steps", "placement"]
-
-
 def test_jobs_do_not_change_numbers(tiny):
     results = []
     for jobs in (1, 2):
@@ -56,72 +47,15 @@ def test_a_target_is_found_where_the_task_has_none(store, tiny):
     assert "Target: test metric" in result.answers[0].notes[0]
 
 
-def test_what_cannot_be_asked_is_skipped_with_its_reason(store, tiny):
-    with pytest.raises(StudyError, match="placement cannot be asked"):
-        run_study(tiny("flat"), select(("placement",)), store, Settings(seeds=2))
-    assert store.count() == 0
-
-
-def test_an_error_of_one_question_is_the_reason_why_that_one_is_skipped(store, tiny):
-    def broken(lab):
-        yield from _out_of_range(lab)
-
-    def unbuilt(lab):
-        yield [Trial(Arm("broken", data=(edit(_out_of_range),)), 0.1, 0, 5)]
-        return Findings("it fits", ())
-
-    (question,) = select(("placement",))
-    for ask in (broken, unbuilt):
-        with pytest.raises(StudyError, match=r"^other cannot be asked: IndexError: out of range$"):
-            run_study(tiny("task"), [replace(question, name="other", ask=ask)], store, Settings(seeds=2))
-
-
-def _out_of_range(task):
-    raise IndexError("out of range")
-
-
-def test_what_does_not_fit_the_network_is_said_before_anything_runs(store, tiny):
-    """Also where a trial that fits is asked for first, and once for all questions that say the same."""
-
-    def ask(lab):
-        yield [Trial(AS_IS, 0.1, 0, 5)]
-        yield [Trial(normalized(None), 0.1, 0, 5)]
-        return Findings("it fits", ())
-
-    questions = [replace(select(("placement",))[0], name=name, ask=ask) for name in ("one", "two")]
-    with pytest.raises(StudyError, match=r"^one, two cannot be asked: .*activation"):
-        run_study(tiny("flat"), questions, store, Settings(seeds=2))
-    assert store.count() == 0
-
-
 def test_networks_with_a_forward_of_their_own_are_studied(store, tiny):
     result = run_study(tiny("unsequential"), select(("placement",)), store, Settings(seeds=2, steps=5))
     assert result.trials_new > 0
     assert not result.failures
 
 
-def test_failed_trials_are_named_and_tried_again(store, tiny):
-    for _ in range(2):
-        result = run_study(tiny("raising"), select(("fewer-steps",)), store, Settings(seeds=2))
-        assert result.trials_new > 0
-        assert result.nothing_finished
-        assert result.answers == ()
-        assert "ran to its end" in result.skipped["fewer-steps"]
-    assert store.count() > 0
-
-
 def test_a_target_that_no_trial_can_give_is_named(store, tiny):
     result = run_study(tiny("lost"), select(("fewer-steps",)), store, Settings(seeds=1))
     assert "no target" in result.skipped["fewer-steps"]
-
-
-def test_failures_come_in_one_order_however_their_trials_ended(store, tiny):
-    run_study(tiny("diverging"), select(("fewer-steps",)), store, Settings(seeds=1))
-    grown = run_study(tiny("diverging"), select(("fewer-steps",)), store, Settings(seeds=2))
-    with Store("sqlite://") as empty:
-        fresh = run_study(tiny("diverging"), select(("fewer-steps",)), empty, Settings(seeds=2))
-    assert len(fresh.failures) > 2
-    assert grown.failures == fresh.failures
 
 
 def test_batches_of_the_smallest_size_cannot_be_made_smaller(store, tiny):
@@ -142,12 +76,6 @@ def test_a_loss_that_is_nan_from_the_start_is_refused(store):
     task = make("nan", loss=lambda output, target: output.sum() * float("nan"))
     with pytest.raises(TaskError, match=r"(?i)nan"):
         run_study(task, select(("fewer-steps",)), store, Settings(seeds=2))
-
-
-@pytest.mark.parametrize("bad", [{"seeds": 0}, {"jobs": 0}, {"steps": 0}, {"timeout": 0.00001}])
-def test_settings_are_checked(bad):
-    with pytest.raises(StudyError, match=next(iter(bad))):
-        Settings(**bad)
 
 
 def command(tiny, url, *more):
@@ -213,9 +141,8 @@ def test_a_study_killed_in_the_middle_goes_on_to_the_same_numbers(tiny, tmp_path
 
 def test_an_a_a_study_is_rarely_called(store, tiny):
     """Arms of one setting with independent streams, through the whole engine: nothing to find."""
-    from normsmith.studies.arms import AS_IS
     from normsmith.studies.statistics import Hypothesis, Pairs, judge
-    from normsmith.studies.trial import Trial, train
+    from normsmith.studies.trial import train
     from normsmith.tasks import load
 
     task = load(tiny())
@@ -233,19 +160,3 @@ def test_an_a_a_study_is_rarely_called(store, tiny):
         (effect,) = judge([Pairs(hypothesis, tuple(range(6)), *finals)])
         called += effect.verdict in (Verdict.HOLDS, Verdict.REVERSED)
     assert called <= 4  # 5 % of 24 is 1.2; more than 4 has probability 0.006
-
-
-def test_what_ran_code_that_no_key_covers_is_not_stored(store, tiny, tmp_path, monkeypatch):
-    (tmp_path / "chosen.py").write_text("WIDTH = 3\n")
-    monkeypatch.setenv("TINY_IMPORT", str(tmp_path / "chosen.py"))
-    for _ in range(2):
-        result = run_study(tiny("loading"), select(("placement",)), store, Settings(seeds=1, steps=2))
-        assert result.answers
-        assert store.count() == result.trials_reused == 0
-        (note,) = result.notes
-        assert f"{result.trials_new} trials ran code of yours that no key covers" in note
-        assert f": {tmp_path / 'chosen.py'}." in note
-    monkeypatch.delenv("TINY_IMPORT")
-    result = run_study(tiny("loading"), select(("placement",)), store, Settings(seeds=1, steps=2))
-    assert store.count() == result.trials_new > 0
-    assert result.notes == ()

@@ -19,7 +19,7 @@ from normsmith.cli.signals import Terminated, terminable
 from normsmith.cli.streams import Unread
 from normsmith.report import check_writable, print_verdicts, to_csv, to_json, write_html
 from normsmith.studies import Settings, Store, StudyResult, run_study, select
-from normsmith.studies.study import SEEDS
+from normsmith.studies.settings import SEEDS
 from normsmith.tasks import load
 from normsmith.tasks.load import FORMS, absolute
 

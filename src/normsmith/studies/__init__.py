@@ -6,10 +6,12 @@ Needs the extra `study`.
 from normsmith import _extras
 
 with _extras.imports_of_extra("study", "normsmith.studies"):
+    from normsmith.studies.progress import Progress
     from normsmith.studies.question import Question, every_question, select
     from normsmith.studies.results import StudyResult, Verdict
+    from normsmith.studies.settings import Settings
     from normsmith.studies.store import Store
-    from normsmith.studies.study import Progress, Settings, run_study
+    from normsmith.studies.study import run_study
 
 __all__ = [
     "Progress",

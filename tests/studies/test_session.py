@@ -1,0 +1,91 @@
+"""Questions go on together and share trials; what cannot be asked, fails, or is not covered is said."""
+
+from dataclasses import replace
+
+import pytest
+
+from normsmith.errors import StudyError
+from normsmith.studies import Settings, Store, run_study, select
+from normsmith.studies.arms import AS_IS, Arm, edit, normalized
+from normsmith.studies.question import Findings
+from normsmith.studies.trial import Trial
+
+
+def test_questions_share_their_trials(store, tiny):
+    one = run_study(tiny(), select(("fewer-steps",)), store, Settings(seeds=2))
+    both = run_study(tiny(), select(("fewer-steps", "placement")), store, Settings(seeds=2))
+    assert both.trials_reused >= one.trials_new
+    assert [answer.question for answer in both.answers] == ["fewer-steps", "placement"]
+
+
+def test_what_cannot_be_asked_is_skipped_with_its_reason(store, tiny):
+    with pytest.raises(StudyError, match="placement cannot be asked"):
+        run_study(tiny("flat"), select(("placement",)), store, Settings(seeds=2))
+    assert store.count() == 0
+
+
+def test_an_error_of_one_question_is_the_reason_why_that_one_is_skipped(store, tiny):
+    def broken(lab):
+        yield from _out_of_range(lab)
+
+    def unbuilt(lab):
+        yield [Trial(Arm("broken", data=(edit(_out_of_range),)), 0.1, 0, 5)]
+        return Findings("it fits", ())
+
+    (question,) = select(("placement",))
+    for ask in (broken, unbuilt):
+        with pytest.raises(StudyError, match=r"^other cannot be asked: IndexError: out of range$"):
+            run_study(tiny("task"), [replace(question, name="other", ask=ask)], store, Settings(seeds=2))
+
+
+def _out_of_range(task):
+    raise IndexError("out of range")
+
+
+def test_what_does_not_fit_the_network_is_said_before_anything_runs(store, tiny):
+    """Also where a trial that fits is asked for first, and once for all questions that say the same."""
+
+    def ask(lab):
+        yield [Trial(AS_IS, 0.1, 0, 5)]
+        yield [Trial(normalized(None), 0.1, 0, 5)]
+        return Findings("it fits", ())
+
+    questions = [replace(select(("placement",))[0], name=name, ask=ask) for name in ("one", "two")]
+    with pytest.raises(StudyError, match=r"^one, two cannot be asked: .*activation"):
+        run_study(tiny("flat"), questions, store, Settings(seeds=2))
+    assert store.count() == 0
+
+
+def test_failed_trials_are_named_and_tried_again(store, tiny):
+    for _ in range(2):
+        result = run_study(tiny("raising"), select(("fewer-steps",)), store, Settings(seeds=2))
+        assert result.trials_new > 0
+        assert result.nothing_finished
+        assert result.answers == ()
+        assert "ran to its end" in result.skipped["fewer-steps"]
+    assert store.count() > 0
+
+
+def test_failures_come_in_one_order_however_their_trials_ended(store, tiny):
+    run_study(tiny("diverging"), select(("fewer-steps",)), store, Settings(seeds=1))
+    grown = run_study(tiny("diverging"), select(("fewer-steps",)), store, Settings(seeds=2))
+    with Store("sqlite://") as empty:
+        fresh = run_study(tiny("diverging"), select(("fewer-steps",)), empty, Settings(seeds=2))
+    assert len(fresh.failures) > 2
+    assert grown.failures == fresh.failures
+
+
+def test_what_ran_code_that_no_key_covers_is_not_stored(store, tiny, tmp_path, monkeypatch):
+    (tmp_path / "chosen.py").write_text("WIDTH = 3\n")
+    monkeypatch.setenv("TINY_IMPORT", str(tmp_path / "chosen.py"))
+    for _ in range(2):
+        result = run_study(tiny("loading"), select(("placement",)), store, Settings(seeds=1, steps=2))
+        assert result.answers
+        assert store.count() == result.trials_reused == 0
+        (note,) = result.notes
+        assert f"{result.trials_new} trials ran code of yours that no key covers" in note
+        assert f": {tmp_path / 'chosen.py'}." in note
+    monkeypatch.delenv("TINY_IMPORT")
+    result = run_study(tiny("loading"), select(("placement",)), store, Settings(seeds=1, steps=2))
+    assert store.count() == result.trials_new > 0
+    assert result.notes == ()
