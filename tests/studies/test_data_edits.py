@@ -10,6 +10,7 @@ from normsmith.studies.arms import AS_IS, edit
 from normsmith.studies.data_edits import (
     batch_size,
     few_classes,
+    few_samples,
     label_noise,
     tensors,
     with_inputs,
@@ -25,7 +26,10 @@ def same(one, other):
     return all(map(torch.equal, one, other))
 
 
-@pytest.mark.parametrize("change", [edit(label_noise, share=0.5), edit(few_classes, classes=2)])
+@pytest.mark.parametrize(
+    "change",
+    [edit(label_noise, share=0.5), edit(few_samples, share=0.5), edit(few_classes, classes=2)],
+)
 def test_training_data_change_and_what_is_evaluated_does_not(change):
     changed = AS_IS.on("x", change).task(task)
     assert not same(example(changed), example(task))
@@ -45,6 +49,15 @@ def test_so_many_labels_are_drawn_anew():
     (_, labels), (_, noisy) = tensors(task, "train"), tensors(label_noise(task, 0.3), "train")
     assert 0 < (labels != noisy).float().mean() < 0.3  # of three classes a third is drawn as it was
     assert noisy.dtype == labels.dtype
+
+
+def test_so_many_samples_are_trained_on_each_with_its_label():
+    whole, few = tensors(task, "train"), tensors(few_samples(task, 0.25), "train")
+    assert len(few[1]) == 48
+    own = {(*row, label) for row, label in zip(whole[0].tolist(), whole[1].tolist(), strict=True)}
+    kept = {(*row, label) for row, label in zip(few[0].tolist(), few[1].tolist(), strict=True)}
+    assert kept < own
+    assert len(kept) == 48
 
 
 @pytest.mark.parametrize("classes", [1, 2])
@@ -78,6 +91,8 @@ def test_the_edited_task_is_made_once_and_an_unedited_one_is_the_task_itself():
         (lambda t: label_noise(t, 0.1), LISTED, "expected train as a pair of tensors"),
         (lambda t: label_noise(t, 0.1), REGRESSION, "expected one class a sample"),
         (lambda t: few_classes(t, 3), task, "more than 3 classes, got 3"),
+        (lambda t: few_samples(t, 0.001), task, "a share of 192 training samples that leaves one or more, got 0.001"),
+        (lambda t: few_samples(t, 1.5), task, "leaves one or more, got 1.5"),
         (lambda t: with_inputs(t, lambda x, split: x), make("ids", model=nn.Identity, **{
             split: (torch.zeros(64, 3, dtype=torch.long), torch.zeros(64, dtype=torch.long))
             for split in ("train", "validation", "test")

@@ -52,6 +52,7 @@ NAMES = {
     initial_weights.scale_hidden_weights: "scale-hidden-weights",
     data_edits.batch_size: "batch-size",
     data_edits.label_noise: "label-noise",
+    data_edits.few_samples: "few-samples",
     data_edits.few_classes: "few-classes",
     inputs.distort: "distort-inputs",
     inputs.correlate: "correlate-inputs",

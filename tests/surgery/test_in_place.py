@@ -16,6 +16,7 @@ OPERATIONS = {
     "insert before": lambda model, x: surgery.insert(model, "layer", "before", batch=x),
     "insert after": lambda model, x: surgery.insert(model, "layer", "after", batch=x),
     "swap": lambda model, x: surgery.swap_activation(model, "tanh", batch=x),
+    "swap for none": lambda model, x: surgery.swap_activation(model, "identity", batch=x),
     "convert": lambda model, x: surgery.convert(model, "group"),
     "freeze": lambda model, x: surgery.freeze(model),
 }

@@ -1,4 +1,4 @@
-"""Edits of a task's data: the size and the make-up of batches, wrong labels.
+"""Edits of a task's data: the size and the make-up of batches, wrong labels, few samples.
 
 An edit takes the task and returns another with the same network. What it draws at random, it draws with a fixed seed: a
 study repeats everything but the data.
@@ -43,6 +43,19 @@ def label_noise(task: Task, share: float) -> Task:
     drawn = torch.randint(len(classes), (len(wrong),), generator=draw)
     noisy[wrong] = torch.tensor(classes, dtype=targets.dtype)[drawn]
     return replace(task, train=(inputs, noisy))
+
+
+@named("few-samples")
+def few_samples(task: Task, share: float) -> Task:
+    """Train on this share of the training samples, drawn at random; validation and test stay."""
+    inputs, targets = tensors(task, "train")
+    kept = round(share * len(targets))
+    if not 0 < kept <= len(targets):
+        raise StudyError(
+            f"expected a share of {len(targets)} training samples that leaves one or more, got {share:g}"
+        )
+    chosen = torch.randperm(len(targets), generator=generator())[:kept]
+    return replace(task, train=(inputs[chosen], targets[chosen]))
 
 
 @named("few-classes")

@@ -159,10 +159,10 @@ class Lab:
         rates = tuple(sorted(self.task.learning_rates))
         return Search(weights, rates, seed, self.steps, rung or None, score, early, detail, self.stream)
 
-    def target(self, controls: Iterable[Arm]) -> Requests[float]:
+    def target(self, controls: Iterable[Arm], detail: Detail = "curve") -> Requests[float]:
         """The metric to reach: the task's, or `CEILING` of the way from the untrained network to the best control.
 
-        The controls are tuned and read on validation.
+        The controls are tuned, in trials of this `detail`, and read on validation.
 
         Raises:
             StudyError: the task has no target, and every trial of its controls crashed; or it has one that the
@@ -174,7 +174,7 @@ class Lab:
             if all(self.reaches(value, self.task.target) for value in untaught):
                 raise _met_already(self.task.target)
             return self.task.target
-        tuned = yield from self.tune(controls, self.shortfall)
+        tuned = yield from self.tune(controls, self.shortfall, detail=detail)
         spans = [span for control in tuned.values() if (span := self._span(control)) is not None]
         if not spans:
             raise StudyError(

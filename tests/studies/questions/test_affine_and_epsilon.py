@@ -1,5 +1,8 @@
 """`affine-and-epsilon`: what γ, β and ε are for."""
 
+import math
+from dataclasses import replace
+
 from tests.contracts.question import QuestionContract, ask, diverged, hash_of, outcome, words
 
 from normsmith.studies.results import Verdict
@@ -42,3 +45,18 @@ def test_two_trials_that_diverged_are_not_said_to_be_alike():
     (alike,) = [effect for effect in findings.effects if "ε" in effect.name]
     assert alike.failed == (8, 8)
     assert alike.verdict is Verdict.INCONCLUSIVE
+
+
+def test_steps_are_counted_at_the_settings_that_end_best_and_shown_beside():
+    findings, asked = ask("affine-and-epsilon", TestAffineAndEpsilon().world, "untargeted")
+    (steps,) = [effect for effect in findings.effects if effect.unit == "steps to target"]
+    assert steps.beside
+    assert steps.verdict is Verdict.NOT_JUDGED
+    assert steps.median == (math.inf, math.inf) or steps.censored, (
+        "without γ and β the target is never reached"
+    )
+    curves = [trial for trial in asked if trial.detail == "curve"]
+    assert len(curves) == 3 * 8
+    assert all(replace(trial, detail="end") in asked for trial in curves)
+    place = findings.tables[0].columns.index("steps to target")
+    assert [row[place] for row in findings.tables[0].rows] == ["20", "never", "20"]

@@ -9,6 +9,7 @@ from tests.studies.tiny import make
 from normsmith.errors import StudyError
 from normsmith.studies import select
 from normsmith.studies.lab import Lab
+from normsmith.studies.questions.regularisation import FEW
 from normsmith.studies.results import Verdict
 
 
@@ -30,6 +31,20 @@ def test_the_sgd_batch_and_the_wrong_labels_are_the_same_in_every_arm():
     said = [words(trial) for trial in asked]
     assert {(each["size"], each["share"]) for each in said} == {(96, 0.3)}
     assert {each.get("ghost_batch_size") for each in said} == {None, 6}
+
+
+def test_the_full_profile_overfits_few_samples_too_and_judges_that():
+    findings, asked = ask("regularisation", TestRegularisation().world, profile="full", seeds=20)
+    few = [words(trial) for trial in asked if words(trial).get("share") == FEW]
+    assert {(each["size"], each.get("ghost_batch_size")) for each in few} == {(48, 6), (48, None)}
+    assert [effect.name for effect in findings.effects] == [
+        "train–test gap: 6 vs 96 samples",
+        "slope of the normalisation noise in the batch size",
+        "train–test gap on few samples: 6 vs 48 samples",
+    ]
+    assert {effect.verdict for effect in findings.effects} == {Verdict.HOLDS}
+    sizes = {line.label: line.x for line in findings.charts[0].lines}
+    assert sizes["few samples, training"] == sizes["few samples, test"] == (6.0, 48.0)
 
 
 def test_a_trial_that_diverged_says_nothing_about_overfitting():

@@ -14,7 +14,10 @@ from normsmith.layers import BatchNorm1d, BatchNormAct2d, BatchRenorm1d
 from normsmith.surgery import Plan, convert, insert, swap_activation
 
 
-@pytest.mark.parametrize(("name", "kind"), [("relu", nn.ReLU), ("tanh", nn.Tanh), ("sigmoid", nn.Sigmoid)])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("relu", nn.ReLU), ("tanh", nn.Tanh), ("sigmoid", nn.Sigmoid), ("identity", nn.Identity)],
+)
 def test_swap_changes_hidden_activations_only(name, kind):
     model = nn.Sequential(*mlp(nn.GELU), nn.Sigmoid())
     plan = swap_activation(model, name)
@@ -50,10 +53,23 @@ def test_hooks_mode_and_attached_norms_go_over_to_the_new_activation():
 
 
 def test_swap_refuses_another_name_and_a_model_without_activations():
-    with pytest.raises(InputError, match="one of relu, tanh, sigmoid"):
+    with pytest.raises(InputError, match="one of relu, tanh, sigmoid, identity"):
         swap_activation(mlp(), "gelu")
     with pytest.raises(SurgeryError, match="found no activation"):
         swap_activation(nn.Sequential(nn.Linear(2, 2)), "relu")
+
+
+def test_what_an_identity_is_given_is_not_overwritten():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Hardtanh(inplace=True), nn.Linear(8, 2))
+    plan = swap_activation(model, "identity")
+    assert [refusal.path for refusal in plan.refusals] == ["1"]
+    assert "overwrites in place" in plan.refusals[0].reason
+    linear = swap_activation(mlp(), "identity").apply()
+    x, y = torch.randn(2, 5, 4, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            linear.double()(x) + linear(y), 2 * linear((x + y) / 2), rtol=1e-6, atol=1e-9
+        )
 
 
 class Attribute(nn.Module):

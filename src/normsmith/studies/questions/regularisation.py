@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from normsmith.errors import StudyError
 from normsmith.studies.arms import Arm, edit
-from normsmith.studies.data_edits import batch_size, label_noise
+from normsmith.studies.data_edits import batch_size, few_samples, label_noise
 from normsmith.studies.figures import (
     arms_table,
     band,
@@ -36,12 +36,17 @@ SMALL = 16
 """The number of parts at which the gap is judged."""
 WRONG = 0.3
 """The share of training labels that are drawn anew: something to overfit."""
+FEW = 0.25
+"""The share of training samples that the full profile trains on too, with right labels: another thing to overfit."""
 SLOPE = -0.5
 """Of the noise in the size of the batch, on logarithmic scales, where samples are independent."""
 
 
 def ask(lab: Lab) -> Requests[Findings]:
-    """Train on wrong labels at one SGD batch with ever smaller normalised parts, and compare how much is overfitted."""
+    """Train on wrong labels at one SGD batch with ever smaller normalised parts, and compare how much is overfitted.
+
+    The full profile does the same on few samples, with two sizes of the parts.
+    """
     size = min(LARGE, length(lab.task.train) // 2)
     least = max(4 * SMALL, FEWEST * NOISE_SIZES[1])
     if length(lab.task.train) < least:
@@ -52,16 +57,22 @@ def ask(lab: Lab) -> Requests[Findings]:
     arms = {
         size // parts: _arm(lab, size, size // parts) for parts in PARTS[lab.profile] if size // parts > 1
     }
-    flat = yield from lab.tune(arms.values(), lab.shortfall, detail="end")
+    parts_of_few = (size // SMALL, size // 2) if lab.profile == "full" else ()
+    on_few = {own: _arm_on_few(lab, size // 2, own) for own in parts_of_few}
+    flat = yield from lab.tune([*arms.values(), *on_few.values()], lab.shortfall, detail="end")
     measured = {own: _measured(flat[arm], arm, whole=own == size) for own, arm in arms.items()}
-    yield [trial for each in measured.values() for trial in lab.trials(each).values()]
-    effects = lab.judge([_gap(lab, measured, size), _slope(lab, measured[size])])
-    best = list(measured.values())
+    few = {own: _measured(flat[arm], arm, whole=False) for own, arm in on_few.items()}
+    best = [*measured.values(), *few.values()]
+    yield [trial for each in best for trial in lab.trials(each).values()]
+    pairs = [_gap(lab, measured, (size // SMALL, size)), _slope(lab, measured[size])]
+    if few:
+        pairs.append(_gap(lab, few, (size // SMALL, size // 2), " on few samples"))
+    effects = lab.judge(pairs)
     return Findings(
         headline=headline("Batch norm regularises, and less at larger batches", effects),
         effects=effects,
         charts=(
-            _gaps(lab, measured),
+            _gaps(lab, measured, few),
             _noise(lab, measured[size]),
             rate_response(lab, flat.values()),
             chosen_settings(best),
@@ -71,6 +82,14 @@ def ask(lab: Lab) -> Requests[Findings]:
             f"The SGD batch stays at {size}; so many of its samples are normalised together. {WRONG:.0%} of the "
             "training labels are drawn anew, the same for every arm and seed; validation and test are as they are. The "
             "gap is the metric on the training data, wrong labels included, in evaluation, less that on test.",
+            *(
+                [
+                    f"“Few samples”: {FEW:.0%} of the training data, the same for every arm and seed, with their right "
+                    f"labels, at an SGD batch of {size // 2}."
+                ]
+                if few
+                else []
+            ),
             *edge_notes(flat.values()),
         ),
     )
@@ -81,6 +100,13 @@ def _arm(lab: Lab, size: int, normalised: int) -> Arm:
     arm = lab.normalized(None) if normalised == size else lab.normalized(None, ghost_batch_size=normalised)
     data = edit(batch_size, size=size), edit(label_noise, share=WRONG)
     return arm.on(f"{arm.name}, {normalised} samples", *data)
+
+
+def _arm_on_few(lab: Lab, size: int, normalised: int) -> Arm:
+    """Batch norm over so many samples at a time, on few samples with right labels."""
+    arm = lab.normalized(None) if normalised == size else lab.normalized(None, ghost_batch_size=normalised)
+    data = edit(few_samples, share=FEW), edit(batch_size, size=size)
+    return arm.on(f"{arm.name}, {normalised} of few samples", *data)
 
 
 def _measured(tuned: Tuned, arm: Arm, *, whole: bool) -> Tuned:
@@ -102,21 +128,26 @@ def _gap_of(lab: Lab) -> Measure:
     return measure
 
 
-def _gap(lab: Lab, measured: Mapping[int, Tuned], size: int) -> Pairs:
-    """The pairs of the hypothesis that less is overfitted where fewer samples are normalised together."""
-    few, all_ = measured[size // SMALL], measured[size]
+def _gap(lab: Lab, measured: Mapping[int, Tuned], sizes: tuple[int, int], on: str = "") -> Pairs:
+    """The pairs of the hypothesis that less is overfitted where fewer samples are normalised together.
+
+    `sizes` are the smaller and the larger number of them, `on` the data where they are others.
+    """
+    less, more = sizes
     hypothesis = Hypothesis(
-        name=f"train–test gap: {size // SMALL} vs {size} samples",
-        text=f"the gap is more than 2 points smaller with {size // SMALL} samples normalised together than with {size}",
-        treatment=few.arm.name,
-        control=all_.arm.name,
+        name=f"train–test gap{on}: {less} vs {more} samples",
+        text=f"the gap{on} is more than 2 points smaller with {less} samples normalised together than with {more}",
+        treatment=measured[less].arm.name,
+        control=measured[more].arm.name,
         unit="points of the gap",
         scale="difference",
         margin=2.0,
         better="lower",
     )
-    pairs = lab.compare(hypothesis, few, all_, _gap_of(lab))
-    return lab.where_both_learn(pairs, few, all_, "a network that does not learn overfits nothing")
+    pairs = lab.compare(hypothesis, measured[less], measured[more], _gap_of(lab))
+    return lab.where_both_learn(
+        pairs, measured[less], measured[more], "a network that does not learn overfits nothing"
+    )
 
 
 def _slope(lab: Lab, measured: Tuned) -> Pairs:
@@ -136,16 +167,20 @@ def _slope(lab: Lab, measured: Tuned) -> Pairs:
     return lab.pairs(hypothesis, slopes, dict.fromkeys(slopes, (SLOPE, 0)), lab.diverged(measured, measured))
 
 
-def _gaps(lab: Lab, measured: Mapping[int, Tuned]) -> Chart:
+def _gaps(lab: Lab, measured: Mapping[int, Tuned], few: Mapping[int, Tuned]) -> Chart:
     """The metric on test and on training data against the number of samples that are normalised together."""
-    line = {float(own): tuned for own, tuned in measured.items()}
+    lines = {"wrong labels": measured, **({"few samples": few} if few else {})}
     return response(
         lab,
-        {"test": line, "training, wrong labels included": line},
+        {
+            f"{data}, {split}": {float(own): tuned for own, tuned in line.items()}
+            for data, line in lines.items()
+            for split in ("test", "training")
+        },
         name="sizes",
         title="Final metric by the number of samples that are normalised together",
         to="samples normalised together",
-        measures={"training, wrong labels included": probe("training metric")},
+        measures={f"{data}, training": probe("training metric") for data in lines},
     )
 
 
@@ -175,8 +210,9 @@ QUESTION = Question(
     source="Ioffe & Szegedy 2015, section 3.4; Luo et al. 2019 (an explicit penalty, from the noise); Hoffer et al. "
     "2017 (ghost batches: a smaller gap at large batches)",
     method="Batches of 256 for SGD with 30 % of the training labels drawn anew; statistics are taken over the whole "
-    "batch or over parts of it. Each arm and seed at its own best initial weights and learning rate; the metric on "
-    "training data less that on test, paired by seed. The noise is measured in the trained network at batches of 8 to "
+    "batch or over parts of it; in the full profile also of 128, on a quarter of the data with right labels. Each arm "
+    "and seed at its own best initial weights and learning rate; the metric on training data less that on test, paired "
+    "by seed. The noise is measured in the trained network at batches of 8 to "
     "128.",
     ask=ask,
     profiles=("full",),

@@ -26,14 +26,19 @@ from normsmith.surgery.plans.edits import ModuleEdit
 from normsmith.surgery.plans.operation import Decisions, operation
 from normsmith.surgery.plans.plan import Change, Plan
 
-_SWAPS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+_SWAPS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "identity": nn.Identity,
+}
 
 _KEEPING_THEIR_RESULT = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.ELU, nn.CELU, nn.SELU)
 """Activations whose gradients are computed from their results; all that is swapped in are."""
 
 
 def swap_activation(model: nn.Module, activation: str, *, batch: Any = None, forward: Forward = call) -> Plan:
-    """Plan to replace every activation by "relu", "tanh" or "sigmoid".
+    """Plan to replace every activation by "relu", "tanh" or "sigmoid", or by "identity", which leaves none.
 
     Activations after the last layer with weights are the network's output and stay, as do gates (squeeze and
     excitation) and those that are what is asked for. Mode, hooks and norms that hang on an activation go over to
@@ -78,7 +83,7 @@ def _find(model: nn.Module, activation: str, batch: Any, forward: Forward) -> De
         elif type(module) is kind:
             kept.append(Remark(path, f"it is {kind.__name__} already"))
         elif (
-            reason_ := _obstacle(module, kind, is_hidden, locations) or _written(graph, module)
+            reason_ := _obstacle(module, kind, is_hidden, locations) or _written(graph, module, kind)
         ) is not None:
             refusals.append(Refusal(path, reason_))
         else:
@@ -161,15 +166,17 @@ def _obstacle(
     return bound or locations.code.why_bound(activation, kind())
 
 
-def _written(graph: Graph, activation: nn.Module) -> str | None:
+def _written(graph: Graph, activation: nn.Module, kind: type[nn.Module]) -> str | None:
     """Why an activation must stay the one that it is because of what is overwritten in place, if so.
 
-    The new ones make a new tensor, which they keep for their gradients.
+    The new ones make a new tensor, which they keep for their gradients; an identity makes none.
     """
     for event in graph.of(activation):
         if (reason := read_in_place(graph, event)) is not None:
             return reason
         writers = graph.overwritten_by(event)
+        if writers and kind is nn.Identity:
+            return f"{writers[0].name} overwrites in place what it returns, which would be what an identity is given"
         if writers and not isinstance(activation, _KEEPING_THEIR_RESULT):
             return f"{writers[0].name} overwrites in place what it returns, which the new one needs for gradients"
     return None
