@@ -30,7 +30,9 @@ def test_groups_that_are_none(unchecked):
         assert group_of(model, dist.group.WORLD) is dist.group.WORLD
         assert group_of(model, None) is None
         assert group_of(nn.parallel.DistributedDataParallel(model), None) is dist.group.WORLD
-        with pytest.raises(InputError, match="expected a process group, 'world' or None, got 'all'"):
+        with pytest.raises(
+            InputError, match="expected a process group, a FolderGroup, 'world' or None, got 'all'"
+        ):
             group_of(model, "all")
     finally:
         dist.destroy_process_group()

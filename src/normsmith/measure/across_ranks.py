@@ -1,22 +1,31 @@
-"""Passes that several ranks make together: which ranks, and how what each of them measured is merged."""
+"""Passes that several ranks or parties make together: which, and how what each of them measured is merged."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from normsmith._text import error_text
+from normsmith.anatomy.forward import unwrapped
 from normsmith.errors import InputError, SyncError
+from normsmith.measure.fingerprint import fingerprint
+from normsmith.measure.folder_group import FolderExchange, FolderGroup
+from normsmith.measure.layers import MeasuredLayer
 from normsmith.measure.meter import merged_on_cpu
 from normsmith.ops import Moments
 
-Group = dist.ProcessGroup | Literal["world"] | None
+Group = dist.ProcessGroup | FolderGroup | Literal["world"] | None
+"""What a caller names those by who measure together."""
+
+Together = dist.ProcessGroup | FolderExchange | None
+"""Those who measure together: ranks of torch.distributed, parties with a shared folder, or None for nobody else."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,25 @@ class PassResult:
         """The numbers of the layers that were called more than once in that forward."""
         return tuple(number for number, times in Counter(self.calls).items() if times > 1)
 
+    def to_plain(self) -> dict[str, Any]:
+        """The same as what JSON holds, to the last digit."""
+        return {
+            "moments": [None if part is None else _plain(part) for part in self.moments],
+            "loss": self.loss,
+            "samples": self.samples,
+            "calls": list(self.calls),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> PassResult:
+        """What `to_plain` made, read again.
+
+        >>> PassResult.from_plain(PassResult((None,), 0.5, 3, (0, 0)).to_plain())
+        PassResult(moments=(None,), loss=0.5, samples=3, calls=(0, 0))
+        """
+        moments = tuple(None if part is None else _moments(part) for part in plain["moments"])
+        return cls(moments, float(plain["loss"]), int(plain["samples"]), tuple(map(int, plain["calls"])))
+
 
 @dataclass(frozen=True)
 class RankFailure:
@@ -47,34 +75,44 @@ class RankFailure:
     error: str
 
 
-def group_of(model: nn.Module, group: Group) -> dist.ProcessGroup | None:
-    """The ranks to measure with: those given, else those of a DistributedDataParallel model, else none.
+def group_of(model: nn.Module, group: Group, apart: Iterable[MeasuredLayer] = ()) -> Together:
+    """Those to measure with: the ones given, else the ranks of a DistributedDataParallel model, else none.
+
+    `apart`: layers whose running statistics may differ between parties, whose models are the same otherwise.
 
     Raises:
         InputError: a group is given that is none, or torch.distributed is not initialised.
+        SyncError: a party with a shared folder has another model, or is not there in time.
     """
     if group is None:
         return model.process_group if isinstance(model, DistributedDataParallel) else None
+    if isinstance(group, FolderGroup):
+        return FolderExchange(group, fingerprint(unwrapped(model), apart))
     if not (dist.is_available() and dist.is_initialized()):
         raise InputError(
             "group: expected torch.distributed to be initialised, got no default group; call "
             "torch.distributed.init_process_group, or drop group"
         )
     if isinstance(group, str) and group != "world":
-        raise InputError(f"group: expected a process group, 'world' or None, got {group!r}")
+        raise InputError(f"group: expected a process group, a FolderGroup, 'world' or None, got {group!r}")
     return dist.group.WORLD if isinstance(group, str) else group
 
 
-def merged_across_ranks(work: Callable[[], PassResult], group: dist.ProcessGroup | None) -> PassResult:
+def merged_across_ranks(
+    work: Callable[[], PassResult], group: Together, *, again: bool = False
+) -> PassResult:
     """Do this rank's work, and merge its result with those of all ranks, which get the same.
 
-    Ranks with fewer batches wait. An error on one rank is told to all, so that none waits for ever.
+    Ranks with fewer batches wait. An error on one rank is told to all, so that none waits for ever. Of parties with a
+    shared folder, one that was stopped does not do work again whose result it has sent, unless `again` says so.
 
     Raises:
         SyncError: another rank failed, or did not arrive in time.
     """
     if group is None:
         return work()
+    if isinstance(group, FolderExchange):
+        return _merged(group.gather(work, PassResult.to_plain, PassResult.from_plain, again=again))
     try:
         mine = work()
     except Exception as error:
@@ -109,3 +147,17 @@ def _merged(results: Sequence[PassResult]) -> PassResult:
     loss = sum(result.loss * result.samples for result in results)
     calls = max((result.calls for result in results), key=len)
     return PassResult(moments, loss / max(samples, 1), samples, calls)
+
+
+def _plain(moments: Moments) -> dict[str, Any]:
+    return {
+        name: value.tolist() if isinstance(value, Tensor) else value
+        for name, value in moments._asdict().items()
+    }
+
+
+def _moments(plain: Mapping[str, Any]) -> Moments:
+    def tensor(value: Any) -> Any:
+        return torch.tensor(value, dtype=torch.float64) if isinstance(value, list) else float(value)
+
+    return Moments(**{name: tensor(plain[name]) for name in Moments._fields})

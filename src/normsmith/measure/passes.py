@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from normsmith._torch import buffers_of, leaves_of, version_of
@@ -18,7 +18,7 @@ from normsmith.anatomy.preserve import preserved
 from normsmith.layers import use_mask
 from normsmith.layers.batches import Select, tensor_of_batch
 from normsmith.layers.statistics import StatisticsBase
-from normsmith.measure.across_ranks import PassResult, merged_across_ranks
+from normsmith.measure.across_ranks import PassResult, Together, merged_across_ranks
 from normsmith.measure.inputs import CurrentBatch, measured_inputs
 from normsmith.measure.layers import MeasuredLayer
 from normsmith.measure.meter import Meter, merged_on_cpu, packed
@@ -91,7 +91,7 @@ class Passes:
     - `forward`: `forward(model, batch)`; by default the usual one.
     - `mask`: what of a batch tells its valid elements: a key, an index or a function of the batch.
     - `dropout`: whether all layers but those with running statistics are in training mode.
-    - `group`: the ranks that measure together.
+    - `group`: the ranks or parties that measure together, from `group_of`.
 
     >>> from normsmith.measure import measurable_layers
     >>> model = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 2), nn.BatchNorm1d(2))
@@ -109,7 +109,7 @@ class Passes:
     forward: Forward = call
     mask: Select = None
     dropout: bool = False
-    group: dist.ProcessGroup | None = None
+    group: Together = None
 
     @contextmanager
     def borrowed_model(self) -> Iterator[None]:
@@ -154,7 +154,8 @@ class Passes:
         try:
             for meter in meters:
                 meter.measured.normalise_by(meter.own)
-            return merged_across_ranks(lambda: self._pass(batches, meters, rule, loss, sample), self.group)
+            work = partial(self._pass, batches, meters, rule, loss, sample)
+            return merged_across_ranks(work, self.group, again=sample is not None)
         finally:
             for layer, old in zip(self.layers, held, strict=True):
                 layer.normalise_by(old)

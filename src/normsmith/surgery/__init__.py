@@ -3,6 +3,7 @@
 from normsmith.anatomy.graph import Event, Graph, Residual
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.trace import trace
+from normsmith.measure.folder_group import FolderGroup
 from normsmith.surgery.checkpoints.checkpoint import Checkpoint
 from normsmith.surgery.checkpoints.layout import save_checkpoint
 from normsmith.surgery.checkpoints.load import load_checkpoint
@@ -12,6 +13,8 @@ from normsmith.surgery.operations.convert import convert
 from normsmith.surgery.operations.fold.fold import fold, fold_pairs
 from normsmith.surgery.operations.freeze import freeze
 from normsmith.surgery.operations.insert import insert
+from normsmith.surgery.operations.merge.average import average
+from normsmith.surgery.operations.merge.merge_statistics import merge_statistics
 from normsmith.surgery.operations.place import place
 from normsmith.surgery.operations.recalibrate import LayerStatistics, Recalibration, recalibrate
 from normsmith.surgery.operations.set_momentum import set_momentum
@@ -28,6 +31,7 @@ __all__ = [
     "Event",
     "Expectation",
     "FoldedNorm",
+    "FolderGroup",
     "Graph",
     "LayerStatistics",
     "Plan",
@@ -37,12 +41,14 @@ __all__ = [
     "Residual",
     "Verification",
     "adapt",
+    "average",
     "convert",
     "fold",
     "fold_pairs",
     "freeze",
     "insert",
     "load_checkpoint",
+    "merge_statistics",
     "place",
     "recalibrate",
     "save_checkpoint",

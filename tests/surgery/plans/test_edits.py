@@ -12,12 +12,12 @@ from torch import nn
 from normsmith.surgery.placement.sequential import Rearrangement
 from normsmith.surgery.plans.edits import (
     AttributeEdit,
-    BufferEdit,
     Edit,
     FollowMode,
     ModuleEdit,
     ParameterEdit,
     RequireUnchanged,
+    ValueEdit,
     do_all,
     done,
     undo_all,
@@ -32,7 +32,7 @@ def edits() -> list[tuple[nn.Module, Edit]]:
         (model, ModuleEdit(((model, "2"),), model[2], nn.Tanh())),
         (model, children),
         (model, ParameterEdit(model[0], "bias", model[0].bias, None)),
-        (model, BufferEdit(model[1], "running_mean", torch.ones(8))),
+        (model, ValueEdit(model[1], "running_mean", torch.ones(8))),
         (model, AttributeEdit(model[1], "momentum", 0.5)),
         (model, AttributeEdit(model[1].weight, "requires_grad", False)),
     ]
@@ -55,7 +55,7 @@ def test_an_edit_does_and_undoes(index):
 def test_an_edit_is_undoable_only_once_it_is_done(index):
     _, edit = edits()[index]
     # the values of a buffer are free to change in training, so a buffer edit asks for the shape alone
-    assert edit.is_undoable() == isinstance(edit, BufferEdit)
+    assert edit.is_undoable() == isinstance(edit, ValueEdit)
 
 
 def test_the_methods_of_an_edit_are_for_its_kinds_to_write():
@@ -214,14 +214,14 @@ def test_an_optimizers_state_goes_over_where_asked(keeps_state):
     assert list(edit.touches()) == [layer]
 
 
-# BufferEdit
+# ValueEdit
 
 
 def test_a_buffer_stays_the_same_tensor_and_gets_its_bits_back():
     layer = nn.BatchNorm1d(2)
     layer.running_mean.copy_(torch.tensor([float("nan"), 0.1]))
     buffer, before = layer.running_mean, state_of(layer)
-    edit = BufferEdit(layer, "running_mean", torch.tensor([1.0, 2.0]))
+    edit = ValueEdit(layer, "running_mean", torch.tensor([1.0, 2.0]))
     assert edit.is_possible()
     edit.do()
     assert layer.running_mean is buffer
@@ -241,14 +241,14 @@ def test_a_buffer_stays_the_same_tensor_and_gets_its_bits_back():
 )
 def test_a_buffer_that_changed_since_is_not_written(change):
     layer = nn.BatchNorm1d(2)
-    edit = BufferEdit(layer, "running_mean", torch.ones(2))
+    edit = ValueEdit(layer, "running_mean", torch.ones(2))
     change(layer)
     assert not edit.is_possible()
 
 
 def test_a_buffer_is_given_back_in_the_dtype_that_it_has_then():
     layer = nn.BatchNorm1d(2)
-    edit = BufferEdit(layer, "running_mean", torch.ones(2))
+    edit = ValueEdit(layer, "running_mean", torch.ones(2))
     edit.do()
     layer.double()
     assert edit.is_undoable()

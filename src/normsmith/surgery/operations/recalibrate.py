@@ -192,8 +192,9 @@ def recalibrate(
             torch are measured over valid elements too.
         dropout: whether all but the norms is in training mode, so that dropout drops.
         loss: `loss(output, batch)`, the mean over the batch; takes a pass before and one after.
-        group: ranks that measure together, each with its own loader of any length: a process group, "world", or
-            None: the ranks of DistributedDataParallel, if it is that, or this process alone.
+        group: ranks that measure together, each with its own loader of any length: a process group, "world", a
+            `FolderGroup` of parties that share a folder and nothing else, or None: the ranks of
+            DistributedDataParallel, if it is that, or this process alone.
         gap: which batches tell it in fast mode; "all" wherever a pass over them is made anyway.
         max_passes: for "exact": the most passes over the batches, at least 2, those for `loss_before` not counted.
 
@@ -225,7 +226,7 @@ def recalibrate(
     measurable = measurable_layers(model, only)
     layers = measurable.all_for("recalibrate")
     check_runnable(unwrapped(model))
-    passes = Passes(unwrapped(model), layers, forward, mask, dropout, group_of(model, group))
+    passes = Passes(unwrapped(model), layers, forward, mask, dropout, group_of(model, group, layers))
     own = [layer.statistics() for layer in layers]
     population = Population(passes, loader, own, loss=loss)
     with passes.borrowed_model():

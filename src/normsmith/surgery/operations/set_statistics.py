@@ -14,7 +14,7 @@ from normsmith.anatomy.remark import Remark
 from normsmith.errors import SurgeryError
 from normsmith.layers.batch_renorm import RenormBase
 from normsmith.measure.layers import MeasuredLayer, measurable_layers
-from normsmith.surgery.plans.edits import BufferEdit
+from normsmith.surgery.plans.edits import ValueEdit
 from normsmith.surgery.plans.operation import operation
 from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation
@@ -43,7 +43,7 @@ def set_statistics(model: nn.Module, statistics: Mapping[str, Mapping[str, Seque
     measurable = measurable_layers(model, inputs=False)
     layers = {measured.path: measured for measured in measurable.some_for("set_statistics")}
     changes: list[Change] = []
-    edits: list[BufferEdit] = []
+    edits: list[ValueEdit] = []
     warnings: list[Remark] = []
     for path, given in statistics.items():
         if path not in layers:
@@ -52,7 +52,7 @@ def set_statistics(model: nn.Module, statistics: Mapping[str, Mapping[str, Seque
                 f"are {', '.join(map(repr, layers))}"
             )
         new = {name: _checked(layers[path], name, values) for name, values in given.items()}
-        edits += [BufferEdit(layers[path].layer, name, tensor) for name, tensor in new.items()]
+        edits += [ValueEdit(layers[path].layer, name, tensor) for name, tensor in new.items()]
         before, after = (_fault(layers[path], {}), _fault(layers[path], new))
         changes.append(_change(layers[path], new, None if after is not None else before))
         if after is not None:

@@ -20,7 +20,7 @@ from normsmith.layers.batch_renorm import RenormBase
 from normsmith.layers.schedules import Schedule, scaled
 from normsmith.layers.statistics import StatisticsBase
 from normsmith.measure.layers import why_kept, why_not_now
-from normsmith.surgery.plans.edits import AttributeEdit, BufferEdit, Edit
+from normsmith.surgery.plans.edits import AttributeEdit, Edit, ValueEdit
 from normsmith.surgery.plans.operation import operation
 from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation
@@ -184,7 +184,7 @@ def _started(layer: RenormBase, times: _Times) -> tuple[list[Edit], Change]:
     if momentum is not None:
         momentum = 1 - (1 - momentum) ** times.scale
     edits: list[Edit] = [
-        BufferEdit(layer, "num_batches_tracked", torch.full_like(layer.num_batches_tracked, step)),
+        ValueEdit(layer, "num_batches_tracked", torch.full_like(layer.num_batches_tracked, step)),
         AttributeEdit(layer, "momentum", momentum),
     ]
     schedule = layer.schedule
@@ -196,7 +196,7 @@ def _started(layer: RenormBase, times: _Times) -> tuple[list[Edit], Change]:
     why = f"{times.remaining} steps to come" if times.bounds != "keep" else "its schedule stays"
     std = buffers_of(layer).get("running_std")
     if std is not None and layer.running_var is not None and bool((std == 1).all()):
-        edits.append(BufferEdit(layer, "running_std", (layer.running_var + layer.epsilon).sqrt()))
+        edits.append(ValueEdit(layer, "running_std", (layer.running_var + layer.epsilon).sqrt()))
         why += ", running_std from running_var"
     before = f"{_shown(layer.momentum)}, schedule {layer.schedule}"
     return edits, Change("", before, f"{_shown(momentum)}, step {step}, schedule {schedule}", why)

@@ -158,10 +158,10 @@ class ParameterEdit(Edit):
 
 
 @dataclass(frozen=True, eq=False)
-class BufferEdit(Edit):
-    """Write other values into a module's buffer; it stays the same tensor. `undo` writes the old ones, bit for bit.
+class ValueEdit(Edit):
+    """Write other values into a module's buffer or parameter, which stays the same tensor; `undo` writes the old ones.
 
-    The buffer is looked up each time: `module.double()` and the like give a module other ones.
+    The tensor is looked up each time: `module.double()` and the like give a module other buffers.
     """
 
     module: nn.Module
@@ -170,31 +170,31 @@ class BufferEdit(Edit):
     old: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "old", self._buffer.detach().clone())
+        object.__setattr__(self, "old", self._tensor.detach().clone())
 
     def is_possible(self) -> bool:
-        return _same_bits(buffers_of(self.module).get(self.name), self.old)
+        return _same_bits(_tensors(self.module).get(self.name), self.old)
 
     def is_undoable(self) -> bool:
-        buffer = buffers_of(self.module).get(self.name)
-        return buffer is not None and buffer.shape == self.old.shape
+        tensor = _tensors(self.module).get(self.name)
+        return tensor is not None and tensor.shape == self.old.shape
 
     def do(self) -> None:
         with torch.no_grad():
-            self._buffer.copy_(self.new)
+            self._tensor.copy_(self.new)
 
     def undo(self) -> None:
         with torch.no_grad():
-            self._buffer.copy_(self.old)
+            self._tensor.copy_(self.old)
 
     def touches(self) -> Iterable[nn.Module]:
         return (self.module,)
 
     @property
-    def _buffer(self) -> Tensor:
-        buffer = buffers_of(self.module)[self.name]
-        assert buffer is not None  # as planned, and as `is_possible` and `is_undoable` have seen
-        return buffer
+    def _tensor(self) -> Tensor:
+        tensor = _tensors(self.module)[self.name]
+        assert tensor is not None  # as planned, and as `is_possible` and `is_undoable` have seen
+        return tensor
 
 
 @dataclass(frozen=True, eq=False)
