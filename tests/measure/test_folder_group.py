@@ -91,8 +91,8 @@ def test_other_weights_are_refused_by_everybody_who_sees_them(tmp_path):
     models["c"][3].weight.data += 1
     results = together(tmp_path, models, clients())
     assert all(isinstance(error, SyncError) for error in results.values())
-    assert "another at c: 3.weight differs" in str(results["a"])
-    assert "another at a: 3.weight differs" in str(results["c"])
+    assert "others at c: 3.weight differs" in str(results["a"])
+    assert "others at a: 3.weight differs" in str(results["c"])
 
 
 def test_another_structure_is_told(tmp_path):
@@ -100,7 +100,19 @@ def test_another_structure_is_told(tmp_path):
     models = {name: deepcopy(model) for name in MEMBERS}
     models["b"].append(nn.Linear(4, 1).double())
     results = together(tmp_path, models, clients())
-    assert "another at b: 9.weight is in one of the two only" in str(results["a"])
+    assert "others at b: 9.weight is in one of the two only" in str(results["a"])
+
+
+def test_other_settings_are_told(tmp_path):
+    model, data = deep(), clients()
+
+    def one(name):
+        group = FolderGroup(tmp_path, name, ("a", "b"), timeout=20)
+        with pytest.raises(SyncError, match=r"\(settings\) differs"):
+            recalibrate(deepcopy(model), data[name], mode="exact" if name == "a" else "fast", group=group)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(one, "ab"))
 
 
 def test_a_folder_of_another_exchange_is_refused(tmp_path):
@@ -138,7 +150,7 @@ def test_half_a_file_is_waited_for(tmp_path, text):
 
 def test_what_cannot_be_read_is_told_with_its_file(tmp_path):
     (tmp_path / "round-001-b.json").write_text('{"value": {"moments": 3}}')
-    (tmp_path / "round-000-b.json").write_text('{"value": {}}')
+    (tmp_path / "round-000-b.json").write_text('{"value": {"(members)": "a, b"}}')
     exchange = FolderExchange(FolderGroup(tmp_path, "a", ["a", "b"]), {})
     with pytest.raises(SyncError, match=r"round-001-b\.json: expected what b measured"):
         exchange.gather(lambda: 1, lambda value: {"moments": [value]}, lambda value: value["moments"][0])

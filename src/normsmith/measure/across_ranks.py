@@ -75,10 +75,15 @@ class RankFailure:
     error: str
 
 
-def group_of(model: nn.Module, group: Group, apart: Iterable[MeasuredLayer] = ()) -> Together:
+def group_of(
+    model: nn.Module, group: Group, apart: Iterable[MeasuredLayer] = (), settings: str = ""
+) -> Together:
     """Those to measure with: the ones given, else the ranks of a DistributedDataParallel model, else none.
 
-    `apart`: layers whose running statistics may differ between parties, whose models are the same otherwise.
+    Args:
+        model, group: as the caller was given them.
+        apart: layers whose running statistics may differ between parties, whose models are the same otherwise.
+        settings: what else parties must have in common, in words.
 
     Raises:
         InputError: a group is given that is none, or torch.distributed is not initialised.
@@ -87,7 +92,7 @@ def group_of(model: nn.Module, group: Group, apart: Iterable[MeasuredLayer] = ()
     if group is None:
         return model.process_group if isinstance(model, DistributedDataParallel) else None
     if isinstance(group, FolderGroup):
-        return FolderExchange(group, fingerprint(unwrapped(model), apart))
+        return FolderExchange(group, {"(settings)": settings, **fingerprint(unwrapped(model), apart)})
     if not (dist.is_available() and dist.is_initialized()):
         raise InputError(
             "group: expected torch.distributed to be initialised, got no default group; call "

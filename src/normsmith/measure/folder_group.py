@@ -25,9 +25,10 @@ class FolderGroup:
     reads them; all then merge the same numbers. What leaves a party are counts, means and sums of squares for each
     channel, as text (JSON); no data, and no code. A file appears whole or not at all.
 
-    The first round tells the members' models apart: with another structure or other weights than the others' nobody
-    takes part. A party that was stopped starts again with the same call, reads what it wrote itself in earlier rounds,
-    and goes on where it was. So one folder is for one exchange; the next one needs an empty folder.
+    The first round tells the members' models apart: with another structure, other weights or other settings of the
+    call than the others' nobody takes part. A party that was stopped starts again with the same call, reads what it
+    wrote itself in earlier rounds, and goes on where it was. So one folder is for one exchange; the next one needs an
+    empty folder.
 
     Args:
         folder: the shared folder; it is made where there is none.
@@ -68,7 +69,7 @@ class FolderExchange:
 
     Args:
         group: the parties and their folder.
-        model: what tells this party's model from others, name → digest, which must be the same for all.
+        model: what tells this party's call from others, name → digest, which must be the same for all.
 
     Raises:
         SyncError: another party has another model, or did not write in time; the folder is of another exchange.
@@ -78,7 +79,7 @@ class FolderExchange:
         self._group, self._round = group, 0
         with explained(self._failure(group.folder)):
             group.folder.mkdir(parents=True, exist_ok=True)
-        mine = dict(model)
+        mine = {"(members)": ", ".join(group.members), **model}
         own = self._read(0, group.name)
         if own is not None and own.get("value") != mine:
             raise SyncError(
@@ -88,8 +89,8 @@ class FolderExchange:
         for member, theirs in zip(group.members, self.gather(lambda: mine, _same, _same), strict=True):
             if theirs != mine:
                 raise SyncError(
-                    f"expected the same model at all parties, got another at {member}: {_difference(theirs, mine)}; "
-                    "send one state dict to all parties, and take an empty folder"
+                    f"expected the same model and settings at all parties, got others at {member}: "
+                    f"{_difference(theirs, mine)}; send one state dict to all, and take an empty folder"
                 )
 
     def gather(

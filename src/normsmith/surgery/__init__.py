@@ -16,6 +16,7 @@ from normsmith.surgery.operations.insert import insert
 from normsmith.surgery.operations.merge.average import average
 from normsmith.surgery.operations.merge.merge_statistics import merge_statistics
 from normsmith.surgery.operations.place import place
+from normsmith.surgery.operations.prune.prune import prune
 from normsmith.surgery.operations.recalibrate import LayerStatistics, Recalibration, recalibrate
 from normsmith.surgery.operations.set_momentum import set_momentum
 from normsmith.surgery.operations.set_statistics import set_statistics
@@ -50,6 +51,7 @@ __all__ = [
     "load_checkpoint",
     "merge_statistics",
     "place",
+    "prune",
     "recalibrate",
     "save_checkpoint",
     "set_momentum",

@@ -12,6 +12,7 @@ from torch import nn
 from normsmith.surgery.placement.sequential import Rearrangement
 from normsmith.surgery.plans.edits import (
     AttributeEdit,
+    BufferEdit,
     Edit,
     FollowMode,
     ModuleEdit,
@@ -376,3 +377,21 @@ def test_children_must_be_those_of_the_time_of_planning():
     assert not edit.is_undoable()
     new.norm, new.other = norm, nn.Identity()
     assert not edit.is_undoable()
+
+
+# BufferEdit
+
+
+def test_a_buffer_of_another_shape_comes_and_goes():
+    layer = nn.BatchNorm1d(2)
+    old, new = layer.running_mean, torch.zeros(1)
+    edit = BufferEdit(layer, "running_mean", old, new)
+    assert edit.is_possible()
+    edit.do()
+    assert layer.running_mean is new
+    assert edit.is_undoable()
+    assert not edit.is_possible()
+    edit.undo()
+    assert layer.running_mean is old
+    layer.double()
+    assert not edit.is_possible()

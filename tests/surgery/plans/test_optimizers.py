@@ -301,3 +301,30 @@ def test_names_follow_a_parameter_that_gets_another_path():
     (group,) = optimizer.param_groups
     assert group["param_names"] == names_in(optimizer, model)[0]
     assert {"1.weight", "3.weight", "5.bias"} <= set(group["param_names"])
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.Adafactor])
+def test_a_part_of_a_parameter_gets_its_part_of_the_state(kind):
+    """Averages of the parameter's shape are cut; factored ones, which no part has, begin anew."""
+    layer = nn.Linear(3, 4)
+    options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    optimizer = kind(layer.parameters(), lr=0.1, **options)
+    layer(torch.randn(2, 3)).sum().backward()
+    optimizer.step()
+    old, held = layer.weight, copy.deepcopy(optimizer.state[layer.weight])
+    new = nn.Parameter(old.detach()[1:3].clone())
+    edit = ParameterEdit(layer, "weight", old, new, True, cut=lambda tensor: tensor[1:3])
+    following = Following([optimizer], layer)
+    edit.do()
+    following.update(layer, edit.successors(), {}, {}, edit.cuts())
+    assert any(p is new for p in optimizer.param_groups[0]["params"])
+    if kind is torch.optim.Adafactor:
+        assert new not in optimizer.state
+    else:
+        for name, value in held.items():
+            expected = value[1:3] if torch.is_tensor(value) and value.dim() else value
+            assert torch.equal(torch.as_tensor(optimizer.state[new][name]), torch.as_tensor(expected))
+    edit.undo()
+    following.restore()
+    assert new not in optimizer.state
+    assert optimizer.state[old].keys() == held.keys()

@@ -99,7 +99,8 @@ def adapt(
             with measured_inputs(meters, _for_each_batch(mixture), recorded=False):
                 yield model
             return
-        passes = Passes(inner, layers, forward, mask, group=group_of(model, group))
+        settings = f"{mode} prior={prior} {source_samples} {[layer.path for layer in layers]}"
+        passes = Passes(inner, layers, forward, mask, group=group_of(model, group, settings=settings))
         population = Population(passes, loader, own, _for_each_batch(mixture), mixture)
         with passes.borrowed_model():
             result = population.fast("none") if mode == "fast" else population.exact()

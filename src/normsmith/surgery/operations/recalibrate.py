@@ -226,7 +226,9 @@ def recalibrate(
     measurable = measurable_layers(model, only)
     layers = measurable.all_for("recalibrate")
     check_runnable(unwrapped(model))
-    passes = Passes(unwrapped(model), layers, forward, mask, dropout, group_of(model, group, layers))
+    settings = f"{mode} gap={gap} {max_passes} dropout={dropout} loss={loss is not None} {[one.path for one in layers]}"
+    together = group_of(model, group, layers, settings)
+    passes = Passes(unwrapped(model), layers, forward, mask, dropout, together)
     own = [layer.statistics() for layer in layers]
     population = Population(passes, loader, own, loss=loss)
     with passes.borrowed_model():

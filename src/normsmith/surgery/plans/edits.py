@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,9 @@ from torch.nn.parameter import is_lazy
 from normsmith._torch import buffers_of, children_of, hand_over_hooks, parameters_of
 
 _MISSING: Any = object()
+
+Cut = Callable[[Tensor], Tensor]
+"""Takes out of a tensor of an old parameter's shape what belongs to the new parameter, which is a part of it."""
 
 
 class Edit:
@@ -41,6 +44,10 @@ class Edit:
 
     def successors(self) -> Mapping[nn.Parameter, nn.Parameter]:
         """The parameters whose optimizer state another parameter takes over, old → new."""
+        return {}
+
+    def cuts(self) -> Mapping[nn.Parameter, Cut]:
+        """For new parameters that are parts of those that they succeed: how such a part is taken of a tensor."""
         return {}
 
     def joins(self) -> Mapping[nn.Parameter, nn.Parameter]:
@@ -119,6 +126,7 @@ class ParameterEdit(Edit):
     - `keeps_state`: what an optimizer knows of the old one holds for the new one.
     - `takes_over`: where there was none, a parameter of another module whose work the new one does, as a bias does
       that of β; it joins the group of that one.
+    - `cut`: where the new one is a part of the old one, how it is taken: the optimizer's state is cut in the same way.
     """
 
     module: nn.Module
@@ -127,6 +135,7 @@ class ParameterEdit(Edit):
     new: nn.Parameter | None
     keeps_state: bool = False
     takes_over: nn.Parameter | None = None
+    cut: Cut | None = None
     _kinds: frozenset[tuple[torch.dtype, torch.device]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -149,6 +158,9 @@ class ParameterEdit(Edit):
         if not self.keeps_state or self.old is None or self.new is None:
             return {}
         return {self.old: self.new}
+
+    def cuts(self) -> Mapping[nn.Parameter, Cut]:
+        return {} if self.cut is None or self.new is None else {self.new: self.cut}
 
     def joins(self) -> Mapping[nn.Parameter, nn.Parameter]:
         return {} if self.takes_over is None or self.new is None else {self.new: self.takes_over}
@@ -195,6 +207,31 @@ class ValueEdit(Edit):
         tensor = _tensors(self.module)[self.name]
         assert tensor is not None  # as planned, and as `is_possible` and `is_undoable` have seen
         return tensor
+
+
+@dataclass(frozen=True, eq=False)
+class BufferEdit(Edit):
+    """Give a module another buffer under a name it has, as one of another shape."""
+
+    module: nn.Module
+    name: str
+    old: Tensor
+    new: Tensor
+
+    def is_possible(self) -> bool:
+        return buffers_of(self.module).get(self.name) is self.old
+
+    def is_undoable(self) -> bool:
+        return buffers_of(self.module).get(self.name) is self.new
+
+    def do(self) -> None:
+        buffers_of(self.module)[self.name] = self.new
+
+    def undo(self) -> None:
+        buffers_of(self.module)[self.name] = self.old
+
+    def touches(self) -> Iterable[nn.Module]:
+        return (self.module,)
 
 
 @dataclass(frozen=True, eq=False)

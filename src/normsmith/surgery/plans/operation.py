@@ -9,7 +9,8 @@ Find, then build. Every verb of surgery that makes a plan has these two halves:
 A plan remembers its verb and its decisions. Copies, EMA models and saved plans are changed by building again.
 `convert`, `freeze`, `set_statistics` and `warm_start` decide by their arguments and the model alone: they are their
 own build, and their arguments are their decisions. What `recalibrate` finds are statistics, and `set_statistics` builds
-its plan. `adapt` makes no plan: what it changes lasts for a block of code.
+its plan. What `average` finds are weights, no plain data: its plans stay in their process. `adapt` makes no plan: what
+it changes lasts for a block of code.
 """
 
 from __future__ import annotations
@@ -68,9 +69,12 @@ class Operation:
         """The operation for JSON. Raises SurgeryError where an argument is an object of this process."""
         for name, value in self.arguments.items():
             if not _is_plain(value):
+                shown = repr(value)
+                if len(shown) > 100:  # tensors of weights
+                    shown = f"<{type(value).__name__}>"
                 raise SurgeryError(
                     f"plan of {self.name}: expected arguments that JSON holds (text, numbers, lists of them), got "
-                    f"{name}={value!r}; such a plan stays in its process"
+                    f"{name}={shown}; such a plan stays in its process"
                 )
         return {"name": self.name, "arguments": dict(self.arguments)}
 

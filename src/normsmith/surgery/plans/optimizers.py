@@ -10,6 +10,7 @@ from torch.optim import LBFGS, Optimizer
 
 from normsmith._torch import parameters_of
 from normsmith.errors import SurgeryError
+from normsmith.surgery.plans.edits import Cut
 from normsmith.surgery.plans.groups import Companions, Member, members
 
 
@@ -22,7 +23,8 @@ class Following:
     - A new parameter joins the group of the one that it replaces (the same name in the same module, or in the
       module's replacement) or whose work it takes over (`joins`, new → old), or else that of the one that is most like
       it (`Companions`): vectors join vectors, in the part of the model with the same settings.
-    - A successor (`successors`, old → new) takes over the state of the parameter it succeeds.
+    - A successor (`successors`, old → new) takes over the state of the parameter it succeeds, or where it is a part of
+      that one, the part of the state that is its own (`cuts`, new → how it is taken).
     - All others keep their place and their state.
 
     `restore` undoes that. What training has changed since in parameters that stayed, and in their state, stays.
@@ -41,6 +43,7 @@ class Following:
         successors: Mapping[nn.Parameter, nn.Parameter],
         replaced: Mapping[nn.Module, nn.Module],
         joins: Mapping[nn.Parameter, nn.Parameter] | None = None,
+        cuts: Mapping[nn.Parameter, Cut] | None = None,
     ) -> None:
         """Bring the optimizers in line with the model as it is now.
 
@@ -69,7 +72,7 @@ class Following:
                 self._join(member, other, after)
         names_of = _by_parameter(self._before), _by_parameter(after)
         for groups in self._optimizers:
-            groups.leave(gone, successors)
+            groups.leave(gone, successors, cuts or {})
             groups.rename(*names_of)
 
     def is_restorable(self) -> bool:
@@ -127,14 +130,23 @@ class _Groups:
         before = next((p for p in earlier if id(p) in places), beside)
         group["params"].insert(places[id(before)] + 1, new)
 
-    def leave(self, gone: set[int], successors: Mapping[nn.Parameter, nn.Parameter]) -> None:
+    def leave(
+        self,
+        gone: set[int],
+        successors: Mapping[nn.Parameter, nn.Parameter],
+        cuts: Mapping[nn.Parameter, Cut],
+    ) -> None:
         state = self.optimizer.state
         for group in self.optimizer.param_groups:
             group["params"][:] = [p for p in group["params"] if id(p) not in gone]
         self._dropped = {p: state.pop(p) for p in list(state) if id(p) in gone}
         self._successors = {old: new for old, new in successors.items() if old in self._dropped}
         for old, new in self._successors.items():
-            state[new] = self._dropped[old]
+            if new not in cuts:
+                state[new] = self._dropped[old]
+            elif (part := _cut(self._dropped[old], old, cuts[new])) is not None:
+                state[new] = part
+        self._successors = {old: new for old, new in self._successors.items() if new not in cuts}
         self._left = [list(group["params"]) for group in self.optimizer.param_groups]
 
     def rename(self, before: Mapping[int, str], after: Mapping[int, str]) -> None:
@@ -167,6 +179,23 @@ class _Groups:
                 group["param_names"] = list(names)
         state.update(self._dropped)
         self._left, self._dropped, self._successors = self._groups, {}, {}
+
+
+def _cut(state: Any, parameter: nn.Parameter, cut: Cut) -> dict[str, Any] | None:
+    """The part of a parameter's state that belongs to a part of it; None where it cannot be told.
+
+    Averages of the parameter's shape are cut as it is, numbers stay; of anything else, as factored averages, the new
+    parameter starts without a state.
+    """
+    part: dict[str, Any] = {}
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            part[name] = value.clone() if isinstance(value, Tensor) else value
+        elif value.shape == parameter.shape:
+            part[name] = cut(value).clone()
+        else:
+            return None
+    return part
 
 
 def _named(model: nn.Module) -> dict[str, nn.Parameter]:

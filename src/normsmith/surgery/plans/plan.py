@@ -269,7 +269,8 @@ class Plan:
                 check_wrapped(before)
             successors = {old: new for edit in self.edits for old, new in edit.successors().items()}
             joins = {new: old for edit in edits for new, old in edit.joins().items()}
-            following.update(self._result(), successors, self._replaces(), joins)
+            cuts = {new: cut for edit in self.edits for new, cut in edit.cuts().items()}
+            following.update(self._result(), successors, self._replaces(), joins, cuts)
         except BaseException:
             following.restore()
             undo_all(edits)

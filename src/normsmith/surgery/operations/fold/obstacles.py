@@ -103,7 +103,7 @@ def obstacle(fold: Fold, norm: BatchNorm, owners: Owners, between: Iterable[nn.M
     producer, path = fold.producer, owners.path(fold.producer)
     if not is_producer(producer) and read_linear(producer) is None:
         return f"{path} is no plain linear layer or convolution"
-    own = next(_own_obstacles(producer, path, owners.holders), None)
+    own = next(own_obstacles(producer, path, owners.holders), None)
     if own is not None:
         return own
     wide, narrow = width(producer, fold.side), norm.features * (fold.repeats or 1)
@@ -113,7 +113,7 @@ def obstacle(fold: Fold, norm: BatchNorm, owners: Owners, between: Iterable[nn.M
     hooked = _hooked(fold, owners, between)
     if hooked is not None:
         return hooked
-    if fold.side == "before" and _has_border(producer):
+    if fold.side == "before" and has_border(producer):
         shift = affine_of(norm).shift
         if shift.is_meta or bool(shift.any()):
             return (
@@ -131,7 +131,8 @@ def width(producer: nn.Module, side: Literal["after", "before"]) -> int:
     return int(layer.out_channels if side == "after" else layer.in_channels)
 
 
-def _own_obstacles(producer: nn.Module, path: str, holders: Counter[int]) -> Iterator[str]:
+def own_obstacles(producer: nn.Module, path: str, holders: Counter[int]) -> Iterator[str]:
+    """What about the weights of a producer is against giving it others."""
     parameters = [p for p in parameters_of(producer).values() if p is not None]
     if "forward" in vars(producer):
         yield f"the forward of {path} was replaced"
@@ -165,7 +166,7 @@ def _hooked(fold: Fold, owners: Owners, between: Iterable[nn.Module]) -> str | N
     return None
 
 
-def _has_border(producer: nn.Module) -> bool:
+def has_border(producer: nn.Module) -> bool:
     """Whether some outputs are made of fewer inputs than others."""
     layer: Any = producer
     if read_linear(producer) is not None:
