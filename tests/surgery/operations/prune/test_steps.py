@@ -59,6 +59,7 @@ def after(function, width=4):
         (lambda y: F.max_pool2d(y, 3, 1, 1), [("keep",)]),
         (lambda y: F.interpolate(y, scale_factor=2.0), [("keep",)]),
         (lambda y: y.transpose(2, 3), [("keep",)]),
+        (lambda y: torch.cat([y], 1), [("cat",)]),  # as in the first layer of a dense block
         (lambda y: y + y.mean((2, 3), keepdim=True), [("keep",), ("add",)]),
     ],
 )

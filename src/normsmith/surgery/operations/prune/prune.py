@@ -76,6 +76,7 @@ def prune(
         InputError: neither `share` nor `below`, both, or one out of range.
         SurgeryError: no norm can be pruned, the forward cannot be followed, or the smaller network does not run.
 
+    >>> import torch
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
     >>> _ = nn.init.uniform_(model[1].weight)
     >>> pruned = prune(model, torch.randn(2, 3, 8, 8), share=0.25).apply()

@@ -228,7 +228,7 @@ class _Reader:
         shape = event.shape
         dimension = next(self._known[s].dimension for s in event.sources if s in self._known)
         lengths = [source.shape[dimension] if source.shape else 0 for source in event.sources]
-        if not shape or sum(lengths) != shape[dimension] or len(lengths) < 2:
+        if not shape or sum(lengths) != shape[dimension]:
             return False
         sources: list[int] = []
         for source, length in zip(event.sources, lengths, strict=True):
