@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo figures opening explorer calibrate machines test test-full lint bench compat gpu docs clean venv
+.PHONY: demo figures opening explorer gallery calibrate machines test test-full lint bench compat gpu docs clean venv
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -42,6 +42,7 @@ figures: $(STAMP)
 	@echo "normsmith: the demo's questions asked anew; README's table and the verdicts of docs/claims.md (minutes)"
 	@$(BIN)/python scripts/figures.py
 	@$(BIN)/python scripts/explorer.py --write
+	@$(BIN)/python scripts/gallery.py --write
 
 opening: $(STAMP)
 	@echo "normsmith: the example that README begins with, what it prints and its picture"
@@ -50,6 +51,11 @@ opening: $(STAMP)
 explorer: $(STAMP)
 	@echo "normsmith: the small runs of the explorer page, and docs/explorer.html (minutes)"
 	@$(BIN)/python scripts/explorer.py
+
+# Some tasks only, the others as they are kept: make gallery TASKS="wine diabetes"
+gallery: $(STAMP)
+	@echo "normsmith: every question in full, docs/gallery.html and the verdicts of docs/claims.md (hours; kept in .gallery)"
+	@$(BIN)/python scripts/gallery.py $(TASKS)
 
 corpus: $(STAMP)
 	@echo "normsmith: normsmith check over the corpus of seeded faults (tens of minutes; docs/corpus.json and its table)"

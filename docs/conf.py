@@ -36,4 +36,4 @@ html_math_renderer = "mathml"
 smartquotes_action = "qe"  # quotes and ellipses; two hyphens begin an option and stay
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
-html_extra_path = ["explorer.html"]
+html_extra_path = ["explorer.html", "gallery.html"]

@@ -25,7 +25,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from explore import page, runs  # noqa: E402  beside this file
+from answers import MAIN, kept_runs  # noqa: E402  beside this file
+from explore import page, runs  # noqa: E402
 from figures import where  # noqa: E402
 
 RUNS, PAGE = ROOT / "docs/_static/explorer.json", ROOT / "docs/explorer.html"
@@ -118,8 +119,9 @@ def _compact(value: Any) -> str:
 
 def written() -> str:
     """The page, from what is kept."""
-    kept, demo = (json.loads(path.read_text(encoding="utf-8")) for path in (RUNS, ROOT / "docs/demo.json"))
-    return page.rendered(kept, demo, (ROOT / "docs/claims.md").read_text(encoding="utf-8"))
+    kept = json.loads(RUNS.read_text(encoding="utf-8"))
+    studies = [run for run in kept_runs() if run["task"] == MAIN]
+    return page.rendered(kept, studies, (ROOT / "docs/claims.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,10 @@ from normsmith.studies import notation
 from normsmith.studies.results import Effect, Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from answers import kept_runs, with_verdicts  # noqa: E402  beside this file
+
 KEPT, README, CLAIMS = ROOT / "docs/demo.json", ROOT / "README.md", ROOT / "docs/claims.md"
 SIZES = ROOT / "docs/howto/which-norm.md"
 BEGIN, END = "<!-- from docs/demo.json: make figures -->", "<!-- end of the figures -->"
@@ -38,7 +41,7 @@ def main() -> None:
         KEPT.write_text(json.dumps(asked(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     kept = json.loads(KEPT.read_text(encoding="utf-8"))
     README.write_text(with_figures(README.read_text(encoding="utf-8"), kept), encoding="utf-8")
-    CLAIMS.write_text(with_verdicts(CLAIMS.read_text(encoding="utf-8"), kept), encoding="utf-8")
+    CLAIMS.write_text(with_verdicts(CLAIMS.read_text(encoding="utf-8"), kept_runs()), encoding="utf-8")
     SIZES.write_text(with_sizes(SIZES.read_text(encoding="utf-8"), kept), encoding="utf-8")
 
 
@@ -131,27 +134,6 @@ def table(kept: dict[str, Any]) -> str:
             cells = [question, effect.name, notation.estimate_and_interval(effect), p, effect.verdict.value]
             rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
-
-
-def with_verdicts(page: str, kept: dict[str, Any]) -> str:
-    """The claims with the verdicts of those questions that the demo asked."""
-    verdicts = {answer["question"]: cell(answer) for answer in kept["answers"]}
-
-    def row(match: re.Match[str]) -> str:
-        verdict = verdicts.get(match["question"])
-        return match[0] if verdict is None else f"{match['begin']} {verdict} |"
-
-    return re.sub(
-        r"^(?P<begin>\| .* \| \[`(?P<question>[a-z-]+)`\]\(.*\) \|) .* \|$", row, page, flags=re.MULTILINE
-    )
-
-
-def cell(answer: dict[str, Any]) -> str:
-    """`holds (relu); does not hold here (tanh)`."""
-    named: dict[str, list[str]] = {}
-    for effect in answer["effects"]:
-        named.setdefault(effect["verdict"], []).append(effect["name"])
-    return "; ".join(f"{verdict} ({', '.join(names)})" for verdict, names in named.items())
 
 
 if __name__ == "__main__":

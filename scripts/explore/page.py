@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
+import webpage
+from answers import Run, answer_of
 from markupsafe import Markup
 
-from normsmith import _text
-from normsmith.report import palette
-from normsmith.report.page import template_text
-from normsmith.studies import notation
 from normsmith.studies.results import Effect
 
 PARTS = Path(__file__).parent
@@ -35,7 +30,6 @@ LABELS = {
     "momentum": "Momentum of the running statistics",
     "gain": "Initial weights",
 }
-POLICY = "default-src 'none'; script-src 'sha256-{}'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 Settings = dict[str, Any]
 """Where all controls stand: norm, where, batch, rate, momentum and gain."""
@@ -63,37 +57,23 @@ class Sentence:
     effects: list[Effect]
 
 
-def rendered(kept: dict[str, Any], demo: dict[str, Any], claims: str) -> str:
+def rendered(kept: dict[str, Any], runs: list[Run], claims: str) -> str:
     """The whole page as one HTML document.
 
     Args:
         kept: the runs, as `scripts/explorer.py` keeps them.
-        demo: the answers of the studies, as docs/demo.json has them.
+        runs: the answers of the studies of the explorer's network, as `scripts/answers.py` has them.
         claims: the text of docs/claims.md, whose table says which question a claim belongs to.
     """
-    script = (PARTS / "page.js").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=ChoiceLoader([FileSystemLoader(PARTS), PackageLoader("normsmith.report")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["name"] = str
-    return environment.get_template("page.html.j2").render(
+    return webpage.rendered(
+        PARTS,
+        (PARTS / "page.js").read_text(encoding="utf-8"),
         kept=kept,
-        sentences=sentences(kept, demo, claims),
+        sentences=sentences(kept, runs, claims),
         choice=choice,
         labels=LABELS,
-        palettes=palette.PALETTES,
-        verdict_colours=palette.VERDICT_COLOURS,
-        notation=notation,
-        text=_text,
-        demo=demo,
-        style=Markup(template_text("report.css") + (PARTS / "page.css").read_text(encoding="utf-8")),
-        script=Markup(script),
+        studies=runs,
         data=data(kept),
-        policy=POLICY.format(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
     )
 
 
@@ -103,7 +83,7 @@ def data(kept: dict[str, Any]) -> Markup:
     return Markup(json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"))
 
 
-def sentences(kept: dict[str, Any], demo: dict[str, Any], claims: str) -> list[Sentence]:
+def sentences(kept: dict[str, Any], runs: list[Run], claims: str) -> list[Sentence]:
     """All sentences of sentences.json, with the figures of their runs and the verdicts on their claims."""
     read = json.loads((PARTS / "sentences.json").read_text(encoding="utf-8"))
     return [
@@ -114,7 +94,7 @@ def sentences(kept: dict[str, Any], demo: dict[str, Any], claims: str) -> list[S
             each["panel"],
             each["claim"],
             shown(kept, [read["usual"] | settings for settings in each["show"]]),
-            effects(each["claim"], demo, claims),
+            effects(each["claim"], runs, claims),
         )
         for each in read["sentences"]
     ]
@@ -171,13 +151,11 @@ def figures(kept: dict[str, Any], settings: Settings) -> str:
     return f"{evaluation['accuracy'][-1]} % in evaluation, {in_training} % in training mode"
 
 
-def effects(claim: str, demo: dict[str, Any], claims: str) -> list[Effect]:
+def effects(claim: str, runs: list[Run], claims: str) -> list[Effect]:
     """What the studies said of a claim: nothing where it has no question, or the question was not asked."""
     row = re.search(rf"^\| \[{re.escape(claim)}\]\(#.*$", claims, re.MULTILINE)
     if row is None:
         raise ValueError(f"expected a claim of docs/claims.md, got {claim!r}")
     question = re.search(r"\[`([a-z-]+)`\]", row[0])
-    answers = {answer["question"]: answer for answer in demo["answers"]}
-    if question is None or question[1] not in answers:
-        return []
-    return [Effect.model_validate(each) for each in answers[question[1]]["effects"]]
+    known = answer_of(question[1], runs) if question else None
+    return [Effect.model_validate(each) for each in known[1]["effects"]] if known else []

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 
 import pytest
-from tests.docs.pages import DOCS
+from tests.docs.pages import DOCS, ROOT
 
 from normsmith.studies import Verdict, every_question
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import answers
+
+sys.path.remove(str(ROOT / "scripts"))
 
 TEXT = (DOCS / "claims.md").read_text(encoding="utf-8")
 CODE = sorted(set(re.findall(r"`(normsmith(?:\.\w+)+)`", TEXT)))
@@ -20,6 +26,9 @@ ROWS = [
 ]
 SECTIONS = [part.partition("\n## ")[0] for part in re.split(r"^### ", TEXT, flags=re.MULTILINE)[1:]]
 NOT_YET = "–"
+IDENTITY = "an identity"
+PROOF = re.compile(r"proved by a test: \[[\w.]+\]\(\.\./(tests/docs/\w+\.py)\)")
+RUNS = answers.kept_runs()
 
 
 def lookup(dotted: str) -> object:
@@ -69,13 +78,27 @@ def test_every_section_has_source_place_and_explanation(section: str) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=[row[0].partition("]")[0][1:] for row in ROWS])
 def test_verdict_cells(row: list[str]) -> None:
-    """A dash, or verdicts with what they are on: `holds (relu, tanh); inconclusive (sigmoid)`."""
+    """Verdicts with what they are on, `holds (relu · tanh); inconclusive (sigmoid)`, or the test of an identity."""
     question, verdict = row[1:]
-    words = [part.partition("(")[0].strip() for part in verdict.split(";")]
-    assert set(words) <= {*Verdict, NOT_YET}
-    assert question == NOT_YET or re.fullmatch(r"\[`[a-z0-9-]+`\]\(questions/[a-z0-9-]+\.md\)", question)
-    if question == NOT_YET:
-        assert verdict == NOT_YET, "a verdict needs a question"
+    if question == IDENTITY:
+        proof = PROOF.fullmatch(verdict)
+        assert proof
+        assert (ROOT / proof[1]).exists()
+        return
+    named = re.fullmatch(r"\[`([a-z0-9-]+)`\]\(questions/[a-z0-9-]+\.md\)", question)
+    assert named
+    words = {part.partition("(")[0].strip() for part in verdict.split(";")}
+    answered = answers.answer_of(named[1], RUNS) is not None
+    assert words <= {*Verdict} if answered else words == {NOT_YET}
+
+
+def test_no_dash_is_left_where_the_gallery_was_run() -> None:
+    if any(run["profile"] == "full" and run["task"] == answers.MAIN for run in RUNS):
+        assert NOT_YET not in [cell for row in ROWS for cell in row]
+
+
+def test_verdicts_are_those_of_the_studies() -> None:
+    assert answers.with_verdicts(TEXT, RUNS) == TEXT, "write it anew: python scripts/gallery.py --write"
 
 
 def test_names_outside_the_table_are_in_code_that_is_checked() -> None:

@@ -10,12 +10,13 @@ from tests.docs.pages import DOCS, ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import explorer
+from answers import MAIN, kept_runs
 from explore import page, runs
 
 sys.path.remove(str(ROOT / "scripts"))
 
 KEPT = json.loads(explorer.RUNS.read_text(encoding="utf-8"))
-DEMO = json.loads((DOCS / "demo.json").read_text(encoding="utf-8"))
+STUDIES = [run for run in kept_runs() if run["task"] == MAIN]
 CLAIMS = (DOCS / "claims.md").read_text(encoding="utf-8")
 
 
@@ -45,27 +46,30 @@ def test_the_page_is_written_from_what_is_kept() -> None:
 
 
 def test_a_changed_verdict_or_run_is_seen_on_the_page() -> None:
-    changed = json.loads(json.dumps(DEMO))
-    changed["answers"][0]["effects"][0]["verdict"] = "reversed"
-    assert page.rendered(KEPT, changed, CLAIMS) != page.rendered(KEPT, DEMO, CLAIMS)
+    changed = json.loads(json.dumps(STUDIES))
+    (answer,) = [
+        answer for run in changed for answer in run["answers"] if answer["question"] == "small-batches"
+    ]
+    answer["effects"][0]["verdict"] = "reversed"
+    assert page.rendered(KEPT, changed, CLAIMS) != page.rendered(KEPT, STUDIES, CLAIMS)
     other = {
         **KEPT,
         "runs": {**KEPT["runs"], "none//64/4/1": {**KEPT["runs"]["none//64/4/1"], "diverged": 3}},
     }
-    assert "diverged at step 3" in page.rendered(other, DEMO, CLAIMS)
+    assert "diverged at step 3" in page.rendered(other, STUDIES, CLAIMS)
 
 
 def test_claims_that_no_study_answered_are_not_measured_yet() -> None:
-    nothing = page.sentences(KEPT, {**DEMO, "answers": []}, CLAIMS)
+    nothing = page.sentences(KEPT, [], CLAIMS)
     assert all(sentence.effects == [] for sentence in nothing)
-    text = page.rendered(KEPT, {**DEMO, "answers": []}, CLAIMS)
+    text = page.rendered(KEPT, [], CLAIMS)
     assert text.count("Not measured yet.") == len(nothing)
     with pytest.raises(ValueError, match=r"expected a claim of docs/claims\.md, got 'Magic'"):
-        page.effects("Magic", DEMO, CLAIMS)
+        page.effects("Magic", [], CLAIMS)
 
 
 def test_every_sentence_compares_runs_that_differ() -> None:
-    for sentence in page.sentences(KEPT, DEMO, CLAIMS):
+    for sentence in page.sentences(KEPT, STUDIES, CLAIMS):
         labels = [shown.label for shown in sentence.shown]
         assert len(set(labels)) == len(labels) > 1, sentence.name
         assert all(shown.settings["gain"] == 1 or {**shown.settings, **KEPT["scaled"]} == shown.settings

@@ -1,0 +1,1 @@
+"""The parts of the gallery page: see scripts/gallery.py."""

@@ -1,0 +1,74 @@
+"""The gallery as Chromium shows it: reached by the keyboard, quiet, offline, whole on a telephone and on paper."""
+
+from __future__ import annotations
+
+import pytest
+from tests.docs.pages import DOCS
+
+pytestmark = pytest.mark.browser
+
+PAGE = DOCS / "gallery.html"
+OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+BEYOND = """() => [...document.querySelectorAll('svg text, svg use, p, button, dd, li, h3')]
+  .filter((element) => element.getBoundingClientRect().right > innerWidth + 1).length"""
+
+
+@pytest.fixture
+def visit(browser):
+    """Open the page; afterwards, nothing may have gone to the console or over the network."""
+    contexts, trouble = [], []
+
+    def open_page(width, **options):
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: trouble.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
+        page.on("request", lambda r: trouble.append(r.url) if not r.url.startswith("file:") else None)
+        page.goto(PAGE.as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert trouble == []
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_nothing_is_cut_off_with_all_parts_open(visit, width):
+    page = visit(width)
+    page.evaluate("() => document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    assert page.evaluate(OVERFLOW) == 0
+    assert page.evaluate(BEYOND) == 0
+
+
+def test_links_lead_to_places_of_the_page_and_ids_are_those_of_one_element(visit):
+    page = visit(1280)
+    targets = page.evaluate("() => [...document.querySelectorAll('a')].map((a) => a.getAttribute('href'))")
+    ids = page.evaluate("() => [...document.querySelectorAll('[id]')].map((element) => element.id)")
+    assert sorted(set(ids)) == sorted(ids)
+    assert {target.removeprefix("#") for target in targets} <= {*ids}
+
+
+def test_the_keyboard_reaches_a_question_and_opens_its_data(visit):
+    page = visit(1280)
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle") != "none"
+    assert page.evaluate("() => document.activeElement.closest('#glance') !== null")
+    data = page.locator("#placement details").first
+    data.locator("summary").press("Enter")
+    assert data.locator("tbody tr").first.is_visible()
+
+
+def test_the_dark_and_paper(visit):
+    from playwright.sync_api import expect
+
+    page = visit(1280, color_scheme="dark")
+    expect(page.locator("body")).to_have_css("background-color", "rgb(21, 24, 30)")
+    page.emulate_media(media="print", color_scheme="dark")
+    expect(page.locator("body")).to_have_css("background-color", "rgb(253, 252, 250)")
+    assert not page.locator("nav.contents").is_visible()
+    assert page.locator("#placement .findings").first.is_visible()
