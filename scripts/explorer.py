@@ -25,9 +25,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from answers import MAIN, kept_runs  # noqa: E402  beside this file
 from explore import page, runs  # noqa: E402
 from figures import where  # noqa: E402
+from shared.answers import MAIN, kept_runs  # noqa: E402  beside this file
 
 RUNS, PAGE = ROOT / "docs/_static/explorer.json", ROOT / "docs/explorer.html"
 NORMS = ("none", "batch", "renorm", "layer", "group")

@@ -25,7 +25,7 @@ from normsmith.studies.results import Effect, Verdict
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from answers import kept_runs, with_verdicts  # noqa: E402  beside this file
+from shared.answers import kept_runs, with_verdicts  # noqa: E402  beside this file
 
 KEPT, README, CLAIMS = ROOT / "docs/demo.json", ROOT / "README.md", ROOT / "docs/claims.md"
 SIZES = ROOT / "docs/howto/which-norm.md"

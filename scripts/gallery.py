@@ -24,9 +24,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from answers import GALLERY, Run, kept_runs, with_verdicts  # noqa: E402  beside this file
 from exhibits import page  # noqa: E402
 from figures import CLAIMS, where  # noqa: E402
+from shared.answers import GALLERY, Run, kept_runs, with_verdicts  # noqa: E402  beside this file
 
 from normsmith.studies import StudyResult  # noqa: E402
 
@@ -85,7 +85,7 @@ ASKED = (
     Asked(
         "diabetes",
         "A regression.",
-        ("fewer-steps", "regularisation"),
+        ("fewer-steps", "learning-rates"),
         profile="full",
     ),
 )

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import webpage
 from pydantic import TypeAdapter
+from shared import webpage
 
 from normsmith.report import words
 from normsmith.report.forest import forest_figures
@@ -76,7 +76,7 @@ def rendered(runs: Sequence[Run]) -> str:
     """The whole page as one HTML document.
 
     Args:
-        runs: as `scripts/answers.py` reads them.
+        runs: as `scripts/shared/answers.py` reads them.
     """
     sections = [
         Section(question, [exhibit(run, answer) for run, answer in answers_to(question.name, runs)])

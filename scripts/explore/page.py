@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import webpage
-from answers import Run, answer_of
 from markupsafe import Markup
+from shared import webpage
+from shared.answers import Run, answer_of
 
 from normsmith.studies.results import Effect
 
@@ -62,7 +62,7 @@ def rendered(kept: dict[str, Any], runs: list[Run], claims: str) -> str:
 
     Args:
         kept: the runs, as `scripts/explorer.py` keeps them.
-        runs: the answers of the studies of the explorer's network, as `scripts/answers.py` has them.
+        runs: the answers of the studies of the explorer's network, as `scripts/shared/answers.py` has them.
         claims: the text of docs/claims.md, whose table says which question a claim belongs to.
     """
     return webpage.rendered(

@@ -12,7 +12,7 @@ from tests.docs.pages import DOCS, ROOT
 from normsmith.studies import Verdict, every_question
 
 sys.path.insert(0, str(ROOT / "scripts"))
-import answers
+from shared import answers
 
 sys.path.remove(str(ROOT / "scripts"))
 

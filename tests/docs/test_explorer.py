@@ -10,8 +10,8 @@ from tests.docs.pages import DOCS, ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import explorer
-from answers import MAIN, kept_runs
 from explore import page, runs
+from shared.answers import MAIN, kept_runs
 
 sys.path.remove(str(ROOT / "scripts"))
 

@@ -16,9 +16,9 @@ from normsmith.studies.results import Effect, Verdict
 from normsmith.tasks import EMBEDDED, load
 
 sys.path.insert(0, str(ROOT / "scripts"))
-import answers
 import gallery
 from exhibits import page
+from shared import answers
 
 sys.path.remove(str(ROOT / "scripts"))
 

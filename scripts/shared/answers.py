@@ -12,7 +12,7 @@ from typing import Any
 
 from normsmith.studies.results import Verdict
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DEMO, GALLERY = ROOT / "docs/demo.json", ROOT / "docs/gallery.json"
 MAIN = "digits-mlp"
 """The task that the verdicts of docs/claims.md are on, where a cell names no other."""
