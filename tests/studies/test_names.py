@@ -20,8 +20,9 @@ from normsmith.studies import (
     shifts,
 )
 from normsmith.studies.arms import AS_IS, Arm, edit, normalized
+from normsmith.studies.executors.local import LocalWorkers
+from normsmith.studies.executors.reference import TaskReference
 from normsmith.studies.names import name_of, named
-from normsmith.studies.runner import Runner, TaskReference
 from normsmith.studies.trial import Trial
 from normsmith.tasks import load
 
@@ -223,6 +224,6 @@ def test_files_of_edits_of_ones_own_are_covered_by_their_names(tiny):
     """This file runs in the worker, and is in no fingerprint: that would keep the trial out of the store."""
     trial = Trial(Arm("mine", (edit(as_it_was),)), 0.1, 0, 2)
     outcomes = []
-    with Runner(TaskReference.to(load(tiny()), tiny()), 1, 60.0) as runner:
+    with LocalWorkers(TaskReference.to(load(tiny()), tiny()), 1, 60.0) as runner:
         runner.run([trial], lambda trial, outcome: outcomes.append(outcome))
     assert [(outcome.status, outcome.uncovered) for outcome in outcomes] == [("finished", ())]

@@ -107,7 +107,8 @@ def test_claims_are_renewed(store, monkeypatch):
 DRIVER = """
 import sys
 from normsmith.studies.arms import AS_IS
-from normsmith.studies.runner import Runner, TaskReference
+from normsmith.studies.executors.local import LocalWorkers
+from normsmith.studies.executors.reference import TaskReference
 from normsmith.studies.sharing import Sharing
 from normsmith.studies.store import Record, Store
 from normsmith.studies.trial import Trial
@@ -120,7 +121,7 @@ trials = [Trial(AS_IS, 0.1, seed, steps=10) for seed in range(6)]
 def record(trial, outcome):
     return Record(trial.spec(), outcome.status, outcome.reason, outcome.measurements(), outcome.seconds, {})
 
-with Store(url, claim_seconds=float(seconds)) as store, Runner(reference, 1, 600.0) as runner:
+with Store(url, claim_seconds=float(seconds)) as store, LocalWorkers(reference, 1, 600.0) as runner:
     def finished(trial, outcome):
         store.put(record(trial, outcome))
         print("ran", trial.seed, outcome.status, flush=True)

@@ -11,7 +11,8 @@ import torch
 from normsmith.errors import BackendError, StudyError
 from normsmith.studies import Settings, run_study, select
 from normsmith.studies.arms import AS_IS
-from normsmith.studies.runner import Runner, TaskReference
+from normsmith.studies.executors.local import LocalWorkers
+from normsmith.studies.executors.reference import TaskReference
 from normsmith.studies.trial import Trial
 from normsmith.studies.versions import served_from, serving, versions
 from normsmith.tasks import load
@@ -87,7 +88,7 @@ def test_workers_that_would_compute_otherwise_are_refused(tiny):
     reference = TaskReference.to(load(tiny()), tiny())
     reference = replace(reference, versions={**reference.versions, "instruction set": "abacus"})
     with (
-        Runner(reference, 1, 60.0) as runner,
+        LocalWorkers(reference, 1, 60.0) as runner,
         pytest.raises(StudyError, match="compute with instruction set abacus, got instruction set"),
     ):
         runner.run([Trial(AS_IS, 0.1, 0, 2)], lambda trial, outcome: None)

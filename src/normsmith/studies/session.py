@@ -9,12 +9,14 @@ from normsmith import _text
 from normsmith.errors import NormsmithError
 from normsmith.studies.again import compared, sample
 from normsmith.studies.arms import Arm
+from normsmith.studies.executors.local import LocalWorkers
+from normsmith.studies.executors.reference import TaskReference
 from normsmith.studies.lab import Lab
+from normsmith.studies.pace import seconds_per_step
 from normsmith.studies.progress import Progress
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.rehearsal import Forecast
 from normsmith.studies.results import Again, Answer, Failure
-from normsmith.studies.runner import Runner, TaskReference, seconds_per_step
 from normsmith.studies.settings import Settings
 from normsmith.studies.sharing import Sharing
 from normsmith.studies.store import Record, Store
@@ -57,7 +59,7 @@ class Session:
                 skipped[question.name] = _why(error)
                 del asking[question]
         asked: dict[Question, set[Trial]] = {question: set() for question in questions}
-        with Runner(self.reference, self.settings.jobs, self.settings.timeout) as runner:
+        with LocalWorkers(self.reference, self.settings.jobs, self.settings.timeout) as runner:
             while asking:
                 wanted: list[Trial] = []
                 for question, generator in list(asking.items()):
@@ -85,7 +87,7 @@ class Session:
                 arm.build(build(task, 0), task)
                 self._tried.add(arm)
 
-    def _provide(self, wanted: Sequence[Trial], runner: Runner, later: Sequence[Trial] = ()) -> None:
+    def _provide(self, wanted: Sequence[Trial], runner: LocalWorkers, later: Sequence[Trial] = ()) -> None:
         """Make the outcomes of these trials known: from the store, or by running them; `later` ones may follow."""
         self._asked |= dict.fromkeys(wanted)
         missing = [trial for trial in dict.fromkeys(wanted) if trial not in self.lab.outcomes]
@@ -161,7 +163,7 @@ class Session:
             reference = TaskReference.to(self.lab.task, self.reference.name)
             lab = replace(self.lab, outcomes={}, compared={})
             other = Session(lab, self.store, self.settings, reference, self.progress)
-            with Runner(reference, self.settings.jobs, self.settings.timeout) as runner:
+            with LocalWorkers(reference, self.settings.jobs, self.settings.timeout) as runner:
                 other._provide(sample(trials), runner)
         pairs = [(self.lab.outcomes[trial], outcome) for trial, outcome in other.lab.outcomes.items()]
         return compared(backend, len(trials), pairs, self.lab.task.point)

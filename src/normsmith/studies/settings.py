@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from normsmith.errors import StudyError
 from normsmith.ops.dispatch import rows_from
+from normsmith.studies.executors.local import POLL
 from normsmith.studies.lab import Profile
-from normsmith.studies.runner import POLL
 
 SEEDS: dict[Profile, int] = {"quick": 10, "full": 20}
 """How many seeds a profile takes when the user names no number."""

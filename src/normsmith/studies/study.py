@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from normsmith.errors import StudyError
+from normsmith.studies.executors.reference import TaskReference
 from normsmith.studies.lab import Lab
 from normsmith.studies.progress import Progress, Silent
 from normsmith.studies.question import Question
 from normsmith.studies.rescue import rescuing
 from normsmith.studies.results import StudyResult
-from normsmith.studies.runner import TaskReference
 from normsmith.studies.session import Session
 from normsmith.studies.settings import SEEDS, Settings
 from normsmith.studies.store import Store

@@ -3,8 +3,8 @@
 import pytest
 
 from normsmith.errors import TaskError
-from normsmith.studies import _worker
-from normsmith.studies._worker import TRAINING, _Clock, _reason
+from normsmith.studies.executors import _worker
+from normsmith.studies.executors._worker import TRAINING, _Clock, _reason
 
 
 def test_a_clock_stands_while_something_compiles(tmp_path):

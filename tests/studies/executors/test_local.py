@@ -1,8 +1,6 @@
 """Whatever becomes of a worker, every trial is reported once."""
 
-import math
 import sys
-import threading
 import time
 from concurrent.futures import Future
 from dataclasses import replace
@@ -11,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from normsmith.errors import StudyError
-from normsmith.studies import runner
 from normsmith.studies.arms import AS_IS, Arm
-from normsmith.studies.runner import Runner, TaskReference, _Attempt, _Supply, seconds_per_step
+from normsmith.studies.executors import local
+from normsmith.studies.executors.local import LocalWorkers, _Attempt
+from normsmith.studies.executors.reference import TaskReference
+from normsmith.studies.executors.supply import Supply
 from normsmith.studies.trial import Outcome, Trial
 from normsmith.tasks import load
 
-HOSTILE = Path(__file__).with_name("hostile.py")
+HOSTILE = Path(__file__).parents[1] / "hostile.py"
 TRIALS = [Trial(AS_IS, 0.1, seed, steps=10) for seed in range(4)]
 
 
@@ -29,7 +29,7 @@ def run(name, trials, jobs=1, timeout=60.0):
         assert trial not in outcomes
         outcomes[trial] = outcome
 
-    with Runner(TaskReference.to(load(name), name), jobs, timeout) as runner:
+    with LocalWorkers(TaskReference.to(load(name), name), jobs, timeout) as runner:
         runner.run(trials, report)
     return outcomes
 
@@ -56,7 +56,6 @@ def test_user_code_that_exits_ends_its_trial_only(tiny):
     (outcome,) = run(tiny("leaving"), TRIALS[:1]).values()
     assert outcome.status == "raised"
     assert "SystemExit: good-bye" in outcome.reason
-    assert seconds_per_step(load(tiny("leaving")), TRIALS[:1]) == 0.0
 
 
 def test_a_trial_that_kills_its_worker_is_reported_and_the_others_run(tiny, monkeypatch):
@@ -82,9 +81,9 @@ def test_a_trial_that_ends_while_others_are_stopped_is_reported_as_it_ended(tmp_
         _Attempt(trial, tmp_path / "none", time.monotonic(), training=training)
         for trial, training in zip(TRIALS, (5.0, 0.0, 5.0), strict=False)
     ]
-    outcomes, supply = {}, _Supply([])
+    outcomes, supply = {}, Supply([])
     running = dict(zip(futures, attempts, strict=True))
-    with Runner(TaskReference("tiny", None, "", {}, frozenset()), 3, 4.0) as stopping:
+    with LocalWorkers(TaskReference("tiny", None, "", {}, frozenset()), 3, 4.0) as stopping:
         stopping._stop_overdue(running, supply, lambda trial, outcome: outcomes.update({trial: outcome}))
     assert {trial: outcome.status for trial, outcome in outcomes.items()} == {
         TRIALS[0]: "finished",
@@ -99,7 +98,7 @@ def test_the_time_to_load_a_task_does_not_count(monkeypatch):
     reference = TaskReference.to(load(name), name)  # before it is slow
     monkeypatch.setenv("HOSTILE_LOAD", "5")
     outcomes = {}
-    with Runner(reference, 1, 3.0) as running:
+    with LocalWorkers(reference, 1, 3.0) as running:
         running.run(TRIALS[:1], lambda trial, outcome: outcomes.update({trial: outcome}))
     assert outcomes[TRIALS[0]].status == "finished"
 
@@ -115,9 +114,9 @@ def test_a_worker_that_never_begins_is_stopped(monkeypatch):
     name = f"{HOSTILE}:raising"
     reference = TaskReference.to(load(name), name)
     monkeypatch.setenv("HOSTILE_LOAD", "600")
-    monkeypatch.setattr(runner, "START_UP", 3.0)
+    monkeypatch.setattr(local, "START_UP", 3.0)
     outcomes = {}
-    with Runner(reference, 1, 1.0) as running:
+    with LocalWorkers(reference, 1, 1.0) as running:
         running.run(TRIALS[:1], lambda trial, outcome: outcomes.update({trial: outcome}))
     assert outcomes[TRIALS[0]].status == "timeout"
     assert "3 s to start, to load the task" in outcomes[TRIALS[0]].reason
@@ -190,7 +189,7 @@ def test_trials_may_come_late(tiny):
             yield None
         yield TRIALS[1]
 
-    with Runner(TaskReference.to(load(tiny()), tiny()), 2, 60.0) as running:
+    with LocalWorkers(TaskReference.to(load(tiny()), tiny()), 2, 60.0) as running:
         running.run(
             trials(), lambda trial, outcome: outcomes.update({trial: outcome}), lambda: ticks.append(1)
         )
@@ -207,49 +206,18 @@ def test_a_task_object_travels_by_value():
 
     task = make("by value", metric=accuracy)
     outcomes = {}
-    with Runner(TaskReference.to(task), 1, 60.0) as runner:
+    with LocalWorkers(TaskReference.to(task), 1, 60.0) as runner:
         runner.run(TRIALS[:1], lambda trial, outcome: outcomes.update({trial: outcome}))
     assert outcomes[TRIALS[0]].status == "finished"
-
-
-def test_a_task_object_that_cannot_travel_is_refused():
-    from tests.studies.tiny import make
-
-    lock = threading.Lock()
-    task = make("locked", collate=lambda samples: (lock, samples))
-    with pytest.raises(
-        StudyError, match=r"the task locked cannot be sent.*lock.*; put it into a file and pass"
-    ):
-        TaskReference.to(task)
 
 
 def test_a_task_that_changed_meanwhile_is_refused(tiny):
     reference = replace(TaskReference.to(load(tiny()), tiny()), fingerprint="0" * 64)
     with (
-        Runner(reference, 1, 60.0) as runner,
+        LocalWorkers(reference, 1, 60.0) as runner,
         pytest.raises(StudyError, match=r"without a seed.*changed while"),
     ):
         runner.run(TRIALS[:1], lambda trial, outcome: None)
-
-
-def test_time_is_measured_on_the_trials_themselves(tiny):
-    measured = seconds_per_step(load(tiny()), TRIALS[:2])
-    assert math.isfinite(measured)
-    assert 0 < measured < 1
-    assert seconds_per_step(load(tiny("raising")), TRIALS[:2]) == 0.0
-
-
-def test_what_is_done_once_in_a_process_is_not_counted_for_every_step(tiny):
-    """Kernels are compiled in the first step."""
-    called = []
-
-    def forward(model, batch):
-        if not called:
-            time.sleep(1.2)
-        called.append(1)
-        return model(batch[0]), batch[1]
-
-    assert seconds_per_step(replace(load(tiny()), forward=forward), TRIALS[:1]) < 1.2 / 12
 
 
 @pytest.mark.parametrize("name", ["zz_chosen", "zz_chosen.py"])

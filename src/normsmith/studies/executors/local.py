@@ -6,25 +6,19 @@ import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
-import torch
 from loky import ProcessPoolExecutor
 
-from normsmith._text import error_text
-from normsmith.errors import StudyError
-from normsmith.studies import _worker
-from normsmith.studies.trial import Outcome, Trial, train
-from normsmith.studies.versions import versions
-from normsmith.tasks import Task, fingerprint, load
-from normsmith.tasks.fingerprint import covered
-from normsmith.tasks.load import EMBEDDED
+from normsmith.studies.executors import _worker
+from normsmith.studies.executors.reference import TaskReference
+from normsmith.studies.executors.supply import Supply
+from normsmith.studies.trial import Outcome, Trial
 
 START_UP = 600.0
 """Seconds that a worker may take beside training: to start, to load the task, to compile kernels."""
@@ -32,97 +26,6 @@ POLL = 0.5
 """Seconds between two looks at the workers."""
 AHEAD = 1
 """How many trials a worker is given beside the one that it runs, so that it need not wait for the next one."""
-
-
-@dataclass(frozen=True)
-class TaskReference:
-    """How a worker process gets the task, by the name that `load` takes or pickled by value; and what computes it.
-
-    An embedded task is pickled too: it can be nothing else in a worker.
-    """
-
-    name: str | None
-    pickled: bytes | None
-    fingerprint: str
-    versions: dict[str, str]
-    covered: frozenset[Path]
-
-    @classmethod
-    def to(cls, task: Task, name: str | None = None) -> TaskReference:
-        """Refer to `task`; `name` is what `load` was given, if anything.
-
-        Raises:
-            StudyError: a task without a name cannot be pickled.
-        """
-        try:
-            by_name = name is not None and name not in EMBEDDED  # scikit-learn takes a second to be imported
-            pickled = None if by_name else cloudpickle.dumps(task)
-        except Exception as error:
-            raise StudyError(
-                f"the task {task.name} cannot be sent to worker processes, since pickling it raised "
-                f"{error_text(error)}; put it into a file and pass 'file.py:name'"
-            ) from error
-        return cls(name, pickled, fingerprint(task), versions(task.device), covered(task))
-
-    def resolve(self) -> Task:
-        """The task, in whatever process this runs.
-
-        Raises:
-            StudyError: loading it here gives another task: its file draws without a seed, or has changed; or another
-                backend or instruction set would compute it.
-        """
-        task: Task = cloudpickle.loads(self.pickled) if self.pickled is not None else load(str(self.name))
-        here = versions(task.device)
-        if here != self.versions:
-            names = [name for name in here if here[name] != self.versions[name]]
-            raise StudyError(
-                f"expected worker processes to compute with {_values(self.versions, names)}, got "
-                f"{_values(here, names)}: set what chooses these before Python starts"
-            )
-        if self.pickled is None and fingerprint(task) != self.fingerprint:
-            raise StudyError(
-                f"the task {self.name} is another in a worker process: expected fingerprint "
-                f"{self.fingerprint[:12]}; either its file draws data or anything else at random without a seed "
-                "(give torch.manual_seed or a generator a fixed one), or it changed while the study was running "
-                "(finished trials are stored, start the study again)"
-            )
-        return task
-
-
-def _values(versions: dict[str, str], names: list[str]) -> str:
-    return ", ".join(f"{name} {versions[name]}" for name in names)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run the body with one torch thread, as workers do."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def seconds_per_step(task: Task, trials: Iterable[Trial], steps: int = 12) -> float:
-    """The mean time of a training step with its evaluations, measured now on a few of `trials`.
-
-    A trial that fails says nothing about time and is passed over; 0.0 if all do.
-    """
-    measured = []
-    with one_thread():
-        for trial in trials:
-            try:
-                train(task, replace(trial, steps=1))  # the first step of all may compile kernels
-                started = time.perf_counter()
-                outcome = train(task, replace(trial, steps=steps))
-            except KeyboardInterrupt:
-                raise
-            except BaseException:  # noqa: BLE001 - the trial itself will report it
-                continue
-            if outcome.status == "finished":
-                measured.append((time.perf_counter() - started) / steps)
-    return sum(measured) / len(measured) if measured else 0.0
 
 
 @dataclass(eq=False)
@@ -160,29 +63,6 @@ class _Attempt:
         return ""
 
 
-class _Supply:
-    """Trials to hand out: those that have to run again first."""
-
-    def __init__(self, trials: Iterable[Trial | None]) -> None:
-        self._trials, self._again = iter(trials), deque[Trial]()
-        self.more = True
-
-    def next(self) -> Trial | None:
-        """A trial; None where there is none, now (`more`) or at all."""
-        if self._again:
-            return self._again.popleft()
-        if self.more:
-            try:
-                return next(self._trials)
-            except StopIteration:
-                self.more = False
-        return None
-
-    def again(self, trial: Trial) -> None:
-        """Hand out this trial once more."""
-        self._again.appendleft(trial)
-
-
 def _report_ended(running: dict[Future[Outcome], _Attempt], report: Callable[[Trial, Outcome], None]) -> None:
     """Report the trials that ended before their pool did, and take them out of `running`."""
     ended = [future for future in running if future.done() and not future.cancelled()]
@@ -191,7 +71,7 @@ def _report_ended(running: dict[Future[Outcome], _Attempt], report: Callable[[Tr
             report(running.pop(future).trial, future.result())
 
 
-class Runner:
+class LocalWorkers:
     """A pool of worker processes that survives the death of its workers.
 
     A worker that is killed (out of memory, a crash in native code) takes down the pool: a new one is made, the
@@ -206,7 +86,7 @@ class Runner:
         self._clocks = tempfile.TemporaryDirectory(prefix="normsmith-")
         self._attempts = 0
 
-    def __enter__(self) -> Runner:
+    def __enter__(self) -> LocalWorkers:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -224,19 +104,19 @@ class Runner:
         `trials` may be endless for a while: it is asked for the next one when a worker is free, and None means that
         there is none now. `tick` is called about twice a second.
         """
-        supply, suspects = _Supply(trials), deque[Trial]()
+        supply, suspects = Supply(trials), deque[Trial]()
         while True:
             suspects.extend(self._drain(supply, self._jobs * (1 + AHEAD), report, tick))
             if suspects:
                 trial = suspects.popleft()
-                if self._drain(_Supply([trial]), 1, report, tick):
+                if self._drain(Supply([trial]), 1, report, tick):
                     report(trial, Outcome("killed", "its worker process was killed, twice (out of memory?)"))
             elif not supply.more:
                 return
 
     def _drain(
         self,
-        supply: _Supply,
+        supply: Supply,
         width: int,
         report: Callable[[Trial, Outcome], None],
         tick: Callable[[], None],
@@ -280,7 +160,7 @@ class Runner:
     def _stop_overdue(
         self,
         running: dict[Future[Outcome], _Attempt],
-        supply: _Supply,
+        supply: Supply,
         report: Callable[[Trial, Outcome], None],
     ) -> None:
         """Report trials past their time limit; a new pool is made, and trials that ran beside them are queued again."""
@@ -300,7 +180,7 @@ class Runner:
                 supply.again(attempt.trial)
         running.clear()
 
-    def _submit(self, trial: Trial, running: dict[Future[Outcome], _Attempt], supply: _Supply) -> None:
+    def _submit(self, trial: Trial, running: dict[Future[Outcome], _Attempt], supply: Supply) -> None:
         """Give a trial to the pool; it is handed out again if the pool turns out to be broken."""
         self._attempts += 1
         attempt = _Attempt(trial, Path(self._clocks.name, str(self._attempts)), time.monotonic())
