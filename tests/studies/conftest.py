@@ -1,10 +1,14 @@
-"""Where the tiny tasks are, and a store in memory."""
+"""Where the tiny tasks are, and stores in memory and on a server."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import postgres
 import pytest
 
 from normsmith.studies import Store
+from normsmith.studies._database import schema
 
 TINY = Path(__file__).with_name("tiny.py")
 
@@ -19,3 +23,24 @@ def tiny():
 def store():
     with Store("sqlite://") as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[postgres.Server]:
+    """A PostgreSQL server, started by the first test that asks for it; where CI is set, it has to be installed."""
+    programs = postgres.programs()
+    if programs is None:
+        why = "no PostgreSQL server is installed: looked for initdb on the path and in /usr/lib/postgresql"
+        pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
+    running = postgres.Server(programs)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def postgresql(server: postgres.Server) -> str:
+    """The URL of an empty database."""
+    engine = server.engine()
+    schema.drop_all(engine)
+    engine.dispose()
+    return server.url

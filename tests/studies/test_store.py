@@ -14,12 +14,10 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-import sqlalchemy as sa
 from tests.contracts.store import StoreContract, a_record
 
 from normsmith import errors
 from normsmith.errors import InputError, StoreError
-from normsmith.studies import _database
 from normsmith.studies.store import Store, key_of
 
 # A study in a process of its own: puts records as fast as it can and says of each that it is in.
@@ -56,17 +54,10 @@ class TestSQLiteInMemory(StoreContract):
         return "sqlite://"
 
 
-@pytest.mark.skipif("NORMSMITH_TEST_POSTGRES" not in os.environ, reason="needs a server: set its URL")
 class TestPostgreSQL(StoreContract):
-    """NORMSMITH_TEST_POSTGRES is the URL of a database of its own: its tables are dropped."""
-
     @pytest.fixture
-    def url(self):
-        url = os.environ["NORMSMITH_TEST_POSTGRES"]
-        engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"))
-        _database.schema.drop_all(engine)
-        engine.dispose()
-        return url
+    def url(self, postgresql):
+        return postgresql
 
 
 class TestRecord:

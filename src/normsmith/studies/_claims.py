@@ -15,6 +15,7 @@ from uuid import getnode, uuid4
 import sqlalchemy as sa
 
 from normsmith.studies._database import insertion, schema
+from normsmith.studies._patience import once_more
 
 CLAIM_SECONDS = 60.0
 """How long a claim holds that is not renewed: so long do other machines wait for the trials of a killed study."""
@@ -65,15 +66,20 @@ class Claims:
     def __init__(self, connect: Connect, seconds: float = CLAIM_SECONDS) -> None:
         self._connect, self.seconds = connect, seconds
 
+    @once_more
     def take(self, owner: str, key: str) -> bool:
         """Claim a trial for `owner`, unless somebody has: then False."""
         with self._connect() as connection:
             now = _now(connection)
             row = {"owner": owner, "until": now + self.seconds}
             insert = insertion(connection.dialect.name, claims).values(key=key, **row)
-            taken = insert.on_conflict_do_update(index_elements=["key"], set_=row, where=claims.c.until < now)
+            free = (claims.c.until < now) | (
+                claims.c.owner == owner
+            )  # its own: the answer may have been lost
+            taken = insert.on_conflict_do_update(index_elements=["key"], set_=row, where=free)
             return connection.execute(taken.returning(claims.c.key)).first() is not None
 
+    @once_more
     def take_free(self, owner: str, keys: Iterable[str]) -> set[str]:
         """Claim those of the keys on which there is no claim, not even one that has expired; returns them.
 
@@ -85,6 +91,7 @@ class Claims:
             free = insertion(connection.dialect.name, claims).on_conflict_do_nothing().returning(claims.c.key)
             return set(connection.execute(free, rows).scalars()) if rows else set()
 
+    @once_more
     def drop_dead(self) -> None:
         """Give up the claims of processes of this machine that have ended: nobody need wait for theirs to expire."""
         with self._connect() as connection:
@@ -94,12 +101,14 @@ class Claims:
             with self._connect() as connection:
                 connection.execute(claims.delete().where(claims.c.owner.in_(dead)))
 
+    @once_more
     def renew(self, owner: str) -> None:
         """Let all claims of `owner` hold from now on for as long as new ones."""
         with self._connect() as connection:
             until = _now(connection) + self.seconds
             connection.execute(claims.update().where(claims.c.owner == owner).values(until=until))
 
+    @once_more
     def held(self, keys: Iterable[str]) -> set[str]:
         """Those of the keys on which somebody has a claim that has not expired."""
         with self._connect() as connection:
@@ -107,6 +116,7 @@ class Claims:
             rows = connection.execute(sa.select(claims.c.key).where(claims.c.until >= now))
             return {row.key for row in rows} & set(keys)
 
+    @once_more
     def release(self, owner: str, key: str | None = None) -> None:
         """Give up a claim of `owner`, or all of them."""
         mine = claims.c.owner == owner

@@ -33,7 +33,9 @@ SCHEMA_VERSION = 3
 """What a store's trials and their keys look like. 3: a row holds all that its key is a hash of, and a digest;
 claims."""
 LOCK_SECONDS = 30
-"""How long a write waits for another study that is writing to the same SQLite file."""
+"""How long a write waits for others that are writing to the same SQLite file, or have locked the table of a server."""
+ANSWER_SECONDS = 10
+"""How long a server may take to answer."""
 
 _FORMS = "sqlite:///study.db or postgresql://user@host/name"
 
@@ -140,9 +142,20 @@ def explained(url: str) -> Iterator[None]:
 
 def _failure(url: str, said: str) -> StoreError:
     return StoreError(
-        f"expected a database that can be read and written at {url}, got {said}; "
-        "check the path, its permissions and the free space, or choose another store"
+        f"expected a database that can be read and written at {url}, got {said}; {_advice(url, said)}, "
+        "or choose another store"
     )
+
+
+def _advice(url: str, said: str) -> str:
+    """What to do about a database that says this."""
+    if "locked" in said or "lock timeout" in said:
+        return (
+            f"another process has kept it locked for {LOCK_SECONDS} s: end that process, or what it is doing"
+        )
+    if url.startswith("sqlite"):
+        return "check the path, its permissions and the free space"
+    return "check that its server runs, can be reached and has free space, and the user and password"
 
 
 # From a URL to an engine.
@@ -183,13 +196,24 @@ def _engine(url: sa.URL, file: Path | None) -> sa.Engine:
             "sqlite://", poolclass=sa.StaticPool, connect_args={"check_same_thread": False}
         )
         return _transactional(shared)
+    patience = {} if "connect_timeout" in url.query else {"connect_timeout": ANSWER_SECONDS}
     try:
-        return sa.create_engine(url, pool_pre_ping=True)  # a server may have been restarted
+        engine = sa.create_engine(
+            url, pool_pre_ping=True, connect_args=patience
+        )  # it may have been restarted
     except ImportError as error:
         raise MissingExtraError(
             f"the store {url.render_as_string(hide_password=True)} needs the driver {error.name}, "
             "which is not installed: pip install 'normsmith[postgres]'"
         ) from error
+
+    @sa.event.listens_for(engine, "connect")
+    def _(connection: Any, _record: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+        connection.commit()  # else it is forgotten with the transaction
+
+    return engine
 
 
 def _file_engine(file: Path, mode: str) -> sa.Engine:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from normsmith.errors import InputError, StoreError
 from normsmith.studies._claims import CLAIM_SECONDS, Claims, claims
 from normsmith.studies._database import explained, insertion, now, open_database, schema
+from normsmith.studies._patience import once_more, transaction
 
 Status = Literal["finished", "diverged", "raised", "killed", "timeout"]
 
@@ -143,8 +144,9 @@ class Store:
 
     A SQLite file is made where there is none; an existing file that is not a store is refused and left as it
     is, byte for byte. Several studies may use one store at once, and one that is killed loses nothing that
-    was put. The tables: `meta` (one row: application, schema_version, created), `trials` (`Record`, and
-    when it was put) and `claims` (which study runs which trial, and until when it says so).
+    was put. A server that is gone is waited for, 40 seconds long. The tables: `meta` (one row: application,
+    schema_version, created), `trials` (`Record`, and when it was put) and `claims` (which study runs which
+    trial, and until when it says so).
 
     Args:
         url: `sqlite:///study.db` (in the working directory), `sqlite:////absolute/study.db`, `sqlite://` (in
@@ -177,6 +179,7 @@ class Store:
         """Whether the trials outlast the process: in memory they do not."""
         return self._database.is_kept
 
+    @once_more
     def get(self, keys: Iterable[str]) -> dict[str, Record]:
         """The records that are there, by key, in the order asked for.
 
@@ -208,9 +211,12 @@ class Store:
         """
         record = replace(record, reason=_storable(record.reason))
         row = {name: getattr(record, name) for name in ("key", *_NAMES)}
-        row |= {"digest": _digest(row), "created": now()}
+        self._write(row | {"digest": _digest(row), "created": now()})
+
+    @once_more
+    def _write(self, row: dict[str, Any]) -> None:
         with self._connection() as connection:
-            connection.execute(_NO_CLAIM, {"of": record.key})
+            connection.execute(_NO_CLAIM, {"of": row["key"]})
             connection.execute(_put(connection.dialect.name), row)
 
     def _record(self, row: dict[str, Any]) -> Record:
@@ -227,6 +233,7 @@ class Store:
             )
         return Record(**{name: row[name] for name in _NAMES})
 
+    @once_more
     def count(self) -> int:
         """The number of records.
 
@@ -256,7 +263,7 @@ class Store:
             raise StoreError(f"expected an open store, got {self.url} after close(); open it again")
         with explained(self.url):
             self._database.check_present()
-            with self._database.engine.begin() as connection:
+            with transaction(self._database.engine) as connection:
                 yield connection
 
 
