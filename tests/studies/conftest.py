@@ -1,4 +1,4 @@
-"""Where the tiny tasks are, and stores in memory and on a server."""
+"""Where the tiny tasks are, stores in memory and on a server, and a Ray cluster."""
 
 import os
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import postgres
 import pytest
+import ray_cluster
 
 from normsmith.studies import Store
 from normsmith.studies._database import schema
@@ -44,3 +45,14 @@ def postgresql(server: postgres.Server) -> str:
     schema.drop_all(engine)
     engine.dispose()
     return server.url
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[object]:
+    """A Ray cluster of this machine with two CPUs, started by the first test that asks for it; this process joins it.
+
+    It is Ray's own cluster for tests, to which nodes can be added, and from which they can be killed.
+    """
+    started = ray_cluster.start()
+    yield started
+    ray_cluster.stop(started)

@@ -1,8 +1,11 @@
 """Tasks that behave badly in a worker process; loaded by file name, or run as one."""
 
 import os
+import resource
+import signal
 import sys
 import time
+from pathlib import Path
 
 import torch
 from tests.studies.tiny import make
@@ -106,3 +109,46 @@ def leaving_forward(model, batch):
 
 
 leaving = make("leaving", forward=leaving_forward)
+
+
+def eat_memory():
+    """Ask for more than this process may have; what it may have is as before afterwards."""
+    allowed = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**28, allowed[1]))
+    try:
+        torch.zeros(2**30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, allowed)
+
+
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def misbehave(parameters, rate):
+    """What goes wrong is the whole part of the learning rate; at zero nothing does."""
+    match int(rate):
+        case 1:
+            raise RuntimeError("the loader is out of order")
+        case 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case 3:
+            time.sleep(600)
+        case 4:
+            eat_memory()
+        case 5:
+            raise RuntimeError(f"told {os.environ.get('CUDA_VISIBLE_DEVICES')}")
+        case 6:  # Ray's process, whose child this is: once
+            first = Path(os.environ["HOSTILE_ONCE"])
+            if not first.exists():
+                first.touch()
+                os.kill(os.getppid(), signal.SIGKILL)
+                time.sleep(600)
+        case 7:  # Ray's process for the whole node
+            os.kill(parent_of(os.getppid()), signal.SIGKILL)
+            time.sleep(600)
+    return torch.optim.SGD(parameters, lr=rate % 1)
+
+
+misbehaving = make("misbehaving", optimizer=misbehave)

@@ -15,7 +15,7 @@ from normsmith import errors
 from normsmith.studies import sharing
 from normsmith.studies.arms import AS_IS
 from normsmith.studies.sharing import Sharing
-from normsmith.studies.store import Record
+from normsmith.studies.store import Record, Store
 from normsmith.studies.trial import Outcome, Trial
 
 TRIALS = [Trial(AS_IS, 0.1, seed, steps=10) for seed in range(4)]
@@ -46,7 +46,18 @@ def _looking_always(monkeypatch):
     monkeypatch.setattr(sharing, "LOOK", 0.0)
 
 
-def test_two_studies_run_each_trial_once(store):
+@pytest.fixture(params=["memory", "server"])
+def shared(request):
+    """A store that two studies share: in memory, or on a server."""
+    if request.param == "memory":
+        yield request.getfixturevalue("store")
+    else:
+        with Store(request.getfixturevalue("postgresql")) as store:
+            yield store
+
+
+def test_two_studies_run_each_trial_once(shared):
+    store = shared
     one, two = Study(store), Study(store)
     ran = [next(study.trials) for study in (one, two, one, two)]
     assert ran == TRIALS
@@ -82,7 +93,8 @@ def test_a_failure_of_another_is_a_result_and_one_from_before_is_not(store):
     assert list(two.trials) == []
 
 
-def test_a_study_that_ends_gives_its_claims_back(store):
+def test_a_study_that_ends_gives_its_claims_back(shared):
+    store = shared
     one, two = Study(store), Study(store)
     with one.sharing:
         assert next(one.trials) == TRIALS[0]
@@ -104,43 +116,16 @@ def test_claims_are_renewed(store, monkeypatch):
 
 # Two processes.
 
-DRIVER = """
-import sys
-from normsmith.studies.arms import AS_IS
-from normsmith.studies.executors.local import LocalWorkers
-from normsmith.studies.executors.reference import TaskReference
-from normsmith.studies.sharing import Sharing
-from normsmith.studies.store import Record, Store
-from normsmith.studies.trial import Trial
-from normsmith.tasks import load
-
-name, url, seconds = sys.argv[1:]
-reference = TaskReference.to(load(name), name)
-trials = [Trial(AS_IS, 0.1, seed, steps=10) for seed in range(6)]
-
-def record(trial, outcome):
-    return Record(trial.spec(), outcome.status, outcome.reason, outcome.measurements(), outcome.seconds, {})
-
-with Store(url, claim_seconds=float(seconds)) as store, LocalWorkers(reference, 1, 600.0) as runner:
-    def finished(trial, outcome):
-        store.put(record(trial, outcome))
-        print("ran", trial.seed, outcome.status, flush=True)
-    keys = {trial: Record(trial.spec(), "finished", "", {}, 0.0, {}).key for trial in trials}
-    keys = {trial: key for trial, key in keys.items() if key not in store.get(keys.values())}
-    elsewhere = lambda trial, record: print("elsewhere", trial.seed, record.status, flush=True)
-    with Sharing(store, keys, elsewhere, lambda count: None) as sharing:
-        runner.run(sharing.trials(), finished, sharing.tick)
-"""
+DRIVER = Path(__file__).parents[1] / "support" / "study_driver.py"
 
 
 def driver(name, url, seconds, **environment):
     """A process that runs six trials on a store, and says which it ran and which were run elsewhere."""
-    source = Path(errors.__file__).parents[1]
     return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, name, url, str(seconds)],
+        [sys.executable, str(DRIVER), name, url, str(seconds)],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(source), **environment},
+        env={**os.environ, "PYTHONPATH": str(Path(errors.__file__).parents[1]), **environment},
     )
 
 
@@ -162,8 +147,15 @@ def test_two_processes_divide_the_trials(tiny, tmp_path):
         assert others | set(mine) <= set(range(6))
 
 
-def test_the_trials_of_a_killed_process_are_taken_over(tiny, tmp_path):
-    url = f"sqlite:///{tmp_path}/study.db"
+@pytest.fixture(params=["file", "server"])
+def url(request, tmp_path):
+    """The address of an empty store of each kind."""
+    return (
+        request.getfixturevalue("postgresql") if request.param == "server" else f"sqlite:///{tmp_path}/a.db"
+    )
+
+
+def test_the_trials_of_a_killed_process_are_taken_over(tiny, url):
     killed = driver(tiny("slow"), url, 3, TINY_SLEEP="0.3")
     assert killed.stdout is not None
     first = killed.stdout.readline()  # it is in its second trial

@@ -5,83 +5,68 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import chdir
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, TextIO, TypeAlias, cast
+from typing import TextIO, cast
 
 import typer
-from loky import cpu_count
 from rich.console import Console
 
 from normsmith.cli.prints import prints_aside
 from normsmith.cli.progress import StudyProgress
 from normsmith.cli.signals import Terminated, terminable
 from normsmith.cli.streams import Unread
+from normsmith.cli.study_options import (
+    AgainWith,
+    Devices,
+    ExecutorOption,
+    Format,
+    FormatOption,
+    Jobs,
+    NoReport,
+    Profile,
+    ProfileOption,
+    Questions,
+    RayAddress,
+    RayCpus,
+    RayGpus,
+    RayPlacement,
+    RayRetries,
+    Report,
+    Seeds,
+    Steps,
+    StoreOption,
+    TaskName,
+    Timeout,
+    Where,
+    executor_of,
+)
 from normsmith.report import check_writable, print_verdicts, to_csv, to_json, write_html
 from normsmith.studies import Settings, Store, StudyResult, run_study, select
-from normsmith.studies.settings import SEEDS
 from normsmith.tasks import load
-from normsmith.tasks.load import FORMS, absolute
-
-_SEEDS = ", ".join(f"{count} {profile}" for profile, count in SEEDS.items())
-
-
-AgainWith: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        help="Run a sample of the trials again on another backend (reference, aten, numba) and compare.",
-        show_default=False,
-    ),
-]
-
-
-class Profile(StrEnum):
-    """How thorough a study is."""
-
-    QUICK = "quick"
-    FULL = "full"
-
-
-class Format(StrEnum):
-    """What goes to standard output."""
-
-    TEXT = "text"
-    JSON = "json"
-    CSV = "csv"
+from normsmith.tasks.load import absolute
 
 
 def study(
-    task: Annotated[
-        str,
-        typer.Argument(help=f"{FORMS}. The file or module is executed."),
-    ] = "digits-mlp",
-    question: Annotated[
-        list[str] | None,
-        typer.Option("--question", "-q", help="A question to ask, again for more; by default the profile's."),
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds per arm.", show_default=_SEEDS)] = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes.", show_default="one a core")
-    ] = None,
-    profile: Annotated[Profile, typer.Option(help="Full: every question, more seeds.")] = Profile.QUICK,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps per trial.", show_default="the task's")
-    ] = None,
+    task: TaskName = "digits-mlp",
+    question: Questions = None,
+    seeds: Seeds = None,
+    jobs: Jobs = None,
+    profile: ProfileOption = Profile.QUICK,
+    steps: Steps = None,
     again_with: AgainWith = None,
-    timeout: Annotated[
-        float, typer.Option(help="Time limit of one trial, in seconds; starting a worker does not count.")
-    ] = 600.0,
-    store: Annotated[
-        str,
-        typer.Option(
-            help="Where trials are kept: finished ones are never run again. In memory (sqlite://) nothing is kept."
-        ),
-    ] = "sqlite:///study.db",
-    report: Annotated[Path, typer.Option(help="The HTML report to write.")] = Path("report.html"),
-    no_report: Annotated[bool, typer.Option("--no-report", help="Write no HTML report.")] = False,
-    output: Annotated[
-        Format, typer.Option("--format", help="Standard output: verdicts as text, or all results.")
-    ] = Format.TEXT,
+    timeout: Timeout = 600.0,
+    executor: ExecutorOption = Where.LOCAL,
+    devices: Devices = None,
+    ray_address: RayAddress = None,
+    ray_cpus: RayCpus = None,
+    ray_gpus: RayGpus = None,
+    ray_placement: RayPlacement = None,
+    ray_retries: RayRetries = None,
+    store: StoreOption = "sqlite:///study.db",
+    report: Report = Path("report.html"),
+    no_report: NoReport = False,
+    output: FormatOption = Format.TEXT,
 ) -> None:
     """Answer questions about batch norm for a network and its data by paired experiments.
 
@@ -89,17 +74,19 @@ def study(
     2: wrong usage; 130, 143: interrupted, terminated (finished trials are kept, the same command goes on).
     """
     console = _console("stderr")
-    questions, jobs = select(tuple(question or ()), profile.value), jobs or cpu_count()
-    settings = Settings(seeds, profile.value, jobs, timeout, steps, again_with)
+    questions = select(tuple(question or ()), profile.value)
+    place = executor_of(executor, devices, ray_address, ray_cpus, ray_gpus, ray_placement, ray_retries)
+    settings = Settings(seeds, profile.value, jobs or 1, timeout, steps, again_with, executor=place)
     if not no_report:
         check_writable(report)
     here, name = Path.cwd(), absolute(task)
     with prints_aside():
         # before a store is made, to say what is wrong with it; it may change the working directory
-        load(task)
+        device = load(task).device
+        settings = replace(settings, jobs=jobs or place.width(device))
         with chdir(here):
             trials = Store(store)
-        with trials, StudyProgress(console, jobs) as progress:
+        with trials, StudyProgress(console, settings.jobs) as progress:
             command = shlex.join(["normsmith", *(a.replace(store, trials.url) for a in sys.argv[1:])])
             try:
                 with terminable():

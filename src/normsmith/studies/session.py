@@ -9,7 +9,7 @@ from normsmith import _text
 from normsmith.errors import NormsmithError
 from normsmith.studies.again import compared, sample
 from normsmith.studies.arms import Arm
-from normsmith.studies.executors.local import LocalWorkers
+from normsmith.studies.executors.executor import Workers
 from normsmith.studies.executors.reference import TaskReference
 from normsmith.studies.lab import Lab
 from normsmith.studies.pace import seconds_per_step
@@ -59,7 +59,7 @@ class Session:
                 skipped[question.name] = _why(error)
                 del asking[question]
         asked: dict[Question, set[Trial]] = {question: set() for question in questions}
-        with LocalWorkers(self.reference, self.settings.jobs, self.settings.timeout) as runner:
+        with self._workers(self.reference) as workers:
             while asking:
                 wanted: list[Trial] = []
                 for question, generator in list(asking.items()):
@@ -76,8 +76,12 @@ class Session:
                         asked[question].update(request)
                         forecast.asked(question.name, request)
                         wanted += request
-                self._provide(wanted, runner, forecast.beyond([question.name for question in asking]))
+                self._provide(wanted, workers, forecast.beyond([question.name for question in asking]))
         return [answers[question.name] for question in questions if question.name in answers], skipped
+
+    def _workers(self, reference: TaskReference) -> Workers:
+        """The workers that run trials of a task, where the settings say."""
+        return self.settings.executor.open(reference, self.settings.jobs, self.settings.timeout)
 
     def _try_arms(self, arms: Iterable[Arm]) -> None:
         """Build every new arm once, so that what surgery refuses is refused before hours are spent on trials."""
@@ -87,7 +91,7 @@ class Session:
                 arm.build(build(task, 0), task)
                 self._tried.add(arm)
 
-    def _provide(self, wanted: Sequence[Trial], runner: LocalWorkers, later: Sequence[Trial] = ()) -> None:
+    def _provide(self, wanted: Sequence[Trial], workers: Workers, later: Sequence[Trial] = ()) -> None:
         """Make the outcomes of these trials known: from the store, or by running them; `later` ones may follow."""
         self._asked |= dict.fromkeys(wanted)
         missing = [trial for trial in dict.fromkeys(wanted) if trial not in self.lab.outcomes]
@@ -104,7 +108,7 @@ class Session:
                 todo.append(trial)
         self.reused += len(missing) - len(todo)
         if todo:
-            runner.start()
+            workers.start()
         self._plan(todo, later)
 
         def finished(trial: Trial, outcome: Outcome) -> None:
@@ -135,7 +139,7 @@ class Session:
 
         ours = {trial: keys[trial] for trial in todo}
         with Sharing(self.store, ours, elsewhere, self.progress.waiting) as sharing:
-            runner.run(sharing.trials(), finished, sharing.tick)
+            workers.run(sharing.trials(), finished, sharing.tick)
 
     def _plan(self, todo: Sequence[Trial], later: Sequence[Trial]) -> None:
         """Tell what the whole study will run: what is known to be missing, and of `later` trials the same share."""
@@ -163,8 +167,8 @@ class Session:
             reference = TaskReference.to(self.lab.task, self.reference.name)
             lab = replace(self.lab, outcomes={}, compared={})
             other = Session(lab, self.store, self.settings, reference, self.progress)
-            with LocalWorkers(reference, self.settings.jobs, self.settings.timeout) as runner:
-                other._provide(sample(trials), runner)
+            with self._workers(reference) as workers:
+                other._provide(sample(trials), workers)
         pairs = [(self.lab.outcomes[trial], outcome) for trial, outcome in other.lab.outcomes.items()]
         return compared(backend, len(trials), pairs, self.lab.task.point)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from normsmith.errors import StudyError
 from normsmith.ops.dispatch import rows_from
-from normsmith.studies.executors.local import POLL
+from normsmith.studies.executors.executor import Executor
+from normsmith.studies.executors.local import POLL, LocalExecutor
 from normsmith.studies.lab import Profile
 
 SEEDS: dict[Profile, int] = {"quick": 10, "full": 20}
@@ -17,7 +18,8 @@ SEEDS: dict[Profile, int] = {"quick": 10, "full": 20}
 class Settings:
     """How a study runs; seeds, profile and steps decide its numbers, the others do not.
 
-    `again_with` names a backend that computes a sample of the trials once more, when the study has its answers.
+    `again_with` names a backend that computes a sample of the trials once more, when the study has its answers;
+    `executor` is where trials run, `jobs` at once: `LocalExecutor`, or `RayExecutor` on a cluster.
     """
 
     seeds: int | None = None
@@ -26,6 +28,7 @@ class Settings:
     timeout: float = 600.0
     steps: int | None = None
     again_with: str | None = None
+    executor: Executor = field(default_factory=LocalExecutor)
 
     def __post_init__(self) -> None:
         for name, value in (("seeds", self.seeds), ("jobs", self.jobs), ("steps", self.steps)):

@@ -83,7 +83,7 @@ def run_study(
             "seeds": str(count),
             "profile": settings.profile,
             "steps per trial": str(lab.steps),
-            "worker processes": str(settings.jobs),
+            "worker processes": f"{settings.jobs}, on {settings.executor}",
             "time limit of a trial": f"{settings.timeout:g} s",
             "task fingerprint": session.reference.fingerprint,
         },

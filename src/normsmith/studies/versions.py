@@ -68,6 +68,11 @@ def served_from(name: str | None, device: str) -> Iterator[None]:
             os.environ[_BACKEND] = before
 
 
+def chosen_by_environment() -> dict[str, str]:
+    """The variables of this process by which backend and instructions are chosen, for processes on other machines."""
+    return {name: os.environ[name] for name in (_BACKEND, *_CHOOSING) if name in os.environ}
+
+
 def _instructions(device: str) -> str:
     """The instruction set that torch computes with on a CPU, or the name of the GPU."""
     if torch.device(device).type == "cuda":

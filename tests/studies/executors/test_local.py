@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.contracts.executor import ExecutorContract
 
-from normsmith.errors import StudyError
 from normsmith.studies.arms import AS_IS, Arm
 from normsmith.studies.executors import local
-from normsmith.studies.executors.local import LocalWorkers, _Attempt
+from normsmith.studies.executors.local import LocalExecutor, LocalWorkers, _Attempt
 from normsmith.studies.executors.reference import TaskReference
 from normsmith.studies.executors.supply import Supply
 from normsmith.studies.trial import Outcome, Trial
@@ -34,22 +34,10 @@ def run(name, trials, jobs=1, timeout=60.0):
     return outcomes
 
 
-def comparable(outcomes):
-    return {t: replace(o, seconds=0.0, loss=o.loss[1:]) for t, o in outcomes.items()}
-
-
-def test_the_number_of_workers_changes_nothing(tiny):
-    one, two = run(tiny(), TRIALS, jobs=1), run(tiny(), TRIALS, jobs=2)
-    assert comparable(one) == comparable(two)
-    assert set(one) == set(TRIALS)
-
-
-def test_what_the_users_code_raises_is_the_trials_result(tiny):
-    (outcome,) = run(tiny("raising"), TRIALS[:1]).values()
-    assert outcome.status == "raised"
-    assert "the loader is out of order" in outcome.reason
-    assert "tiny.py:" in outcome.reason
-    assert not outcome.measured
+class TestLocal(ExecutorContract):
+    @pytest.fixture
+    def executor(self):
+        return LocalExecutor()
 
 
 def test_user_code_that_exits_ends_its_trial_only(tiny):
@@ -64,13 +52,6 @@ def test_a_trial_that_kills_its_worker_is_reported_and_the_others_run(tiny, monk
     assert {outcome.status for outcome in outcomes.values()} == {"killed"}
     monkeypatch.delenv("TINY_KILL")
     assert {outcome.status for outcome in run(tiny("killing"), TRIALS[:2]).values()} == {"finished"}
-
-
-def test_a_trial_that_takes_too_long_is_stopped(tiny, monkeypatch):
-    monkeypatch.setenv("TINY_SLEEP", "60")
-    (outcome,) = run(tiny("slow"), TRIALS[:1], timeout=4.0).values()
-    assert outcome.status == "timeout"
-    assert outcome.seconds < 20
 
 
 def test_a_trial_that_ends_while_others_are_stopped_is_reported_as_it_ended(tmp_path):
@@ -179,23 +160,6 @@ def _no_arm():
     raise ImportError("no such arm here")
 
 
-def test_trials_may_come_late(tiny):
-    """None means that there is none now; the runner asks again, and ticks meanwhile."""
-    ticks, outcomes = [], {}
-
-    def trials():
-        yield TRIALS[0]
-        while len(ticks) < 3:
-            yield None
-        yield TRIALS[1]
-
-    with LocalWorkers(TaskReference.to(load(tiny()), tiny()), 2, 60.0) as running:
-        running.run(
-            trials(), lambda trial, outcome: outcomes.update({trial: outcome}), lambda: ticks.append(1)
-        )
-    assert list(outcomes) == TRIALS[:2]
-
-
 def test_a_task_object_travels_by_value():
     captured = 0.1
 
@@ -209,15 +173,6 @@ def test_a_task_object_travels_by_value():
     with LocalWorkers(TaskReference.to(task), 1, 60.0) as runner:
         runner.run(TRIALS[:1], lambda trial, outcome: outcomes.update({trial: outcome}))
     assert outcomes[TRIALS[0]].status == "finished"
-
-
-def test_a_task_that_changed_meanwhile_is_refused(tiny):
-    reference = replace(TaskReference.to(load(tiny()), tiny()), fingerprint="0" * 64)
-    with (
-        LocalWorkers(reference, 1, 60.0) as runner,
-        pytest.raises(StudyError, match=r"without a seed.*changed while"),
-    ):
-        runner.run(TRIALS[:1], lambda trial, outcome: None)
 
 
 @pytest.mark.parametrize("name", ["zz_chosen", "zz_chosen.py"])

@@ -16,5 +16,7 @@ def test_trials_that_have_to_run_again_come_first_and_none_is_not_the_end():
     supply.again(TRIALS[0])
     assert [supply.next() for _ in range(4)] == [TRIALS[0], TRIALS[2], TRIALS[1], None]
     assert not supply.more
+    assert supply.is_empty
     supply.again(TRIALS[2])
+    assert not supply.is_empty
     assert supply.next() == TRIALS[2]

@@ -4,7 +4,7 @@ import pytest
 
 from normsmith.errors import TaskError
 from normsmith.studies.executors import _worker
-from normsmith.studies.executors._worker import TRAINING, _Clock, _reason
+from normsmith.studies.executors._worker import TRAINING, _Clock, reason_of
 
 
 def test_a_clock_stands_while_something_compiles(tmp_path):
@@ -19,11 +19,11 @@ def test_a_clock_stands_while_something_compiles(tmp_path):
 def test_a_reason_says_where_it_comes_from():
     with pytest.raises(ZeroDivisionError) as caught:
         exec(compile("1 / 0", "/some/folder/odd\nname.py", "exec"))
-    assert _reason(caught.value) == "ZeroDivisionError: division by zero (odd name.py:1)"
+    assert reason_of(caught.value) == "ZeroDivisionError: division by zero (odd name.py:1)"
     explained = TaskError("the metric raised")
     explained.__cause__ = caught.value
-    assert _reason(explained) == "TaskError: the metric raised (odd name.py:1)"
-    assert _reason(ValueError("never raised")) == "ValueError: never raised"
+    assert reason_of(explained) == "TaskError: the metric raised (odd name.py:1)"
+    assert reason_of(ValueError("never raised")) == "ValueError: never raised"
 
 
 def test_numba_tells_when_it_compiles(tmp_path, monkeypatch):

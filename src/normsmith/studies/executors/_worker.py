@@ -111,7 +111,7 @@ def run(pickled: bytes, clock: Path) -> Outcome:
     try:
         trial: Trial = cloudpickle.loads(pickled)  # here, since it names functions that may not be found
     except BaseException as error:  # noqa: BLE001
-        return Outcome("raised", _reason(error))
+        return Outcome("raised", reason_of(error))
     return replace(_outcome(_Worker.task, trial, clock), uncovered=_uncovered(trial))
 
 
@@ -123,7 +123,7 @@ def _outcome(task: Task, trial: Trial, clock: Path) -> Outcome:
     try:
         return train(task, trial)
     except BaseException as error:  # noqa: BLE001 - any failure of the user's code is this trial's result
-        return Outcome("raised", _reason(error), seconds=time.perf_counter() - started)
+        return Outcome("raised", reason_of(error), seconds=time.perf_counter() - started)
     finally:
         if os.getpid() != process:  # the task has forked, and this is the child
             os._exit(0)
@@ -154,7 +154,7 @@ def _loaded(resolve: Callable[[], Task]) -> Task:
         raise StudyError(f"the task cannot be loaded in a worker process: {text}") from None
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """What an exception says and where it came from, whatever it is; of one that explains another, the other."""
     own = error.__cause__ if isinstance(error, NormsmithError) and error.__cause__ is not None else error
     frames = traceback.extract_tb(own.__traceback__)

@@ -1,4 +1,4 @@
-"""Trials run in worker processes, and each is reported as it ends, even if its worker is killed."""
+"""The executor of this machine: trials run in worker processes, and each is reported, even if its worker is killed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
-from loky import ProcessPoolExecutor
+from loky import ProcessPoolExecutor, cpu_count
 
 from normsmith.studies.executors import _worker
+from normsmith.studies.executors.devices import Assigned, devices_for, visible
+from normsmith.studies.executors.executor import Report, nothing
 from normsmith.studies.executors.reference import TaskReference
 from normsmith.studies.executors.supply import Supply
 from normsmith.studies.trial import Outcome, Trial
@@ -26,6 +28,31 @@ POLL = 0.5
 """Seconds between two looks at the workers."""
 AHEAD = 1
 """How many trials a worker is given beside the one that it runs, so that it need not wait for the next one."""
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """Worker processes of this machine, one a core, or where the task is on "cuda" one a GPU.
+
+    Args:
+        devices: the GPUs to use, such as ("cuda:0", "cuda:1"); by default all that are there.
+
+    >>> LocalExecutor().width("cpu") >= 1
+    True
+    """
+
+    devices: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"this machine, {', '.join(self.devices)}" if self.devices else "this machine"
+
+    def width(self, device: str) -> int:
+        """How many trials run at once where nobody says: as many as there are cores, or GPUs for a task on them."""
+        return len(devices_for(device, self.devices)) or int(cpu_count())
+
+    def open(self, reference: TaskReference, jobs: int, timeout: float) -> LocalWorkers:
+        """A pool of worker processes."""
+        return LocalWorkers(reference, jobs, timeout, devices_for(reference.device, self.devices))
 
 
 @dataclass(eq=False)
@@ -63,7 +90,7 @@ class _Attempt:
         return ""
 
 
-def _report_ended(running: dict[Future[Outcome], _Attempt], report: Callable[[Trial, Outcome], None]) -> None:
+def _report_ended(running: dict[Future[Outcome], _Attempt], report: Report) -> None:
     """Report the trials that ended before their pool did, and take them out of `running`."""
     ended = [future for future in running if future.done() and not future.cancelled()]
     for future in ended:
@@ -77,14 +104,19 @@ class LocalWorkers:
     A worker that is killed (out of memory, a crash in native code) takes down the pool: a new one is made, the
     trials that were under way are tried once more, one at a time, and one that kills its worker again is
     reported as *killed*. A trial that trains for longer than `timeout` seconds is reported as *timeout*; the start of
-    a worker, loading the task and compiling kernels do not count.
+    a worker, loading the task and compiling kernels do not count. Each worker has one of the `devices`, if there are
+    any: where there are more workers than devices, they share them.
     """
 
-    def __init__(self, reference: TaskReference, jobs: int, timeout: float) -> None:
+    def __init__(
+        self, reference: TaskReference, jobs: int, timeout: float, devices: Sequence[str] = ()
+    ) -> None:
         self._reference, self._jobs, self._timeout = reference, jobs, timeout
         self._pool: ProcessPoolExecutor | None = None
         self._clocks = tempfile.TemporaryDirectory(prefix="normsmith-")
         self._attempts = 0
+        told = [visible(device) for device in devices]
+        self._places = tuple(told[number % len(told)] for number in range(jobs)) if told else ()
 
     def __enter__(self) -> LocalWorkers:
         return self
@@ -96,8 +128,8 @@ class LocalWorkers:
     def run(
         self,
         trials: Iterable[Trial | None],
-        report: Callable[[Trial, Outcome], None],
-        tick: Callable[[], None] = lambda: None,
+        report: Report,
+        tick: Callable[[], None] = nothing,
     ) -> None:
         """Run every trial once and call `report` in this process as each ends.
 
@@ -118,7 +150,7 @@ class LocalWorkers:
         self,
         supply: Supply,
         width: int,
-        report: Callable[[Trial, Outcome], None],
+        report: Report,
         tick: Callable[[], None],
     ) -> list[Trial]:
         """Run from `supply` until it is empty or the pool breaks; returns what was under way when it broke.
@@ -161,7 +193,7 @@ class LocalWorkers:
         self,
         running: dict[Future[Outcome], _Attempt],
         supply: Supply,
-        report: Callable[[Trial, Outcome], None],
+        report: Report,
     ) -> None:
         """Report trials past their time limit; a new pool is made, and trials that ran beside them are queued again."""
         now = time.monotonic()
@@ -197,10 +229,13 @@ class LocalWorkers:
 
     def _open_pool(self) -> ProcessPoolExecutor:
         if self._pool is None:
+            resolve = self._reference.resolve
+            if self._places:
+                resolve = Assigned(self._reference, self._places, Path(self._clocks.name)).resolve
             self._pool = ProcessPoolExecutor(
                 max_workers=self._jobs,
                 initializer=_worker.enter,
-                initargs=(self._reference.resolve, self._reference.covered, os.getpid()),
+                initargs=(resolve, self._reference.covered, os.getpid()),
                 env={"OMP_NUM_THREADS": "1"},
             )
         return self._pool

@@ -27,6 +27,7 @@ class TaskReference:
     fingerprint: str
     versions: dict[str, str]
     covered: frozenset[Path]
+    device: str = "cpu"
 
     @classmethod
     def to(cls, task: Task, name: str | None = None) -> TaskReference:
@@ -43,7 +44,7 @@ class TaskReference:
                 f"the task {task.name} cannot be sent to worker processes, since pickling it raised "
                 f"{error_text(error)}; put it into a file and pass 'file.py:name'"
             ) from error
-        return cls(name, pickled, fingerprint(task), versions(task.device), covered(task))
+        return cls(name, pickled, fingerprint(task), versions(task.device), covered(task), task.device)
 
     def resolve(self) -> Task:
         """The task, in whatever process this runs.

@@ -26,6 +26,11 @@ class Supply:
                 self.more = False
         return None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is none to hand out, and none will come."""
+        return not self.more and not self._again
+
     def again(self, trial: Trial) -> None:
         """Hand out this trial once more."""
         self._again.appendleft(trial)

@@ -1,0 +1,92 @@
+"""What every executor of trials does, whatever becomes of its workers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from normsmith.errors import StudyError
+from normsmith.studies.arms import AS_IS
+from normsmith.studies.executors.executor import Executor, Workers
+from normsmith.studies.executors.reference import TaskReference
+from normsmith.studies.pace import one_thread
+from normsmith.studies.trial import Outcome, Trial, train
+from normsmith.tasks import load
+
+HOSTILE = f"{Path(__file__).parents[1] / 'studies' / 'hostile.py'}:misbehaving"
+GOOD = [Trial(AS_IS, 0.1, seed, steps=10) for seed in range(3)]
+RAISES, KILLS, NEVER_ENDS, EATS, SAYS, LOSES_ITS_WORKER, LOSES_ITS_NODE = (
+    Trial(AS_IS, number + 0.1, 0, steps=10) for number in range(1, 8)
+)
+
+
+def comparable(outcome: Outcome) -> Outcome:
+    """An outcome without its time, and without the loss before the first step, which is not a number."""
+    return replace(outcome, seconds=0.0, loss=outcome.loss[1:])
+
+
+class Reports(dict[Trial, Outcome]):
+    """The outcomes of trials, of which each may be reported once only."""
+
+    def __call__(self, trial: Trial, outcome: Outcome) -> None:
+        assert trial not in self
+        self[trial] = outcome
+
+
+class ExecutorContract:
+    """Inherit, and give the fixture `executor`; `jobs` is the number of workers."""
+
+    jobs = 1
+
+    @pytest.fixture
+    def executor(self) -> Executor:
+        raise NotImplementedError
+
+    def test_is_one_and_says_how_much_fits(self, executor):
+        assert isinstance(executor, Executor)
+        assert executor.width("cpu") >= self.jobs
+        assert str(executor)
+
+    def test_every_trial_is_reported_once_and_bad_ones_take_no_good_one_with_them(self, executor):
+        """One that raises, eats memory, kills its worker or never ends; the good ones have the numbers of any process.
+
+        Trials may come late: None means that there is none now.
+        """
+        task, reports, ticks = load(HOSTILE), Reports(), []
+
+        def trials():
+            yield from (GOOD[0], RAISES, EATS, KILLS, GOOD[1])
+            seen = len(ticks)
+            while len(ticks) < seen + 2:
+                yield None
+            yield from (GOOD[2], NEVER_ENDS)
+
+        with executor.open(TaskReference.to(task, HOSTILE), self.jobs, 4.0) as workers:
+            assert isinstance(workers, Workers)
+            workers.start()
+            workers.run(trials(), reports, lambda: ticks.append(1))
+        said = {trial: (outcome.status, outcome.reason) for trial, outcome in reports.items()}
+        with one_thread():
+            assert [comparable(reports[trial]) for trial in GOOD] == [
+                comparable(train(task, t)) for t in GOOD
+            ]
+        for trial, status, words in (
+            (RAISES, "raised", "the loader is out of order (hostile.py:"),
+            (EATS, "raised", "can't allocate memory"),
+            (KILLS, "killed", "its worker process was killed, twice (out of memory?)"),
+            (NEVER_ENDS, "timeout", "not finished after 4 s"),
+        ):
+            assert said[trial][0] == status, said[trial]
+            assert words in said[trial][1]
+        assert len(said) == 7
+        assert reports[NEVER_ENDS].seconds < 60
+
+    def test_a_task_that_changed_meanwhile_is_refused(self, executor):
+        reference = replace(TaskReference.to(load(HOSTILE), HOSTILE), fingerprint="0" * 64)
+        with (
+            executor.open(reference, 1, 60.0) as workers,
+            pytest.raises(StudyError, match=r"without a seed.*changed while"),
+        ):
+            workers.run(GOOD[:1], lambda trial, outcome: None)
