@@ -35,6 +35,7 @@ from normsmith.layers import (
 
 if typing.TYPE_CHECKING:
     from normsmith import measure, surgery, tasks
+    from normsmith.anatomy.lengths import use_lengths
     from normsmith.checks.check import check
     from normsmith.surgery.operations.convert import convert_model as convert
     from normsmith.tasks import Task, accuracy
@@ -80,6 +81,7 @@ __all__ = [
     "ops",
     "surgery",
     "tasks",
+    "use_lengths",
     "use_mask",
 ]
 
@@ -89,6 +91,7 @@ _LATER = {
     "surgery": ("normsmith.surgery", None),
     "tasks": ("normsmith.tasks", None),
     "check": ("normsmith.checks", "check"),
+    "use_lengths": ("normsmith.anatomy.lengths", "use_lengths"),
     "convert": ("normsmith.surgery.operations.convert", "convert_model"),
     "Task": ("normsmith.tasks", "Task"),
     "accuracy": ("normsmith.tasks", "accuracy"),

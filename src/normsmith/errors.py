@@ -4,6 +4,7 @@ NormsmithError
 ├── InputError (ValueError)        an argument or tensor is not what the call needs
 ├── TaskError (ValueError)         a task cannot be loaded or does not do what a task must
 ├── SurgeryError (ValueError)      a model cannot be changed as asked
+├── LengthsError (ValueError)      lengths cannot be followed through a model
 ├── StudyError (ValueError)        a study cannot be run as asked
 ├── StoreError (RuntimeError)      a store cannot be read or written
 ├── ReportError (RuntimeError)     a report cannot be written
@@ -29,6 +30,10 @@ class TaskError(NormsmithError, ValueError):
 
 class SurgeryError(NormsmithError, ValueError):
     """A model cannot be changed as asked."""
+
+
+class LengthsError(NormsmithError, ValueError):
+    """The lengths of a padded batch cannot be followed through a model."""
 
 
 class StudyError(NormsmithError, ValueError):

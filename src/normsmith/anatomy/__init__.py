@@ -17,6 +17,7 @@ Which file answers which question:
   tells which attributes of a module the forwards of others read, from their `source` code.
 - How is a model run without a trace? `forward` is the usual forward; `preserve` puts back what changes in a model,
   `isolation` what changes beside it.
+- How do the lengths of a padded batch run through a model? The room `lengths`, whose index says more.
 - What is said of a module that stays as it is? A `remark`, or a refusal.
 """
 
