@@ -26,7 +26,7 @@ def asker() -> Asker:
 
 @pytest.fixture
 def size(asker: Asker) -> Size:
-    return Size(8, (8, 5), asker, is_raw=True)
+    return Size(8, (8, 5), asker, axis=0)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normsmith._torch import compiled_module, is_compiled_in_place, map_leaves
+from normsmith._torch import compiled_module, compiler_callback, is_compiled_in_place, map_leaves
 from normsmith.anatomy.forward import flat
 from normsmith.anatomy.lengths.following import Following
 from normsmith.anatomy.lengths.given import LengthsRule, layout_of_input, read_lengths, read_rules
@@ -152,12 +152,12 @@ class _Block:
         for module in whole:
             before = module.register_forward_pre_hook(_Hook(self._pause), with_kwargs=True)
             after = module.register_forward_hook(
-                _Hook(self._go_on), with_kwargs=True, prepend=True, always_call=True
+                _Hook(self._go_on, ends=True), with_kwargs=True, prepend=True, always_call=True
             )
             stack.callback(before.remove)
             stack.callback(after.remove)
         start = self.model.register_forward_pre_hook(_Hook(self._start), prepend=True, with_kwargs=True)
-        end = self.model.register_forward_hook(_Hook(self._end), always_call=True)
+        end = self.model.register_forward_hook(_Hook(self._end, ends=True), always_call=True)
         stack.callback(start.remove)
         stack.callback(end.remove)
 
@@ -184,10 +184,6 @@ class _Block:
         if self.is_running:
             raise LengthsError(
                 "use_lengths: the model calls itself, or a forward in this block was interrupted; open another block"
-            )
-        if torch.compiler.is_compiling():
-            raise LengthsError(
-                "use_lengths: expected a model that runs eagerly, got one that is compiled or exported"
             )
         if any(block.is_running for block in vars(_OPEN)["blocks"]):
             raise LengthsError(
@@ -266,10 +262,17 @@ class _Block:
 class _Hook:
     """A hook that copies and pickles of the model leave behind: there it does nothing."""
 
-    def __init__(self, function: Any) -> None:
-        self.function = function
+    def __init__(self, function: Any, *, ends: bool = False) -> None:
+        self.function, self.ends = function, ends
 
     def __call__(self, *arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or compiler_callback() is not None:
+            if self.ends:
+                return None
+            raise LengthsError(
+                "use_lengths: expected a model that runs eagerly, got one that is compiled or exported; call the model "
+                "that it was made from"
+            )
         return self.function(*arguments)
 
     def __reduce__(self) -> tuple[Any, ...]:

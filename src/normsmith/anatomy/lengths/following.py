@@ -7,20 +7,12 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from normsmith._torch import leaves_of
 from normsmith.anatomy.forward import flat
 from normsmith.anatomy.kinds import plain_name
+from normsmith.anatomy.lengths.constants import WINDOWS, note_constants, why_depends_on_size
 from normsmith.anatomy.lengths.rules import RULES
 from normsmith.anatomy.lengths.rules.elementwise import ASKING
-from normsmith.anatomy.lengths.sizes import differing
 from normsmith.anatomy.lengths.tracker import Call, LayoutError, Tracker
-
-_SHAPED_BY_SIZES = {
-    "arange", "zeros", "ones", "empty", "full", "eye", "rand", "randn", "randint", "randperm", "new_zeros", "new_ones",
-    "new_empty", "new_full", "expand", "view", "reshape", "repeat", "broadcast_to", "flatten", "getitem",
-}  # fmt: skip
-"""Functions that make of a size constants of that shape, the first of whose values do not depend on it."""
-_WINDOWS = ("conv", "max_pool", "avg_pool", "batch_norm", "lstm", "gru", "rnn_")
 
 
 class Following(TorchFunctionMode):
@@ -66,29 +58,12 @@ class Following(TorchFunctionMode):
 
     def _of_constants(self, func: Any, name: str, tensors: list[Tensor], args: Any, kwargs: Any) -> Any:
         """A call of which no argument has lengths; its result has none either, unless it is made from a size."""
-        if name.startswith(_WINDOWS) and tensors and self.tracker.is_strange(tensors[0]):
-            self.tracker.refuse(f"{name} takes a tensor that was made where no call of torch's is seen")
-        if why := _depends_on_size(name, args, kwargs):
-            self.tracker.refuse(f"{name}: {why}")
-        return self.tracker.set_all(func(*args, **kwargs), None)
-
-
-def _depends_on_size(name: str, args: Any, kwargs: Any) -> str | None:
-    """Why a call without tensors of lengths computes from a padded size what each sample would have otherwise."""
-    leaves = leaves_of((args, kwargs))
-    differ = [leaf for leaf in leaves if differing(leaf) is not None]
-    ends = [leaf for leaf in leaves if isinstance(leaf, slice) and differing(leaf.stop) is not None]
-    begins = [leaf for leaf in leaves if isinstance(leaf, slice) and differing(leaf.start) is not None]
-    is_value = (
-        (name == "getitem" and differ)
-        or (name == "arange" and len(args) > 1 and differing(args[0]) is not None)
-        or (name in ("full", "new_full") and differing(kwargs.get("fill_value", args[-1])) is not None)
-    )
-    if begins or is_value or ((differ or ends) and name not in _SHAPED_BY_SIZES):
-        return (
-            "values are made from the size of the padded batch, and each sample by itself would have others"
-        )
-    return None
+        tracker = self.tracker
+        if name.startswith(WINDOWS) and tensors and tracker.is_strange(tensors[0]):
+            tracker.refuse(f"{name} takes a tensor that was made where no call of torch's is seen")
+        if why := why_depends_on_size(tracker, name, args, kwargs):
+            tracker.refuse(f"{name}: {why}")
+        return note_constants(tracker, func(*args, **kwargs), (args, kwargs))
 
 
 def name_of(function: Any) -> str:

@@ -27,7 +27,8 @@ class PerSample:
 
     values: tuple[float, ...]
     asker: Asker
-    is_raw: bool
+    axis: int | None = None
+    """Which of the input's lengths a size is that was read off a tensor; None of what was computed."""
 
     def _same(self, outcome: Any, of_samples: Iterable[Any], what: str) -> Any:
         if self.asker.is_open and any(each != outcome for each in of_samples):
@@ -43,7 +44,11 @@ class PerSample:
         if not isinstance(other, (int, float)):
             return NotImplemented
         outcome = compare(plain, plain_number(other))
-        if not isinstance(other, PerSample) and self.is_raw and compare in (operator.eq, operator.ne):
+        if (
+            not isinstance(other, PerSample)
+            and self.axis is not None
+            and compare in (operator.eq, operator.ne)
+        ):
             return outcome  # with the size of a mask, say, that each sample would have of its own
         pairs = zip(self.values, values_of(other, len(self.values)), strict=True)
         return self._same(outcome, [compare(a, b) for a, b in pairs], what)
@@ -95,9 +100,9 @@ class Size(PerSample, int):
     (5, (5, 3))
     """
 
-    def __new__(cls, number: int, values: Iterable[int], asker: Asker, *, is_raw: bool = False) -> Size:
+    def __new__(cls, number: int, values: Iterable[int], asker: Asker, *, axis: int | None = None) -> Size:
         size = super().__new__(cls, number)
-        size.values, size.asker, size.is_raw = tuple(values), asker, is_raw
+        size.values, size.asker, size.axis = tuple(values), asker, axis
         return size
 
 
@@ -106,7 +111,7 @@ class Quotient(PerSample, float):
 
     def __new__(cls, number: float, values: Iterable[float], asker: Asker) -> Quotient:
         quotient = super().__new__(cls, number)
-        quotient.values, quotient.asker, quotient.is_raw = tuple(values), asker, False
+        quotient.values, quotient.asker = tuple(values), asker
         return quotient
 
 

@@ -28,6 +28,13 @@ class Lost:
     reason: str
 
 
+@dataclass(frozen=True)
+class Sized:
+    """In the place of a layout: a constant that has sizes of the padded batch, as positions that are counted."""
+
+    sizes: frozenset[int]
+
+
 class Tracker:
     """What is known of the tensors of one block: which have lengths, and which have none."""
 
@@ -52,13 +59,19 @@ class Tracker:
 
     def known(self, value: Any) -> Layout | Lost | None:
         """The layout of a tensor, or that it is lost; None of all else."""
-        return self._known.get(value) if isinstance(value, Tensor) else None
+        known = self._known.get(value) if isinstance(value, Tensor) else None
+        return None if isinstance(known, Sized) else known
 
     def of(self, tensor: Tensor) -> Layout:
         """The layout of a tensor; of one without lengths all dimensions are plain."""
         return self.layout(tensor) or Layout.of_shape(tensor.shape)
 
-    def set(self, tensor: Any, layout: Layout | Lost | None) -> Any:
+    def padded_sizes(self, value: Any) -> frozenset[int]:
+        """The sizes of a constant that come from the padded batch."""
+        known = self._known.get(value) if isinstance(value, Tensor) else None
+        return known.sizes if isinstance(known, Sized) else frozenset()
+
+    def set(self, tensor: Any, layout: Layout | Lost | Sized | None) -> Any:
         """Note the layout of a tensor, and return the tensor."""
         if isinstance(tensor, Tensor):
             self._known[tensor] = layout
@@ -72,7 +85,7 @@ class Tracker:
 
     def is_tracked(self, tensor: Any) -> bool:
         """Whether a tensor has a layout, or has lost it."""
-        return isinstance(tensor, Tensor) and self._known.get(tensor) is not None
+        return self.known(tensor) is not None
 
     def is_strange(self, tensor: Any) -> bool:
         """Whether a tensor was made where nothing is seen: by no call in the block, and it is none of the model's."""
@@ -86,8 +99,19 @@ class Tracker:
         """Note the layout of what was computed element by element from the tensors among some arguments."""
         layouts = [layout for tensor in flat(arguments) if (layout := self.layout(tensor)) is not None]
         for tensor in flat(result):
-            self.set(tensor, together(layouts, tensor.shape))
+            layout = together(layouts, tensor.shape)
+            self._check_sized(layout, layouts, arguments)
+            self.set(tensor, layout)
         return result
+
+    def _check_sized(self, layout: Layout, layouts: Sequence[Layout], arguments: Any) -> None:
+        """Refuse what has no lengths and becomes as long as the padded batch, by a constant of that size."""
+        for constant in flat(arguments):
+            sizes = self.padded_sizes(constant)
+            for i in range(1, constant.ndim + 1):
+                is_new = all(i > len(each.dims) or not each.dims[-i] for each in layouts)
+                if constant.shape[-i] in sizes and layout.is_plain(-i) and is_new:
+                    raise LayoutError("a constant of the padded size meets what has no lengths")
 
     def filled(self, tensor: Tensor, value: float = 0.0, dims: Sequence[int] | None = None) -> Tensor:
         """A tensor with a value in the place of all that is not valid; see `Layout.valid` for `dims`."""
@@ -100,7 +124,7 @@ class Tracker:
         layout = self.layout(tensor)
         steps = None if layout is None else layout.steps_of(dim)
         size = tensor.shape[dim]
-        return size if steps is None else Size(size, steps.lengths, self, is_raw=True)
+        return size if steps is None else Size(size, steps.lengths, self, axis=steps.axis)
 
     def one(self, number: Any, name: str) -> Any:
         """A number that must be the same for all samples."""

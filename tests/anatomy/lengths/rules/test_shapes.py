@@ -10,6 +10,12 @@ from unpadded import Runs, assert_as_alone, run_padded
 
 from normsmith.errors import LengthsError
 
+
+def smoothed(x: torch.Tensor) -> torch.Tensor:
+    """With zeros at both ends, which are somewhere else in each sample."""
+    return F.avg_pool1d(x, 3, 1, 1)
+
+
 SAMPLES = [torch.randn(1, 4, n) for n in (8, 5)]
 
 
@@ -28,6 +34,13 @@ SAMPLES = [torch.randn(1, 4, n) for n in (8, 5)]
         pytest.param(lambda x: F.normalize(x, dim=1).unsqueeze(1).squeeze(1), id="normalised over channels"),
         pytest.param(
             lambda x: x.unsqueeze(1).expand(-1, 3, -1, -1).repeat(1, 1, 2, 1).sum((1, 2)), id="repeated"
+        ),
+        pytest.param(
+            lambda x: smoothed(x.mean(-1, keepdim=True).expand(-1, -1, x.size(-1))), id="as long as it was"
+        ),
+        pytest.param(lambda x: smoothed(x.mean(-1, keepdim=True).expand_as(x)), id="as another tensor"),
+        pytest.param(
+            lambda x: smoothed(x.mean(-1, keepdim=True).repeat(1, 1, x.size(-1))), id="again and again"
         ),
         pytest.param(lambda x: x.mean(-1) * (x.numel() / x.size(-1)), id="numbers are counted"),
         pytest.param(lambda x: torch.stack(list(x.unbind(1)), -1), id="channels unbound"),
@@ -53,6 +66,10 @@ def test_pixels_are_shuffled() -> None:
         (lambda x: F.pad(x, (x.size(-1), 0)), "the padding on the left"),
         (lambda x: x.transpose(0, 2).chunk(2), "along dimension 0"),
         (lambda x: x.repeat(1, 1, 2), "changes from"),
+        (
+            lambda x: x.mean(-1, keepdim=True).expand(-1, -1, x.size(-1) // 2),
+            "computed from that of the padded",
+        ),
         (lambda x: x.index_select(0, torch.tensor([0, 0])), "selected"),
         (lambda x: x.view(torch.int32), "another dtype"),
     ],

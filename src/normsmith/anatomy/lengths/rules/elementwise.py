@@ -10,6 +10,7 @@ from torch import Tensor
 from normsmith._torch import map_leaves
 from normsmith.anatomy.forward import flat
 from normsmith.anatomy.kinds import ACTIVATION_FUNCTIONS
+from normsmith.anatomy.lengths.constants import note_constants
 from normsmith.anatomy.lengths.sizes import PerSample, differing
 from normsmith.anatomy.lengths.tracker import Call, Rule
 
@@ -68,12 +69,14 @@ def _of_samples(call: Call, value: Any) -> Any:
 
 def _like_first(call: Call) -> Any:
     """Of a dtype or device that another argument may say."""
+    if not call.tracker.is_tracked(call.args[0]):
+        return note_constants(call.tracker, call.run(), (call.args[:1], {}))
     return call.tracker.elementwise(call.run(), call.args[0])
 
 
 def _constant(call: Call) -> Any:
     """A tensor of new values, which has only its dtype and device from what has lengths."""
-    return call.tracker.set_all(call.run(), None)
+    return note_constants(call.tracker, call.run(), (call.args[1:], call.kwargs))
 
 
 def _ask(call: Call) -> Any:

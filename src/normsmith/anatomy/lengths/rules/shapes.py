@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from normsmith.anatomy.forward import flat
-from normsmith.anatomy.lengths.layouts import Layout, LayoutError, Steps, plain, together, with_lengths
-from normsmith.anatomy.lengths.sizes import Size, values_of
+from normsmith.anatomy.lengths.layouts import Dim, Layout, LayoutError, Steps, plain, together, with_lengths
+from normsmith.anatomy.lengths.sizes import Size, differing, plain_number, values_of
 from normsmith.anatomy.lengths.tracker import Call, Rule
 
 
@@ -65,16 +66,43 @@ def _reshaped(call: Call) -> Any:
 
 
 def _expanded(call: Call) -> Any:
-    """Dimensions of size 1 repeated; samples and lengths stay."""
+    """Dimensions of size 1 repeated: as often as a sample is long where that is what the code reads off a tensor."""
     layout, result = call.tracker.of(call.first), call.run()
-    return call.tracker.set(result, together([layout], result.shape).with_plain_sizes(result.shape))
+    if call.name == "expand_as":
+        other = call.tracker.of(call.args[1])
+        return call.tracker.set(result, _grown(layout, list(other.dims), result.shape))
+    sizes = call.kwargs.get(
+        "size", call.args[1] if isinstance(call.args[1], (tuple, list)) else call.args[1:]
+    )
+    return call.tracker.set(result, _grown(layout, [_dim_of(size) for size in sizes], result.shape))
 
 
 def _repeated(call: Call) -> Any:
-    """`repeat`: plain dimensions only."""
+    """`repeat`: plain dimensions, or one of size 1 as often as a sample is long."""
     layout, result = call.tracker.of(call.first), call.run()
-    padded = Layout(((),) * (result.ndim - len(layout.dims)) + layout.dims)
-    return call.tracker.set(result, padded.with_plain_sizes(result.shape))
+    times = call.kwargs.get(
+        "repeats", call.args[1] if isinstance(call.args[1], (tuple, list)) else call.args[1:]
+    )
+    return call.tracker.set(result, _grown(layout, [_dim_of(each) for each in times], result.shape))
+
+
+def _grown(layout: Layout, wanted: list[Dim], shape: Sequence[int]) -> Layout:
+    """A layout whose dimensions of size 1 become those that are wanted; others stay, or change as plain ones may."""
+    dims = [*((),) * (len(shape) - len(layout.dims)), *layout.dims]
+    wanted = [*((),) * (len(shape) - len(wanted)), *wanted]
+    grown = [want if not dim and want else dim for dim, want in zip(dims, wanted, strict=True)]
+    return Layout(tuple(grown)).with_plain_sizes(shape)
+
+
+def _dim_of(size: Any) -> Dim:
+    """The dimension that a size makes."""
+    if differing(size) is None:
+        return ()
+    if size.axis is None:
+        raise LayoutError(
+            "a size is computed from that of the padded batch, and would differ between samples"
+        )
+    return (Steps(size.axis, size.values, plain_number(size)),)
 
 
 def same_dims(call: Call) -> Any:
