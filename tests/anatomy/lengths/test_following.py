@@ -32,6 +32,8 @@ def test_names_of_functions() -> None:
         (lambda x: torch.fft.fft(x).real, "fft_fft: no rule"),
         (lambda x: x.renorm(2, 0, 1.0), "renorm: no rule"),
         (lambda x: x + torch.linspace(0, 1, x.size(-1)), "linspace: values are made from the size"),
+        (lambda x: x + x.new_tensor(x.size(-1)), "new_tensor: values"),
+        (lambda x: x + x.new_full((1,), x.size(-1)), "new_full: values"),
         (lambda x: x + torch.full((1,), x.size(-1)), "full: values"),
         (lambda x: x + torch.arange(x.size(-1), 0, -1), "arange: values"),
         (lambda x: x + torch.zeros(20)[x.size(-1) :][:8], "getitem: values"),

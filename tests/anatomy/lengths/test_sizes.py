@@ -56,6 +56,8 @@ def test_arithmetic_keeps_the_numbers_of_samples(size, made, values) -> None:
         lambda size: size % 2 == 0,
         lambda size: int(size / 2),
         int,
+        math.sqrt,
+        lambda size: float(size - 1),
         lambda size: size - 8 != 0,
     ],
 )

@@ -83,6 +83,12 @@ class PerSample:
         whole = [int(value) for value in self.values]
         return int(self._same(int(plain_number(self)), whole, "for a plain number by int()"))
 
+    def __float__(self) -> float:
+        whole = [float(value) for value in self.values]
+        return float(
+            self._same(float(plain_number(self)), whole, "for a plain number, as by float() or math.sqrt(),")
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         plain = plain_number(self)
         return type(plain), (plain,)

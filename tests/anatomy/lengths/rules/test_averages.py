@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -32,6 +34,8 @@ IMAGES = [torch.randn(1, 4, *size) for size in ((12, 9), (7, 16))]
         pytest.param(lambda x: torch.max(x, -x).sum(dim=1), id="of two tensors, then over channels"),
         pytest.param(lambda x: x.long().amax(-1).float(), id="whole numbers"),
         pytest.param(lambda x: x.median(1).values, id="median over channels"),
+        pytest.param(lambda x: x / x.norm(dim=1, keepdim=True), id="norm over channels"),
+        pytest.param(lambda x: torch.norm(x, 2, -1), id="norm over time"),
         pytest.param(nn.AdaptiveAvgPool1d(1), id="one average"),
         pytest.param(nn.AdaptiveAvgPool1d(4), id="four averages"),
         pytest.param(nn.AdaptiveMaxPool1d(1), id="one maximum"),
@@ -58,6 +62,7 @@ def test_over_everything_each_valid_position_counts_once() -> None:
     [
         (lambda x: x.mean(0), "over the samples and leaves their lengths"),
         (lambda x: x.median(-1).values, "not known"),
+        (lambda x: x.norm(-math.inf, -1), "a norm of p=-inf"),
         (nn.AdaptiveMaxPool1d(2), "its windows depend on the length"),
     ],
 )

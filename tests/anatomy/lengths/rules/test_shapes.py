@@ -42,6 +42,7 @@ SAMPLES = [torch.randn(1, 4, n) for n in (8, 5)]
         pytest.param(
             lambda x: smoothed(x.mean(-1, keepdim=True).repeat(1, 1, x.size(-1))), id="again and again"
         ),
+        pytest.param(lambda x: x.topk(2, 1)[0] + x.sort(1)[0][:, :2], id="sorted channels"),
         pytest.param(lambda x: x.mean(-1) * (x.numel() / x.size(-1)), id="numbers are counted"),
         pytest.param(lambda x: torch.stack(list(x.unbind(1)), -1), id="channels unbound"),
     ],

@@ -37,6 +37,22 @@ def _reduction(call: Call) -> Any:
     return tracker.set_all(result, layout)
 
 
+def _norm(call: Call) -> Any:
+    """`x.norm(p, dim)`, of zeros where it is not valid."""
+    named = call.named("input", "p", "dim", "keepdim", "out", "dtype")
+    p = named.get("p", "fro")
+    if p not in ("fro", 1, 2, math.inf):
+        raise LayoutError(f"a norm of p={p!r}")
+    x, dim = named["input"], named.get("dim")
+    dims = (
+        list(range(x.ndim))
+        if dim is None
+        else [each % x.ndim for each in ([dim] if isinstance(dim, int) else dim)]
+    )
+    layout = _after(call.tracker.of(x), dims, bool(named.get("keepdim", False)))
+    return call.tracker.set(call.with_first(_filled(call, x, 0.0, dims)), layout)
+
+
 def _arguments(call: Call) -> tuple[Tensor, list[int] | None, bool]:
     """The tensor, the dimensions that are reduced, and whether they stay as ones."""
     second = call.args[1] if len(call.args) > 1 else call.kwargs.get("other")
@@ -167,6 +183,7 @@ def _adaptive_maximum(call: Call) -> Any:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys((*_FILL, "mean", "std", "var", "median", "nanmean", "var_mean", "std_mean"), _reduction),
+    "norm": _norm,
     **{f"adaptive_avg_pool{n}d": _adaptive_average for n in (1, 2, 3)},
     **{f"adaptive_max_pool{n}d{end}": _adaptive_maximum for n in (1, 2, 3) for end in ("", "_with_indices")},
 }

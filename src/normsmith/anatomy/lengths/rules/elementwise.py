@@ -10,9 +10,9 @@ from torch import Tensor
 from normsmith._torch import map_leaves
 from normsmith.anatomy.forward import flat
 from normsmith.anatomy.kinds import ACTIVATION_FUNCTIONS
-from normsmith.anatomy.lengths.constants import note_constants
+from normsmith.anatomy.lengths.constants import note_constants, why_depends_on_size
 from normsmith.anatomy.lengths.sizes import PerSample, differing
-from normsmith.anatomy.lengths.tracker import Call, Rule
+from normsmith.anatomy.lengths.tracker import Call, LayoutError, Rule
 
 FUNCTIONS = ACTIVATION_FUNCTIONS | {
     "add", "sub", "rsub", "subtract", "mul", "multiply", "div", "divide", "truediv", "rdiv", "rtruediv", "itruediv",
@@ -76,6 +76,8 @@ def _like_first(call: Call) -> Any:
 
 def _constant(call: Call) -> Any:
     """A tensor of new values, which has only its dtype and device from what has lengths."""
+    if why := why_depends_on_size(call.tracker, call.name, call.args, call.kwargs):
+        raise LayoutError(why)
     return note_constants(call.tracker, call.run(), (call.args[1:], call.kwargs))
 
 

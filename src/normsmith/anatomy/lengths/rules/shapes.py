@@ -133,8 +133,8 @@ def along_plain(call: Call) -> Any:
     return call.tracker.set_all(result, Layout(tuple(kept)))
 
 
-_DEFAULT_DIMS = {"glu": -1, "normalize": 1, "sort": -1}
-_DIM_COMES_THIRD = ("split", "chunk", "tensor_split", "normalize")
+_DEFAULT_DIMS = {"glu": -1, "normalize": 1, "sort": -1, "topk": -1}
+_DIM_COMES_THIRD = ("split", "chunk", "tensor_split", "normalize", "topk")
 
 
 def _joined(call: Call) -> Any:
@@ -250,7 +250,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("expand", "expand_as", "broadcast_to"), _expanded),
     "repeat": _repeated, "tile": _repeated,
     **dict.fromkeys(
-        ("split", "chunk", "tensor_split", "unbind", "glu", "cumsum", "cumprod", "flip", "normalize", "sort"),
+        ("split", "chunk", "tensor_split", "unbind", "glu", "cumsum", "cumprod", "flip", "normalize", "sort", "topk"),
         along_plain,
     ),
     "cat": _joined, "concat": _joined, "concatenate": _joined, "stack": _stacked, "pad": _padded,
