@@ -25,7 +25,15 @@ from normsmith.layers.batch_renorm import (
     LazyBatchRenorm2d,
     LazyBatchRenorm3d,
 )
+from normsmith.layers.conditional_norm import (
+    ConditionalBatchNorm1d,
+    ConditionalBatchNorm2d,
+    ConditionalBatchNorm3d,
+    ConditionalNorm,
+)
 from normsmith.layers.contexts import accumulate, use_mask
+from normsmith.layers.domain_norm import DomainBatchNorm1d, DomainBatchNorm2d, DomainBatchNorm3d, DomainNorm
+from normsmith.layers.domains import use_domain
 from normsmith.layers.frozen import freeze, unfreeze
 from normsmith.layers.input_norm import InputNorm
 from normsmith.layers.ranks import join_ranks
@@ -48,6 +56,14 @@ __all__ = [
     "BatchRenormAct1d",
     "BatchRenormAct2d",
     "BatchRenormAct3d",
+    "ConditionalBatchNorm1d",
+    "ConditionalBatchNorm2d",
+    "ConditionalBatchNorm3d",
+    "ConditionalNorm",
+    "DomainBatchNorm1d",
+    "DomainBatchNorm2d",
+    "DomainBatchNorm3d",
+    "DomainNorm",
     "InputNorm",
     "LazyBatchNorm1d",
     "LazyBatchNorm2d",
@@ -62,6 +78,7 @@ __all__ = [
     "init",
     "join_ranks",
     "unfreeze",
+    "use_domain",
     "use_mask",
     "without_a_trace",
 ]

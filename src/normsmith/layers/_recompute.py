@@ -53,7 +53,7 @@ def state_of_forward(layer: nn.Module, current: Callable[[], ForwardState]) -> F
         return current()
     recomputed = is_recomputing()
     if recomputed:
-        original = recall(layer)
+        original: ForwardState | None = recall(layer)
         if original is not None:
             return original
     state = current()
@@ -70,13 +70,13 @@ def is_recomputing() -> bool:
     return backward_number() != -1
 
 
-def remember(segment: Any, layer: nn.Module, state: ForwardState) -> None:
-    """Keep the state of a forward on the checkpointed segment that it is part of."""
+def remember(segment: Any, layer: nn.Module, state: Any) -> None:
+    """Keep the state of a forward, of a kind that the layer knows, on the checkpointed segment that it is part of."""
     _record(segment).setdefault(id(layer), []).append(state)
 
 
-def recall(layer: nn.Module) -> ForwardState | None:
-    """The state of the original of this recomputed forward: per layer, in the order of its calls."""
+def recall(layer: nn.Module) -> Any:
+    """The state of the original of this recomputed forward, or None: per layer, in the order of its calls."""
     segment = recomputed_segment()
     if segment is None:
         return None

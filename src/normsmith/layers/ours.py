@@ -13,6 +13,9 @@ class Ours:
     is_ours: ClassVar[bool] = False
     """Whether normsmith defines this very class; False for classes that others derive from it."""
 
+    is_composite: ClassVar[bool] = False
+    """Whether its forward only calls layers that it holds, which are layers of the model by themselves."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.is_ours = cls.__module__.startswith(_PACKAGE)
