@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from normsmith._text import exact
+from normsmith._text import exact, some
 from normsmith._torch import TorchBatchNorm
 from normsmith.anatomy.graph import Event
 from normsmith.anatomy.kinds import channels, is_producer
 from normsmith.anatomy.linear_layers import read_linear
+from normsmith.layers import DomainNorm
+from normsmith.layers.domains import HasDomains
 from normsmith.layers.schedules import PRESETS
 from normsmith.layers.statistics import StatisticsBase
 
@@ -22,7 +24,7 @@ def describe_module(module: nn.Module) -> str:
     >>> describe_module(nn.BatchNorm1d(4)), describe_module(nn.ReLU()), describe_module(nn.Sequential(nn.ReLU()))
     ('nn.BatchNorm1d(4)', 'ReLU()', 'Sequential')
     """
-    if isinstance(module, (TorchBatchNorm, nn.GroupNorm)):
+    if isinstance(module, (TorchBatchNorm, nn.GroupNorm, HasDomains)):
         return describe_layer(module)
     text = str(module)
     return type(module).__name__ if "\n" in text else text
@@ -35,6 +37,10 @@ def describe_layer(layer: Any) -> str:
     ('nn.BatchNorm2d(8)', 'Conv2d(3, 8)')
     """
     kind = type(layer).__name__
+    if isinstance(layer, HasDomains):
+        held: Any = layer
+        norm = next(iter(held.norms.values())) if isinstance(layer, DomainNorm) else held.norm
+        return f"{kind}({describe_layer(norm)}, {some(layer.domains, 4)})"
     linear = read_linear(layer)
     if linear is not None:
         return f"{kind}({linear.inputs}, {linear.outputs})"

@@ -146,7 +146,9 @@ def is_opaque(module: nn.Module) -> bool:
         return True
     if is_activation(module) or is_norm(module) or is_producer(module):
         return True
-    if is_ours(type(module)) or origin.startswith("torch.ao."):
+    if is_ours(type(module)):
+        return not type(module).is_composite  # type: ignore[attr-defined]  # all of ours know it
+    if origin.startswith("torch.ao."):
         return True
     return origin.startswith("torch.nn.") and not any(True for _ in module.children())
 

@@ -13,6 +13,7 @@ from normsmith._torch import children_of, is_compiled_in_place
 from normsmith.anatomy.holders import Holders
 from normsmith.anatomy.kinds import is_prepared
 from normsmith.errors import SurgeryError
+from normsmith.layers.domains import HasDomains
 from normsmith.layers.models import checked_module
 from normsmith.layers.scripted import give_places_back
 
@@ -70,6 +71,14 @@ class Locations:
         """
         return self._attributes.get(module)
 
+    def with_domains(self, module: nn.Module) -> HasDomains | None:
+        """The layer with domains that a norm is part of; None where it is part of none."""
+        outer = [holder for holder, _ in self.holders[module]]
+        outer += [
+            holder for part in outer if isinstance(part, nn.ModuleDict) for holder, _ in self.holders[part]
+        ]
+        return next((holder for holder in outer if isinstance(holder, HasDomains)), None)
+
     def why_not_replaceable(self, module: nn.Module, doing: str) -> str | None:
         """The reason why a module cannot be replaced: something would go on using the old one. None if there is none.
 
@@ -78,6 +87,9 @@ class Locations:
         attribute = self.plain_attribute(module)
         if attribute is not None:
             return f"{attribute} holds it as a plain Python attribute, which would go on using the old one"
+        layer = self.with_domains(module)
+        if layer is not None and doing != "converting":
+            return f"it is part of {type(layer).__name__}; {one_domain(layer)}, before {doing}"
         for holder, _ in self.holders[module]:
             kind = type(holder)
             if kind.__name__ == "OptimizedModule":
@@ -86,9 +98,12 @@ class Locations:
                 return f"it is part of {kind.__name__}, which computes with its insides"
         if is_compiled_in_place(module):
             return f"it was compiled by itself; compile after {doing}"
-        if is_prepared(module):
-            return f"it is prepared for quantisation; prepare after {doing}"
-        return None
+        return f"it is prepared for quantisation; prepare after {doing}" if is_prepared(module) else None
+
+
+def one_domain(layer: HasDomains) -> str:
+    """How to make a plain norm of a layer with domains, for reasons."""
+    return f'take one domain, convert(model, to="batch", domain="{layer.domains[0]}")'
 
 
 def _plain_attributes(locations: Locations) -> Iterator[tuple[nn.Module, str]]:

@@ -143,18 +143,21 @@ def use_domain(model: nn.Module, domain: str | int | Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def some_domain(model: nn.Module) -> Iterator[None]:
-    """Let every layer that has no domain now use its first one: for forwards that tell how a model is built."""
-    layers = [
-        module for module in model.modules() if isinstance(module, HasDomains) and module.domain is None
-    ]
+def some_domain(model: nn.Module, domain: str | int | None = None) -> Iterator[None]:
+    """Have a domain for every layer of a model: the one that is given, or else the first where there is none now.
+
+    For forwards that tell how a model is built, or compare it with another one. The model may have no such layer.
+    """
+    layers = [module for module in model.modules() if isinstance(module, HasDomains)]
+    before = [layer._choice.current for layer in layers]
     try:
         for layer in layers:
-            layer._choice.current = layer.domains[0]
+            if domain is not None or layer.domain is None:
+                layer._choice.current = domain_named(layer, 0 if domain is None else domain)
         yield
     finally:
-        for layer in layers:
-            layer._choice.current = None
+        for layer, earlier in zip(layers, before, strict=True):
+            layer._choice.current = earlier
 
 
 def domain_layers(model: nn.Module, caller: str) -> list[HasDomains]:

@@ -80,7 +80,7 @@ SOURCES = {
 }
 TARGETS = {
     "batch": {}, "renorm": {"total_steps": 100}, "sync": {}, "ghost": {"ghost_batch_size": 2}, "frozen": {},
-    "torch": {}, "group": {}, "layer": {},
+    "domain": {"domains": ("clean", "adversarial"), "default": "clean"}, "torch": {}, "group": {}, "layer": {},
 }  # fmt: skip
 REFUSED = {("ghost", "torch"): "torch's batch norm has no ghost_batch_size"} | {
     (fused, to): "activation" for fused in ("fused", "timm") for to in ("torch", "group", "layer")
@@ -109,6 +109,8 @@ def test_every_kind_into_every_other(source, to):
     assert plan.expects.evaluation == expected
     plan.verify(images(8)())
     changed = plan.apply()
+    if to == "domain":
+        changed = nn.Sequential(changed[0], changed[1].norms["clean"])  # the first has what there was
     assert all(changed[1]._parameters[name] is p for name, p in affine.items())
     if expected == "same":
         added = set(changed.state_dict()) ^ set(keys)

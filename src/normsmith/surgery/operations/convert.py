@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -13,18 +14,24 @@ from normsmith._choices import did_you_mean
 from normsmith._torch import buffers_of
 from normsmith.anatomy.batch_norms import BatchNorm, selected_batch_norms
 from normsmith.anatomy.broken_statistics import broken_statistics, statistics_remarks
+from normsmith.anatomy.describe import describe_layer
 from normsmith.anatomy.kinds import channels, is_producer
-from normsmith.anatomy.locations import Locations
+from normsmith.anatomy.locations import Locations, one_domain
 from normsmith.anatomy.read_batch_norm import read_batch_norm
 from normsmith.anatomy.remark import Refusal, Remark
-from normsmith.anatomy.select import Only
+from normsmith.anatomy.select import Only, selected
 from normsmith.errors import InputError
+from normsmith.layers.domains import HasDomains, domain_layers
 from normsmith.surgery.plans.edits import AttributeEdit, Edit, ModuleEdit, RequireUnchanged
 from normsmith.surgery.plans.operation import operation
 from normsmith.surgery.plans.plan import Change, Plan
 from normsmith.surgery.plans.verify import Expectation, Outcome
-from normsmith.surgery.targets.conversions import TARGETS, WITHOUT_STATISTICS, Converted, converted
+from normsmith.surgery.targets.conversions import TARGETS, WITHOUT_STATISTICS, converted
+from normsmith.surgery.targets.converted import Converted
+from normsmith.surgery.targets.domains import inner_norms, norm_of_domain
 
+_WHOLE = ("domain", "torch", "group", "layer")
+"""The targets that a norm within a layer with domains does not become: that layer would not know them."""
 _ORDER: tuple[Outcome, ...] = ("same", "may differ", "differs")
 
 
@@ -36,6 +43,7 @@ def convert(
     only: Only = None,
     first: int | None = None,
     last: int | None = None,
+    domain: str | int | None = None,
     **options: Any,
 ) -> Plan:
     """Plan to make the batch norms of a model another kind of norm, and to change nothing else.
@@ -47,6 +55,7 @@ def convert(
     | "sync" | the same norm with `process_group` (by default "world") | the same |
     | "ghost" | the same norm with `ghost_batch_size` | the same |
     | "frozen" | the same norm, pinned to its running statistics; γ and β do not train | the same |
+    | "domain" | `DomainNorm`: the same norm for each of `domains` | the same |
     | "torch" | `torch.nn.BatchNorm1d/2d/3d`, or `SyncBatchNorm` of a synchronised one | the same |
     | "group" | `nn.GroupNorm` with `num_groups` (by default up to 8) | differ |
     | "layer" | `nn.GroupNorm(1, C)`: layer norm over channels, whatever the layout | differ |
@@ -59,15 +68,21 @@ def convert(
     sb3-contrib and torchrl. A layer whose class does not say how many dimensions it takes gets those of the layer
     before it with as many channels. Names in the state dict stay; "group" and "layer" have no statistics there.
 
+    "domain" copies the statistics for every domain, which `use_domain` then chooses. γ and β are one for all
+    (`affine="shared"`) or each domain's own ("own"); "embedding" makes a `ConditionalNorm`, with statistics of all and γ
+    and β of each class. With `domain=`, of such layers one domain becomes what `to` says: a network without the others.
+    Without it their norms are converted one by one, as all others are.
+
     Args:
         to: see above.
         only: patterns of paths such as "layer1.*", or a function (path, module) → bool.
         first, last: only the first or last so many of these, in the order of the model's modules.
+        domain: of layers with domains the one that is kept, by name or number; all other layers stay as they are.
         options: of the new layers, as `total_steps`, `schedule`, `track`, `ghost_batch_size`, `process_group`,
-            `on_small_batch`, `num_groups`, `eps`, `momentum`.
+            `on_small_batch`, `num_groups`, `eps`, `momentum`; of "domain" `domains`, `affine` and `default`.
 
     Raises:
-        InputError: an unknown `to`, options that the layers do not take, or first and last together.
+        InputError: an unknown `to` or domain, options that the layers do not take, or first and last together.
         SurgeryError: there is no batch norm among what is selected.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
@@ -79,14 +94,22 @@ def convert(
     if to not in TARGETS:
         raise InputError(f"to: expected one of {', '.join(TARGETS)}, got {to!r}{did_you_mean(to, TARGETS)}")
     locations = Locations(model)
-    chosen = selected_batch_norms(locations, "convert", only, first, last)
     dimensions = _Dimensions(model)
-    results = {module: _one(module, locations, dimensions, to, options) for module in chosen}
+    results: dict[nn.Module, Converted | Refusal]
+    if domain is None:
+        chosen = selected_batch_norms(locations, "convert", only, first, last)
+        results = {module: _one(module, locations, dimensions, to, options) for module in chosen}
+    else:
+        layers = {layer: locations.paths[layer] for layer in domain_layers(model, "convert")}
+        results = {
+            module: _one_of(module, domain, locations, dimensions, to, options)
+            for module in selected(layers, only, first, last)
+        }
     converted_ = {module: result for module, result in results.items() if isinstance(result, Converted)}
     changed = {module: result for module, result in converted_.items() if result.changes}
     kept = {module: result for module, result in converted_.items() if not result.changes}
     return Plan(
-        f"convert to {to}",
+        f"convert to {to}{'' if domain is None else f', the domain {domain}'}",
         model,
         changes=tuple(_change(locations.paths[module], result) for module, result in changed.items()),
         refusals=tuple(result for result in results.values() if isinstance(result, Refusal)),
@@ -95,7 +118,7 @@ def convert(
             for module, result in kept.items()
         ),
         edits=tuple(edit for module, result in changed.items() for edit in _edits(module, result, locations)),
-        expects=_expected(changed),
+        expects=replace(_expected(changed), domain=domain),
         warnings=() if to in WITHOUT_STATISTICS else statistics_remarks(locations, converted_),
     )
 
@@ -107,6 +130,11 @@ def _one(
     path = locations.paths[module][0]
     if (bound := locations.why_not_replaceable(module, "converting")) is not None:
         return Refusal(path, bound)
+    if (layer := locations.with_domains(module)) is not None and to in _WHOLE:
+        of_domain = f"{describe_layer(module)} of {type(layer).__name__}"
+        if to == "domain":
+            return Converted(module, of_domain, "", "", "same", "same", changes=False)
+        return Refusal(path, f"it is {of_domain}; {one_domain(layer)}, before converting")
     norm = read_batch_norm(module)
     result = norm if isinstance(norm, Refusal) else converted(norm, to, options, dimensions.of(norm))
     if isinstance(result, Refusal):
@@ -120,13 +148,40 @@ def _one(
     return result if reason is None else Refusal(path, reason)
 
 
+def _one_of(
+    module: nn.Module,
+    domain: str | int,
+    locations: Locations,
+    dimensions: _Dimensions,
+    to: str,
+    options: dict[str, Any],
+) -> Converted | Refusal:
+    """What a layer with domains becomes where one of them is kept, or the reason why it cannot."""
+    assert isinstance(module, HasDomains)
+    path = locations.paths[module][0]
+    if (bound := locations.why_not_replaceable(module, "converting")) is not None:
+        return Refusal(path, bound)
+    norm = norm_of_domain(module, domain)
+    result = norm if isinstance(norm, Refusal) else converted(norm, to, options, dimensions.of(norm))
+    if isinstance(result, Refusal):
+        return result.at(path)
+    assert isinstance(norm, BatchNorm)  # the line above has returned otherwise
+    before, after = describe_layer(module), describe_layer(result.new)
+    why = result.why or "asked for; the other domains go"
+    return replace(result, before=before, after=after, why=why, changes=True, inner=norm.module)
+
+
 def _change(paths: tuple[str, ...], result: Converted) -> Change:
     return Change(paths[0], result.before, result.after, result.why, paths[1:])
 
 
 def _edits(module: nn.Module, result: Converted, locations: Locations) -> Iterator[Edit]:
-    yield ModuleEdit(locations.holders[module], module, result.new)
-    if _stored_otherwise(module, result):
+    inner = {} if result.inner is None else {module if inner_norms(module) else result.new: result.inner}
+    yield ModuleEdit(locations.holders[module], module, result.new, inner)
+    if inner:
+        for norm in inner_norms(module) or (module,):
+            yield RequireUnchanged(norm)
+    elif _stored_otherwise(module, result):
         yield RequireUnchanged(module, buffers_of(module))
     for parameter in result.stops:
         if parameter.requires_grad:
@@ -191,7 +246,7 @@ def convert_model(
     `normsmith.surgery.convert(model, to=...)`, which says more about every argument.
 
     Args:
-        to: "batch", "renorm", "sync", "ghost", "frozen", "torch", "group" or "layer".
+        to: "batch", "renorm", "sync", "ghost", "frozen", "domain", "torch", "group" or "layer".
         only: patterns of paths such as "layer1.*", or a function (path, module) → bool.
         optimizer, ema: what belongs to the model and is to follow it.
         copy: leave the model alone, and return a converted copy.

@@ -178,6 +178,8 @@ def recalibrate(
 
     Layers stay as they are, and are named with the reason, where their user has frozen them: by `freeze()`, by
     `momentum=0`, in evaluation mode within a model in training mode, or frozen by their class.
+    Of layers with domains those are measured whose domain the batches are of: run it within `use_domain(model, ...)`.
+
     `num_batches_tracked` counts training steps and stays, and so do momentum and renorm's schedule.
 
     Args:
@@ -292,10 +294,11 @@ def _healed(
 def _unreached(
     model: nn.Module, layers: Sequence[MeasuredLayer], result: PopulationResult
 ) -> Iterator[Remark]:
-    code = Locations(model).code
+    locations = Locations(model)
     for layer, moments in zip(layers, result.moments, strict=True):
         if moments is None:
-            yield Remark(layer.path, code.by_hand(layer.layer) or "no batch reached it")
+            none = f"no batch {'' if locations.with_domains(layer.layer) is None else 'of its domain '}reached it"
+            yield Remark(layer.path, locations.code.by_hand(layer.layer) or none)
         elif not has_variance(moments):
             yield Remark(layer.path, "fewer than two values per channel reached it")
 

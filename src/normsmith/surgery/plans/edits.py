@@ -73,12 +73,14 @@ class ModuleEdit(Edit):
     """Every module that holds the old one as a child, with the child's name."""
     old: nn.Module
     new: nn.Module
+    inner: Mapping[nn.Module, nn.Module] = field(default_factory=dict)
+    """Of the old and the new one that whose tensors are not its own, with the part of it that holds them."""
     carries: tuple[str, ...] = field(init=False)
     """Names of the parameters and buffers that are the same tensor in both."""
     _children: Mapping[nn.Module, Mapping[str, nn.Module | None]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        old, new = _tensors(self.old), _tensors(self.new)
+        old, new = self._tensors(self.old), self._tensors(self.new)
         same = tuple(name for name, tensor in new.items() if tensor is not None and old.get(name) is tensor)
         object.__setattr__(self, "carries", same)
         children = {module: dict(children_of(module)) for module in (self.old, self.new)}
@@ -86,7 +88,7 @@ class ModuleEdit(Edit):
 
     def is_possible(self) -> bool:
         return self._stands(self.old) and all(
-            _tensors(self.old)[name] is _tensors(self.new)[name] for name in self.carries
+            self._tensors(self.old)[name] is self._tensors(self.new)[name] for name in self.carries
         )
 
     def is_undoable(self) -> bool:
@@ -108,12 +110,17 @@ class ModuleEdit(Edit):
         same = children_of(module) == self._children[module]
         return same and all(children_of(parent).get(name) is module for parent, name in self.holders)
 
+    def _tensors(self, module: nn.Module) -> dict[str, Tensor | None]:
+        return _tensors(self.inner.get(module, module))
+
     def _hand_over(self, current: nn.Module, successor: nn.Module) -> None:
-        successor.training = current.training
+        for part in successor.modules() if successor in self.inner else (successor,):
+            part.training = current.training
+        holder = self.inner.get(successor, successor)
         for name in self.carries:
-            for group in (parameters_of(successor), buffers_of(successor)):
+            for group in (parameters_of(holder), buffers_of(holder)):
                 if name in group:
-                    group[name] = _tensors(current)[name]
+                    group[name] = self._tensors(current)[name]
         hand_over_hooks(current, successor)
         for parent, name in self.holders:
             children_of(parent)[name] = successor

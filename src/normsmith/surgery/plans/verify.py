@@ -14,6 +14,7 @@ from normsmith.anatomy.float64 import in_float64
 from normsmith.anatomy.forward import Forward, check_runnable, copied, outputs
 from normsmith.anatomy.preserve import preserved
 from normsmith.errors import SurgeryError
+from normsmith.layers.domains import some_domain
 from normsmith.surgery.plans.in_place import nothing_in_place
 
 Outcome = Literal["same", "may differ", "differs"]
@@ -31,10 +32,11 @@ _SAYS: dict[Outcome, str] = {
 
 @dataclass(frozen=True)
 class Expectation:
-    """What an operation does to the outputs, in evaluation and in training."""
+    """What an operation does to the outputs, in evaluation and in training; in one domain, if it says which."""
 
     evaluation: Outcome = "may differ"
     training: Outcome = "may differ"
+    domain: str | int | None = None
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,10 @@ def verify(
     """
     check_runnable(model)
     modes = ["evaluation"] + ["training"] * (expects.training != "may differ")
-    before = [_run(model, batch, forward, mode, "before") for mode in modes]
-    apart = [_run_apart(model, batch, forward, mode, "before") for mode in modes]
-    with changed as other, preserved(other), _Noting(new) as reached:
+    with some_domain(model, expects.domain):
+        before = [_run(model, batch, forward, mode, "before") for mode in modes]
+        apart = [_run_apart(model, batch, forward, mode, "before") for mode in modes]
+    with changed as other, some_domain(other, expects.domain), preserved(other), _Noting(new) as reached:
         after = [_run(other, batch, forward, mode, "after") for mode in modes]
         apart_after = [_run_apart(other, batch, forward, mode, "after") for mode in modes]
     wanted = [expects.evaluation, expects.training]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,26 +16,11 @@ from normsmith.anatomy.remark import Refusal
 from normsmith.errors import InputError, NormsmithError
 from normsmith.layers.policy import Policy
 from normsmith.surgery.plans.verify import Outcome
+from normsmith.surgery.targets.converted import Converted
+from normsmith.surgery.targets.domains import DomainOptions, per_domain
 from normsmith.surgery.targets.factory import group_count, made_of
 
 _Guess = tuple[int, str] | None
-
-
-@dataclass(frozen=True)
-class Converted:
-    """A new layer, in words and with what is to be expected; `changes` is False if it would be as the old one.
-
-    `stops`: parameters that no longer train.
-    """
-
-    new: nn.Module
-    before: str
-    after: str
-    why: str
-    evaluation: Outcome
-    training: Outcome
-    changes: bool = True
-    stops: tuple[nn.Parameter, ...] = ()
 
 
 def converted(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) -> Converted | Refusal:
@@ -81,6 +65,12 @@ def _ours(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) -> C
     if to == "frozen":
         new.pinned = Policy("running", False)
     return _described(norm, new, to, notes, frozen=to == "frozen")
+
+
+def _in_domains(norm: BatchNorm, to: str, options: dict[str, Any], guess: _Guess) -> Converted | Refusal:
+    asked = DomainOptions.of(options)
+    single = _ours(norm, to, asked.others, guess)
+    return single if isinstance(single, Refusal) else per_domain(norm, single, asked)
 
 
 def _schedule(norm: BatchNorm, options: dict[str, Any]) -> dict[str, Any]:
@@ -148,6 +138,7 @@ TARGETS: dict[str, Callable[[BatchNorm, str, dict[str, Any], _Guess], Converted 
     "sync": _ours,
     "ghost": _ours,
     "frozen": _ours,
+    "domain": _in_domains,
     "torch": _torchs,
     "group": _grouped,
     "layer": _grouped,
