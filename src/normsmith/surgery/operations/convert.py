@@ -69,9 +69,9 @@ def convert(
     before it with as many channels. Names in the state dict stay; "group" and "layer" have no statistics there.
 
     "domain" copies the statistics for every domain, which `use_domain` then chooses. γ and β are one for all
-    (`affine="shared"`) or each domain's own ("own"); "embedding" makes a `ConditionalNorm`, with statistics of all and γ
-    and β of each class. With `domain=`, of such layers one domain becomes what `to` says: a network without the others.
-    Without it their norms are converted one by one, as all others are.
+    (`affine="shared"`) or each domain's own ("own"); "embedding" makes a `ConditionalNorm`, with statistics of all and
+    γ and β of each class. With `domain=`, of such layers one domain becomes what `to` says: a network without the
+    others. Without it their norms are converted one by one, as all others are.
 
     Args:
         to: see above.
@@ -100,6 +100,7 @@ def convert(
         chosen = selected_batch_norms(locations, "convert", only, first, last)
         results = {module: _one(module, locations, dimensions, to, options) for module in chosen}
     else:
+        layers: dict[nn.Module, tuple[str, ...]]
         layers = {layer: locations.paths[layer] for layer in domain_layers(model, "convert")}
         results = {
             module: _one_of(module, domain, locations, dimensions, to, options)
