@@ -1,4 +1,4 @@
-"""Norms whose statistics are kept apart for every domain: clean and adversarial, source and target, site by site."""
+"""Norms whose statistics are kept apart for every domain: clean and adversarial, source and target, and the like."""
 
 from __future__ import annotations
 
