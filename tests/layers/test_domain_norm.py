@@ -119,6 +119,8 @@ def test_masks_weights_and_residuals_are_cut_as_the_batch_is():
         torch.testing.assert_close(y[rows], part)
     with use_domain(layer, index):
         assert (layer(x, mask=torch.zeros(1, dtype=torch.bool)) == 0).all()
+        with pytest.raises(InputError, match=r"mask: expected shape \(4,\)"):
+            layer(x, mask=torch.ones(7, dtype=torch.bool))
 
 
 def test_renorm_freezing_and_accumulation_are_those_of_each_norm():

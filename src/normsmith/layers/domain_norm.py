@@ -138,7 +138,7 @@ class DomainNorm(HasDomains, Ours, nn.Module):
         ordered = shares or torch.compiler.is_compiling()
         for domain, rows in used if ordered else sorted(used, key=lambda each: len(each[1])):
             its_mask = getattr(self.norms[domain], "context_mask", None) if mask is None else mask
-            parts[domain] = self._call(domain, x[rows], *(_some(each, rows) for each in (its_mask, *rest)))
+            parts[domain] = self._call(domain, x[rows], *(_some(each, x, rows) for each in (its_mask, *rest)))
         return torch.cat([parts[domain] for domain, _ in used])[split.back]
 
     def _call(self, domain: str, x: Tensor, *others: Tensor | None) -> Tensor:
@@ -149,9 +149,9 @@ class DomainNorm(HasDomains, Ours, nn.Module):
 
     def _with_all(self, x: Tensor, used: Sequence[str]) -> Tensor:
         """The input, of which the γ and β of unused norms are part where ranks train together: with gradient zero."""
-        if self.affine == "shared" or not (self.training and torch.is_grad_enabled()):
+        if self.affine == "shared" or is_symbol(x) or not torch.is_grad_enabled():
             return x
-        if is_symbol(x) or not (dist.is_available() and dist.is_initialized()):
+        if not (dist.is_available() and dist.is_initialized()):
             return x
         unused = (self.norms[domain].parameters() for domain in self.domains if domain not in used)
         return take_part(x, *(p for p in chain(*unused) if p.requires_grad))
@@ -169,7 +169,7 @@ class DomainNorm(HasDomains, Ours, nn.Module):
         for name in _AFFINE if self.affine == "shared" else ():
             keys = [_key(prefix, domain, name) for domain in self.domains]
             held = [state_dict[key] for key in keys if state_dict.get(key) is not None]
-            if any(each.shape != held[0].shape or not torch.equal(each, held[0]) for each in held[1:]):
+            if any(_differ(each, held[0]) for each in held[1:]):
                 errors.append(
                     f'{prefix}norms: expected one {name} for all domains (affine="shared"), got several; '
                     'make the layer with affine="own"'
@@ -193,9 +193,18 @@ def _key(prefix: str, domain: str, name: str) -> str:
     return f"{prefix}norms.{domain}.{name}"
 
 
-def _some(value: Tensor | None, rows: Tensor) -> Tensor | None:
-    """The rows of a mask, of weights or of a residual; what is one row for all stays."""
-    return value if value is None or value.shape[0] == 1 else value[rows.to(value.device)]
+def _some(value: Tensor | None, x: Tensor, rows: Tensor) -> Tensor | None:
+    """These rows of a mask, of weights or of a residual; what has others than the input is for the norm to judge."""
+    if value is None or value.ndim == 0 or value.shape[0] != x.shape[0]:
+        return value
+    return value[rows.to(value.device)]
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    """Whether two values of a checkpoint are not the same; on the meta device there are none."""
+    if one is other or (one.is_meta and one.shape == other.shape):
+        return False
+    return one.shape != other.shape or not torch.equal(one, other)
 
 
 def _check_alike(norms: Mapping[str, nn.Module]) -> None:

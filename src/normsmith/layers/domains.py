@@ -111,8 +111,9 @@ def use_domain(model: nn.Module, domain: str | int | Tensor) -> Iterator[None]:
     Args:
         model: any module with such layers, wrapped by DistributedDataParallel or torch.compile too.
         domain: its name, or its number among the layer's `domains`; or a tensor of shape (batch,) with such a number
-            for each sample. Each domain's samples are then normalised by themselves, within one forward. The numbers
-            are looked at once, when the block begins, which makes the host wait for a GPU.
+            for each sample, best on the device of the inputs. Each domain's samples are then normalised by themselves,
+            within one forward. The numbers are looked at once, when the block begins, for which the host waits for a
+            GPU.
 
     Raises:
         InputError: the model has no such layer, or a layer does not know this domain; nothing is chosen then.
@@ -199,7 +200,7 @@ def _split(index: Tensor, domains: int) -> Split:
             f"domain: expected a whole number for each sample, of shape (batch,), got {index.dtype} of shape "
             f"{tuple(index.shape)}"
         )
-    index = index.detach().long()
+    index = index.detach().long().clone()  # which the caller may write into
     if index.numel() and not bool(((index >= 0) & (index < domains)).all()):
         wrong = index[(index < 0) | (index >= domains)][0].item()
         raise InputError(f"domain: expected numbers from 0 to {domains - 1}, got {wrong}")

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from normsmith import layers
 from normsmith.errors import InputError, SurgeryError
 from normsmith.layers import ConditionalNorm, DomainNorm, use_domain
-from normsmith.surgery import Plan, convert, fold, load_checkpoint, recalibrate, strip
+from normsmith.surgery import Plan, convert, fold, freeze, load_checkpoint, recalibrate, strip
 
 NAMES = ("clean", "adversarial")
 
@@ -145,6 +145,19 @@ def test_one_domain_becomes_a_plain_network(affine, to):
     plan.revert()
     with use_domain(model, "clean"):
         model(x)
+
+
+def test_freezing_reaches_every_domain_and_the_embeddings_of_classes():
+    for affine, count in (("own", 4), ("embedding", 2)):
+        model = per_domain(affine)
+        plan = freeze(model)
+        plan.apply()
+        assert len(plan.changes) == count
+        assert [p.requires_grad for layer in (model[1], model[5]) for p in layer.parameters()] == [
+            False
+        ] * 2 * count
+        plan.revert()
+        assert all(p.requires_grad for p in model.parameters())
 
 
 def test_a_domain_is_folded_by_itself_and_never_all_at_once():

@@ -180,8 +180,8 @@ def _edits(module: nn.Module, result: Converted, locations: Locations) -> Iterat
     inner = {} if result.inner is None else {module if inner_norms(module) else result.new: result.inner}
     yield ModuleEdit(locations.holders[module], module, result.new, inner)
     if inner:
-        for norm in inner_norms(module) or (module,):
-            yield RequireUnchanged(norm)
+        for part in (module, *inner_norms(module)):
+            yield RequireUnchanged(part)
     elif _stored_otherwise(module, result):
         yield RequireUnchanged(module, buffers_of(module))
     for parameter in result.stops:

@@ -19,6 +19,7 @@ from normsmith.anatomy.locations import Locations
 from normsmith.anatomy.read_batch_norm import read_batch_norm
 from normsmith.anatomy.remark import Refusal, Remark
 from normsmith.anatomy.select import Only
+from normsmith.layers import ConditionalNorm
 from normsmith.layers.policy import Policy
 from normsmith.layers.statistics import StatisticsBase
 from normsmith.surgery.operations.convert import convert
@@ -188,11 +189,12 @@ def _affine(chosen: Collection[nn.Module], locations: Locations) -> dict[nn.Modu
     wrapped = {
         part for m in locations.paths if isinstance(m, DistributedDataParallel) for part in m.modules()
     }
-    together = set(chosen)
+    tables = {m: layer for m in chosen if isinstance(layer := locations.with_domains(m), ConditionalNorm)}
+    together = {*chosen, *tables.values()}
     stopped: set[nn.Parameter] = set()  # norms may share one
     steps: dict[nn.Module, _Step] = {}
     for module in chosen:
-        training = [p for p in _weights(module) if p.requires_grad]
+        training = [p for p in _weights(tables.get(module, module)) if p.requires_grad]
         other = next((h for p in training for h in holders[p] if h not in together), None)
         if "parametrizations" in children_of(module):
             steps[module] = _Step(refused="its weight is parametrized; remove the parametrization first")

@@ -44,9 +44,9 @@ Fix: statistics for each domain. In evaluation (`prior=0.0`: use only the statis
         with normsmith.surgery.adapt(model, far, prior=0.0):
             y = model(far[0][0])
 
-    In training a norm for each domain or call,
-    `norms = nn.ModuleDict({"near": nn.BatchNorm1d(8), "far": nn.BatchNorm1d(8)})`, of which the forward takes that of
-    the domain. Or mix the domains within each batch in training: one average then fits what training uses.
+    In training a norm for each domain: `normsmith.convert(model, to="domain", domains=("near", "far"))`, and each
+    forward within `with normsmith.use_domain(model, domain(batch)):`. For each call, norms of their own in the code. Or
+    mix the domains within each batch in training: one average then fits what training uses.
 
 Threads: pytorch/pytorch#48929, woozch/DSBN#10, Britefury/self-ensemble-visual-domain-adapt-photo#3,
     google-research/adamatch#1, adapt-python/adapt#92.
@@ -76,7 +76,7 @@ from normsmith.measure import MeasuredLayer, Statistics
 Parts = dict[Any, list[Call]]
 _FIX_OF_DOMAINS = Fix(
     "with normsmith.surgery.adapt(model, batches_of_the_domain, prior=0.0): ...  # in evaluation; "
-    "or a norm for each domain"
+    'or normsmith.convert(model, to="domain", domains=(...)), with a norm for each domain'
 )
 _FIX_OF_CALLS = Fix("one nn.BatchNorm for each call")
 _FIX_OF_FORWARDS = Fix(
