@@ -45,7 +45,7 @@ Fix: statistics for each domain. In evaluation (`prior=0.0`: use only the statis
             y = model(far[0][0])
 
     In training a norm for each domain: `normsmith.convert(model, to="domain", domains=("near", "far"))`, and each
-    forward within `with normsmith.use_domain(model, domain(batch)):`. For each call, norms of their own in the code. Or
+    forward in its own, `with normsmith.use_domain(model, "near"):`. For each call, norms of their own in the code. Or
     mix the domains within each batch in training: one average then fits what training uses.
 
 Threads: pytorch/pytorch#48929, woozch/DSBN#10, Britefury/self-ensemble-visual-domain-adapt-photo#3,
