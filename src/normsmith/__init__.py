@@ -98,8 +98,8 @@ __all__ = [
     "ops",
     "surgery",
     "tasks",
-    "use_lengths",
     "use_domain",
+    "use_lengths",
     "use_mask",
 ]
 
