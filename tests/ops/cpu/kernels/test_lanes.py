@@ -1,33 +1,26 @@
-"""Parts of kernels: names that mean one function."""
+"""Parts of kernels: names that nobody else sees."""
 
 from __future__ import annotations
-
-import re
 
 import numpy as np
 import pytest
 
 
-def test_names_of_parts_mean_one_function():
-    """Kernels of several processes meet in one and share parts by name; numba's numbers differ by process.
+def test_names_of_parts_are_seen_in_their_own_kernel_alone():
+    """Kernels that several processes have compiled meet in one, and call by name what they do not keep to themselves.
 
     Once, the backward of one process called the forward's loop of another, and its sums were 0.
     """
     numba = pytest.importorskip("numba")
-    from normsmith.ops.cpu.kernels import compile, lanes
+    from llvmlite.binding import Linkage
 
-    assert len(set(lanes.NAMES)) == len(lanes.NAMES)
-    called: dict[str, set[str]] = {}
-    for direction in ("forward", "backward"):
-        run = compile._RUNS["columns", direction]
-        body = compile._body(run, direction, True, np.float32, np.float32)
-        # from the cache come no names
-        made = numba.cfunc(compile._SIGNATURE, nopython=True, error_model="numpy")(body)
-        functions = made._library._final_module.functions
-        called[direction] = {
-            re.sub(r"B\d+v\d+", "", function.name)
-            for function in functions
-            if "_over_lines" in function.name and not function.is_declaration
-        }
-    assert called["forward"]
-    assert called["forward"].isdisjoint(called["backward"])
+    from normsmith.ops.cpu.kernels import compile
+
+    body = compile._body(compile._RUNS["columns", "backward"], "name", None, np.float32, np.float32)
+    made = numba.cfunc(compile._SIGNATURE, nopython=True, error_model="numpy")(
+        body
+    )  # from the cache come no names
+    functions = [each for each in made._library._final_module.functions if not each.is_declaration]
+    parts = {each.name.split(".")[-2]: each.linkage for each in functions if each.name.count(".") > 1}
+    assert {"over", "settle_gradient"} <= set(parts)
+    assert set(parts.values()) == {Linkage.internal}

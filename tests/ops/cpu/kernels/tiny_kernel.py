@@ -7,7 +7,7 @@ import torch
 
 from normsmith.ops.cpu.kernels import compile
 from normsmith.ops.cpu.kernels.arguments import SLOTS
-from normsmith.ops.cpu.kernels.lanes import part
+from normsmith.ops.cpu.kernels.translate import part
 
 
 @part

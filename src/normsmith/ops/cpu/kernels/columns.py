@@ -19,16 +19,20 @@ from normsmith.ops.cpu.kernels.elements import (
     AROUND,
     COUNT,
     FIRST,
+    MEAN,
     MOMENT,
     OFFSET,
     PLAIN,
+    SCALE,
     SECOND,
+    SHIFT,
     operations,
     stack_of_tables,
 )
-from normsmith.ops.cpu.kernels.lanes import copy, fence, fill, inlined, load, part, size_of, stack, store
+from normsmith.ops.cpu.kernels.lanes import copy, fence, fill, load, size_of, stack, store
 from normsmith.ops.cpu.kernels.settle import merge_sums, settle_channel, settle_gradient
 from normsmith.ops.cpu.kernels.sharing import share_of
+from normsmith.ops.cpu.kernels.translate import part
 from normsmith.ops.cpu.kernels.vectors import ROWS, TABLE
 
 CHUNK = 512
@@ -102,7 +106,7 @@ def _collect(a, n, table, tables, work):
                 store(tables, at + k, value, work)
 
 
-def _over_lines(name: str, operation: tuple[Any, Any], backwards: bool) -> Any:
+def _over_lines(operation: tuple[Any, Any], backwards: bool) -> Any:
     """Do an operation on lines of a part, four at a time where they are whole."""
     on_four, on_one = operation
 
@@ -115,9 +119,9 @@ def _over_lines(name: str, operation: tuple[Any, Any], backwards: bool) -> Any:
         ahead, between = -ROWS * stride if backwards else ROWS * stride, TABLE * size_of(work)
         for step in range(items):
             item = items - 1 - step if backwards else step
-            line, together = (
-                (begin + item * ROWS, ROWS) if item < fours else (begin + item + fours * (ROWS - 1), 1)
-            )
+            line, together = begin + item * ROWS, ROWS
+            if item >= fours:
+                line, together = begin + item + fours * (ROWS - 1), 1
             n, row = columns if line < full else rest * length, first + line * fold
             at, code, bits = (row * length + column) * size, 0, 0
             if extras is not None:
@@ -152,13 +156,13 @@ def _over_lines(name: str, operation: tuple[Any, Any], backwards: bool) -> Any:
                     tables + whole * size_of(work), extras, like, work,
                 )  # fmt: skip
 
-    return part(over, name)
+    return part(over)
 
 
 _sum_lines, _normalise_lines, _sum_gradient_lines, _differentiate_lines = (
-    _over_lines(name, operation, backwards)
-    for (name, operation), backwards in zip(
-        operations(by_column=True).items(), (False, True, False, True), strict=True
+    _over_lines(operation, backwards)
+    for operation, backwards in zip(
+        operations(by_column=True).values(), (False, True, False, True), strict=True
     )
 )
 
@@ -200,9 +204,8 @@ def _measure(a, strip, group, number, tables, codes, extras, like, work):
     channels, partial = min(columns, length) // positions, _part_of(a, group, number, column)
     seed, masked = first * length + column, False
     # sums lose few digits around what is near the mean
-    rows_about, positions_about = (
-        (min(full * a[slot.FOLD] + rest, FEW), 1) if positions == 1 else (1, positions)
-    )
+    rows_about = min(full * a[slot.FOLD] + rest, FEW) if positions == 1 else 1
+    positions_about = positions
     if extras is not None:
         masked = a[slot.CODE] != 0
         if masked:
@@ -244,9 +247,10 @@ def _measure(a, strip, group, number, tables, codes, extras, like, work):
 @part
 def _tabulate_statistics(a, group, column, n, tables, work):
     """Lay out what normalises, one number per column."""
-    for table in range(3):
-        row = (slot.MEAN, slot.SCALE, slot.SHIFT)[table]
-        _tabulate(a, a[slot.STATISTICS], row, group, column, n, tables, table, work)
+    statistics = a[slot.STATISTICS]
+    _tabulate(a, statistics, slot.MEAN, group, column, n, tables, MEAN, work)
+    _tabulate(a, statistics, slot.SCALE, group, column, n, tables, SCALE, work)
+    _tabulate(a, statistics, slot.SHIFT, group, column, n, tables, SHIFT, work)
 
 
 @part
@@ -296,7 +300,7 @@ def _differentiate(a, strip, group, number, tables, codes, extras, like, work):
 def _kernel(measure: Any, decide: Any, apply: Any) -> Any:
     """A kernel that runs the phases it is asked for: sums, decisions, and the batch again."""
 
-    @inlined
+    @part
     def run(a, f, extras, like, work):
         tables, codes = stack_of_tables(), _stack_of_codes()
         phases, strips, groups = a[slot.PHASES], a[slot.STRIPS], a[slot.GROUPS]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -56,7 +56,16 @@ _RUNS = {
 }
 
 
-@cache
+class Compiled(NamedTuple):
+    """A kernel in this process, and where the cache keeps it."""
+
+    address: int
+    folder: Path | None
+    """None where the cache could not be written."""
+    was_there: bool
+    """Whether it came from the cache."""
+
+
 def kernel(layout: str, direction: str, dtype: torch.dtype, extras: bool = False) -> int:
     """The address of a kernel, compiled if need be.
 
@@ -64,15 +73,30 @@ def kernel(layout: str, direction: str, dtype: torch.dtype, extras: bool = False
     >>> kernel("columns", "forward", torch.float32) != 0
     True
     """
+    return compiled(layout, direction, dtype, extras).address
+
+
+@cache
+def compiled(layout: str, direction: str, dtype: torch.dtype, extras: bool) -> Compiled:
+    """A kernel, from the cache on disk or compiled now; `extras` are a residual, masks and weights."""
     like = _ELEMENTS[dtype]
     work = np.float64 if dtype == torch.float64 else np.float32
     kind = f"{str(dtype).removeprefix('torch.')}{'_extras' * extras}"
     name = f"{layout}_{direction}_{kind}_{_digest()}"
     body = _body(_RUNS[layout, direction], name, extras or None, like, work)
     with _LOCK:
-        compiled = _compile(body)
-    _KEEP.append(compiled)
-    return int(compiled.address)
+        made = _compile(body)
+    _KEEP.append(made)
+    return Compiled(int(made.address), _folder_of(body, name), made.cache_hits > 0)
+
+
+def _folder_of(body: Callable[[Any], None], name: str) -> Path | None:
+    """The folder that holds the files of a kernel."""
+    try:
+        folder = Path(FunctionCache(body).cache_path)
+    except Exception:  # noqa: BLE001 — numba finds no place to write to
+        return None
+    return folder if any(folder.glob(f"*{name}*.nbi")) else None
 
 
 _KEEP: list[Any] = []

@@ -2,7 +2,7 @@
 
 Addresses are integers. `like` is a numpy scalar type that stands for a tensor's dtype: float32, float64 and int64
 are themselves, uint16 is bfloat16 and int16 is float16. `work` is the type of numbers to work with: float64 for
-float64, else float32. All of this is written as intrinsics: numba compiles them in no time.
+float64, else float32. All of this is written as primitives of `translate`.
 """
 
 from __future__ import annotations
@@ -12,34 +12,15 @@ from functools import cache
 from typing import Any
 
 from llvmlite import binding, ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
-from numba.extending import intrinsic
 
 from normsmith.ops.cpu.kernels.arguments import LANES
+from normsmith.ops.cpu.kernels.translate import primitive
 
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 """Sums may be reordered and contracted; NaN and inf must come through."""
-
-_OPTIONS = {"fastmath": FAST, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-_compiled = njit(**_OPTIONS)
-inlined = njit(**_OPTIONS, inline="always")
-"""Compiles a function into the kernel that calls it, and not by itself too."""
-NAMES: list[str] = []
-"""The names of all parts, which must differ: see `part`."""
-
-
-def part(function: Any, which: str = "") -> Any:
-    """Compile a function that kernels call. Each costs a tenth of a second at a user's first step: keep them few.
-
-    A kernel on disk calls its parts by name, and kernels that several processes have compiled meet in one: there a
-    name must mean one function. Numba tells functions of one name apart by a number that is another in each process;
-    of several that are made by one `def`, say `which` this is.
-    """
-    function.__qualname__ += f"_{which}" if which else ""
-    NAMES.append(f"{function.__module__}.{function.__qualname__}")
-    return _compiled(function)
 
 
 _I1, _I16, _I32, _I64 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64)
@@ -129,7 +110,7 @@ def _element(builder: Any, address: Any, i: Any, kind: Any) -> Any:
     return builder.gep(pointer(builder, address, kind), [i], inbounds=True)
 
 
-@intrinsic
+@primitive
 def load(typing: Any, address: Any, i: Any, like: Any) -> Any:
     """The i-th element at an address, as a number to work with."""
     stored = like.dtype
@@ -141,7 +122,7 @@ def load(typing: Any, address: Any, i: Any, like: Any) -> Any:
     return _NUMBER[stored](types.int64, types.int64, like), generate
 
 
-@intrinsic
+@primitive
 def store(typing: Any, address: Any, i: Any, value: Any, like: Any) -> Any:
     """Write the i-th element at an address."""
     stored = like.dtype
@@ -154,7 +135,7 @@ def store(typing: Any, address: Any, i: Any, value: Any, like: Any) -> Any:
     return types.void(types.int64, types.int64, stored, like), generate
 
 
-@intrinsic
+@primitive
 def size_of(typing: Any, like: Any) -> Any:
     """Bytes of an element."""
     size = like.dtype.bitwidth // 8
@@ -165,7 +146,7 @@ def size_of(typing: Any, like: Any) -> Any:
     return types.int64(like), generate
 
 
-@intrinsic
+@primitive
 def call_for_number(typing: Any, address: Any) -> Any:
     """Call the C function `int f(void)` at an address."""
 
@@ -176,7 +157,7 @@ def call_for_number(typing: Any, address: Any) -> Any:
     return types.int64(types.int64), generate
 
 
-@intrinsic
+@primitive
 def fence(typing: Any) -> Any:
     """Order non-temporal stores before what follows."""
 
@@ -196,9 +177,9 @@ def alloca(builder: Any, size: int) -> Any:
 
 
 def stack(size: int) -> Any:
-    """An intrinsic for the address of `size` bytes of the stack, aligned to a cache line."""
+    """A primitive for the address of `size` bytes of the stack, aligned to a cache line."""
 
-    @intrinsic
+    @primitive
     def allocate(typing: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return builder.ptrtoint(alloca(builder, size), _I64)
@@ -235,7 +216,7 @@ def over_lanes(
     return end
 
 
-@intrinsic
+@primitive
 def fill(typing: Any, address: Any, n: Any, value: Any, work: Any) -> Any:
     """Write a number n times, rounded up to a multiple of 16."""
 
@@ -255,7 +236,7 @@ def fill(typing: Any, address: Any, n: Any, value: Any, work: Any) -> Any:
     return types.void(types.int64, types.int64, work.dtype, work), generate
 
 
-@intrinsic
+@primitive
 def copy(typing: Any, target: Any, source: Any, size: Any) -> Any:
     """Copy bytes."""
 
@@ -267,7 +248,7 @@ def copy(typing: Any, target: Any, source: Any, size: Any) -> Any:
     return types.void(types.int64, types.int64, types.int64), generate
 
 
-@intrinsic
+@primitive
 def total(typing: Any, address: Any, work: Any) -> Any:
     """The sum of the 16 numbers at an address."""
 

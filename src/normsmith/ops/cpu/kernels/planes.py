@@ -30,16 +30,17 @@ from normsmith.ops.cpu.kernels.elements import (
     operations,
     stack_of_tables,
 )
-from normsmith.ops.cpu.kernels.lanes import fence, fill, inlined, load, part, size_of, store, total
+from normsmith.ops.cpu.kernels.lanes import fence, fill, load, size_of, store, total
 from normsmith.ops.cpu.kernels.settle import merge_sums, settle_channel, settle_gradient
 from normsmith.ops.cpu.kernels.sharing import samples_of, share_of
+from normsmith.ops.cpu.kernels.translate import part
 from normsmith.ops.cpu.kernels.vectors import ROWS, TABLE
 
 MANY = 512 * ROWS * LANES
 """Elements whose sums are added up in the dtype of the work."""
 
 
-def _over_planes(name: str, operation: tuple[Any, Any]) -> Any:
+def _over_planes(operation: tuple[Any, Any]) -> Any:
     """Do an operation on a run of positions of the planes of some samples."""
     on_four, on_one = operation
 
@@ -82,11 +83,11 @@ def _over_planes(name: str, operation: tuple[Any, Any]) -> Any:
                     )  # fmt: skip
                     skip, remaining = done, n - done
 
-    return part(over, name)
+    return part(over)
 
 
 _sum_planes, _normalise_planes, _sum_gradient_planes, _differentiate_planes = (
-    _over_planes(name, operation) for name, operation in operations(by_column=False).items()
+    _over_planes(operation) for operation in operations(by_column=False).values()
 )
 
 
@@ -102,7 +103,7 @@ def _total(tables, table, work):
     return float64(total(tables + table * TABLE * size_of(work), work))
 
 
-@inlined
+@part
 def _together(positions):
     """How many samples are summed in the dtype of the work, before their sums are added to the others."""
     return max(ROWS, MANY // positions // ROWS * ROWS)
@@ -212,7 +213,7 @@ def _differentiate(a, channel, group, number, tables, extras, like, work):
 def _kernel(measure: Any, decide: Any, apply: Any) -> Any:
     """A kernel that runs the phases it is asked for: sums, decisions, and the batch again."""
 
-    @inlined
+    @part
     def run(a, f, extras, like, work):
         tables = stack_of_tables()
         phases, parts = a[slot.PHASES], a[slot.PARTS]

@@ -13,10 +13,11 @@ import math
 from numpy import float64, int64
 
 from normsmith.ops.cpu.kernels import arguments as slot
-from normsmith.ops.cpu.kernels.lanes import load, part, store
+from normsmith.ops.cpu.kernels.lanes import load, store
+from normsmith.ops.cpu.kernels.translate import inlined, part
 
 
-@part
+@inlined
 def merge(into, count, mean, m2):
     """Chan's formula: add a part to the (count, mean, M2) at an address."""
     have, old = load(into, 0, float64), load(into, 1, float64)
@@ -31,7 +32,7 @@ def merge(into, count, mean, m2):
         store(into, 2, load(into, 2, float64) + (m2 + apart * apart * have * share), float64)
 
 
-@part
+@inlined
 def merge_sums(into, count, shift, first, second):
     """Merge a part of which Σ(x − shift) and Σ(x − shift)² are known."""
     if count > 0:

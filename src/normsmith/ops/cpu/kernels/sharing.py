@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from normsmith.ops.cpu.kernels import arguments as slot
-from normsmith.ops.cpu.kernels.lanes import call_for_number, part
+from normsmith.ops.cpu.kernels.lanes import call_for_number
+from normsmith.ops.cpu.kernels.translate import part
 
 
 @part

@@ -15,7 +15,6 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from normsmith.ops.cpu.kernels import arguments as slot
 from normsmith.ops.cpu.kernels.arguments import LANES
@@ -31,6 +30,7 @@ from normsmith.ops.cpu.kernels.lanes import (
     pointer,
     splat,
 )
+from normsmith.ops.cpu.kernels.translate import primitive
 
 ROWS = 4
 """Rows that are worked on at once."""
@@ -53,14 +53,14 @@ def operation(
     *,
     by_column: bool,
 ) -> tuple[Any, Any]:
-    """Intrinsics of an operation, for four whole rows, and for one with a masked end.
+    """Primitives of an operation, for four whole rows, and for one with a masked end.
 
     `coefficients` and `sums` are the numbers of tables, which have an element per column, or 16 for all columns.
     """
     loop = _by_column if by_column else _for_all
 
     def make(rows: int) -> Any:
-        @intrinsic  # type: ignore[untyped-decorator]
+        @primitive
         def run(
             typing: Any,
             block: Any,
