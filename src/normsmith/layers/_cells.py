@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normsmith.layers._fused_cell import folded
 from normsmith.layers._step_norm import SequenceNorm, StepNorm, StepwiseForward
 from normsmith.layers.ours import Ours
 
@@ -64,10 +65,14 @@ class NormAtStep:
     step: int
     alive: Tensor | None
     forwards: dict[StepNorm, StepwiseForward]
+    constants: dict[StepNorm, list[tuple[Tensor, Tensor]]]
 
     def __call__(self, norm: StepNorm | None, x: Tensor) -> Tensor:
         if norm is None:
             return x
+        if norm in self.constants:
+            scale, shift = self.constants[norm][self.step]
+            return torch.addcmul(shift, x, scale)
         y: Tensor = norm(x.unsqueeze(0), self.forwards[norm], self.step, self.alive)
         return y.squeeze(0)
 
@@ -129,16 +134,25 @@ class CellBase(Ours, nn.Module):
         Returns:
             The outputs, (time, batch, hidden_size), 0 where a sequence has ended, and each sequence's last states.
         """
+        if alive is None and x.shape[1] > 0 and isinstance(self.norm_ih, SequenceNorm):
+            weights = folded(x, self.weight_ih, self.bias, self.norm_ih)
+            if weights is not None:
+                return self._fused(x, states, [weights.weight, self.weight_hh, weights.bias])
         forwards = {
             norm: norm.start(len(x), x.shape[1], first_step)
             for norm in self.children()
             if isinstance(norm, StepNorm)
         }
         inputs = self._inputs(F.linear(x, self.weight_ih), alive, forwards)
+        constants = {}
+        for norm, started in forwards.items():
+            rows = norm.constants(started, inputs)
+            if rows is not None:
+                constants[norm] = rows
         outputs = []
         for step, product in enumerate(inputs.unbind()):
             running = None if alive is None else alive[step]
-            norm_at = NormAtStep(step, None if running is None else running.unsqueeze(0), forwards)
+            norm_at = NormAtStep(step, None if running is None else running.unsqueeze(0), forwards, constants)
             moved = self._step(product, states, norm_at)
             if running is None:
                 states = moved
@@ -164,6 +178,12 @@ class CellBase(Ours, nn.Module):
 
     def _step(self, product: Tensor, states: tuple[Tensor, ...], norm_at: NormAtStep) -> tuple[Tensor, ...]:
         """The states after one step, from BN(W_x·x) + b of that step and the states before it."""
+        raise NotImplementedError
+
+    def _fused(
+        self, x: Tensor, states: tuple[Tensor, ...], weights: list[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """All steps by torch's own layer, with these weights of inputs, weights of states, and one bias."""
         raise NotImplementedError
 
 
@@ -194,6 +214,13 @@ class LSTMCell(CellBase):
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         return o.sigmoid() * norm_at(self.norm_c, c).tanh(), c
 
+    def _fused(
+        self, x: Tensor, states: tuple[Tensor, ...], weights: list[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        given = tuple(state.unsqueeze(0) for state in states)
+        output, h, c = torch.lstm(x, given, _with_no_bias_of_states(weights), **_ONE_LAYER)
+        return output, (h.squeeze(0), c.squeeze(0))
+
 
 class GRUCell(CellBase):
     """Gates in torch's order: reset, update, new."""
@@ -209,3 +236,21 @@ class GRUCell(CellBase):
         r, z = (r + hidden_r).sigmoid(), (z + hidden_z).sigmoid()
         n = (n + r * hidden_n).tanh()
         return (n + z * (h - n),)
+
+    def _fused(
+        self, x: Tensor, states: tuple[Tensor, ...], weights: list[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        output, h = torch.gru(x, states[0].unsqueeze(0), _with_no_bias_of_states(weights), **_ONE_LAYER)
+        return output, (h.squeeze(0),)
+
+
+_ONE_LAYER = {
+    "has_biases": True, "num_layers": 1, "dropout": 0.0, "train": False, "bidirectional": False,
+    "batch_first": False,
+}  # fmt: skip
+"""A layer of torch in one direction; without dropout there is no difference between training and evaluation."""
+
+
+def _with_no_bias_of_states(weights: list[Tensor]) -> list[Tensor]:
+    """Torch adds two biases; here the one stands with the inputs."""
+    return [*weights, torch.zeros_like(weights[-1])]

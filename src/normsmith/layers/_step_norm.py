@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normsmith._torch import for_captured
+from normsmith._torch import for_captured, forward_hooks_of, forward_pre_hooks_of
 from normsmith.errors import InputError
 from normsmith.layers._recompute import ForwardState, state_of_forward
 from normsmith.layers.batch_norm import BatchNorm1d
@@ -31,6 +31,8 @@ class StepwiseForward:
     """Whether `finish` updates the running statistics."""
     first: int
     """The number of its first step, which chooses the rows of the running statistics."""
+    scale_and_shift: tuple[Tensor, Tensor] | None = None
+    """γ / √(var + ε) and β − mean·γ / √(var + ε) of its steps, once running statistics have normalised one."""
     moments: list[Moments] = field(default_factory=list)
     """The batch's moments at the steps so far."""
 
@@ -114,9 +116,9 @@ class StepNorm(StatisticsBase):
             alive: bool, shape (steps, batch): which sequences are still running.
         """
         steps = slice(step, step + len(x))
-        mean, var = this.mean[steps], this.var[steps]
         if not this.uses_batch:
-            return self._normalise_by_running(x, mean, var)
+            return self._normalise_by_running(x, this, steps)
+        mean, var = this.mean[steps], this.var[steps]
         # a step is a ghost batch; where x is a single step, the op knows what to fall back to
         single = len(x) == 1
         y = batch_norm(
@@ -132,7 +134,7 @@ class StepNorm(StatisticsBase):
         ).view_as(x)
         enough = this.moments[-1].enough
         if not single and isinstance(enough, Tensor) and alive is not None:
-            fallback = torch.where(alive.unsqueeze(2), self._normalise_by_running(x, mean, var), 0.0)
+            fallback = torch.where(alive.unsqueeze(2), self._normalise_by_running(x, this, steps), 0.0)
             y = torch.where(enough.unsqueeze(2), y, fallback)
         return y
 
@@ -178,19 +180,34 @@ class StepNorm(StatisticsBase):
         rows = of_row[torch.arange(first, first + steps, device=mean.device).clamp(max=self.max_steps - 1)]
         return Running(mean[rows], var[rows])
 
-    def _normalise_by_running(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        """Normalise each step of x, shape (steps, batch, channels), by its row of running statistics."""
-        steps, batch, channels = x.shape
-        y = batch_norm(
-            x.transpose(0, 1).reshape(batch, steps * channels),  # each step has channels of its own
-            mean.flatten(),
-            var.flatten(),
-            self.weight.repeat(steps),
-            None if self.bias is None else self.bias.repeat(steps),
-            normalize_with="running",
-            eps=self.epsilon,
-        )
-        return y.view(batch, steps, channels).transpose(0, 1)
+    def _normalise_by_running(self, x: Tensor, this: StepwiseForward, steps: slice) -> Tensor:
+        """Normalise each step of x, shape (steps, batch, channels), by its row of running statistics.
+
+        The rows are small, and steps come one by one: a few operations on them are faster than a kernel for batches.
+        """
+        scale, shift = self._scale_and_shift(this)
+        y: Tensor = x * scale[steps].unsqueeze(1) + shift[steps].unsqueeze(1)
+        return y.to(x.dtype)
+
+    def _scale_and_shift(self, this: StepwiseForward) -> tuple[Tensor, Tensor]:
+        """What normalises each step of a forward by running statistics, computed once in it."""
+        if this.scale_and_shift is None:
+            scale = (this.var + self.epsilon).rsqrt() * self.weight
+            shift = -this.mean * scale
+            this.scale_and_shift = scale, shift if self.bias is None else shift + self.bias
+        return this.scale_and_shift
+
+    def constants(self, this: StepwiseForward, x: Tensor) -> list[tuple[Tensor, Tensor]] | None:
+        """Scale and shift of each step, where all are normalised by running statistics and nothing looks on.
+
+        None where the norm is to be called: it normalises by the batch, has hooks, or works in another dtype than x.
+        """
+        if this.uses_batch or forward_hooks_of(self) or forward_pre_hooks_of(self):
+            return None
+        scale, shift = self._scale_and_shift(this)
+        if not scale.dtype == shift.dtype == x.dtype:
+            return None
+        return list(zip(scale.unbind(), shift.unbind(), strict=True))
 
     @torch.no_grad()
     def _commit(self, stacked: Tensor) -> None:

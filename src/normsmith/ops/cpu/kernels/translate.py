@@ -446,19 +446,19 @@ class _Translation(ast.NodeVisitor):
         return types.float64 if kinds & {types.float32, types.float64} else types.int64
 
     def _cast(self, value: Any, to: Any) -> _Value:
-        value, builder = self._as_value(value), self._builder
-        if value.type == to or isinstance(to, types.Array):
-            return value
-        kinds, lowered = (value.type, to), _MEMORY[to]
+        given, builder = self._as_value(value), self._builder
+        if given.type == to or isinstance(to, types.Array):
+            return given
+        kinds, lowered = (given.type, to), _MEMORY[to]
         if kinds == (types.float32, types.float64):
-            return _Value(to, builder.fpext(value.ir, lowered))
+            return _Value(to, builder.fpext(given.ir, lowered))
         if kinds == (types.float64, types.float32):
-            return _Value(to, builder.fptrunc(value.ir, lowered))
-        if value.type == types.int64 and to in (types.float32, types.float64):
-            return _Value(to, builder.sitofp(value.ir, lowered))
+            return _Value(to, builder.fptrunc(given.ir, lowered))
+        if given.type == types.int64 and to in (types.float32, types.float64):
+            return _Value(to, builder.sitofp(given.ir, lowered))
         if kinds == (types.boolean, types.int64):
-            return _Value(to, builder.zext(value.ir, lowered))
-        raise NotImplementedError(f"{self.function.name}: {value.type} as {to}")
+            return _Value(to, builder.zext(given.ir, lowered))
+        raise NotImplementedError(f"{self.function.name}: {given.type} as {to}")
 
 
 class _NoContext:
