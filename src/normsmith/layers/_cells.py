@@ -218,7 +218,7 @@ class LSTMCell(CellBase):
         self, x: Tensor, states: tuple[Tensor, ...], weights: list[Tensor]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         given = tuple(state.unsqueeze(0) for state in states)
-        output, h, c = torch.lstm(x, given, _with_no_bias_of_states(weights), **_ONE_LAYER)
+        output, h, c = torch.lstm(x, given, _with_no_bias_of_states(weights), *_ONE_LAYER)
         return output, (h.squeeze(0), c.squeeze(0))
 
 
@@ -240,15 +240,12 @@ class GRUCell(CellBase):
     def _fused(
         self, x: Tensor, states: tuple[Tensor, ...], weights: list[Tensor]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        output, h = torch.gru(x, states[0].unsqueeze(0), _with_no_bias_of_states(weights), **_ONE_LAYER)
+        output, h = torch.gru(x, states[0].unsqueeze(0), _with_no_bias_of_states(weights), *_ONE_LAYER)
         return output, (h.squeeze(0),)
 
 
-_ONE_LAYER = {
-    "has_biases": True, "num_layers": 1, "dropout": 0.0, "train": False, "bidirectional": False,
-    "batch_first": False,
-}  # fmt: skip
-"""A layer of torch in one direction; without dropout there is no difference between training and evaluation."""
+_ONE_LAYER = (True, 1, 0.0, False, False, False)
+"""One layer of torch, with biases, without dropout, not told that it trains, in one direction, time first."""
 
 
 def _with_no_bias_of_states(weights: list[Tensor]) -> list[Tensor]:
