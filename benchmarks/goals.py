@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from benchmarks.cases import F32, Case, Suite
-from benchmarks.measure import Key, Measured, Times
+from benchmarks.measure import Key, Measured, Times, best_peer
 from benchmarks.networks import NAMES
 from benchmarks.protocol import Ratio, ratio, spread
 
@@ -109,6 +109,10 @@ def goals(measured: Measured, suite: Suite) -> list[Goal]:
              [Figure(f"{number} threads", _ratio(measured.calls.get((number, "step")), "ours", "torch"))
               for number in (1, 2)]),
         Goal("any row: torch / ours", 1, False, every_row(measured, suite)),
+        Goal("any row: best peer / ours", 1, False, every_row(measured, suite, against_best=True)),
+        Goal("geometric mean over the protocol's shapes, fp32, forward + backward: best peer / ours", 2, False,
+             [Figure(_row(key), _ratio_to_best(measured.times.get(key)))
+              for key in (Key(case, "fresh", measured.threads, "step") for case in suite.plain)], mean=True),
         Goal("geometric mean over the protocol's shapes, fp32, forward + backward: torch / ours", 3, False,
              over(suite.plain, "fresh", step, "torch", "ours"), mean=True),
         Goal("output's error against float64, mean 1e4, std 1, fp32", 1e-5, True, _errors(measured, suite)),
@@ -120,12 +124,17 @@ def goals(measured: Measured, suite: Suite) -> list[Goal]:
     return found
 
 
-def every_row(measured: Measured, suite: Suite) -> list[Figure]:
-    """Wherever torch stands beside us: kernels, calls of layers, networks; what was to be measured and was not, too."""
+def every_row(measured: Measured, suite: Suite, against_best: bool = False) -> list[Figure]:
+    """Wherever torch stands beside us: kernels, calls of layers, networks; what was to be measured and was not, too.
+
+    Against torch in the same layout, or against the best of all who compute the same.
+    """
+
+    def quotient(times: Times | None) -> Ratio | None:
+        return _ratio_to_best(times) if against_best else _ratio(times, "torch", "ours")
+
     figures = [
-        Figure(_row(key), ratio(times["torch"], times["ours"]))
-        for key, times in measured.times.items()
-        if "torch" in times
+        Figure(_row(key), quotient(times)) for key, times in measured.times.items() if "torch" in times
     ]
     wanted = [
         *(
@@ -139,10 +148,22 @@ def every_row(measured: Measured, suite: Suite) -> list[Figure]:
     figures += [Figure(_row(key), None) for key in wanted if key not in measured.times]
     figures += [
         Figure(f"60×100 layer, {part}, {number} threads",
-               _ratio(measured.calls.get((number, part)), "torch", "ours"))
+               quotient(measured.calls.get((number, part))))
         for number in (1, 2) for part in ("forward", "step")
     ]  # fmt: skip
-    return figures + [Figure(name, _ratio(measured.networks.get(name), "torch", "ours")) for name in NAMES]
+    return figures + [Figure(name, quotient(measured.networks.get(name))) for name in NAMES]
+
+
+def losing(measured: Measured, suite: Suite) -> list[Figure]:
+    """The rows in which the best peer is faster, the worst first."""
+    rows = every_row(measured, suite, against_best=True)
+    lost = [row for row in rows if row.value is not None and row.value.median < 1]
+    return sorted(lost, key=lambda row: row.value.median if row.value else 0.0)
+
+
+def _ratio_to_best(times: Times | None) -> Ratio | None:
+    best = None if times is None else best_peer(times)
+    return None if best is None else _ratio(times, best, "ours")
 
 
 def _row(key: Key) -> str:

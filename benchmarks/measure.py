@@ -12,8 +12,19 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.cases import Case, Inputs, inputs
-from benchmarks.peers import Body, Forward, Kernels, Native, candidates, copies, inductor, keep_pages, ours
-from benchmarks.protocol import interleave
+from benchmarks.peers import (
+    Body,
+    Forward,
+    Kernels,
+    Native,
+    candidates,
+    copies,
+    in_other_layout,
+    inductor,
+    keep_pages,
+    ours,
+)
+from benchmarks.protocol import interleave, spread
 from benchmarks.verify import ALLOWED, MEANS, Errors, errors, threads, wrong
 
 _COLD_BYTES, _COLD_SETS = 2**26, (4, 128)
@@ -60,6 +71,7 @@ class Measured:
     networks: dict[str, Times] = field(default_factory=dict)
     processes: dict[str, Times] = field(default_factory=dict)
     memory: dict[str, tuple[int, int]] = field(default_factory=dict)
+    peaks: dict[str, dict[str, float]] = field(default_factory=dict)
     pages_kept: bool = False
 
     def right(self, case: Case) -> bool:
@@ -69,6 +81,16 @@ class Measured:
             self.errors[case] = {mean: errors(case, mean, peers) for mean in MEANS}
             self.wrong += wrong(case, self.errors[case])
         return not wrong(case, self.errors[case])
+
+
+PEERS = ("torch", "torch NCHW", "torch NHWC", "oneDNN", "Inductor")
+"""Who computes what we do; all others are ours, copies, or what a user would not take."""
+
+
+def best_peer(times: Times) -> str | None:
+    """The fastest of those who compute what we do."""
+    there = [name for name in PEERS if name in times]
+    return min(there, key=lambda name: spread(times[name]).median, default=None)
 
 
 _STARTED = time.monotonic()
@@ -103,10 +125,16 @@ def fresh(case: Case, effort: Effort) -> Iterator[tuple[str, Times]]:
 
     A fresh forward of a large batch is mostly page faults; `reused` shows what its kernel takes.
     """
-    i, runners, calls = inputs(case), candidates(case), calls_of(case)
-    yield "step", timed({name: _step(run, i) for name, run in runners.items()}, calls, effort)
+    runners, calls = _with_inputs(case, candidates(case)), calls_of(case)
+    yield "step", timed({name: _step(*run) for name, run in runners.items()}, calls, effort)
     if case.op == "bn" and not case.large:
-        yield "forward", timed({name: _forward(run, i) for name, run in runners.items()}, calls, effort)
+        yield "forward", timed({name: _forward(*run) for name, run in runners.items()}, calls, effort)
+
+
+def _with_inputs(case: Case, runners: dict[str, Forward]) -> dict[str, tuple[Forward, Inputs]]:
+    """Each candidate with its batch: the same for all but torch in the other memory layout."""
+    i = inputs(case)
+    return {name: (run, i) for name, run in runners.items()} | in_other_layout(case, i)
 
 
 def compiled(measured: Measured) -> Timer:
@@ -118,7 +146,8 @@ def compiled(measured: Measured) -> Timer:
             runners["Inductor"] = inductor(i)
         except RuntimeError as error:
             measured.failed[f"Inductor: {case}"] = first_line(error)
-        yield "step", timed({name: _step(run, i) for name, run in runners.items()}, calls_of(case), effort)
+        bodies = {name: _step(*run) for name, run in _with_inputs(case, runners).items()}
+        yield "step", timed(bodies, calls_of(case), effort)
 
     return timer
 

@@ -100,19 +100,65 @@ def conv_stack(norm: Callable[[int], nn.Module], quick: bool) -> tuple[nn.Module
     return net, torch.randn(16, 3, 28, 28)
 
 
+def critic(quick: bool) -> tuple[nn.Module, Tensor]:
+    """As CrossQ's: observations and actions of a walker, two wide layers with norms before each."""
+    width = 32 if quick else 1024
+    layers: list[nn.Module] = [nn.BatchNorm1d(23)]
+    for before in (23, width):
+        layers += [nn.Linear(before, width), nn.ReLU(), nn.BatchNorm1d(width)]
+    return nn.Sequential(*layers, nn.Linear(width, 10)), torch.randn(256, 23)
+
+
+def tabular(quick: bool) -> tuple[nn.Module, Tensor]:
+    """Rows of 30 features, three layers of 128, a batch of 512."""
+    width = 16 if quick else 128
+    layers: list[nn.Module] = [nn.BatchNorm1d(30)]
+    for before in (30, width, width):
+        layers += [nn.Linear(before, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.0)]
+    return nn.Sequential(*layers, nn.Linear(width, 10)), torch.randn(512, 30)
+
+
+def resnet_channels_last(quick: bool) -> tuple[nn.Module, Tensor]:
+    """The ResNet, with weights and images in channels last."""
+    network, x = resnet(quick)
+    return network.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 STACK = "conv+BN+ReLU ×4"
-NETWORKS = {"ResNet-18 (transformers)": resnet, "MLP, batch 256": mlp, "CNN, batch 4": small_cnn}
+NETWORKS = {
+    "ResNet-18 (transformers)": resnet,
+    "ResNet-18, channels last": resnet_channels_last,
+    "MLP, batch 256": mlp,
+    "CNN, batch 4": small_cnn,
+    "CrossQ critic, batch 256": critic,
+    "tabular MLP, batch 512": tabular,
+}
 NAMES = (*NETWORKS, STACK)
 
 
-def trainings(name: str, quick: bool) -> dict[str, Training]:
-    """The same network with torch's norms and with ours; of the stack also with ReLU fused, and without norms."""
+def trainings(name: str, quick: bool, only: str | None = None) -> dict[str, Training]:
+    """The same network with torch's norms and with ours; of the stack also with ReLU fused, and without norms.
+
+    `only` makes one of "ours" and "torch": what the other holds would count as its memory.
+    """
     if name != STACK:
         torch.manual_seed(0)
         network, x = NETWORKS[name](quick)
-        changed = copy.deepcopy(network)
-        convert(changed, "batch").apply()
-        return {"ours": Training(changed, x, 10), "torch": Training(network, x, 10)}
+        both = {}
+        if only != "torch":
+            changed = copy.deepcopy(network) if only is None else network
+            convert(changed, "batch").apply()
+            both["ours"] = Training(changed, x, 10)
+        if only != "ours":
+            both["torch"] = Training(network, x, 10)
+        if only is None and x.ndim == 4:  # the layout is free to choose
+            last = x.is_contiguous(memory_format=torch.channels_last)
+            there, key = (
+                (torch.contiguous_format, "torch NCHW") if last else (torch.channels_last, "torch NHWC")
+            )
+            other = copy.deepcopy(network).to(memory_format=there)  # type: ignore[call-overload]
+            both[key] = Training(other, x.contiguous(memory_format=there), 10)
+        return both
     norms: dict[str, Callable[[int], nn.Module]] = {
         "ours": lambda width: nn.Sequential(BatchNorm2d(width), nn.ReLU()),
         "torch": lambda width: nn.Sequential(nn.BatchNorm2d(width), nn.ReLU()),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 
 from benchmarks.cases import Suite
-from benchmarks.goals import NOT, Goal, goals
+from benchmarks.goals import NOT, Goal, goals, losing
 from benchmarks.limits import over_limit
 from benchmarks.measure import Measured, Times
 from benchmarks.protocol import Ratio, machine, ratio, spread
@@ -39,6 +39,8 @@ def page(measured: Measured, suite: Suite, heading: list[str]) -> str:
         "## Figures to reach",
         _table(_GOALS, map(_goal, goals(measured, suite))),
         "\n".join(_remarks(measured)),
+        "## Rows that the best peer wins",
+        _table("row | best peer / ours", ([row.row, _shown(row.value)] for row in losing(measured, suite))),
         "Why a figure is missed is said in `docs/explanation/kernels.md`, for the machine that it names.",
         "## Kernels",
         _table(_KERNELS, _kernels(measured)),
@@ -46,6 +48,8 @@ def page(measured: Measured, suite: Suite, heading: list[str]) -> str:
         _table("case | candidate | y at mean 0 | 1e2 | 1e4 | gradients, worst", _errors(measured)),
         "## Layers and networks",
         _table("what | part | ours, ms | torch / ours | other peers / ours | rounds", _networks(measured)),
+        "## Peak memory of a process that trains a network for three steps",
+        _table("network | norms | MB | against torch", _peaks(measured)),
         "## Memory of a training step of conv–BN–ReLU–conv",
         _table("norm | at most alive, MB | alive when backward begins, MB | peak / torch's", _memory(measured)),
         "## New processes",
@@ -140,6 +144,12 @@ def _memory(measured: Measured) -> Iterator[list[str]]:
     for name, (most, kept) in measured.memory.items():
         share = most / measured.memory["torch"][0]
         yield [name, f"{most / 1e6:.2f}", f"{kept / 1e6:.2f}", f"{share:.3f}"]
+
+
+def _peaks(measured: Measured) -> Iterator[list[str]]:
+    for network, peaks in measured.peaks.items():
+        for name, found in peaks.items():
+            yield [network, name, f"{found:.0f}", f"{found / peaks['torch']:.3f}"]
 
 
 def _processes(measured: Measured) -> Iterator[list[str]]:

@@ -72,6 +72,12 @@ def inductor(i: Inputs) -> Forward:
     return forward
 
 
+def onednn(i: Inputs) -> Tensor:
+    """oneDNN's batch norm, by way of its own layout and back."""
+    y = F.batch_norm(i.x.to_mkldnn(), i.mean, i.var, i.weight, i.bias, True, 0.1, EPS)
+    return y.to_dense()
+
+
 def composed(i: Inputs) -> Tensor:
     """Batch renormalization from torch's operations, as it is written today."""
     dims = [0, *range(2, i.x.ndim)]
@@ -90,13 +96,36 @@ def composed(i: Inputs) -> Tensor:
 def candidates(case: Case) -> dict[str, Forward]:
     """Ours first, then those that need no compiler."""
     if case.op == "bn":
-        return {"ours": ours(case), "torch": eager}
+        return {"ours": ours(case), "torch": eager} | ({"oneDNN": onednn} if _has_onednn(case) else {})
     if case.op == "renorm":
         return {"ours": ours(case), "our BN": ours(case._replace(op="bn")), "composed": composed}
     if case.op == "masked":
         without = ours(case)
         return {"ours": without, "unmasked": lambda i: without(i._replace(mask=None))}
     return {"ours": ours(case), "torch": separate}
+
+
+def _has_onednn(case: Case) -> bool:
+    return torch.backends.mkldnn.is_available() and len(case.shape) == 4 and case.dtype == torch.float32
+
+
+def in_other_layout(case: Case, i: Inputs) -> dict[str, tuple[Forward, Inputs]]:
+    """Torch on the same images in the other memory layout, which a user is free to choose; nothing for rows.
+
+    A user of torch chooses once for a network, so that no copy from one layout to the other is timed.
+    """
+    if len(case.shape) != 4 or case.op not in ("bn", "bn+relu", "bn+add+relu"):
+        return {}
+    there = torch.contiguous_format if case.channels_last else torch.channels_last
+
+    def moved(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None or tensor.ndim != 4:
+            return tensor
+        copy = tensor.detach().contiguous(memory_format=there)
+        return copy.requires_grad_(tensor.requires_grad)
+
+    name = "torch NCHW" if case.channels_last else "torch NHWC"
+    return {name: (eager if case.op == "bn" else separate, Inputs(*map(moved, i)))}
 
 
 class Kernels:

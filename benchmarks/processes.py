@@ -1,4 +1,4 @@
-"""What only a new process shows: the time of an import, and of a first training step with no kernel compiled."""
+"""What only a new process shows: the time of an import, of a first training step, and the most memory it had."""
 
 from __future__ import annotations
 
@@ -31,6 +31,25 @@ t = time.perf_counter()
 training.step()
 print(time.perf_counter() - t)
 """
+
+
+_PEAK = """
+import sys
+from benchmarks.networks import trainings
+training = trainings({name!r}, {quick}, only={norms!r})[{norms!r}]
+for _ in range(3):
+    training.step()
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+"""VmHWM begins anew with the program; what `getrusage` says begins with the peak of the process that started it."""
+
+
+def peaks(name: str, quick: bool) -> dict[str, float]:
+    """MB that a process has at most in memory as it trains a network, by whose norms it has."""
+    return {
+        norms: _seconds(_PEAK.format(name=name, quick=quick, norms=norms)) / 1e3
+        for norms in ("ours", "torch")
+    }
 
 
 def import_times(rounds: int = IMPORT_ROUNDS) -> Times:

@@ -10,6 +10,7 @@ import math
 import platform
 import resource
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -116,9 +117,24 @@ def spread(values: list[float]) -> Ratio:
 def machine() -> str:
     """What the figures were measured on."""
     return (
-        f"{processor()}, {torch.get_num_threads()} torch threads; Python {platform.python_version()}, "
-        f"torch {torch.__version__}; {time.strftime('%Y-%m-%d')}"
+        f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} torch threads; "
+        f"Python {platform.python_version()}, torch {torch.__version__}; {time.strftime('%Y-%m-%d')}, "
+        f"commit {commit()}"
     )
+
+
+def commit() -> str:
+    """The commit that is measured; "unknown" where this is no repository."""
+    git = ["git", "-C", str(RESULTS.parent)]
+    done = subprocess.run(
+        [*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        return "unknown"
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "../src"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() + (" with changes" if changed.stdout else "")
 
 
 def processor() -> str:

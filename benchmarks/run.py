@@ -1,7 +1,7 @@
 """The CPU's benchmark: `python -m benchmarks.run` measures for some seven minutes and writes `results/cpu.md`.
 
-What no time was left for stands there as not measured; an interrupted run keeps what it has. `--only PATTERN` measures
-the rows whose names match, as `--only 'fresh: (bn.)?relu'`, `--list` tells the names, and `--quick` runs all of it on
+What no time was left for stands there as not measured; an interrupted run keeps what it has. `--rows PATTERN` measures
+the rows whose names match, as `--rows 'fresh: (bn.)?relu'`, `--list` tells the names, and `--quick` runs all of it on
 tiny batches and one thread, to see whether it works; none of them writes anything unless told where.
 """
 
@@ -23,6 +23,7 @@ import torch
 
 from benchmarks import networks, processes
 from benchmarks.cases import Case, Suite, suite
+from benchmarks.goals import losing
 from benchmarks.measure import (
     QUICK,
     Effort,
@@ -68,6 +69,7 @@ def tasks(measured: Measured, cases: Suite, quick: bool) -> list[Task]:
         *rows("fresh", fresh, cases.renorm, cases.masked, cases.halves),
         *(Task(f"layer, {number} threads", partial(_layer, measured, number, effort)) for number in (1, 2)),
         *(Task(f"network: {name}", partial(_network, measured, name, effort, quick)) for name in networks.NAMES),
+        *(Task(f"peak: {name}", partial(_peak, measured, name, quick)) for name in networks.NETWORKS),
         Task("process: first step", partial(_first_steps, measured, quick)),
         Task("process: import", partial(_imports, measured, quick)),
         *rows("fresh", fresh, cases.plain),
@@ -88,6 +90,10 @@ def _layer(measured: Measured, number: int, effort: Effort) -> None:
 
 def _network(measured: Measured, name: str, effort: Effort, quick: bool) -> None:
     measured.networks[name] = networks.network_times(name, effort, quick)
+
+
+def _peak(measured: Measured, name: str, quick: bool) -> None:
+    measured.peaks[name] = processes.peaks(name, quick)
 
 
 def _memory(measured: Measured, quick: bool) -> None:
@@ -153,6 +159,8 @@ def main() -> int:
             )
         text = page(measured, cases, heading)
         print(text)
+        for row in losing(measured, cases):
+            say(f"loses: {row.row}: the best peer takes {row.value.median:.2f} of our time")
         if output is not None:
             output.write_text(text, encoding="utf-8")
     return 0 if state == "complete" and not (measured.wrong or measured.failed) else 1
@@ -162,7 +170,14 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default="", metavar="PATTERN", help="rows whose names match, in any case")
+    parser.add_argument(
+        "--rows",
+        "--only",
+        dest="only",
+        default="",
+        metavar="PATTERN",
+        help="rows whose names match, in any case",
+    )
     parser.add_argument("--list", action="store_true", help="tell the names of the rows, measure nothing")
     parser.add_argument("--quick", action="store_true", help="tiny batches, one thread, few rounds")
     parser.add_argument("--output", type=Path, help="where to write the page (all rows: results/cpu.md)")

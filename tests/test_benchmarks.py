@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import measure, networks, peers, protocol, run, verify
+from benchmarks import measure, networks, peers, processes, protocol, run, verify
 from benchmarks.cases import BF16, F16, F32, Case, Inputs, inputs, suite
-from benchmarks.goals import Figure, Goal, goals
+from benchmarks.goals import Figure, Goal, goals, losing
 from benchmarks.limits import passes
 from benchmarks.measure import Effort, Key, Measured, time_case
 from benchmarks.page import page
@@ -168,7 +168,7 @@ def test_the_plan_measures_every_case() -> None:
 
 
 def test_only_and_list_name_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("sys.argv", ["run", "--list", "--only", "FRESH: bn.add"])
+    monkeypatch.setattr("sys.argv", ["run", "--list", "--rows", "FRESH: bn.add"])
     monkeypatch.setattr("signal.signal", lambda *_: None)
     assert run.main() == 0
     assert capsys.readouterr().out.splitlines() == [f"fresh: {c}" for c in suite().fused if "add" in c.op]
@@ -249,7 +249,7 @@ def test_every_figure_of_the_issue_has_its_row_before_anything_is_measured() -> 
     cases = suite()
     text = page(Measured(), cases, ["heading"])
     found = goals(Measured(), cases)
-    assert len(found) == 22
+    assert len(found) == 24
     assert all(goal.verdict == "not measured" and goal.figures for goal in found)
     assert all(f"| {goal.name} | {goal.sign} | not measured | not measured |" in text for goal in found)
 
@@ -277,6 +277,44 @@ def test_bytes_of_the_model() -> None:
 def test_networks_take_the_same_step(name: str) -> None:
     times = networks.network_times(name, SHORT, quick=True)
     assert {"ours", "torch"} <= set(times)
+
+
+def test_the_best_peer_is_the_fastest_that_computes_the_same() -> None:
+    times = {
+        "ours": [2.0, 2.0],
+        "torch": [4.0, 4.0],
+        "oneDNN": [1.0, 1.0],
+        "copy": [0.1, 0.1],
+        "no norm": [0.2, 0.2],
+    }
+    assert measure.best_peer(times) == "oneDNN"
+    assert measure.best_peer({"ours": [1.0], "our BN": [0.5]}) is None
+    key = Key(TINY[0], "fresh", 2, "step")
+    measured = Measured(times={key: times})
+    (row,) = losing(measured, suite(quick=True))
+    assert row.value == Ratio(0.5, 0.5, 0.5, 2)
+    text = page(measured, suite(quick=True), [])
+    assert f"| {row.row} | 0.5 (0.5 to 0.5) |" in text.partition("## Rows that the best peer wins")[2]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_torch_in_the_other_layout_computes_the_same(last: bool) -> None:
+    case = Case(IMAGES, "", channels_last=last, op="bn+add+relu")
+    ((name, (forward, there)),) = peers.in_other_layout(case, inputs(case)).items()
+    assert name == ("torch NCHW" if last else "torch NHWC")
+    here, y = inputs(case), forward(there)
+    assert y.is_contiguous(memory_format=torch.contiguous_format if last else torch.channels_last)
+    expected = peers.separate(here)
+    torch.testing.assert_close(y, expected)
+    gradients = torch.autograd.grad(y, there.leaves, there.g)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, here.leaves, here.g))
+    assert peers.in_other_layout(TINY[2], inputs(TINY[2])) == {}
+
+
+def test_peaks_are_those_of_processes_of_their_own() -> None:
+    found = processes.peaks("tabular MLP, batch 512", quick=True)
+    assert set(found) == {"ours", "torch"}
+    assert all(50 < peak < 5000 for peak in found.values())
 
 
 def test_memory_of_a_step_is_counted() -> None:
