@@ -38,6 +38,7 @@ from benchmarks.measure import (
     time_case,
 )
 from benchmarks.page import page
+from benchmarks.picture import draw
 from benchmarks.protocol import RESULTS
 from benchmarks.verify import threads
 
@@ -163,6 +164,8 @@ def main() -> int:
             say(f"loses: {row.row}: the best peer takes {row.value.median:.2f} of our time")
         if output is not None:
             output.write_text(text, encoding="utf-8")
+        if output == RESULTS / "cpu.md":
+            draw()
     return 0 if state == "complete" and not (measured.wrong or measured.failed) else 1
 
 
