@@ -92,14 +92,6 @@ def test_verdict_cells(row: list[str]) -> None:
     assert words <= {*Verdict} if answered else words == {NOT_YET}
 
 
-def test_no_dash_is_left_where_the_gallery_was_run() -> None:
-    """But for questions that no profile asks, which are answered when they are named."""
-    by_name_alone = {f"`{name}`" for name, question in every_question().items() if not question.profiles}
-    if any(run["profile"] == "full" and run["task"] == answers.MAIN for run in RUNS):
-        rows = [row for row in ROWS if not any(name in row[1] for name in by_name_alone)]
-        assert NOT_YET not in [cell for row in rows for cell in row]
-
-
 def test_verdicts_are_those_of_the_studies() -> None:
     assert answers.with_verdicts(TEXT, RUNS) == TEXT, "write it anew: python scripts/gallery.py --write"
 

@@ -204,6 +204,14 @@ def test_the_kept_runs_are_whole() -> None:
             assert max(len(effect.seeds) for effect in effects) == each["seeds"]
 
 
+def test_no_claim_has_a_dash_once_every_task_was_run() -> None:
+    """But for questions that no profile asks, unless the gallery asks them by name."""
+    by_name_alone = {f"`{name}`" for name, question in every_question().items() if not question.profiles}
+    if {each.task for each in gallery.ASKED} <= {each["task"] for each in RUNS}:
+        rows = re.findall(r"^\| \[.*\| – \|$", (DOCS / "claims.md").read_text(encoding="utf-8"), re.MULTILINE)
+        assert [row for row in rows if not any(name in row for name in by_name_alone)] == []
+
+
 def test_the_page_is_offered_where_readers_look() -> None:
     assert "gallery.html" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert '<a href="gallery.html">' in (DOCS / "index.md").read_text(encoding="utf-8")
