@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from normsmith.studies._inference import ALPHA, holm, median_interval, weigh
-from normsmith.studies._pairs import Effects
+from normsmith.studies._inference import ALPHA, holm, median_interval, sign_test, weigh
+from normsmith.studies._pairs import Effects, Hypothesis, Pairs
+from normsmith.studies.looks import LOOKS, is_decided, only
+from normsmith.studies.results import Verdict
+from normsmith.studies.statistics import judge, pairs_needed
 
 STUDIES = 1500
 MARGIN = 1.0
@@ -101,3 +104,89 @@ def test_a_true_effect_is_found(effect, least):
     values[:, 0] += effect
     found = (statements(values, values)[:, 0] == 1).mean()
     assert found >= least
+
+
+# Several looks. What is counted is a false statement at *any* of them: whatever makes a study stop at one of them
+# (its results, the time, its user) it can make no more.
+
+SEQUENTIAL = 20_000
+
+
+def said_at(look, effects):
+    """What questions (studies, hypotheses, seeds) say at a look: +1 holds, −1 not, 0 nothing.
+
+    The judged p-values are those of `weigh`, on arrays; Holm is asked only where something can be said.
+    """
+    seen = effects[..., : look.seeds]
+    holds, short = 2 * sign_test(seen > MARGIN), 2 * sign_test(seen < MARGIN)
+    p_values, sides = np.minimum(holds, short) / look.share, np.where(holds < short, 1, -1)
+    said = np.zeros(p_values.shape, int)
+    for study in np.flatnonzero((p_values <= ALPHA).any(axis=1)):
+        nobody = [None] * effects.shape[1]
+        adjusted = holm(np.minimum(p_values[study], 1.0).tolist(), (sides[study] > 0).tolist(), nobody)
+        said[study] = sides[study] * (np.array(adjusted) <= ALPHA)
+    return said
+
+
+@pytest.mark.parametrize("hypotheses", [1, 2, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_false_statements_are_rare_over_both_looks(shape, hypotheses):
+    draw = np.random.default_rng([hypotheses, len(shape)])
+    effects = MARGIN + SHAPES[shape](draw, (SEQUENTIAL, hypotheses, LOOKS[-1].seeds))
+    said = np.concatenate([said_at(look, effects) for look in LOOKS], axis=1)
+    false = (said != 0).any(axis=1).sum()
+    assert false <= stats.binom.ppf(0.999, SEQUENTIAL, ALPHA)
+    assert (said == 1).any(axis=1).sum() <= stats.binom.ppf(0.999, SEQUENTIAL, ALPHA / 2)
+    assert false > 0
+
+
+def test_a_look_after_every_seed_would_say_too_much():
+    """What these simulations find of somebody who looks whenever it suits, with the 5 % each time: they can fail."""
+    effects = MARGIN + np.random.default_rng(0).normal(size=(SEQUENTIAL, 1, LOOKS[-1].seeds))
+    said = np.concatenate([said_at(only(seeds), effects) for seeds in range(6, 21)], axis=1)
+    assert (said != 0).any(axis=1).mean() > 2 * ALPHA
+
+
+def test_the_simulation_of_looks_is_what_judge_says():
+    draw = np.random.default_rng(3)
+    effects = MARGIN + np.array([0.0, 0.8, -1.5])[:, None] + draw.normal(size=(60, 3, LOOKS[-1].seeds))
+    for look in LOOKS:
+        said = said_at(look, effects)
+        for study in range(len(effects)):
+            judged = judge(
+                [
+                    Pairs(
+                        Hypothesis(str(h), "", "one", "other", "points", "difference", MARGIN, "higher"),
+                        tuple(range(look.seeds)),
+                        tuple(effects[study, h, : look.seeds]),
+                        (0.0,) * look.seeds,
+                    )
+                    for h in range(3)
+                ],
+                look.most,
+                look.share,
+            )
+            verdicts = [effect.verdict for effect in judged]
+            short = {Verdict.NOT_HERE, Verdict.REVERSED}
+            assert [(v is Verdict.HOLDS) - (v in short) for v in verdicts] == said[study].tolist()
+            assert is_decided(judged) == all(said[study])
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != "rounded to octaves"])
+def test_intervals_cover_the_median_at_both_looks_at_once(shape):
+    draw = np.random.default_rng(len(shape))
+    values = SHAPES[shape](draw, (STUDIES, LOOKS[-1].seeds))
+    covered = 0
+    for row in values:
+        intervals = [median_interval(row[: look.seeds], row[: look.seeds], look.share) for look in LOOKS]
+        covered += all(low <= 0.0 <= high for low, high in intervals)
+    assert covered >= stats.binom.ppf(0.001, STUDIES, 1 - ALPHA)
+
+
+@pytest.mark.parametrize("hypotheses", [1, 2, 3])
+def test_the_second_look_asks_for_no_more_pairs_than_a_single_one(hypotheses):
+    """And the first can decide, if all of its pairs lie on one side."""
+    first, second = LOOKS
+    assert pairs_needed(second.seeds, hypotheses, second.share) == pairs_needed(second.seeds, hypotheses)
+    assert pairs_needed(first.seeds, hypotheses, first.share) == first.seeds
+    assert sum(look.share for look in LOOKS) <= 1.0

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from statistics import median, stdev
 
 import numpy as np
 
@@ -20,6 +21,15 @@ ALPHA = 0.05
 
 INTERVAL_FROM = 6
 """Seeds below which no 95 % statement exists (2 / 2⁵ > 0.05): the range of the effects is given."""
+
+
+def has_interval(seeds: int, share: float = 1.0) -> bool:
+    """Whether so many seeds have an interval at `share` of the 5 %, or no more than a range.
+
+    >>> has_interval(INTERVAL_FROM), has_interval(INTERVAL_FROM - 1), has_interval(7, 0.16), has_interval(8, 0.16)
+    (True, False, False, True)
+    """
+    return bool(2 / 2**seeds <= ALPHA * share)
 
 
 @cache
@@ -48,7 +58,7 @@ class Evidence:
 
     Attributes:
         median: of the effects; a point where censoring does not hide it.
-        interval: the 95 % interval of the median, at least; with fewer than `INTERVAL_FROM` seeds their range.
+        interval: of the median, 95 % at least over all looks; where `has_interval` says no, the range of the seeds.
         beyond: how many pairs lie where the claim says: beyond the margin (equivalence: within it).
         short: how many pairs lie where it says not: short of the margin (equivalence: beyond it, on one side).
         p_holds, p_short: two times the one-sided p-value of either, since there are two directions.
@@ -69,8 +79,11 @@ class Evidence:
         return min(1.0, self.p_holds, self.p_short)
 
 
-def weigh(effects: Effects) -> Evidence:
-    """Evidence from paired effects: exact sign counts against the margin, in two directions."""
+def weigh(effects: Effects, share: float = 1.0) -> Evidence:
+    """Evidence from paired effects: exact sign counts against the margin, in two directions.
+
+    The p-values are of this look alone; the interval is as wide as `share`, the look's part of the 5 %, asks for.
+    """
     low, high, margin = effects.low, effects.high, effects.margin
     above, below = low > margin, high < margin
     opposite = high < -margin
@@ -84,7 +97,7 @@ def weigh(effects: Effects) -> Evidence:
         short, p_reversed = below, float(sign_test(opposite))
     return Evidence(
         median=Interval(float(_median(low)), float(_median(high))),
-        interval=median_interval(low, high),
+        interval=median_interval(low, high, share),
         beyond=int(beyond.sum()),
         short=int(short.sum()),
         p_holds=2 * p_beyond,
@@ -93,13 +106,14 @@ def weigh(effects: Effects) -> Evidence:
     )
 
 
-def median_interval(low: Array, high: Array) -> Interval:
-    """The 95 % interval of the median (at least), from order statistics of the lower and of the upper ends.
+def median_interval(low: Array, high: Array, share: float = 1.0) -> Interval:
+    """The interval of the median from order statistics of the lower and of the upper ends.
 
-    Thompson, Ann. Math. Statist. 7, 1936.
+    It covers at least 95 %, or for one of several looks 1 − `share` · 5 %, so that those of all looks together cover
+    95 %. Thompson, Ann. Math. Statist. 7, 1936; Jennison & Turnbull, J. R. Statist. Soc. B 51, 1989 (several looks).
     """
     seeds = len(low)
-    skipped = int((2 * tail(seeds) <= ALPHA).sum()) - 1 if seeds >= INTERVAL_FROM else 0
+    skipped = int((2 * tail(seeds) <= ALPHA * share).sum()) - 1 if has_interval(seeds, share) else 0
     return Interval(float(np.sort(low)[skipped]), float(np.sort(high)[seeds - 1 - skipped]))
 
 
@@ -108,6 +122,23 @@ def _median(ends: Array) -> float:
     ordered = np.sort(ends)
     lower, upper = ordered[(len(ends) - 1) // 2], ordered[len(ends) // 2]
     return float(lower if lower == upper else (lower + upper) / 2)
+
+
+def resampled_error(
+    treatment: Sequence[Sequence[float]], control: Sequence[Sequence[float]], draws: int
+) -> float | None:
+    """The standard deviation of the median difference over `draws` bootstrap samples of what both were measured on.
+
+    Each pair has a value for each of the samples; None where one lacks some, or a median is not finite.
+
+    >>> resampled_error([[1.0, 2.0]], [[0.0, 0.0]], 2)
+    0.7071067811865476
+    """
+    if any(len(values) < draws for values in (*treatment, *control)):
+        return None
+    pairs = [*zip(treatment, control, strict=True)]
+    medians = [median(t[draw] - c[draw] for t, c in pairs) for draw in range(draws)]
+    return stdev(medians) if all(map(math.isfinite, medians)) else None
 
 
 def holm(p_values: Sequence[float], holds: Sequence[bool], after: Sequence[int | None]) -> tuple[float, ...]:
@@ -134,20 +165,22 @@ def holm(p_values: Sequence[float], holds: Sequence[bool], after: Sequence[int |
     return tuple(adjusted)
 
 
-def seeds_needed(hypotheses: int) -> int:
-    """The fewest seeds with which one of so many judged hypotheses can be decided.
+def seeds_needed(hypotheses: int, share: float = 1.0) -> int:
+    """The fewest seeds with which one of so many judged hypotheses can be decided, at `share` of the 5 %.
 
     >>> [seeds_needed(hypotheses) for hypotheses in (1, 2, 3)]
     [6, 7, 7]
     """
-    return math.floor(math.log2(2 * hypotheses / ALPHA)) + 1
+    return math.floor(math.log2(2 * hypotheses / (ALPHA * share))) + 1
 
 
-def pairs_needed(seeds: int, hypotheses: int) -> int | None:
+def pairs_needed(seeds: int, hypotheses: int, share: float = 1.0) -> int | None:
     """How many of the pairs must lie on one side to decide the hardest of so many; None where none suffice.
 
-    >>> pairs_needed(10, 2), pairs_needed(20, 3), pairs_needed(6, 2)
-    (9, 16, None)
+    `share` is the part of the 5 % that may be spent, 1 where there is a single look.
+
+    >>> pairs_needed(10, 2), pairs_needed(20, 3), pairs_needed(6, 2), pairs_needed(10, 3, 0.16)
+    (9, 16, None, 10)
     """
-    enough = np.flatnonzero(2 * hypotheses * tail(seeds) <= ALPHA)
+    enough = np.flatnonzero(2 * hypotheses * tail(seeds) <= ALPHA * share)
     return int(enough[0]) if len(enough) else None

@@ -42,7 +42,9 @@ def _certainty(effect: Effect, of: int) -> str:
         interval += f", ± {_text.number(effect.test_error, 2)} by the test set alone"
     if effect.verdict is Verdict.NOT_JUDGED:
         return interval
-    return f"{interval}, {'adjusted ' if of > 1 else ''}{_text.p_value(effect.p_adjusted)}"
+    return (
+        f"{interval}, {'adjusted ' if of > 1 or effect.share < 1 else ''}{_text.p_value(effect.p_adjusted)}"
+    )
 
 
 def _failures(effect: Effect) -> list[str]:
@@ -82,7 +84,7 @@ def _meaning(effect: Effect, of: int) -> str:
         return f"{effect.short} of {_text.count(seeds, 'seed')} {_lie(effect.short, seeds)} {notation.missed(effect)}"
     if effect.needed is None:
         what = f"one of {of} hypotheses" if of > 1 else "a hypothesis"
-        return f"{counted}; at least {seeds_needed(of)} seeds are needed to decide {what}"
+        return f"{counted}; at least {seeds_needed(of, effect.share)} seeds are needed to decide {what}"
     return f"{counted}, {effect.short} {notation.missed(effect)}; {_obstacle(effect)}"
 
 
@@ -91,8 +93,12 @@ def _obstacle(effect: Effect) -> str:
     decided = f"{effect.needed} of {_text.count(len(effect.seeds), 'seed')} on one side decide"
     if max(effect.beyond, effect.short) >= (effect.needed or 0) and effect.after:
         return f"it rests on “{effect.after}”, which was not shown"
-    if effect.p <= ALPHA:
+    if effect.p <= ALPHA * effect.share:
         return f"enough by itself, not beside the question's other hypotheses; {decided}"
+    if effect.p <= ALPHA:
+        return (
+            f"enough by itself, not where another look at more seeds is to follow or went before; {decided}"
+        )
     return decided
 
 

@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from statistics import median, stdev
+from statistics import median
 from typing import Literal, TypeAlias
 
 from normsmith._text import number
 from normsmith.errors import StudyError, SurgeryError
 from normsmith.studies.arms import Arm, Value, network, normalized
 from normsmith.studies.initial_weights import activations_of, are_drawn, initialised
+from normsmith.studies.looks import Look, only
 from normsmith.studies.results import Effect
-from normsmith.studies.statistics import Hypothesis, Pairs, judge, most_judged
+from normsmith.studies.statistics import Hypothesis, Pairs, judge, resampled_error
 from normsmith.studies.trial import RESAMPLED, Detail, Outcome, Trial, untrained
 from normsmith.studies.tuning import Requests, Search, Setting, Tuned, limits, together
 from normsmith.tasks import Task, build
@@ -57,6 +58,8 @@ class Lab:
     compared: dict[Trial, None] = field(default_factory=dict)  # those whose values hypotheses compare
     stream: int = 0
     """Repetitions that must be independent of others with the same seeds take another."""
+    look: Look | None = None
+    """Which of several looks at the seeds this is; None where there is one only."""
 
     # Asking for trials.
 
@@ -378,18 +381,14 @@ class Lab:
     def _test_error(self, treatment: Tuned, control: Tuned, seeds: Sequence[int]) -> float | None:
         """By how many points the median difference of two arms varies between bootstrap samples of the test set."""
         arms = self.measured(treatment), self.measured(control)
-        drawn = [[arm[seed].resampled for seed in seeds] for arm in arms]
-        if any(len(values) < RESAMPLED for arm in drawn for values in arm):
-            return None
-        medians = [
-            median((t[k] - c[k]) / self.task.point for t, c in zip(*drawn, strict=True))
-            for k in range(RESAMPLED)
-        ]
-        return stdev(medians) if all(map(math.isfinite, medians)) else None
+        treated, plain = ([arm[seed].resampled for seed in seeds] for arm in arms)
+        error = resampled_error(treated, plain, RESAMPLED)
+        return None if error is None else error / self.task.point
 
     def judge(self, pairs: Sequence[Pairs]) -> tuple[Effect, ...]:
         """Verdicts on the hypotheses of one question: as many as the study's seeds can decide, in their order."""
-        return judge(pairs, most_judged(len(self.seeds)))
+        look = self.look or only(len(self.seeds))
+        return judge(pairs, look.most, look.share)
 
     def diverged(self, treatment: Tuned, control: Tuned) -> tuple[int, int]:
         """How many trials of two arms diverged, of those that were measured."""

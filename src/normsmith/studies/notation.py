@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Literal, Protocol, runtime_checkable
 
 from normsmith import _text
-from normsmith.studies._inference import INTERVAL_FROM
+from normsmith.studies._inference import has_interval
 from normsmith.studies._pairs import Interval
 from normsmith.studies.results import Effect
 
@@ -103,8 +103,8 @@ def estimate_and_interval(effect: Effect) -> str:
 
 def interval_name(effects: Iterable[Effect]) -> str:
     """What the two ends of an estimate are; too few seeds have a range, and no 95 % interval."""
-    fewest = min((len(effect.seeds) for effect in effects), default=INTERVAL_FROM)
-    return "95 % interval" if fewest >= INTERVAL_FROM else "range of the seeds"
+    have = all(has_interval(len(effect.seeds), effect.share) for effect in effects)
+    return "95 % interval" if have else "range of the seeds"
 
 
 def margin(effect: Effect) -> str:

@@ -54,14 +54,16 @@ class Effect(_Data):
         seeds: n of them.
         effects: n paired effects, in their order.
         median: the estimate: the effect of the typical seed.
-        interval: its 95 % interval at least; with fewer than 6 seeds the range of the effects.
+        interval: its 95 % interval at least, over all looks; with fewer than 6 seeds (8 at a first look of two) the
+            range of the effects.
         beyond: how many of the n lie where the claim says.
         short: how many of the n lie where it says not.
         needed: how many of the n, on one side, decide whatever the question's other hypotheses do; None: too few seeds.
         failed: how many trials of the treatment, and of the control, diverged.
         test_error: the standard error, in `unit`, that the estimate has because the test set is a sample, if known.
+        share: the part of the 5 % that this look at the seeds has; 1 where it is the only one.
         p: of the direction that the pairs speak for, doubled, since there are two.
-        p_adjusted: for the question's judged hypotheses.
+        p_adjusted: for the question's judged hypotheses and the declared looks.
         sentence: the verdict and what it rests on, in words.
     """
 
@@ -85,6 +87,7 @@ class Effect(_Data):
     needed: int | None
     failed: tuple[int, int] = (0, 0)
     test_error: float | None = None
+    share: float = 1.0
     p: float
     p_adjusted: float
     verdict: Verdict
@@ -159,8 +162,55 @@ class Failure(_Data):
     reason: str
 
 
+class Looked(_Data):
+    """A look at the results that was declared beforehand.
+
+    Attributes:
+        number: which look it is, counted from 1.
+        of: how many were declared.
+        seeds: with how many seeds.
+        alpha: the chance of a false statement that it has, of the 5 % of all looks.
+    """
+
+    number: int
+    of: int
+    seeds: int
+    alpha: float
+
+
+class LeftOut(_Data):
+    """A look that a budget was not enough for.
+
+    Attributes:
+        question: whose.
+        answered: with how many seeds it was answered at the look before; 0 if it was not.
+        seeds: with how many seeds this look would have been taken.
+        seconds: about how long that would take yet.
+        begun: whether it was begun: finished trials are in the store.
+    """
+
+    question: str
+    answered: int
+    seeds: int
+    seconds: float
+    begun: bool
+
+
+class Budget(_Data):
+    """The time that a study was given, in seconds, its looks, and what was left out."""
+
+    seconds: float
+    looks: tuple[Looked, ...]
+    left_out: tuple[LeftOut, ...]
+
+
 class Answer(_Data):
-    """What one question concluded, and the evidence for it."""
+    """What one question concluded, and the evidence for it.
+
+    Attributes:
+        look: the look at which it ended, in a study with a budget.
+        recommendation: what to do, in one sentence, of a question that says so.
+    """
 
     question: str
     title: str
@@ -173,6 +223,8 @@ class Answer(_Data):
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
     trials: int
+    look: Looked | None = None
+    recommendation: str = ""
 
 
 class Again(_Data):
@@ -211,6 +263,7 @@ class StudyResult(_Data):
         metric: what the task's metric is called.
         notes: what must be known of it as a whole.
         again: a sample of its trials on another backend, if that was asked for.
+        budget: its time and its looks, if it was given a time.
     """
 
     task: str
@@ -223,6 +276,7 @@ class StudyResult(_Data):
     failures: tuple[Failure, ...]
     notes: tuple[str, ...] = ()
     again: Again | None = None
+    budget: Budget | None = None
     trials_new: int
     trials_reused: int
     seconds: float
@@ -230,6 +284,11 @@ class StudyResult(_Data):
     command: str
     settings: dict[str, str]
     versions: dict[str, str]
+
+    @property
+    def recommendation(self) -> str:
+        """What to do, if a question says so."""
+        return " ".join(filter(None, (answer.recommendation for answer in self.answers)))
 
     @property
     def nothing_finished(self) -> bool:

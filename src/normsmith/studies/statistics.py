@@ -11,6 +11,7 @@ from normsmith.studies._inference import (
     Evidence,
     holm,
     pairs_needed,
+    resampled_error,
     seeds_needed,
     weigh,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "judge",
     "most_judged",
     "pairs_needed",
+    "resampled_error",
     "seeds_needed",
 ]
 
@@ -38,7 +40,7 @@ def most_judged(seeds: int) -> int:
     return 2 if seeds < 20 else 3
 
 
-def judge(pairs: Sequence[Pairs], most: int = 2) -> tuple[Effect, ...]:
+def judge(pairs: Sequence[Pairs], most: int = 2, share: float = 1.0) -> tuple[Effect, ...]:
     """Verdicts on the hypotheses of one question, in their order.
 
     The effect of a pair is t − c or ln(t / c), positive in the direction of the claim; censored, it is an interval
@@ -53,7 +55,8 @@ def judge(pairs: Sequence[Pairs], most: int = 2) -> tuple[Effect, ...]:
     - *inconclusive*: none of these could be shown, there are too few seeds, or something `decided` so;
     - *not judged*: it comes after the first `most`, or is shown `beside` them.
 
-    This holds for every distribution of the effects.
+    This holds for every distribution of the effects. `share` is the part of the 5 % that this look at the seeds has
+    (see `studies.looks`): p-values are divided by it, so that the 5 % are those of all looks together (Bonferroni).
 
     Raises:
         StudyError: two hypotheses have one name, or one rests on a hypothesis that does not come before it.
@@ -72,11 +75,13 @@ def judge(pairs: Sequence[Pairs], most: int = 2) -> tuple[Effect, ...]:
     leading = [index for index, parent in enumerate(after) if parent is None and not beside[index]][:most]
     judged = [_root(index, after) in leading and not beside[index] for index in range(len(pairs))]
     effects = [pair.effects() for pair in pairs]
-    evidence = [weigh(effect) for effect in effects]
-    p_values = [1.0 if pair.decided else each.p for pair, each in zip(pairs, evidence, strict=True)]
+    evidence = [weigh(effect, share) for effect in effects]
+    p_values = [
+        1.0 if pair.decided else min(1.0, each.p / share) for pair, each in zip(pairs, evidence, strict=True)
+    ]
     adjusted = _adjusted(p_values, evidence, after, judged)
     return tuple(
-        _effect(pair, effect, each, p, len(leading), is_judged=is_judged)
+        _effect(pair, effect, each, p, len(leading), share, is_judged=is_judged)
         for pair, effect, each, p, is_judged in zip(pairs, effects, evidence, adjusted, judged, strict=True)
     )
 
@@ -115,7 +120,14 @@ def _adjusted(
 
 
 def _effect(
-    pairs: Pairs, effects: Effects, evidence: Evidence, p_adjusted: float, of: int, *, is_judged: bool
+    pairs: Pairs,
+    effects: Effects,
+    evidence: Evidence,
+    p_adjusted: float,
+    of: int,
+    share: float,
+    *,
+    is_judged: bool,
 ) -> Effect:
     hypothesis = pairs.hypothesis
     verdict = _verdict(evidence, p_adjusted) if is_judged else Verdict.NOT_JUDGED
@@ -137,9 +149,10 @@ def _effect(
         interval=evidence.interval,
         beyond=evidence.beyond,
         short=evidence.short,
-        needed=pairs_needed(len(pairs.seeds), of),
+        needed=pairs_needed(len(pairs.seeds), of, share),
         failed=pairs.failed,
         test_error=pairs.test_error,
+        share=share,
         p=evidence.p,
         p_adjusted=p_adjusted,
         verdict=verdict,
