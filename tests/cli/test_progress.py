@@ -99,3 +99,16 @@ def test_a_terminal_gets_a_bar_and_no_lines():
     text = told(2, [Outcome("finished")] * 2, terminal=True)
     assert "2/2" in text
     assert "of 2 trials" not in text
+
+
+def test_a_budget_is_said_with_its_parts_in_their_order():
+    stream, progress = spoken()
+    progress.scheduled([("b", 10, 40.0), ("a", 10, 200.0), ("b", 20, 40.0)], 120.0)
+    progress.begun("b", 10, 118.0)
+    assert stream.getvalue().splitlines() == [
+        "the whole takes about 5 min on 2 worker processes, the budget is 2 min; "
+        "what decides most in the least time comes first:",
+        "  at 10 seeds: b (40 s), a (3 min)",
+        "  at 20 seeds: b (40 s)",
+        "b: 10 seeds, with 2 min left",
+    ]

@@ -9,9 +9,9 @@ import pytest
 
 from normsmith.errors import StudyError
 from normsmith.studies.arms import AS_IS
+from normsmith.studies.costs import one_thread
 from normsmith.studies.executors.executor import Executor, Workers
 from normsmith.studies.executors.reference import TaskReference
-from normsmith.studies.pace import one_thread
 from normsmith.studies.trial import Outcome, Trial, train
 from normsmith.tasks import load
 

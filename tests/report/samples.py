@@ -8,10 +8,13 @@ from statistics import median
 from normsmith.checks import Finding, Findings, Fix, NotRun, Proof
 from normsmith.studies.results import (
     Answer,
+    Budget,
     Chart,
     Effect,
     Failure,
+    LeftOut,
     Line,
+    Looked,
     Strip,
     StripChart,
     StudyResult,
@@ -299,6 +302,20 @@ def study(*answers: Answer, **changes: object) -> StudyResult:
 
 def ordinary() -> StudyResult:
     return study(fewer_steps(), learning_rates(), placement(), small_batches())
+
+
+def budgeted() -> StudyResult:
+    """A study with a budget: one question ended at its first look."""
+    first = Looked(number=1, of=2, seeds=10, alpha=0.008)
+    second = Looked(number=2, of=2, seeds=20, alpha=0.042)
+    left_out = LeftOut(question="small-batches", answered=0, seeds=10, seconds=95.0, begun=False)
+    said = {"look": second, "recommendation": "Use batch norm after the activation."}
+    return study(
+        fewer_steps().model_copy(update={"look": first}),
+        placement().model_copy(update=said),
+        budget=Budget(seconds=600.0, looks=(first, second), left_out=(left_out,)),
+        notes=("The budget was 10 min.",),
+    )
 
 
 def nasty() -> StudyResult:

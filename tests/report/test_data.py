@@ -8,7 +8,7 @@ from normsmith.report.data import CSV_COLUMNS, to_csv, to_json
 from normsmith.studies import notation
 from normsmith.studies.results import StudyResult
 
-STUDIES = [samples.ordinary, samples.nasty, samples.one_seed, samples.empty]
+STUDIES = [samples.ordinary, samples.nasty, samples.one_seed, samples.empty, samples.budgeted]
 
 
 @pytest.mark.parametrize("make", STUDIES)
@@ -37,6 +37,14 @@ def test_csv_has_a_row_for_each_effect_and_seed(make):
         for name in ("median", "interval"):
             assert (float(row[f"{name}_low"]), float(row[f"{name}_high"])) == getattr(effect, name)
         assert (row["verdict"], int(row["censored_seeds"])) == (effect.verdict.value, effect.censored)
+
+
+def test_csv_says_the_look_of_a_study_that_looks_twice():
+    rows = list(csv.DictReader(io.StringIO(to_csv(samples.budgeted()))))
+    looks = {(row["question"], row["look"], row["look_alpha"]) for row in rows}
+    assert looks == {("fewer-steps", "1", "0.008"), ("placement", "2", "0.042")}
+    once = csv.DictReader(io.StringIO(to_csv(samples.ordinary())))
+    assert {(row["look"], row["look_alpha"]) for row in once} == {("", "")}
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r=", " ="])

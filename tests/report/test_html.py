@@ -204,3 +204,10 @@ def test_skipped_questions_and_methods_are_told():
     text = " ".join(" ".join(Page(render_html(result)).words).split())
     assert "Each arm at its own rate." in text
     assert "Not asked: saturation : The task has no sigmoid." in text
+
+
+def test_looks_and_the_recommendation_are_there():
+    html = render_html(samples.budgeted())
+    assert "look 1 of 2, at 10 seeds, with 0.8 % of the 5 %" in html
+    before_the_verdicts, _ = html.split('id="verdicts"')
+    assert "Use batch norm after the activation." in before_the_verdicts

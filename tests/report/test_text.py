@@ -116,3 +116,11 @@ def test_a_name_cannot_steer_the_terminal_or_use_markup():
 def test_skipped_questions_are_told():
     text = printed(samples.study(samples.placement(), skipped={"saturation": "The task has no sigmoid."}))
     assert "Not asked: saturation: The task has no sigmoid." in text
+
+
+def test_looks_and_the_recommendation_are_said_and_the_latter_comes_last():
+    text = " ".join(printed(samples.budgeted()).split())
+    assert "Judged at look 1 of 2, at 10 seeds, with 0.8 % of the 5 %." in text
+    assert "Judged at look 2 of 2, at 20 seeds, with 4.2 % of the 5 %." in text
+    assert text.endswith("The budget was 10 min. Use batch norm after the activation.")
+    assert "look" not in printed(samples.ordinary())

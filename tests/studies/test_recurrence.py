@@ -98,7 +98,7 @@ def test_copies_count_their_own_steps():
 
 def test_other_networks_and_places_are_refused():
     check_recurrent(recurrent)
-    with pytest.raises(StudyError, match=r"expected a recurrent network .*digits-rnn, got Sequential"):
+    with pytest.raises(StudyError, match=r"the network of digits-rnn .*, and this is Sequential"):
         check_recurrent(task)
     with pytest.raises(StudyError, match=r"expected a normsmith.tasks.digits.Elman, got Linear"):
         norm_in_recurrence(nn.Linear(2, 2), task, "input", 0.1)

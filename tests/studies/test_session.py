@@ -3,11 +3,18 @@
 from dataclasses import replace
 
 import pytest
+from tests.studies.tiny import Unsequential, make, network
+from torch import nn
 
 from normsmith.errors import StudyError
 from normsmith.studies import Settings, Store, run_study, select
 from normsmith.studies.arms import AS_IS, Arm, edit, normalized
+from normsmith.studies.executors.reference import TaskReference
+from normsmith.studies.lab import Lab
+from normsmith.studies.progress import Silent
 from normsmith.studies.question import Findings
+from normsmith.studies.rehearsal import rehearse
+from normsmith.studies.session import Session
 from normsmith.studies.trial import Trial
 
 
@@ -89,3 +96,67 @@ def test_what_ran_code_that_no_key_covers_is_not_stored(store, tiny, tmp_path, m
     result = run_study(tiny("loading"), select(("placement",)), store, Settings(seeds=1, steps=2))
     assert store.count() == result.trials_new > 0
     assert result.notes == ()
+
+
+class Attending(nn.Module):
+    """A transformer of torch's, which reads the weights of its layer norms from outside of them."""
+
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(6, 1, 8, batch_first=True)
+        self.encoder, self.last = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.last(self.encoder(x[:, None]).mean(1))
+
+
+class Remembering(nn.Module):
+    """A network whose activations are inside its recurrent layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.recurrent, self.last = nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(self.recurrent(x[:, None])[0][:, -1])
+
+
+def convolutions():
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 6)),
+        nn.Conv1d(1, 4, 3),
+        nn.BatchNorm1d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "reasons"),
+    [
+        # no norms: what others put in, one question has to find
+        (network, {"own-norms": "it is about the batch norms that a network has, and Sequential has none"}),
+        (convolutions, {}),
+        (Remembering, {
+            "own-norms": "it is about the batch norms that a network has, and Remembering has none",
+            "saturation": "the activations of recurrent (LSTM) are inside it, where this question can change nothing",
+        }),
+        (Attending, {
+            "own-norms": "it is about the batch norms that a network has, and Attending has none",
+            "saturation": "its norms cannot be taken out (encoder.layers.0.norm1 and 3 more: the forward of "
+            "TransformerEncoder encoder reads its bias, weight, which Identity does not have)",
+        }),
+        (Unsequential, {  # activations are functions
+            "own-norms": "it is about the batch norms that a network has, and Unsequential has none",
+            "saturation": "its activations cannot be replaced ((model): its forward calls the function relu; make it a "
+            "module)",
+        }),
+    ],
+)  # fmt: skip
+def test_why_a_question_does_not_fit_a_network_is_one_plain_sentence(store, model, reasons):
+    task = make("other", model=model)
+    lab = Lab(task, (0,), "quick", 5)
+    session = Session(lab, store, Settings(), TaskReference("unused", None, "", {}, frozenset()), Silent())
+    questions = select(("own-norms", "saturation"))
+    assert session.unfit({question.name: rehearse(question, lab) for question in questions}) == reasons

@@ -78,6 +78,21 @@ class StudyProgress:
         elif self._row is not None:
             self._bar.update(self._row, total=new, completed=self._done)
 
+    def scheduled(self, parts: Sequence[tuple[str, int, float]], budget: float) -> None:
+        """What a study with a budget in seconds is about to do, and whether the time will be enough."""
+        whole = sum(seconds for _, _, seconds in parts)
+        self._say(
+            f"the whole takes about {rough_duration(whole)} on {count(self._jobs, 'worker process')}, the budget is "
+            f"{rough_duration(budget)}; what decides most in the least time comes first:"
+        )
+        for seeds, alike in groupby(parts, key=lambda part: part[1]):
+            named = ", ".join(f"{question} ({rough_duration(seconds)})" for question, _, seconds in alike)
+            self._say(f"  at {seeds} seeds: {named}")
+
+    def begun(self, question: str, seeds: int, seconds: float) -> None:
+        """A study with a budget begins to bring a question to a number of seeds."""
+        self._say(f"{question}: {seeds} seeds, with {rough_duration(seconds)} left")
+
     def _say(self, words: str) -> None:
         whole = not self._console.is_terminal  # lines of a log are not folded
         self._console.print(words, highlight=False, markup=False, soft_wrap=whole)

@@ -33,6 +33,8 @@ CSV_COLUMNS = (
     "p",
     "p_adjusted",
     "verdict",
+    "look",
+    "look_alpha",
 )
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -47,7 +49,9 @@ def to_csv(result: StudyResult) -> str:
 
     `effect_low` and `effect_high` (equal unless the effect is censored), the median, the interval and the margin are
     as in `Effect`: positive as claimed, natural logarithms where `scale` is "ratio". `shown` is the effect as the
-    report writes it. Text that a spreadsheet would run as a formula is preceded by an apostrophe.
+    report writes it. `look` is at which of several declared looks a question was judged, `look_alpha` what that
+    look has of the 5 %; both are empty in a study that looks once. Text that a spreadsheet would run as a formula is
+    preceded by an apostrophe.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
@@ -63,6 +67,7 @@ def _rows(result: StudyResult) -> Iterator[list[str | int | float]]:
             names = [result.task, answer.question, e.name, e.hypothesis, e.treatment, e.control]
             counts = [e.margin, e.beyond, e.short]
             summary = [e.censored, *e.median, *e.interval, *counts, e.p, e.p_adjusted, e.verdict.value]
+            look = [answer.look.number, answer.look.alpha] if answer.look else ["", ""]
             for seed, interval in zip(e.seeds, e.effects, strict=True):
                 yield [
                     *names,
@@ -74,6 +79,7 @@ def _rows(result: StudyResult) -> Iterator[list[str | int | float]]:
                     *interval,
                     notation.span(e, interval),
                     *summary,
+                    *look,
                 ]
 
 

@@ -65,12 +65,17 @@ def print_verdicts(result: StudyResult, console: Console) -> None:
     _say(console, safe(_trials(result)))
     for note in result.notes:
         _say(console, safe(note, "bold"))
+    if result.recommendation:
+        console.print()
+        _say(console, safe(result.recommendation, "bold"))
 
 
 def _print_answer(answer: Answer, safe: _SafeText, console: Console) -> None:
     """The answer to one question, and why each hypothesis has its verdict."""
     _say(console, safe(answer.title, "bold"))
     _say(console, safe(answer.headline))
+    if answer.look:
+        _say(console, safe(f"Judged at {words.looked(answer.look)}."))
     for effect in answer.effects:
         verdict = safe(effect.verdict.value, _STYLES[effect.verdict])
         reason = "dim" if effect.verdict is Verdict.NOT_JUDGED else ""

@@ -1,8 +1,8 @@
 """Verdicts and the sentences on them as a report says them."""
 
-from normsmith._text import count
+from normsmith._text import count, number
 from normsmith.studies import notation
-from normsmith.studies.results import Effect, Verdict
+from normsmith.studies.results import Effect, Looked, Verdict
 
 
 def finding(effect: Effect) -> str:
@@ -21,6 +21,16 @@ def asked(effect: Effect) -> str:
     if effect.needed is None:
         return f"{wanted}. {count(len(effect.seeds), 'seed').capitalize()} cannot decide it, however clear they are."
     return f"{wanted}. {effect.needed} of {count(len(effect.seeds), 'seed')} on one side decide."
+
+
+def looked(look: Looked) -> str:
+    """At which of the declared looks a question was judged.
+
+    >>> looked(Looked(number=1, of=2, seeds=10, alpha=0.008))
+    'look 1 of 2, at 10 seeds, with 0.8 % of the 5 %'
+    """
+    part = number(100 * look.alpha)
+    return f"look {look.number} of {look.of}, at {count(look.seeds, 'seed')}, with {part} % of the 5 %"
 
 
 def tally(verdict: Verdict, n: int) -> str:

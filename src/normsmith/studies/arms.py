@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from normsmith import surgery
-from normsmith._text import path_text
+from normsmith._text import path_text, some
 from normsmith.anatomy.batch_norms import is_batch_norm
 from normsmith.errors import StudyError, SurgeryError
 from normsmith.layers import Whiten1d, Whiten2d
@@ -112,20 +112,22 @@ def edit(function: Callable[..., Any], **arguments: Value) -> Edit:
 @named("strip-norm")
 def strip_norm(model: nn.Module, task: Task) -> nn.Module:
     """Remove every normalization layer."""
-    return surgery.strip(model, **_traced_with(task)).apply()
+    return _applied(surgery.strip(model, **_traced_with(task)), "its norms cannot be taken out")
 
 
 @named("strip-batch-norm")
 def strip_batch_norm(model: nn.Module, task: Task) -> nn.Module:
     """Remove the batch norms, and no other norm."""
-    return surgery.strip(model, only=_is_batch_norm, **_traced_with(task)).apply()
+    plan = surgery.strip(model, only=_is_batch_norm, **_traced_with(task))
+    return _applied(plan, "its batch norms cannot be taken out")
 
 
 @named("insert-norm")
 def insert_norm(model: nn.Module, task: Task, norm: str, where: str, **options: Any) -> nn.Module:
     """Put a norm before or after every activation of a model without one."""
     with _recurrence_named(model):
-        return surgery.insert(model, norm, where, **_traced_with(task), **options).apply()
+        plan = surgery.insert(model, norm, where, **_traced_with(task), **options)
+        return _applied(plan, f"a norm cannot be put {where} its activations")
 
 
 @named("insert-whitening")
@@ -138,7 +140,8 @@ def insert_whitening(model: nn.Module, task: Task, where: str, method: str, most
         return kind(features, groups=features // size, method=method)  # type: ignore[no-any-return]
 
     with _recurrence_named(model):
-        return surgery.insert(model, make, where, **_traced_with(task)).apply()
+        plan = surgery.insert(model, make, where, **_traced_with(task))
+        return _applied(plan, f"whitening cannot be put {where} its activations")
 
 
 @named("insert-dropout")
@@ -152,7 +155,8 @@ def insert_dropout(model: nn.Module, task: Task, share: float, where: str) -> nn
     paths = [event.path for event in hidden_activations(graph)]
     if len(set(paths)) < max(2, len(paths)):
         raise StudyError(
-            f"expected two or more hidden activations with paths of their own to put dropout after, got {paths}"
+            "it puts dropout after two or more hidden activations that are modules, each called once, and found "
+            f"{', '.join(map(path_text, paths)) or 'none'}"
         )
     chosen = paths[-1:] if where == "last" else paths[:-1]
 
@@ -166,7 +170,8 @@ def insert_dropout(model: nn.Module, task: Task, share: float, where: str) -> nn
 def swap_activation(model: nn.Module, task: Task, activation: str) -> nn.Module:
     """Replace every activation by another kind."""
     with _recurrence_named(model):
-        return surgery.swap_activation(model, activation, **_traced_with(task)).apply()
+        plan = surgery.swap_activation(model, activation, **_traced_with(task))
+        return _applied(plan, "its activations cannot be replaced")
 
 
 @named("set-norms")
@@ -205,6 +210,21 @@ def move_norm(model: nn.Module, task: Task, where: str) -> nn.Module:
 def plan_of_move(model: nn.Module, task: Task, where: str) -> surgery.Plan:
     """The plan that `move_norm` applies: it says which norms move, and why others stay."""
     return surgery.place(model, where, only=_is_batch_norm, **_traced_with(task))
+
+
+def _applied(plan: surgery.Plan, cannot: str) -> nn.Module:
+    """The model that a plan makes.
+
+    Raises:
+        SurgeryError: the plan cannot do everything: `cannot`, with each reason once.
+    """
+    reasons: dict[str, list[str]] = {}
+    for refusal in plan.refusals:
+        reasons.setdefault(refusal.reason, []).append(path_text(refusal.path))
+    if reasons:
+        said = "; ".join(f"{some(paths, most=1)}: {reason}" for reason, paths in reasons.items())
+        raise SurgeryError(f"{cannot} ({said})")
+    return plan.apply()
 
 
 @contextmanager

@@ -22,6 +22,12 @@ class Progress(Protocol):
         `reused` trials were found in the store so far. Said before the first trial runs, and again as more is known.
         """
 
+    def scheduled(self, parts: Sequence[tuple[str, int, float]], budget: float) -> None:
+        """A study with this budget in seconds has these parts: question, number of seeds, seconds from scratch."""
+
+    def begun(self, question: str, seeds: int, seconds: float) -> None:
+        """Such a study begins to bring a question to its look at so many seeds, with so many seconds left."""
+
     def finished(self, trial: Trial, outcome: Outcome) -> None:
         """A trial has ended and is stored."""
 
@@ -36,6 +42,12 @@ class Silent:
         """Shows nothing."""
 
     def planned(self, new: int, reused: int, seconds: float) -> None:
+        """Shows nothing."""
+
+    def scheduled(self, parts: Sequence[tuple[str, int, float]], budget: float) -> None:
+        """Shows nothing."""
+
+    def begun(self, question: str, seeds: int, seconds: float) -> None:
         """Shows nothing."""
 
     def finished(self, trial: Trial, outcome: Outcome) -> None:

@@ -18,13 +18,14 @@ from normsmith.studies.tuning import Requests
 
 @dataclass(frozen=True)
 class Findings:
-    """What a question concluded from its trials."""
+    """What a question concluded from its trials; one that says what to do has a `recommendation`, too."""
 
     headline: str
     effects: tuple[Effect, ...]
     charts: tuple[Chart | StripChart, ...] = ()
     tables: tuple[Table, ...] = ()
     notes: tuple[str, ...] = ()
+    recommendation: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Question:
     """One file of `questions/`: its name is the file's, with dashes.
 
     `ask` is a generator: it yields the trials it needs, goes on when they are done, and returns its findings.
-    `profiles` are those that ask it unless the user names questions.
+    `profiles` are those that ask it unless the user names questions; without any it is asked by name alone.
     """
 
     name: str

@@ -62,8 +62,8 @@ def check_recurrent(task: Task) -> None:
     model = build(task, 0)
     if not isinstance(model, Elman):
         raise StudyError(
-            "expected a recurrent network whose steps can be changed, normsmith.tasks.digits.Elman as in the task "
-            f"digits-rnn, got {type(model).__name__}"
+            "it changes the steps of a recurrence, which is possible in the network of digits-rnn "
+            f"(normsmith.tasks.digits.Elman) alone, and this is {type(model).__name__}"
         )
 
 

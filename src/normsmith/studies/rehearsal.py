@@ -43,22 +43,32 @@ class Need:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a question asked for, round by round, and the effects that it came to, which are as made up."""
+    """What a question asked for, round by round, and the effects that it came to, which are as made up.
+
+    `refused` is why it asked for nothing, if it did not: no outcome had a part in that.
+    """
 
     rounds: tuple[tuple[Trial, ...], ...]
     effects: tuple[Effect, ...]
+    refused: Exception | None = None
 
     @property
     def arms(self) -> tuple[Arm, ...]:
         """The arms whose trials it asked for, each once."""
         return tuple(dict.fromkeys(trial.arm for trials in self.rounds for trial in trials))
 
+    @property
+    def judged(self) -> tuple[Effect, ...]:
+        """The hypotheses that it judges."""
+        return tuple(effect for effect in self.effects if effect.verdict is not Verdict.NOT_JUDGED)
+
     def need(self, question: str) -> Need | None:
         """What decides; None where no hypothesis is judged."""
-        judged = [effect for effect in self.effects if effect.verdict is not Verdict.NOT_JUDGED]
+        judged = self.judged
         if not judged:
             return None
-        return Need(question, judged[0].needed, seeds_needed(sum(effect.after is None for effect in judged)))
+        leading = sum(effect.after is None for effect in judged)
+        return Need(question, judged[0].needed, seeds_needed(leading, judged[0].share))
 
 
 def rehearse(question: Question, lab: Lab) -> Rehearsal:
@@ -72,8 +82,8 @@ def rehearse(question: Question, lab: Lab) -> Rehearsal:
             stage.outcomes |= {trial: made_up(trial, lab.task) for trial in rounds[-1]}
     except StopIteration as answered:
         return Rehearsal(tuple(rounds), answered.value.effects)
-    except Exception:  # noqa: BLE001 - what goes wrong here the study itself will say
-        return Rehearsal(tuple(rounds), ())
+    except Exception as error:  # noqa: BLE001 - what goes wrong with made-up outcomes the study itself will say
+        return Rehearsal(tuple(rounds), (), None if rounds else error)
 
 
 class _AnyProbe(dict[str, tuple[float, ...]]):

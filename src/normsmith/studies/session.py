@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from normsmith import _text
 from normsmith.errors import NormsmithError
 from normsmith.studies.again import compared, sample
 from normsmith.studies.arms import Arm
+from normsmith.studies.costs import Costs
 from normsmith.studies.executors.executor import Workers
 from normsmith.studies.executors.reference import TaskReference
 from normsmith.studies.lab import Lab
-from normsmith.studies.pace import seconds_per_step
 from normsmith.studies.progress import Progress
 from normsmith.studies.question import Findings, Question
-from normsmith.studies.rehearsal import Forecast
+from normsmith.studies.rehearsal import Forecast, Rehearsal
 from normsmith.studies.results import Again, Answer, Failure
 from normsmith.studies.settings import Settings
 from normsmith.studies.sharing import Sharing
@@ -26,6 +28,16 @@ from normsmith.tasks import build
 
 KEPT = ("finished", "diverged")
 """The statuses of results that are used again. A trial that raised, was killed or ran out of time is run again."""
+
+KINDS = 6
+"""Of how many kinds of trials the time is measured beforehand."""
+
+MEASURING = 10.0
+"""Seconds after which no other kind is measured."""
+
+
+class OutOfTimeError(Exception):
+    """The time that a study was given is over; what has ended by then is stored."""
 
 
 class Session:
@@ -38,7 +50,8 @@ class Session:
         self.reference, self.progress = reference, progress
         self.new = self.reused = 0
         self._ended = 0  # trials that were run, here or by another study on this store meanwhile
-        self._steps, self._seconds = 0, 0.0  # of those that were run here
+        self.costs = Costs(lab.task)
+        self.deadline = math.inf  # on the clock of time.monotonic
         self.uncovered: dict[Trial, tuple[str, ...]] = {}
         self._asked: dict[Trial, None] = {}
         self._tried: set[Arm] = set()
@@ -46,42 +59,60 @@ class Session:
 
     def ask(self, questions: Sequence[Question]) -> tuple[list[Answer], dict[str, str]]:
         """Advance every question until all have answered or cannot be asked (then: why)."""
-        answers: dict[str, Answer] = {}
-        skipped: dict[str, str] = {}
         forecast = Forecast(questions, self.lab)
         self.progress.needs(len(self.lab.seeds), forecast.needs)
-        asking = {question: question.ask(self.lab) for question in questions}
-        # What does not fit the network is said before anything has been run for it.
-        for question in questions:
-            try:
-                self._try_arms(forecast.rehearsals[question.name].arms)
-            except Exception as error:  # noqa: BLE001 - one question's failure is no other's
-                skipped[question.name] = _why(error)
-                del asking[question]
-        asked: dict[Question, set[Trial]] = {question: set() for question in questions}
-        with self._workers(self.reference) as workers:
-            while asking:
-                wanted: list[Trial] = []
-                for question, generator in list(asking.items()):
-                    try:
-                        request = next(generator)
-                        self._try_arms(trial.arm for trial in request)
-                    except StopIteration as answered:
-                        answers[question.name] = _answer(question, answered.value, len(asked[question]))
-                        del asking[question]
-                    except Exception as error:  # noqa: BLE001 - one question's failure is no other's
-                        skipped[question.name] = _why(error)
-                        del asking[question]
-                    else:
-                        asked[question].update(request)
-                        forecast.asked(question.name, request)
-                        wanted += request
-                self._provide(wanted, workers, forecast.beyond([question.name for question in asking]))
-        return [answers[question.name] for question in questions if question.name in answers], skipped
+        skipped = self.unfit(forecast.rehearsals)
+        with self.workers() as workers:
+            fitting = [question for question in questions if question.name not in skipped]
+            answers, failed = self.advance(fitting, forecast, workers)
+        return answers, {**skipped, **failed}
 
-    def _workers(self, reference: TaskReference) -> Workers:
-        """The workers that run trials of a task, where the settings say."""
-        return self.settings.executor.open(reference, self.settings.jobs, self.settings.timeout)
+    def workers(self) -> Workers:
+        """The workers that run trials, where the settings say: a context at whose end they stop."""
+        return self.settings.executor.open(self.reference, self.settings.jobs, self.settings.timeout)
+
+    def unfit(self, rehearsals: Mapping[str, Rehearsal]) -> dict[str, str]:
+        """The questions that do not fit the network, and why: said before anything has been run for them."""
+        reasons = {}
+        for name, rehearsal in rehearsals.items():
+            try:
+                if rehearsal.refused is not None:
+                    raise rehearsal.refused
+                self._try_arms(rehearsal.arms)
+            except Exception as error:  # noqa: BLE001 - one question's failure is no other's
+                reasons[name] = _why(error)
+        return reasons
+
+    def advance(
+        self, questions: Sequence[Question], forecast: Forecast, workers: Workers
+    ) -> tuple[list[Answer], dict[str, str]]:
+        """Advance these questions until all have answered or failed (then: why).
+
+        Raises:
+            OutOfTimeError: the session's deadline has come; what has ended is stored.
+        """
+        answers: dict[str, Answer] = {}
+        failed: dict[str, str] = {}
+        asking = {question: question.ask(self.lab) for question in questions}
+        asked: dict[Question, set[Trial]] = {question: set() for question in questions}
+        while asking:
+            wanted: list[Trial] = []
+            for question, generator in list(asking.items()):
+                try:
+                    request = next(generator)
+                    self._try_arms(trial.arm for trial in request)
+                except StopIteration as answered:
+                    answers[question.name] = _answer(question, answered.value, len(asked[question]))
+                    del asking[question]
+                except Exception as error:  # noqa: BLE001 - one question's failure is no other's
+                    failed[question.name] = _why(error)
+                    del asking[question]
+                else:
+                    asked[question].update(request)
+                    forecast.asked(question.name, request)
+                    wanted += request
+            self._provide(wanted, workers, forecast.beyond([question.name for question in asking]))
+        return [answers[question.name] for question in questions if question.name in answers], failed
 
     def _try_arms(self, arms: Iterable[Arm]) -> None:
         """Build every new arm once, so that what surgery refuses is refused before hours are spent on trials."""
@@ -91,13 +122,23 @@ class Session:
                 arm.build(build(task, 0), task)
                 self._tried.add(arm)
 
+    def missing(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Those of the trials that have to be run: neither known here nor kept in the store."""
+        new = [trial for trial in trials if trial not in self.lab.outcomes]
+        keys = self._keys(new)
+        stored = self.store.get(list(keys.values()))
+        return [t for t, key in keys.items() if key not in stored or stored[key].status not in KEPT]
+
+    def _keys(self, trials: Iterable[Trial]) -> dict[Trial, str]:
+        return {trial: trial.key(self.reference.fingerprint, self.reference.versions) for trial in trials}
+
     def _provide(self, wanted: Sequence[Trial], workers: Workers, later: Sequence[Trial] = ()) -> None:
         """Make the outcomes of these trials known: from the store, or by running them; `later` ones may follow."""
         self._asked |= dict.fromkeys(wanted)
         missing = [trial for trial in dict.fromkeys(wanted) if trial not in self.lab.outcomes]
         if not missing:
             return
-        keys = {trial: trial.key(self.reference.fingerprint, self.reference.versions) for trial in missing}
+        keys = self._keys(missing)
         stored = self.store.get(list(keys.values()))
         todo = []
         for trial, key in keys.items():
@@ -128,7 +169,7 @@ class Session:
                 self.store.put(record)
             self.lab.outcomes[trial] = outcome
             self.new, self._ended = self.new + 1, self._ended + 1
-            self._steps, self._seconds = self._steps + trial.steps, self._seconds + outcome.seconds
+            self.costs.ended(trial, outcome.seconds)
             self.progress.finished(trial, outcome)
 
         def elsewhere(trial: Trial, record: Record) -> None:
@@ -139,7 +180,13 @@ class Session:
 
         ours = {trial: keys[trial] for trial in todo}
         with Sharing(self.store, ours, elsewhere, self.progress.waiting) as sharing:
-            workers.run(sharing.trials(), finished, sharing.tick)
+
+            def tick() -> None:
+                sharing.tick()
+                if time.monotonic() >= self.deadline:
+                    raise OutOfTimeError
+
+            workers.run(sharing.trials(), finished, tick)
 
     def _plan(self, todo: Sequence[Trial], later: Sequence[Trial]) -> None:
         """Tell what the whole study will run: what is known to be missing, and of `later` trials the same share."""
@@ -147,16 +194,10 @@ class Session:
         found = self.reused + self.new - self._ended
         share = run / max(1, run + found)
         new = run + round(share * len(later))
-        steps = sum(trial.steps for trial in todo) + share * sum(trial.steps for trial in later)
-        seconds = steps * self._seconds_per_step(todo) / min(self.settings.jobs, max(1, new - self._ended))
-        self.progress.planned(new, found, seconds)
-
-    def _seconds_per_step(self, todo: Sequence[Trial]) -> float:
-        """Of the trials that ran; before the first, of a few steps of a few of `todo`, run here and now."""
-        if self._steps:
-            return self._seconds / self._steps
-        sample = [todo[len(todo) * i // 4] for i in range(min(4, len(todo)))]
-        return seconds_per_step(self.lab.task, sample) if sample else 0.0
+        if todo and not self._ended:
+            self.costs.measure([*todo, *later], KINDS, time.monotonic() + MEASURING)
+        seconds = self.costs.seconds(todo) + share * self.costs.seconds(later)
+        self.progress.planned(new, found, seconds / min(self.settings.jobs, max(1, new - self._ended)))
 
     def again(self) -> Again:
         """A sample of the trials whose values were compared, on the backend that the settings name."""
@@ -167,7 +208,7 @@ class Session:
             reference = TaskReference.to(self.lab.task, self.reference.name)
             lab = replace(self.lab, outcomes={}, compared={})
             other = Session(lab, self.store, self.settings, reference, self.progress)
-            with self._workers(reference) as workers:
+            with other.workers() as workers:
                 other._provide(sample(trials), workers)
         pairs = [(self.lab.outcomes[trial], outcome) for trial, outcome in other.lab.outcomes.items()]
         return compared(backend, len(trials), pairs, self.lab.task.point)
@@ -184,8 +225,9 @@ class Session:
         )
 
     def failures(self) -> tuple[Failure, ...]:
-        """Every trial of this study that did not finish its steps, in the order in which they were asked for."""
-        outcomes = {trial: self.lab.outcomes[trial] for trial in self._asked}
+        """Every trial that ran here and did not finish its steps, in the order in which they were asked for."""
+        known = self.lab.outcomes
+        outcomes = {trial: known[trial] for trial in self._asked if trial in known}
         return tuple(
             Failure(
                 key=trial.key(self.reference.fingerprint, self.reference.versions),
@@ -212,6 +254,7 @@ def _answer(question: Question, findings: Findings, trials: int) -> Answer:
         charts=findings.charts,
         tables=findings.tables,
         notes=findings.notes,
+        recommendation=findings.recommendation,
         trials=trials,
     )
 

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from normsmith.errors import StudyError
+from normsmith.studies.budget import ask_within, budget_note
 from normsmith.studies.executors.reference import TaskReference
 from normsmith.studies.lab import Lab
 from normsmith.studies.progress import Progress, Silent
 from normsmith.studies.question import Question
 from normsmith.studies.rescue import rescuing
-from normsmith.studies.results import StudyResult
+from normsmith.studies.results import Answer, StudyResult
 from normsmith.studies.session import Session
 from normsmith.studies.settings import SEEDS, Settings
 from normsmith.studies.store import Store
@@ -59,8 +60,11 @@ def run_study(
         session = Session(lab, store, settings, TaskReference.to(task, name), progress or Silent())
         _check_other(settings.again_with, task.device)
         with rescuing(store, session.records):
-            answers, skipped = session.ask(questions)
-    if not answers and not session.failures():
+            if settings.budget is None:
+                (answers, skipped), spent = session.ask(questions), None
+            else:
+                answers, skipped, spent = ask_within(session, questions, settings.budget)
+    if not answers and not session.failures() and not (spent and spent.left_out):
         raise StudyError(_refusals(skipped))
     again = session.again() if settings.again_with and answers else None
     return StudyResult(
@@ -68,19 +72,25 @@ def run_study(
         task_facts=_facts(task, lab),
         metric=name_of(task.metric),
         profile=settings.profile,
-        seeds=lab.seeds,
+        seeds=lab.seeds if spent is None else _judged(answers),
         answers=tuple(answers),
         skipped=skipped,
         failures=session.failures(),
-        notes=(*session.notes(), *([again.sentence] if again else [])),
+        notes=(
+            *session.notes(),
+            *([again.sentence] if again else []),
+            *([budget_note(spent)] if spent else []),
+        ),
         again=again,
+        budget=spent,
         trials_new=session.new,
         trials_reused=session.reused,
         seconds=time.monotonic() - clock,
         started=started.isoformat(timespec="seconds"),
         command=command,
         settings={
-            "seeds": str(count),
+            "seeds": str(count) if spent is None else " and ".join(str(look.seeds) for look in spent.looks),
+            **({} if spent is None else {"budget": f"{spent.seconds:g} s"}),
             "profile": settings.profile,
             "steps per trial": str(lab.steps),
             "worker processes": f"{settings.jobs}, on {settings.executor}",
@@ -102,6 +112,11 @@ def _refusals(skipped: Mapping[str, str]) -> str:
         reasons.setdefault(why, []).append(question)
     lines = [f"{', '.join(questions)} cannot be asked: {why}" for why, questions in reasons.items()]
     return lines[0] if len(lines) == 1 else "\n  ".join(["no question can be asked:", *lines])
+
+
+def _judged(answers: Sequence[Answer]) -> tuple[int, ...]:
+    """The seeds of a study with a budget: those of the latest look that an answer comes from."""
+    return tuple(range(max((answer.look.seeds for answer in answers if answer.look), default=0)))
 
 
 def _check_other(backend: str | None, device: str) -> None:

@@ -139,7 +139,7 @@ def train(task: Task, trial: Trial) -> Outcome:
     """
     started = time.perf_counter()
     task = trial.arm.task(task)
-    model = _built(task, trial.arm, trial.seed, trial.stream)
+    model = built(task, trial.arm, trial.seed, trial.stream)
     optimizer = task.optimizer(model.parameters(), trial.learning_rate)
     order = torch.Generator().manual_seed(stream_seed("batch order", trial.seed, trial.stream))
     log = _Log(task, model, trial)
@@ -149,7 +149,7 @@ def train(task: Task, trial: Trial) -> Outcome:
     return log.outcome("diverged" if reason else "finished", reason, time.perf_counter() - started)
 
 
-def _built(task: Task, arm: Arm, seed: int, stream: int) -> nn.Module:
+def built(task: Task, arm: Arm, seed: int, stream: int) -> nn.Module:
     """The network of an arm as it is before the first step, of a task with the arm's data."""
     fresh = build(task, stream_seed("initial weights", seed, stream))
     with seeded(stream_seed("edits", seed, stream), task.device):
@@ -164,7 +164,7 @@ def untrained(task: Task, arm: Arm, seed: int, stream: int) -> float:
         SurgeryError: the task's network cannot be the arm's.
     """
     task = arm.task(task)
-    model = _built(task, arm, seed, stream)
+    model = built(task, arm, seed, stream)
     with evaluating(model), seeded(stream_seed("evaluation noise", seed, stream), task.device):
         return metric(task, model, "test")
 

@@ -20,9 +20,7 @@ class TestRecurrentNorms(QuestionContract):
 
 
 def test_networks_without_a_recurrence_are_refused_before_any_trial():
-    with pytest.raises(
-        StudyError, match=r"expected a recurrent network whose steps can be changed, .* got Sequential"
-    ):
+    with pytest.raises(StudyError, match=r"it changes the steps of a recurrence, .* and this is Sequential"):
         ask("recurrent-norms", TestRecurrentNorms().world)
 
 

@@ -70,8 +70,7 @@ def _norms(lab: Lab) -> set[str]:
     paths = {path for path, module in model.named_modules() if is_batch_norm(module)}
     if not paths:
         raise StudyError(
-            f"expected a network that has batch norms, got {type(model).__name__} without; the other questions put "
-            "them in"
+            f"it is about the batch norms that a network has, and {type(model).__name__} has none"
         )
     return paths
 
