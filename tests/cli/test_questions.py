@@ -9,5 +9,8 @@ def test_questions_are_listed(normsmith):
     for name, question in every_question().items():
         assert name in ran.out
         assert question.title in " ".join(ran.out.split())
-    left_out = [question for question in every_question().values() if "quick" not in question.profiles]
-    assert " ".join(ran.out.split()).count("(--profile full, or by name)") == len(left_out) > 0
+    text = " ".join(ran.out.split())
+    profiles = [question.profiles for question in every_question().values()]
+    assert text.count("(--profile full, or by name)") == profiles.count(("full",)) > 0
+    assert text.count("(--recommend, or by name)") == 1
+    assert text.count("(by name)") == profiles.count(()) - 1

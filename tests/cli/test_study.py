@@ -109,6 +109,8 @@ def test_one_failed_arm_among_good_ones_is_exit_code_1(normsmith, tiny):
         (("digits-mlp", "--seeds", "0"), ("--seeds",)),
         (("digits-mlp", "--jobs", "0"), ("--jobs",)),
         (("digits-mlp", "--timeout", "0"), ("timeout",)),
+        (("digits-mlp", "--budget", "30"), ("budget", "90s, 30m, 2h", "'30'")),
+        (("digits-mlp", "--budget", "1h", "--seeds", "5"), ("budget", "10 and at 20 seeds")),
         (("digits-mlp", "--again-with", "refrence"), ("refrence", "did you mean reference?")),
         (("digits-mlp", "--report", "no/such/folder/report.html"), ("no/such/folder",)),
         (("digits-mlp", "--store", "sqlite:///no/such/folder/s.db"), ("no/such/folder",)),
@@ -260,3 +262,30 @@ def test_records_of_other_tasks_do_not_disturb(normsmith, tiny):
     with Store("sqlite:///study.db") as store:
         store.put(Record({}, "finished", "", {}, 1.0, {}))
     assert normsmith("study", tiny(), *SMALL, "--no-report").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked", "budget"),
+    [
+        (("--recommend",), ["which-norm"], None),
+        (("-q", "placement", "--recommend", "--budget", "1h30m"), ["placement", "which-norm"], 5400.0),
+        (("--budget", "90s"), ["fewer-steps"], 90.0),  # among those of the profile
+    ],
+)
+def test_a_recommendation_is_a_question_and_a_budget_a_setting(
+    normsmith, tiny, monkeypatch, arguments, asked, budget
+):
+    import normsmith.cli.study as module
+
+    seen = []
+
+    def stopped(name, questions, store, settings, **more):
+        seen.append(([question.name for question in questions], settings.budget))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run_study", stopped)
+    normsmith("study", tiny(), *arguments)
+    ((names, seconds),) = seen
+    assert set(asked) <= set(names)
+    assert ("which-norm" in names) == ("--recommend" in arguments)
+    assert seconds == budget

@@ -18,6 +18,7 @@ from normsmith.cli.signals import Terminated, terminable
 from normsmith.cli.streams import Unread
 from normsmith.cli.study_options import (
     AgainWith,
+    Budget,
     Devices,
     ExecutorOption,
     Format,
@@ -32,6 +33,7 @@ from normsmith.cli.study_options import (
     RayGpus,
     RayPlacement,
     RayRetries,
+    Recommend,
     Report,
     Seeds,
     Steps,
@@ -43,8 +45,12 @@ from normsmith.cli.study_options import (
 )
 from normsmith.report import check_writable, print_verdicts, to_csv, to_json, write_html
 from normsmith.studies import Settings, Store, StudyResult, run_study, select
+from normsmith.studies.settings import seconds_of
 from normsmith.tasks import load
 from normsmith.tasks.load import absolute
+
+RECOMMENDING = "which-norm"
+"""The question that `--recommend` asks, besides those that are named."""
 
 
 def study(
@@ -53,6 +59,8 @@ def study(
     seeds: Seeds = None,
     jobs: Jobs = None,
     profile: ProfileOption = Profile.QUICK,
+    recommend: Recommend = False,
+    budget: Budget = None,
     steps: Steps = None,
     again_with: AgainWith = None,
     timeout: Timeout = 600.0,
@@ -74,9 +82,11 @@ def study(
     2: wrong usage; 130, 143: interrupted, terminated (finished trials are kept, the same command goes on).
     """
     console = _console("stderr")
-    questions = select(tuple(question or ()), profile.value)
+    asked = (*(question or ()), *([RECOMMENDING] if recommend else ()))
+    questions = select(asked, profile.value)
     place = executor_of(executor, devices, ray_address, ray_cpus, ray_gpus, ray_placement, ray_retries)
-    settings = Settings(seeds, profile.value, jobs or 1, timeout, steps, again_with, executor=place)
+    seconds = None if budget is None else seconds_of(budget)
+    settings = Settings(seeds, profile.value, jobs or 1, timeout, steps, again_with, place, seconds)
     if not no_report:
         check_writable(report)
     here, name = Path.cwd(), absolute(task)

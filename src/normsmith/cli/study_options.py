@@ -57,6 +57,21 @@ Jobs = Annotated[
     int | None,
     typer.Option(min=1, help="Worker processes.", show_default="one a core, a GPU, or a share of a cluster"),
 ]
+Recommend = Annotated[
+    bool,
+    typer.Option(
+        "--recommend",
+        help="Ask which norm the network needs, where and at which rate; the answer comes last.",
+    ),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        help="The time to spend, such as 90s, 30m or 2h: what decides most in the least time comes first, and is "
+        "judged at 10 and at 20 seeds.",
+        show_default=False,
+    ),
+]
 ProfileOption = Annotated[Profile, typer.Option(help="Full: every question, more seeds.")]
 Steps = Annotated[
     int | None, typer.Option(min=1, help="Training steps per trial.", show_default="the task's")
