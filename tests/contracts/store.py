@@ -89,6 +89,14 @@ class StoreContract:
         assert list(store.get(keys + keys[:3])) == keys
         assert store.count() == 601
 
+    def test_gives_all_records_page_by_page(self, store):
+        records = {record.key: record for record in map(a_record, "abcde")}
+        for record in records.values():
+            store.put(record)
+        pages = list(store.pages(2))
+        assert [len(page) for page in pages] == [2, 2, 1]
+        assert [record for page in pages for record, _ in page] == [records[key] for key in sorted(records)]
+
     @pytest.mark.parametrize("first", ["finished", "diverged"])
     @pytest.mark.parametrize("later", ["finished", "diverged", "raised", "killed", "timeout"])
     def test_a_result_stays(self, store, first, later):

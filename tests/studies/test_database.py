@@ -243,3 +243,39 @@ def test_only_a_store_in_memory_is_not_kept(tmp_path):
         Store(f"sqlite:///{tmp_path}/a.db") as file,
     ):
         assert (memory.is_kept, named.is_kept, file.is_kept) == (False, False, True)
+
+
+class TestStoresThatMustBeThere:
+    def test_none_is_made(self, tmp_path):
+        for place in ("study.db", "missing/study.db"):
+            with pytest.raises(StoreError, match="got no file there; check the path"):
+                Store(f"sqlite:///{tmp_path}/{place}", create=False)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_what_is_no_store_is_refused(self, tmp_path):
+        not_a_database(tmp_path / "study.db")
+        with pytest.raises(StoreError, match="got another file"):
+            Store(f"sqlite:///{tmp_path}/study.db", create=False)
+
+    def test_one_is_read_beside_a_study_and_left_without_further_files(self, tmp_path):
+        with Store(f"sqlite:///{tmp_path}/study.db") as writing:
+            writing.put(a_record("a"))
+            with Store(f"sqlite:///{tmp_path}/study.db", create=False) as store:
+                writing.put(a_record("b"))
+                assert store.count() == 2
+        with Store(f"sqlite:///{tmp_path}/study.db", create=False) as store:
+            assert store.count() == 2
+        assert [path.name for path in tmp_path.iterdir()] == ["study.db"]
+
+    def test_one_that_cannot_be_written_is_read(self, tmp_path, monkeypatch):
+        with Store(f"sqlite:///{tmp_path}/study.db") as store:
+            store.put(a_record())
+        before = (tmp_path / "study.db").read_bytes()
+        monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write whatever its mode
+        with Store(f"sqlite:///{tmp_path}/study.db", create=False) as store:
+            assert store.get([a_record().key]) == {a_record().key: a_record()}
+            assert store.studies.all() == []
+            with pytest.raises(StoreError, match="readonly"):
+                store.put(a_record("b"))
+        assert (tmp_path / "study.db").read_bytes() == before
+        assert [path.name for path in tmp_path.iterdir()] == ["study.db"]

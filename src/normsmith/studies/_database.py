@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -39,6 +40,9 @@ ANSWER_SECONDS = 10
 
 _FORMS = "sqlite:///study.db or postgresql://user@host/name"
 
+OPTIONAL = {"optional": True}
+"""The `info` of tables that stores of earlier versions lack, and that are created there when they are first needed."""
+
 schema = sa.MetaData()
 meta = sa.Table(
     "meta",
@@ -58,6 +62,11 @@ def insertion(dialect: str, table: sa.Table) -> Any:
 def now() -> str:
     """The time as it is stored: UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def storable(text: str) -> str:
+    """Text without what databases refuse: lone surrogates and NUL."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 @dataclass(frozen=True)
@@ -98,8 +107,10 @@ def _identity(file: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def open_database(url: str) -> Database:
+def open_database(url: str, *, create: bool = True) -> Database:
     """A writable database that has `schema`; a SQLite file is created where there is none.
+
+    Without `create` nothing is made, and a database that cannot be written will do.
 
     Raises:
         StoreError: the URL is malformed, or what it names is not a store, of another schema, or not writable.
@@ -110,13 +121,15 @@ def open_database(url: str) -> Database:
     file = _file(parsed)
     with explained(shown):
         if file is not None:
-            _prepare_file(file, shown)
-        engine = _engine(parsed, file)
+            _prepare_file(file, shown, create=create)
+        engine = _engine(parsed, file, _mode(file, create=create))
         try:
             if file is None:
-                _create_tables(engine)
+                if create or parsed.get_backend_name() == "sqlite":
+                    _create_tables(engine)
                 _verify(engine, shown)
-            _require_writable(engine)
+            if create:
+                _require_writable(engine)
         except BaseException:
             engine.dispose()
             raise
@@ -187,9 +200,21 @@ def _file(url: sa.URL) -> Path | None:
     return Path(str(url.database)).absolute()
 
 
-def _engine(url: sa.URL, file: Path | None) -> sa.Engine:
+def _mode(file: Path | None, *, create: bool) -> str:
+    """How SQLite opens a file: only to read it where it need not, and cannot, be written."""
+    if file is None or create or (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
+        return "rw"
+    return _reading(file)
+
+
+def _reading(file: Path) -> str:
+    """How SQLite opens a file to read it: without a write-ahead log no process writes to it, and none is made."""
+    return "ro" if file.with_name(f"{file.name}-wal").exists() else "ro&immutable=1"
+
+
+def _engine(url: sa.URL, file: Path | None, mode: str) -> sa.Engine:
     if file is not None:
-        return _file_engine(file, "rw")
+        return _file_engine(file, mode)
     if url.get_backend_name() == "sqlite":
         # One connection for all threads: another would see another database.
         shared = sa.create_engine(
@@ -249,8 +274,13 @@ def _transactional(engine: sa.Engine) -> sa.Engine:
 # Making and checking.
 
 
-def _prepare_file(file: Path, url: str) -> None:
+def _prepare_file(file: Path, url: str, *, create: bool) -> None:
     """Create the file if there is none; otherwise check that it is a store, through a read-only connection."""
+    if not create and not file.exists():
+        raise StoreError(
+            f"expected a store at {url}, got no file there; check the path, or make a store with "
+            f"`normsmith study --store {url}`"
+        )
     if not file.parent.is_dir():
         raise StoreError(
             f"cannot create {url}: expected a directory at {file.parent}, got none; make it first"
@@ -264,9 +294,7 @@ def _prepare_file(file: Path, url: str) -> None:
     with file.open("rb") as opened:
         if opened.read(16) != b"SQLite format 3\0":
             raise StoreError(f"expected a store of normsmith at {url}, got another file; choose another path")
-    # Without a write-ahead log no process has the file open: `immutable` then keeps SQLite from making one.
-    log = file.with_name(f"{file.name}-wal")
-    reader = _file_engine(file, "ro" if log.exists() else "ro&immutable=1")
+    reader = _file_engine(file, _reading(file))
     try:
         _verify(reader, url)
     finally:
@@ -305,7 +333,8 @@ def _verify(engine: sa.Engine, url: str) -> None:
         f"expected a store of normsmith at {url}, got another application's database; "
         "choose another path or database"
     )
-    if not set(schema.tables) <= set(sa.inspect(engine).get_table_names()):
+    needed = {name for name, table in schema.tables.items() if not table.info.get("optional")}
+    if not needed <= set(sa.inspect(engine).get_table_names()):
         raise foreign
     try:
         with engine.connect() as connection:

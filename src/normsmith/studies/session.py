@@ -14,13 +14,16 @@ from normsmith.studies.arms import Arm
 from normsmith.studies.costs import Costs
 from normsmith.studies.executors.executor import Workers
 from normsmith.studies.executors.reference import TaskReference
+from normsmith.studies.kept import Asking
 from normsmith.studies.lab import Lab
+from normsmith.studies.named_trials import NamedTrial
 from normsmith.studies.progress import Progress
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.rehearsal import Forecast, Rehearsal
 from normsmith.studies.results import Again, Answer, Failure
 from normsmith.studies.settings import Settings
 from normsmith.studies.sharing import Sharing
+from normsmith.studies.sinks import Sinks
 from normsmith.studies.store import Record, Store
 from normsmith.studies.trial import Outcome, Trial
 from normsmith.studies.versions import served_from
@@ -44,10 +47,17 @@ class Session:
     """One run of a study: advances the questions together, so that they share trials and workers."""
 
     def __init__(
-        self, lab: Lab, store: Store, settings: Settings, reference: TaskReference, progress: Progress
+        self,
+        lab: Lab,
+        store: Store,
+        settings: Settings,
+        reference: TaskReference,
+        asking: Asking,
+        progress: Progress,
+        sinks: Sinks,
     ) -> None:
-        self.lab, self.store, self.settings = lab, store, settings
-        self.reference, self.progress = reference, progress
+        self.lab, self.store, self.settings, self.asking = lab, store, settings, asking
+        self.reference, self.progress, self.sinks = reference, progress, sinks
         self.new = self.reused = 0
         self._ended = 0  # trials that were run, here or by another study on this store meanwhile
         self.costs = Costs(lab.task)
@@ -139,11 +149,13 @@ class Session:
         if not missing:
             return
         keys = self._keys(missing)
+        self.asking.ask({key: trial.arm.name for trial, key in keys.items()})
         stored = self.store.get(list(keys.values()))
         todo = []
         for trial, key in keys.items():
             if key in stored and stored[key].status in KEPT:
                 self.records[key] = stored[key]
+                self._tell_sinks(stored[key], trial)
                 self.lab.outcomes[trial] = Outcome.of(stored[key])
             else:
                 todo.append(trial)
@@ -167,6 +179,7 @@ class Session:
             else:
                 self.records[keys[trial]] = record
                 self.store.put(record)
+                self._tell_sinks(record, trial)
             self.lab.outcomes[trial] = outcome
             self.new, self._ended = self.new + 1, self._ended + 1
             self.costs.ended(trial, outcome.seconds)
@@ -174,6 +187,7 @@ class Session:
 
         def elsewhere(trial: Trial, record: Record) -> None:
             self.records[record.key] = record
+            self._tell_sinks(record, trial)
             self.lab.outcomes[trial] = Outcome.of(record)
             self.reused, self._ended = self.reused + 1, self._ended + 1
             self.progress.finished(trial, self.lab.outcomes[trial])
@@ -187,6 +201,9 @@ class Session:
                     raise OutOfTimeError
 
             workers.run(sharing.trials(), finished, tick)
+
+    def _tell_sinks(self, record: Record, trial: Trial) -> None:
+        self.sinks.put(NamedTrial(record, self.lab.task.name, trial.arm.name))
 
     def _plan(self, todo: Sequence[Trial], later: Sequence[Trial]) -> None:
         """Tell what the whole study will run: what is known to be missing, and of `later` trials the same share."""
@@ -207,7 +224,7 @@ class Session:
         with served_from(backend, self.lab.task.device):
             reference = TaskReference.to(self.lab.task, self.reference.name)
             lab = replace(self.lab, outcomes={}, compared={})
-            other = Session(lab, self.store, self.settings, reference, self.progress)
+            other = Session(lab, self.store, self.settings, reference, self.asking, self.progress, self.sinks)
             with other.workers() as workers:
                 other._provide(sample(trials), workers)
         pairs = [(self.lab.outcomes[trial], outcome) for trial, outcome in other.lab.outcomes.items()]

@@ -15,8 +15,9 @@ import sqlalchemy as sa
 
 from normsmith.errors import InputError, StoreError
 from normsmith.studies._claims import CLAIM_SECONDS, Claims, claims
-from normsmith.studies._database import explained, insertion, now, open_database, schema
+from normsmith.studies._database import explained, insertion, now, open_database, schema, storable
 from normsmith.studies._patience import once_more, transaction
+from normsmith.studies.kept import KeptStudies
 
 Status = Literal["finished", "diverged", "raised", "killed", "timeout"]
 
@@ -130,6 +131,16 @@ _NAMES = tuple(field.name for field in fields(Record))
 _NO_CLAIM = claims.delete().where(claims.c.key == sa.bindparam("of"))
 
 
+def _rows() -> sa.Select[Any]:
+    """Rows of trials, with JSON as text: what is none any more is then refused with its key."""
+    return sa.select(
+        *(
+            sa.cast(column, sa.Text).label(column.name) if isinstance(column.type, _ExactJSON) else column
+            for column in _trials.c
+        )
+    )
+
+
 @cache
 def _put(dialect: str) -> Any:
     """The statement that inserts a row, or puts it in place of one of the same key that is no result."""
@@ -145,16 +156,20 @@ class Store:
     A SQLite file is made where there is none; an existing file that is not a store is refused and left as it
     is, byte for byte. Several studies may use one store at once, and one that is killed loses nothing that
     was put. A server that is gone is waited for, 40 seconds long. The tables: `meta` (one row: application,
-    schema_version, created), `trials` (`Record`, and when it was put) and `claims` (which study runs which
-    trial, and until when it says so).
+    schema_version, created), `trials` (`Record`, and when it was put), `claims` (which study runs which trial, and
+    until when it says so), `studies` (`KeptStudy`) and `asked` (which trials each of them takes). Stores of earlier
+    versions get the last two with the next study.
 
     Args:
         url: `sqlite:///study.db` (in the working directory), `sqlite:////absolute/study.db`, `sqlite://` (in
             memory: nothing is kept) or `postgresql://user@host/name` (needs the extra `postgres`).
         claim_seconds: how long a claim on a trial holds that is not renewed.
+        create: whether a store is made where there is none. If not, one must be there, and it may be on a disk that
+            cannot be written.
 
     Attributes:
         claims: by which studies on one store divide the trials among them.
+        studies: what was asked, and what came out (`KeptStudies`).
 
     Raises:
         StoreError: the URL is malformed, or what it names is not a store, of another schema, or not writable.
@@ -168,10 +183,17 @@ class Store:
     ({'accuracy': 0.97}, 1)
     """
 
-    def __init__(self, url: str = "sqlite:///study.db", *, claim_seconds: float = CLAIM_SECONDS) -> None:
-        self._database = open_database(url)
+    def __init__(
+        self,
+        url: str = "sqlite:///study.db",
+        *,
+        claim_seconds: float = CLAIM_SECONDS,
+        create: bool = True,
+    ) -> None:
+        self._database = open_database(url, create=create)
         self.url = self._database.url
         self.claims = Claims(self._connection, claim_seconds)
+        self.studies = KeptStudies(self._connection, _trials, _FINAL)
         self._open = True
 
     @property
@@ -188,17 +210,28 @@ class Store:
         """
         wanted = list(dict.fromkeys(keys))
         records = {}
-        # JSON as text: what is none any more is then refused with its key.
-        columns = [
-            sa.cast(column, sa.Text).label(column.name) if isinstance(column.type, _ExactJSON) else column
-            for column in _trials.c
-        ]
         with self._connection() as connection:
             for start in range(0, len(wanted), _KEYS_A_QUERY):
                 some = wanted[start : start + _KEYS_A_QUERY]
-                for row in connection.execute(sa.select(*columns).where(_trials.c.key.in_(some))):
+                for row in connection.execute(_rows().where(_trials.c.key.in_(some))):
                     records[row.key] = self._record(dict(row._mapping))
         return {key: records[key] for key in wanted if key in records}
+
+    def pages(self, size: int = 100) -> Iterator[list[tuple[Record, str]]]:
+        """Every record, and when it was put (ISO 8601), in the order of their keys, so many at a time.
+
+        Raises:
+            StoreError: as `get`.
+        """
+        last = ""
+        while True:
+            query = _rows().where(_trials.c.key > last).order_by(_trials.c.key).limit(size)
+            with self._connection() as connection:
+                rows = [dict(row._mapping) for row in connection.execute(query)]
+            if not rows:
+                return
+            last = rows[-1]["key"]
+            yield [(self._record(row), row["created"]) for row in rows]
 
     def put(self, record: Record) -> None:
         """Keep a record; it is committed when this returns.
@@ -209,7 +242,7 @@ class Store:
             StoreError: the store is closed or cannot be written.
             InputError: the record holds something that JSON cannot.
         """
-        record = replace(record, reason=_storable(record.reason))
+        record = replace(record, reason=storable(record.reason))
         row = {name: getattr(record, name) for name in ("key", *_NAMES)}
         self._write(row | {"digest": _digest(row), "created": now()})
 
@@ -265,8 +298,3 @@ class Store:
             self._database.check_present()
             with transaction(self._database.engine) as connection:
                 yield connection
-
-
-def _storable(text: str) -> str:
-    """Text without what databases refuse: lone surrogates and NUL."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from normsmith.errors import StudyError
 from normsmith.studies.budget import ask_within, budget_note
 from normsmith.studies.executors.reference import TaskReference
+from normsmith.studies.kept import AskedStudy, Asking
 from normsmith.studies.lab import Lab
 from normsmith.studies.progress import Progress, Silent
 from normsmith.studies.question import Question
@@ -17,6 +18,7 @@ from normsmith.studies.rescue import rescuing
 from normsmith.studies.results import Answer, StudyResult
 from normsmith.studies.session import Session
 from normsmith.studies.settings import SEEDS, Settings
+from normsmith.studies.sinks import Sink, Sinks
 from normsmith.studies.store import Store
 from normsmith.studies.versions import served_from, serving
 from normsmith.tasks import Task, check, load
@@ -33,6 +35,7 @@ def run_study(
     *,
     command: str = "",
     progress: Progress | None = None,
+    sinks: Sequence[Sink] = (),
 ) -> StudyResult:
     """Put questions to a task.
 
@@ -44,6 +47,7 @@ def run_study(
         settings: seeds, profile, number of worker processes, time limit of a trial in seconds.
         command: the command line to reproduce the study, for the report.
         progress: is told what is planned and what has finished.
+        sinks: where trials are shown as they finish; one that fails costs no trial, and is named in the notes.
 
     Raises:
         TaskError: the task does not do what a task must.
@@ -55,19 +59,22 @@ def run_study(
     name, task = (absolute(task), load(task)) if isinstance(task, str) else (None, task)
     count = settings.seeds or SEEDS[settings.profile]
     lab = Lab(task, tuple(range(count)), settings.profile, settings.steps or task.steps)
-    with served_from(None, task.device):
-        check(task)
-        session = Session(lab, store, settings, TaskReference.to(task, name), progress or Silent())
-        _check_other(settings.again_with, task.device)
-        with rescuing(store, session.records):
-            if settings.budget is None:
-                (answers, skipped), spent = session.ask(questions), None
-            else:
-                answers, skipped, spent = ask_within(session, questions, settings.budget)
-    if not answers and not session.failures() and not (spent and spent.left_out):
-        raise StudyError(_refusals(skipped))
-    again = session.again() if settings.again_with and answers else None
-    return StudyResult(
+    with Sinks(sinks) as told:
+        with served_from(None, task.device):
+            check(task)
+            reference = TaskReference.to(task, name)
+            _check_other(settings.again_with, task.device)
+            asking = Asking(store.studies, _asked(lab, reference, questions, settings, command, started))
+            session = Session(lab, store, settings, reference, asking, progress or Silent(), told)
+            with rescuing(store, session.records):
+                if settings.budget is None:
+                    (answers, skipped), spent = session.ask(questions), None
+                else:
+                    answers, skipped, spent = ask_within(session, questions, settings.budget)
+        if not answers and not session.failures() and not (spent and spent.left_out):
+            raise StudyError(_refusals(skipped))
+        again = session.again() if settings.again_with and answers else None
+    result = StudyResult(
         task=task.name,
         task_facts=_facts(task, lab),
         metric=name_of(task.metric),
@@ -98,6 +105,32 @@ def run_study(
             "task fingerprint": session.reference.fingerprint,
         },
         versions={**session.reference.versions, "platform": platform.platform()},
+    )
+    result = asking.finish(result)
+    return result.model_copy(update={"notes": (*result.notes, *told.failures)})
+
+
+def _asked(
+    lab: Lab,
+    reference: TaskReference,
+    questions: Sequence[Question],
+    settings: Settings,
+    command: str,
+    started: datetime,
+) -> AskedStudy:
+    """What a store keeps of a study from its first trial on; of its settings what is a word or a number."""
+    plain = {
+        name: value for name, value in vars(settings).items() if isinstance(value, str | float | int | None)
+    }
+    return AskedStudy(
+        task=lab.task.name,
+        fingerprint=reference.fingerprint,
+        point=lab.task.point,
+        questions=tuple(question.name for question in questions),
+        settings={**plain, "seeds": len(lab.seeds), "steps": lab.steps},
+        versions=reference.versions,
+        command=command,
+        started=started.isoformat(timespec="seconds"),
     )
 
 

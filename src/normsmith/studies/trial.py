@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
@@ -123,6 +123,20 @@ def evaluation_steps(steps: int) -> tuple[int, ...]:
     while reached[-1] < steps:
         reached.append(min(steps, reached[-1] + max(1, -(-steps // 50), reached[-1] // 20)))
     return tuple(reached[1:])
+
+
+def probe_steps(evaluated: Sequence[int], steps: int) -> tuple[int, ...]:
+    """After which of its evaluations a trial of `steps` ran its probes.
+
+    >>> probe_steps((0, 3, 6, 9, 12), 12), probe_steps((0, 12), 12)
+    ((3, 6, 9, 12), (12,))
+    """
+    done, at = 0, []
+    for step in evaluated:
+        if steps and step * PROBES // steps > done:
+            done = step * PROBES // steps
+            at.append(step)
+    return tuple(at)
 
 
 def stream_seed(purpose: str, seed: int, stream: int) -> int:
