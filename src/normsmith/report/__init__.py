@@ -9,10 +9,12 @@ with _extras.imports_of_extra("study", "normsmith.report"):
     from normsmith.report.html import render_html, write_html
     from normsmith.report.smoothness_html import smoothness_to_html
     from normsmith.report.text import print_verdicts
+    from normsmith.report.trials.export import export_trials
     from normsmith.report.write import check_writable
 
 __all__ = [
     "check_writable",
+    "export_trials",
     "findings_to_html",
     "print_verdicts",
     "render_html",

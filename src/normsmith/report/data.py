@@ -57,7 +57,7 @@ def to_csv(result: StudyResult) -> str:
     writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(CSV_COLUMNS)
     for row in _rows(result):
-        writer.writerow([_inert(cell) if isinstance(cell, str) else cell for cell in row])
+        writer.writerow([inert(cell) if isinstance(cell, str) else cell for cell in row])
     return out.getvalue()
 
 
@@ -83,5 +83,6 @@ def _rows(result: StudyResult) -> Iterator[list[str | int | float]]:
                 ]
 
 
-def _inert(text: str) -> str:
+def inert(text: str) -> str:
+    """Text that no spreadsheet runs as a formula."""
     return f"'{text}" if text.lstrip(" ").startswith(_FORMULA_STARTS) else text

@@ -1,0 +1,1 @@
+"""Stored trials for other programs: tables in files, TensorBoard, MLflow."""
