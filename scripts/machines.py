@@ -25,6 +25,7 @@ from figures import between, where  # noqa: E402
 
 from normsmith.studies import StudyResult, notation  # noqa: E402
 from normsmith.studies.results import Effect, Verdict  # noqa: E402
+from normsmith.studies.verdicts import contradictions, differing  # noqa: E402
 
 STORES, KEPT = ROOT / ".machines", ROOT / "docs/machines.json"
 PAGE = ROOT / "docs/explanation/fairness.md"
@@ -100,26 +101,12 @@ def said(effect: Effect) -> dict[str, str]:
     return {"verdict": effect.verdict.value, "estimate": notation.estimate_and_interval(effect)}
 
 
-Verdicts = dict[Key, dict[str, Verdict]]
-"""What each environment says of a hypothesis, where it was put to the test there."""
-
-
-def verdicts_of(kept: dict[str, Any]) -> Verdicts:
+def verdicts_of(kept: dict[str, Any]) -> dict[Key, dict[str, Verdict]]:
+    """What each environment says of a hypothesis, where it was put to the test there."""
     return {
         (row["question"], row["name"]): {name: Verdict(each["verdict"]) for name, each in row["said"].items()}
         for row in kept["hypotheses"]
     }
-
-
-def differing(verdicts: Verdicts) -> list[Key]:
-    """The hypotheses of which not all say the same."""
-    return [key for key, said_ in verdicts.items() if len(set(said_.values())) > 1]
-
-
-def contradictions(verdicts: Verdicts) -> list[Key]:
-    """Those of which two say something else, and neither that it is inconclusive."""
-    open_ = {Verdict.INCONCLUSIVE, Verdict.NOT_JUDGED}
-    return [key for key in differing(verdicts) if len({*verdicts[key].values()} - open_) > 1]
 
 
 def with_table(page: str, kept: dict[str, Any]) -> str:

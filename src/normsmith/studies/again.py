@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
 from typing import TypeVar
 
 from normsmith import _text
@@ -32,6 +34,61 @@ def sample(trials: Sequence[T], most: int = SAMPLE) -> list[T]:
     return [trials[len(trials) * i // count] for i in range(count)]
 
 
+@dataclass
+class Differences:
+    """How trials end that two computed: how often otherwise, and by how much the final test metrics of others differ.
+
+    Attributes:
+        pairs: how many trials were added.
+        otherwise: how many finished with one and did not with the other.
+        changes: from the first to the other, of those that finished with both.
+        steps: how many steps more the other one takes to 90 % of the way.
+    """
+
+    pairs: int = 0
+    otherwise: int = 0
+    changes: list[float] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+
+    def add(self, first: Outcome, other: Outcome) -> None:
+        """Count the two outcomes of one trial."""
+        self.pairs += 1
+        self.otherwise += first.status != other.status
+        if first.status == other.status == "finished":
+            self.changes.append(other.test[-1] - first.test[-1])
+            self.steps.append(_steps(first, other))
+
+    @property
+    def higher(self) -> int:
+        """How many end with a higher metric with the other."""
+        return sum(change > 0 for change in self.changes)
+
+    @property
+    def lower(self) -> int:
+        """How many end with a lower one."""
+        return sum(change < 0 for change in self.changes)
+
+    @property
+    def largest(self) -> float:
+        """The largest difference of final metrics."""
+        return max(map(abs, self.changes), default=0.0)
+
+    @property
+    def median(self) -> float:
+        """The median of the differences, whichever is higher."""
+        return median(map(abs, self.changes)) if self.changes else 0.0
+
+    @property
+    def largest_steps(self) -> int:
+        """The largest difference in steps."""
+        return max(map(abs, self.steps), default=0)
+
+    def is_one_sided(self, point: float) -> bool:
+        """Whether the differences are to one side more than chance has it (5 %), and not all slight."""
+        certain = 2 * tail(self.higher + self.lower)[max(self.higher, self.lower)] <= ALPHA
+        return bool(certain and self.largest / point > SLIGHT)
+
+
 def compared(backend: str, of: int, pairs: Sequence[tuple[Outcome, Outcome]], point: float) -> Again:
     """How outcomes differ from those of the same trials on another backend.
 
@@ -41,23 +98,20 @@ def compared(backend: str, of: int, pairs: Sequence[tuple[Outcome, Outcome]], po
         pairs: the study's outcome and the other, for each trial of the sample.
         point: how much of the metric is a point.
     """
-    kept = [pair for pair in pairs if all(outcome.status == "finished" for outcome in pair)]
-    changes = [other.test[-1] - first.test[-1] for first, other in kept]
-    higher, lower = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
-    largest = max((abs(change) / point for change in changes), default=0.0)
-    one_sided = 2 * tail(higher + lower)[max(higher, lower)] <= ALPHA and largest > SLIGHT
-    otherwise = sum(first.status != other.status for first, other in pairs)
+    differences = Differences()
+    for first, other in pairs:
+        differences.add(first, other)
     again = Again(
         backend=backend,
         of=of,
-        trials=len(pairs),
-        finished=len(kept),
-        otherwise=otherwise,
-        higher=higher,
-        lower=lower,
-        largest=largest,
-        largest_steps=max((abs(_steps(*pair)) for pair in kept), default=0),
-        agree=bool(kept) and not one_sided and not otherwise,
+        trials=differences.pairs,
+        finished=len(differences.changes),
+        otherwise=differences.otherwise,
+        higher=differences.higher,
+        lower=differences.lower,
+        largest=differences.largest / point,
+        largest_steps=differences.largest_steps,
+        agree=bool(differences.changes) and not differences.is_one_sided(point) and not differences.otherwise,
         sentence="",
     )
     return again.model_copy(update={"sentence": _sentence(again)})
