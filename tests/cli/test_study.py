@@ -289,3 +289,24 @@ def test_a_recommendation_is_a_question_and_a_budget_a_setting(
     assert set(asked) <= set(names)
     assert ("which-norm" in names) == ("--recommend" in arguments)
     assert seconds == budget
+
+
+def test_sinks_get_the_trials_and_a_report_is_written_again(normsmith, tiny, tmp_path):
+    ran = normsmith("study", tiny("one_rate"), *SMALL, "--steps", "5", "--sink", "tensorboard:runs")
+    assert ran.code == 0
+    runs = {path.parent for path in (tmp_path / "runs").rglob("events.*")}
+    page = (tmp_path / "report.html").read_bytes()
+    with Store("sqlite:///study.db") as store:
+        assert len(runs) == store.count()
+        assert "--sink tensorboard:" in store.studies.all()[0].asked.command
+    assert normsmith("report", "study.db", "--report", "again.html").code == 0
+    assert (tmp_path / "again.html").read_bytes() == page
+
+
+def test_a_sink_that_there_is_not_is_refused_before_a_store_is_made(normsmith, tiny, tmp_path):
+    refused(
+        normsmith("study", tiny(), *SMALL, "--sink", "tensorbord:runs"),
+        "expected a sink such as",
+        "tensorbord",
+    )
+    assert not (tmp_path / "study.db").exists()

@@ -10,11 +10,13 @@ from normsmith.errors import StudyError
 from normsmith.studies import Settings, Store, run_study, select
 from normsmith.studies.arms import AS_IS, Arm, edit, normalized
 from normsmith.studies.executors.reference import TaskReference
+from normsmith.studies.kept import AskedStudy, Asking
 from normsmith.studies.lab import Lab
 from normsmith.studies.progress import Silent
 from normsmith.studies.question import Findings
 from normsmith.studies.rehearsal import rehearse
 from normsmith.studies.session import Session
+from normsmith.studies.sinks import Sinks
 from normsmith.studies.trial import Trial
 
 
@@ -157,6 +159,8 @@ def convolutions():
 def test_why_a_question_does_not_fit_a_network_is_one_plain_sentence(store, model, reasons):
     task = make("other", model=model)
     lab = Lab(task, (0,), "quick", 5)
-    session = Session(lab, store, Settings(), TaskReference("unused", None, "", {}, frozenset()), Silent())
+    asking = Asking(store.studies, AskedStudy("other", "", 1.0, (), {}, {}))
+    reference = TaskReference("unused", None, "", {}, frozenset())
+    session = Session(lab, store, Settings(), reference, asking, Silent(), Sinks(()))
     questions = select(("own-norms", "saturation"))
     assert session.unfit({question.name: rehearse(question, lab) for question in questions}) == reasons

@@ -8,9 +8,12 @@ from typing import Annotated
 import typer
 
 from normsmith.cli.check import check
+from normsmith.cli.compare import compare
 from normsmith.cli.explain import explain
+from normsmith.cli.export import export
 from normsmith.cli.fix import fix
 from normsmith.cli.questions import questions
+from normsmith.cli.report import report
 from normsmith.cli.rules import rules
 from normsmith.cli.study import study
 
@@ -40,6 +43,9 @@ def _root(
 
 
 app.command()(study)
+app.command()(report)
+app.command()(compare)
+app.command()(export)
 app.command()(check)
 app.command()(fix)
 app.command()(questions)

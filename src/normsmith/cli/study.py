@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO, cast
 
 import typer
-from rich.console import Console
 
+from normsmith.cli.output import console, write_result
 from normsmith.cli.prints import prints_aside
 from normsmith.cli.progress import StudyProgress
 from normsmith.cli.signals import Terminated, terminable
-from normsmith.cli.streams import Unread
 from normsmith.cli.study_options import (
     AgainWith,
     Budget,
@@ -36,6 +35,7 @@ from normsmith.cli.study_options import (
     Recommend,
     Report,
     Seeds,
+    SinkOption,
     Steps,
     StoreOption,
     TaskName,
@@ -43,8 +43,9 @@ from normsmith.cli.study_options import (
     Where,
     executor_of,
 )
-from normsmith.report import check_writable, print_verdicts, to_csv, to_json, write_html
-from normsmith.studies import Settings, Store, StudyResult, run_study, select
+from normsmith.report import check_writable, write_html
+from normsmith.report.trials.export import open_sink
+from normsmith.studies import Settings, Store, run_study, select
 from normsmith.studies.settings import seconds_of
 from normsmith.tasks import load
 from normsmith.tasks.load import absolute
@@ -72,6 +73,7 @@ def study(
     ray_placement: RayPlacement = None,
     ray_retries: RayRetries = None,
     store: StoreOption = "sqlite:///study.db",
+    sink: SinkOption = None,
     report: Report = Path("report.html"),
     no_report: NoReport = False,
     output: FormatOption = Format.TEXT,
@@ -81,7 +83,7 @@ def study(
     Exit code 0: done (a diverged trial is a result); 1: a trial raised, was killed or ran out of time, or all diverged;
     2: wrong usage; 130, 143: interrupted, terminated (finished trials are kept, the same command goes on).
     """
-    console = _console("stderr")
+    terminal = console("stderr")
     asked = (*(question or ()), *([RECOMMENDING] if recommend else ()))
     questions = select(asked, profile.value)
     place = executor_of(executor, devices, ray_address, ray_cpus, ray_gpus, ray_placement, ray_retries)
@@ -89,31 +91,37 @@ def study(
     settings = Settings(seeds, profile.value, jobs or 1, timeout, steps, again_with, place, seconds)
     if not no_report:
         check_writable(report)
-    here, name = Path.cwd(), absolute(task)
+    here, name, sinks = Path.cwd(), absolute(task), [open_sink(to) for to in sink or ()]
     with prints_aside():
         # before a store is made, to say what is wrong with it; it may change the working directory
         device = load(task).device
         settings = replace(settings, jobs=jobs or place.width(device))
         with chdir(here):
             trials = Store(store)
-        with trials, StudyProgress(console, settings.jobs) as progress:
-            command = shlex.join(["normsmith", *(a.replace(store, trials.url) for a in sys.argv[1:])])
+        with trials, StudyProgress(terminal, settings.jobs) as progress:
+            command = _command({store: trials.url, **dict(zip(sink or (), map(str, sinks), strict=True))})
             try:
                 with terminable():
-                    result = run_study(name, questions, trials, settings, command=command, progress=progress)
+                    result = run_study(
+                        name, questions, trials, settings, command=command, progress=progress, sinks=sinks
+                    )
             except KeyboardInterrupt as interrupt:
-                console.print(_interrupted(trials, interrupt), highlight=False, markup=False)
+                terminal.print(_interrupted(trials, interrupt), highlight=False, markup=False)
                 raise typer.Exit(143 if isinstance(interrupt, Terminated) else 130) from None
     if not no_report:
         write_html(result, here / report)
-        console.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
-    _write(result, output)
+        terminal.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)
+    write_result(result, output)
     if result.nothing_finished or any(failure.status != "diverged" for failure in result.failures):
         raise typer.Exit(1)
 
 
-def _console(stream: str) -> Console:
-    return Console(file=cast(TextIO, Unread(stream)), highlight=False)
+def _command(shown: Mapping[str, str]) -> str:
+    """The command line, with addresses as they may be shown, without passwords."""
+    words = sys.argv[1:]
+    for address, as_shown in shown.items():
+        words = [word.replace(address, as_shown) for word in words]
+    return shlex.join(["normsmith", *words])
 
 
 def _interrupted(trials: Store, interrupt: KeyboardInterrupt) -> str:
@@ -121,13 +129,3 @@ def _interrupted(trials: Store, interrupt: KeyboardInterrupt) -> str:
     if not trials.is_kept:
         return f"{what}: nothing is kept, since the store {trials.url} is in memory; name a file with --store"
     return f"{what}: {trials.count()} trials are kept in {trials.url}; the same command goes on from there"
-
-
-def _write(result: StudyResult, output: Format) -> None:
-    out = Unread("stdout")
-    if output is Format.TEXT:
-        print_verdicts(result, _console("stdout"))
-    else:
-        out.write(to_json(result) if output is Format.JSON else to_csv(result))
-        out.write("" if output is Format.CSV else "\n")
-    out.flush()

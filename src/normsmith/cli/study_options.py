@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from normsmith.errors import StudyError
+from normsmith.report.trials.export import SINK_FORMS
 from normsmith.studies.executors.cluster import LOCAL, RayExecutor
 from normsmith.studies.executors.executor import Executor
 from normsmith.studies.executors.local import LocalExecutor
@@ -90,6 +91,12 @@ StoreOption = Annotated[
     str,
     typer.Option(
         help="Where trials are kept: finished ones are never run again. In memory (sqlite://) nothing is kept."
+    ),
+]
+SinkOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sink", metavar="SINK", help=f"Show trials there as they finish, again for more: {SINK_FORMS}."
     ),
 ]
 Report = Annotated[Path, typer.Option(help="The HTML report to write.")]

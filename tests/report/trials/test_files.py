@@ -13,7 +13,7 @@ from tests.report.trials.made import nasty, trial
 
 from normsmith.errors import ReportError
 from normsmith.report.trials.files import ROWS_AT_ONCE, check_table, write_table
-from normsmith.report.trials.rows import TABLES
+from normsmith.report.trials.rows import TABLES, Rows
 
 TRIALS = TABLES["trials"]
 TYPES = {
@@ -71,16 +71,13 @@ def test_trials_are_read_as_they_are_written(tmp_path):
             read.append(number)
             yield made
 
-    class Counting:
-        def of(self, one):
-            rows_waiting.append(len(read) - len(given))
-            given.append(one)
-            yield from TRIALS.of(one)
-
-        columns = TRIALS.columns
+    def counted(one):
+        rows_waiting.append(len(read) - len(given))
+        given.append(one)
+        yield from TRIALS.of(one)
 
     given, rows_waiting = [], []
-    assert write_table(trials(), Counting(), tmp_path / "t.csv") == 2 * ROWS_AT_ONCE + 1
+    assert write_table(trials(), Rows(TRIALS.columns, counted), tmp_path / "t.csv") == 2 * ROWS_AT_ONCE + 1
     assert max(rows_waiting) == 1
     write_table(trials(), TRIALS, tmp_path / "t.parquet")
     assert parquet.ParquetFile(tmp_path / "t.parquet").num_row_groups == 3
