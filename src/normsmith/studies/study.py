@@ -15,7 +15,7 @@ from normsmith.studies.lab import Lab
 from normsmith.studies.progress import Progress, Silent
 from normsmith.studies.question import Question
 from normsmith.studies.rescue import rescuing
-from normsmith.studies.results import Answer, StudyResult
+from normsmith.studies.results import Answer, Budget, StudyResult
 from normsmith.studies.session import Session
 from normsmith.studies.settings import SEEDS, Settings
 from normsmith.studies.sinks import Sink, Sinks
@@ -95,19 +95,24 @@ def run_study(
         seconds=time.monotonic() - clock,
         started=started.isoformat(timespec="seconds"),
         command=command,
-        settings={
-            "seeds": str(count) if spent is None else " and ".join(str(look.seeds) for look in spent.looks),
-            **({} if spent is None else {"budget": f"{spent.seconds:g} s"}),
-            "profile": settings.profile,
-            "steps per trial": str(lab.steps),
-            "worker processes": f"{settings.jobs}, on {settings.executor}",
-            "time limit of a trial": f"{settings.timeout:g} s",
-            "task fingerprint": session.reference.fingerprint,
-        },
+        settings=_as_shown(settings, lab, spent) | {"task fingerprint": session.reference.fingerprint},
         versions={**session.reference.versions, "platform": platform.platform()},
     )
     result = asking.finish(result)
     return result.model_copy(update={"notes": (*result.notes, *told.failures)})
+
+
+def _as_shown(settings: Settings, lab: Lab, spent: Budget | None) -> dict[str, str]:
+    """The settings as a report lists them."""
+    looks = [look.seeds for look in spent.looks] if spent else [len(lab.seeds)]
+    return {
+        "seeds": " and ".join(map(str, looks)),
+        **({"budget": f"{spent.seconds:g} s"} if spent else {}),
+        "profile": settings.profile,
+        "steps per trial": str(lab.steps),
+        "worker processes": f"{settings.jobs}, on {settings.executor}",
+        "time limit of a trial": f"{settings.timeout:g} s",
+    }
 
 
 def _asked(

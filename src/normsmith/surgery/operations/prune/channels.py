@@ -52,7 +52,7 @@ class Channels:
         steps: Iterable[Step],
         zeroed: Iterable[str],
     ) -> None:
-        self._modules, self._read, self._zeroed = modules, norms, set(zeroed)
+        self._by_path, self._read, self._zeroed = modules, norms, set(zeroed)
         self._parents: list[int] = []
         self.rows: dict[str, list[int]] = {}
         self.columns: dict[str, tuple[list[int], Tensor]] = {}
@@ -137,7 +137,7 @@ class Channels:
 
     def _changed(self, step: Step, values: Tensor) -> Tensor:
         if step.kind == "activation":
-            return _activated(self._modules[step.name], values)
+            return _activated(self._by_path[step.name], values)
         if step.kind == "function":
             function: Any = getattr(F, step.name)
             return torch.as_tensor(function(values))
@@ -159,7 +159,7 @@ class Channels:
         return replace(_varying(numbers), values=values)
 
     def _layer(self, path: str, source: Flow | None) -> Flow:
-        layer: Any = self._modules[path]
+        layer: Any = self._by_path[path]
         groups = getattr(layer, "groups", 1)
         if groups == 1:
             if source is not None:
@@ -188,7 +188,7 @@ class Channels:
 
     def _takes(self, path: str, source: Flow) -> None:
         """A layer takes channels; each of several calls must take the same constants."""
-        layer, values = self._modules[path], source.values
+        layer, values = self._by_path[path], source.values
         rough = source.rough | _lacks_border(layer, values)
         for number in (n for n, one in zip(source.numbers, rough.tolist(), strict=True) if one):
             if isinstance(layer, ConvTranspose):
