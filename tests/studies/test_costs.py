@@ -45,9 +45,11 @@ def test_arms_that_differ_in_their_initial_weights_are_one_kind():
 def test_trials_that_ended_correct_the_estimate():
     costs = Costs(make("tiny"))
     assert costs.seconds([TRIAL]) == 0.0
+    assert not costs.are_known
     costs.measure([replace(TRIAL, detail="metric")], 1, math.inf)
     before = costs.seconds([TRIAL])
     assert before > 0
+    assert costs.are_known
     costs.ended(TRIAL, 7.0)
     assert costs.seconds([TRIAL] * 3) == pytest.approx(21.0)
     assert costs.seconds([replace(TRIAL, arm=normalized(None))]) == pytest.approx(7.0)  # as what was measured

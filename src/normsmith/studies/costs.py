@@ -121,6 +121,11 @@ class Costs:
             except BaseException:  # noqa: BLE001 - the trial itself will report it
                 continue
 
+    @property
+    def are_known(self) -> bool:
+        """Whether a trial was measured, or was to be."""
+        return bool(self._tried)
+
     def seconds(self, trials: Iterable[Trial]) -> float:
         """What these trials take one after the other; a kind that was not measured as the others, probes aside."""
         return self._correction * sum(self._uncorrected(trial) for trial in trials)

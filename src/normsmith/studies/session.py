@@ -211,7 +211,7 @@ class Session:
         found = self.reused + self.new - self._ended
         share = run / max(1, run + found)
         new = run + round(share * len(later))
-        if todo and not self._ended:
+        if todo and not self.costs.are_known:
             self.costs.measure([*todo, *later], KINDS, time.monotonic() + MEASURING)
         seconds = self.costs.seconds(todo) + share * self.costs.seconds(later)
         self.progress.planned(new, found, seconds / min(self.settings.jobs, max(1, new - self._ended)))
