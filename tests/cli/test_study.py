@@ -209,14 +209,14 @@ def test_an_interrupt_keeps_what_is_finished(tiny, tmp_path):
         text=True,
         start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while count(path) < 1 and time.monotonic() < deadline and running.poll() is None:
         time.sleep(0.05)
     said = ""
     for _ in range(6):  # an interrupt that falls into a destructor is swallowed by Python: people press again
         os.killpg(running.pid, signal.SIGINT)
         try:
-            _, said = running.communicate(timeout=5)
+            _, said = running.communicate(timeout=20)
             break
         except subprocess.TimeoutExpired:
             continue
