@@ -12,7 +12,12 @@ import normsmith.layers as ours
 from normsmith._torch import NORMS_TAKE_BIAS
 from normsmith.errors import InputError
 
-LAYERS = [name for name in ours.__all__ if isinstance(getattr(ours, name), type)]
+LAYERS = [
+    name
+    for name in ours.__all__
+    if isinstance(getattr(ours, name), type) and not name.startswith(("Conditional", "Domain"))
+]
+"""Norms of domains are made of other layers, and take domains first: their own tests say what they take."""
 LIKE_TORCH = [name for name in LAYERS if "Batch" in name and "LSTM" not in name and "GRU" not in name]
 EAGER = [name for name in LAYERS if "Lazy" not in name]
 RECURRENT = ["BatchNormLSTM", "BatchNormGRU"]

@@ -10,7 +10,9 @@ from torch import nn
 
 import normsmith.layers as index
 
-OF_THEIR_OWN = {"BatchNormGRU", "BatchNormLSTM", "InputNorm", "Whiten1d", "Whiten2d"}
+OF_THEIR_OWN = {"BatchNormGRU", "BatchNormLSTM", "InputNorm", "Whiten1d", "Whiten2d"} | {
+    name for name in index.__all__ if name.startswith(("Conditional", "Domain"))
+}
 """Layers that are no channel-wise norm of torch's shape: their own test files say what they must do."""
 
 SPACES = {"1d": (), "2d": (4, 3), "3d": (2, 3, 2)}

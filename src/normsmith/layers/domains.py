@@ -118,7 +118,7 @@ def use_domain(model: nn.Module, domain: str | int | Tensor) -> Iterator[None]:
     Raises:
         InputError: the model has no such layer, or a layer does not know this domain; nothing is chosen then.
 
-    >>> from normsmith.layers import DomainBatchNorm1d
+    >>> from normsmith.layers import DomainBatchNorm1d, use_domain
     >>> layer = DomainBatchNorm1d(1, ("clean", "adversarial"), affine="none")
     >>> x = torch.tensor([[1.0], [3.0], [10.0], [30.0]])
     >>> with use_domain(layer, torch.tensor([0, 0, 1, 1])):
@@ -126,7 +126,7 @@ def use_domain(model: nn.Module, domain: str | int | Tensor) -> Iterator[None]:
     tensor([-1.,  1., -1.,  1.])
     >>> with use_domain(layer, "clean"):
     ...     layer.eval()(x[:1])
-    tensor([[0.9512]])
+    tensor([[0.7628]])
     """
     layers = domain_layers(model, "use_domain")
     chosen = [_chosen(layer, domain) for layer in layers]

@@ -279,6 +279,7 @@ def _answer(question: Question, findings: Findings, trials: int) -> Answer:
 def _why(error: Exception) -> str:
     """Why a question is not asked: what was refused, or the exception that came where nothing was refused.
 
+    >>> from normsmith.errors import StudyError
     >>> _why(StudyError("no norms")), _why(IndexError("out of range"))
     ('no norms', 'IndexError: out of range')
     """

@@ -110,7 +110,7 @@ def test_whatever_the_users_code_raises_is_a_reason_of_sensible_length():
     outcomes = run(f"{HOSTILE}:raising", [replace(TRIALS[0], learning_rate=rate) for rate in (*rates, 0.1)])
     reasons = {
         type(ERRORS[int(t.learning_rate) - 1]).__name__: o.reason
-        for t, o in outcomes.items()
+        for t, o in sorted(outcomes.items(), key=lambda item: item[0].learning_rate)  # of one type the last
         if t.learning_rate >= 1
     }
     assert [outcome.status for outcome in outcomes.values()] == ["raised"] * len(ERRORS) + ["finished"]
