@@ -62,6 +62,7 @@ def ports() -> dict[str, int]:
 def start() -> Any:
     """A head node with two CPUs, whose workers import what tests do."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # other tests run beside it  # noqa: SIM112 - Ray's own name
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
     try:
