@@ -82,3 +82,28 @@ def browser():
         browser = playwright.chromium.launch(executable_path=chromium, args=BROWSER_ARGUMENTS)
         yield browser
         browser.close()
+
+
+OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+"""By how many pixels a page is wider than its window, in a browser."""
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open a page from its file; afterwards, nothing may have gone to the console or over the network."""
+    contexts, trouble = [], []
+
+    def open_one(file, width=1280, **options):
+        context = browser.new_context(**{"viewport": {"width": width, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: trouble.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
+        page.on("request", lambda r: trouble.append(r.url) if not r.url.startswith("file:") else None)
+        page.goto(file.as_uri())
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()
+    assert trouble == []

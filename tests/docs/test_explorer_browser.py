@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 
 import pytest
+from tests.conftest import OVERFLOW
 from tests.docs.pages import DOCS
 
 pytestmark = pytest.mark.browser
@@ -14,30 +16,14 @@ PAGE = DOCS / "explorer.html"
 KEPT = json.loads((DOCS / "_static/explorer.json").read_text(encoding="utf-8"))
 FOCUS = """() => [document.activeElement.id || document.activeElement.name,
   getComputedStyle(document.activeElement).outlineStyle]"""
-OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 BEYOND = """() => [...document.querySelectorAll('svg text, svg use, p, button, dd')]
   .filter((element) => element.getBoundingClientRect().right > innerWidth + 1).length"""
 
 
 @pytest.fixture
-def visit(browser):
-    """Open the page; afterwards, nothing may have gone to the console or over the network."""
-    contexts, trouble = [], []
-
-    def open_page(width, **options):
-        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: trouble.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
-        page.on("request", lambda r: trouble.append(r.url) if not r.url.startswith("file:") else None)
-        page.goto(PAGE.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert trouble == []
+def visit(open_page):
+    """Open the page, as wide as is said."""
+    return partial(open_page, PAGE)
 
 
 def accuracies(key, momentum):

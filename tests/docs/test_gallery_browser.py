@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
+from tests.conftest import OVERFLOW
 from tests.docs.pages import DOCS
 
 pytestmark = pytest.mark.browser
 
 PAGE = DOCS / "gallery.html"
-OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 BEYOND = """() => [...document.querySelectorAll('svg text, svg use, p, button, dd, li, h3')]
   .filter((element) => element.getBoundingClientRect().right > innerWidth + 1).length"""
 
 
 @pytest.fixture
-def visit(browser):
-    """Open the page; afterwards, nothing may have gone to the console or over the network."""
-    contexts, trouble = [], []
-
-    def open_page(width, **options):
-        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: trouble.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
-        page.on("request", lambda r: trouble.append(r.url) if not r.url.startswith("file:") else None)
-        page.goto(PAGE.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert trouble == []
+def visit(open_page):
+    """Open the page, as wide as is said."""
+    return partial(open_page, PAGE)
 
 
 @pytest.mark.parametrize("width", [360, 1280])

@@ -11,11 +11,12 @@ from torch.nn.utils import skip_init
 import normsmith.layers as ours
 from normsmith._torch import NORMS_TAKE_BIAS
 from normsmith.errors import InputError
+from normsmith.layers.domains import HasDomains
 
 LAYERS = [
     name
     for name in ours.__all__
-    if isinstance(getattr(ours, name), type) and not name.startswith(("Conditional", "Domain"))
+    if isinstance(getattr(ours, name), type) and not issubclass(getattr(ours, name), HasDomains)
 ]
 """Norms of domains are made of other layers, and take domains first: their own tests say what they take."""
 LIKE_TORCH = [name for name in LAYERS if "Batch" in name and "LSTM" not in name and "GRU" not in name]

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from tests.conftest import OVERFLOW
 from tests.report import samples
 
 from normsmith.report.check_html import findings_to_html
@@ -24,24 +25,11 @@ def reports(tmp_path_factory):
 
 
 @pytest.fixture
-def visit(browser, reports):
-    """Open a report; afterwards, nothing may have gone to the console or over the network."""
-    contexts, trouble = [], []
-
-    def open_page(name, viewport=WIDE, **options):
-        context = browser.new_context(viewport=viewport, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: trouble.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
-        page.on("request", lambda r: trouble.append(r.url) if not r.url.startswith("file:") else None)
-        page.goto((reports / f"{name}.html").as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert trouble == []
+def visit(open_page, reports):
+    """Open a report."""
+    return lambda name, viewport=WIDE, **options: open_page(
+        reports / f"{name}.html", viewport=viewport, **options
+    )
 
 
 DRAWN = """() => [...document.querySelectorAll('.plot, .overview .drawn')].map((plot) => {
@@ -55,7 +43,6 @@ DRAWN = """() => [...document.querySelectorAll('.plot, .overview .drawn')].map((
 HIDDEN = """() => [...document.querySelectorAll('.scroll')]
   .filter((table) => table.scrollWidth > table.clientWidth + 1)
   .map((table) => table.getAttribute('aria-label'))"""
-OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 LIGHT = {"body": ("background-color", "rgb(253, 252, 250)"), ".tick": ("fill", "rgb(90, 96, 107)")}
 DARK = {"body": ("background-color", "rgb(21, 24, 30)"), ".tick": ("fill", "rgb(165, 171, 182)")}
 

@@ -13,7 +13,6 @@ from normsmith.layers._symbolic import call_in_graph, is_symbol
 from normsmith.layers.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from normsmith.layers.domains import HasDomains, Split, check_rows, domain_names
 from normsmith.layers.ours import Ours
-from normsmith.layers.scripted import unscriptable
 from normsmith.layers.statistics import StatisticsBase
 from normsmith.ops.call import computing_dtype
 from normsmith.ops.masks import valid_elements
@@ -123,10 +122,6 @@ class ConditionalNorm(HasDomains, Ours, nn.Module):
             if f"{prefix}{name}" in state_dict:
                 state_dict[f"{prefix}norm.{name}"] = state_dict.pop(f"{prefix}{name}")
         super()._load_from_state_dict(state_dict, prefix, metadata, *arguments)
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        """Refused: torch.jit.script knows no context that chooses a class."""
-        raise unscriptable(self)
 
     def extra_repr(self) -> str:
         """Channels, classes, and the default."""

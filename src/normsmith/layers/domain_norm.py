@@ -19,7 +19,6 @@ from normsmith.layers._where import where
 from normsmith.layers.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from normsmith.layers.domains import HasDomains, Split, check_rows, domain_names
 from normsmith.layers.ours import Ours
-from normsmith.layers.scripted import unscriptable
 from normsmith.layers.statistics import StatisticsBase
 from normsmith.layers.take_part import take_part
 
@@ -178,10 +177,6 @@ class DomainNorm(HasDomains, Ours, nn.Module):
                 one = held[0] if isinstance(held[0], nn.Parameter) else nn.Parameter(held[0])
                 state_dict |= dict.fromkeys(keys, one)
         super()._load_from_state_dict(state_dict, prefix, metadata, *arguments)
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        """Refused: torch.jit.script knows no context that chooses a domain."""
-        raise unscriptable(self)
 
     def extra_repr(self) -> str:
         """Whether γ and β are shared, and the default."""

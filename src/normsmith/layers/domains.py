@@ -16,7 +16,8 @@ from normsmith._torch import checkpointed_segment
 from normsmith.errors import InputError
 from normsmith.layers._recompute import is_recomputing, recall, remember
 from normsmith.layers._where import where
-from normsmith.layers.models import check_model
+from normsmith.layers.models import layers_of
+from normsmith.layers.scripted import unscriptable
 
 
 class Split(NamedTuple):
@@ -85,6 +86,10 @@ class HasDomains(nn.Module):
         if segment is not None:
             remember(segment, self, domain)
         return domain
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Refused: torch.jit.script knows no context that chooses a domain."""
+        raise unscriptable(self)
 
     def _present(self) -> str | Split:
         current = self._choice.current
@@ -167,14 +172,8 @@ def domain_layers(model: nn.Module, caller: str) -> list[HasDomains]:
     Raises:
         InputError: there is none, or `model` is none.
     """
-    check_model(model, caller)
-    layers = [module for module in model.modules() if isinstance(module, HasDomains)]
-    if not layers:
-        raise InputError(
-            f"{caller}: expected a model with norms per domain, got {type(model).__name__} without any; convert it "
-            'first: normsmith.convert(model, to="domain", domains=(...))'
-        )
-    return layers
+    advice = 'convert it first: normsmith.convert(model, to="domain", domains=(...))'
+    return layers_of(model, HasDomains, caller, what="norms per domain", advice=advice)
 
 
 def domain_named(layer: HasDomains, domain: object) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from normsmith._torch import buffers_of
-from normsmith.errors import InputError
-from normsmith.layers.models import check_model
+from normsmith.layers.models import check_model, layers_of
 from normsmith.layers.statistics import StatisticsBase
 
 
@@ -16,14 +15,8 @@ def norms_of(model: nn.Module, caller: str) -> list[StatisticsBase]:
     Raises:
         InputError: there is none, or `model` is none.
     """
-    check_model(model, caller)
-    layers = [module for module in model.modules() if isinstance(module, StatisticsBase)]
-    if not layers:
-        raise InputError(
-            f"{caller}: expected a model with norms of normsmith, got {type(model).__name__} without any; "
-            "convert it first, e.g. with normsmith.surgery"
-        )
-    return layers
+    advice = "convert it first, e.g. with normsmith.surgery"
+    return layers_of(model, StatisticsBase, caller, what="norms of normsmith", advice=advice)
 
 
 def norms_of_others(model: nn.Module, caller: str) -> dict[str, nn.Module]:
