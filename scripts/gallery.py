@@ -61,6 +61,13 @@ ASKED = (
         of="scripts/exhibits/normed.py:task",
     ),
     Asked(
+        "digits-mlp-in-two-styles",
+        "The same network where half of its images are inverted: whether each style should have norms of its own.",
+        ("domain-norms",),
+        profile="full",
+        of="digits-mlp",
+    ),
+    Asked(
         "digits-rnn",
         "What is about recurrent networks.",
         ("recurrent-norms",),

@@ -27,6 +27,15 @@ def test_questions_share_their_trials(store, tiny):
     assert [answer.question for answer in both.answers] == ["fewer-steps", "placement"]
 
 
+def test_arms_that_have_results_are_not_built_again(store, tiny, monkeypatch):
+    first = run_study(tiny(), select(("fewer-steps",)), store, Settings(seeds=1, steps=5))
+    built, build = [], Arm.build
+    monkeypatch.setattr(Arm, "build", lambda arm, *rest: (built.append(arm.name), build(arm, *rest))[1])
+    again = run_study(tiny(), select(("fewer-steps",)), store, Settings(seeds=1, steps=5))
+    assert (again.trials_new, again.trials_reused) == (0, first.trials_new + first.trials_reused)
+    assert built == ["batch norm before activation"]  # to see on which side of an activation a norm may stand
+
+
 def test_what_cannot_be_asked_is_skipped_with_its_reason(store, tiny):
     with pytest.raises(StudyError, match="placement cannot be asked"):
         run_study(tiny("flat"), select(("placement",)), store, Settings(seeds=2))

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from normsmith.studies.arms import Arm
 from normsmith.studies.lab import Lab
 from normsmith.studies.question import Question
 from normsmith.studies.results import Effect, Verdict
@@ -51,11 +50,6 @@ class Rehearsal:
     rounds: tuple[tuple[Trial, ...], ...]
     effects: tuple[Effect, ...]
     refused: Exception | None = None
-
-    @property
-    def arms(self) -> tuple[Arm, ...]:
-        """The arms whose trials it asked for, each once."""
-        return tuple(dict.fromkeys(trial.arm for trials in self.rounds for trial in trials))
 
     @property
     def judged(self) -> tuple[Effect, ...]:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from normsmith import _text
 from normsmith.errors import NormsmithError
@@ -88,7 +89,7 @@ class Session:
             try:
                 if rehearsal.refused is not None:
                     raise rehearsal.refused
-                self._try_arms(rehearsal.arms)
+                self._try_arms(chain(*rehearsal.rounds))
             except Exception as error:  # noqa: BLE001 - one question's failure is no other's
                 reasons[name] = _why(error)
         return reasons
@@ -110,7 +111,7 @@ class Session:
             for question, generator in list(asking.items()):
                 try:
                     request = next(generator)
-                    self._try_arms(trial.arm for trial in request)
+                    self._try_arms(request)
                 except StopIteration as answered:
                     answers[question.name] = _answer(question, answered.value, len(asked[question]))
                     del asking[question]
@@ -124,13 +125,18 @@ class Session:
             self._provide(wanted, workers, forecast.beyond([question.name for question in asking]))
         return [answers[question.name] for question in questions if question.name in answers], failed
 
-    def _try_arms(self, arms: Iterable[Arm]) -> None:
-        """Build every new arm once, so that what surgery refuses is refused before hours are spent on trials."""
-        for arm in dict.fromkeys(arms):
-            if arm not in self._tried:
+    def _try_arms(self, trials: Iterable[Trial]) -> None:
+        """Build every new arm once, so that what surgery refuses is refused before hours are spent on its trials.
+
+        One of which the store has a result was built for that.
+        """
+        new = {trial.arm: trial for trial in trials if trial.arm not in self._tried}
+        missing = {trial.arm for trial in self.missing([*new.values()])}
+        for arm in new:
+            if arm in missing:
                 task = arm.task(self.lab.task)
                 arm.build(build(task, 0), task)
-                self._tried.add(arm)
+            self._tried.add(arm)
 
     def missing(self, trials: Sequence[Trial]) -> list[Trial]:
         """Those of the trials that have to be run: neither known here nor kept in the store."""

@@ -1,10 +1,13 @@
 """What a worker process says of time and of failures."""
 
+import gc
+
 import pytest
 
 from normsmith.errors import TaskError
 from normsmith.studies.executors import _worker
 from normsmith.studies.executors._worker import TRAINING, _Clock, reason_of
+from normsmith.tasks import load
 
 
 def test_a_clock_stands_while_something_compiles(tmp_path):
@@ -36,3 +39,13 @@ def test_numba_tells_when_it_compiles(tmp_path, monkeypatch):
     clock.close()
     assert said[0] != TRAINING
     assert said[-1] == TRAINING
+
+
+def test_what_a_worker_keeps_is_no_part_of_later_garbage_collections(tmp_path, monkeypatch):
+    task, frozen = load("digits-mlp"), []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(_worker._Worker.task))
+    monkeypatch.setattr(_worker._Worker, "task", None)
+    monkeypatch.setattr(_worker._Worker, "resolve", staticmethod(lambda: task), raising=False)
+    for _ in range(2):
+        assert _worker.run(b"no trial", tmp_path / "clock").status == "raised"
+    assert frozen == [task]
