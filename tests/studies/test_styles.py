@@ -5,7 +5,7 @@ from tests.studies.tiny import task
 
 from normsmith import surgery
 from normsmith.layers import BatchNorm1d
-from normsmith.studies.styles import BRIGHTER, CONTRAST, two_styles
+from normsmith.studies.styles import BRIGHTER, CONTRAST, styles_standardised, two_styles
 
 
 def test_half_of_the_samples_of_every_split_have_the_second_style():
@@ -33,3 +33,16 @@ def test_norms_with_domains_are_told_and_others_are_not():
     assert not torch.allclose(each, output)
     for number in range(2):
         torch.testing.assert_close(each[styles == number].mean(0), torch.zeros(6), rtol=0, atol=1e-5)
+
+
+def test_each_style_can_be_standardised_by_its_own_training_samples():
+    styled = two_styles(task)
+    told = styles_standardised(styled)
+    for number in range(2):
+        x = told.train.tensors[0][told.train.tensors[1] == number]
+        torch.testing.assert_close(
+            torch.stack([x.mean(), x.std()]), torch.tensor([0.0, 1.0]), rtol=0, atol=1e-5
+        )
+    x, styles, _ = styled.test[:]
+    first = styled.train.tensors[0][styled.train.tensors[1] == 0]
+    torch.testing.assert_close(told.test[:][0][styles == 0], ((x - first.mean()) / first.std())[styles == 0])

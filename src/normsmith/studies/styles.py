@@ -52,3 +52,20 @@ def two_styles(task: Task) -> Task:
         mixed = torch.where((styles == 1).view(-1, *(1,) * (inputs.dim() - 1)), second, inputs)
         splits[split] = (mixed, styles, targets)
     return replace(task, **splits, forward=InStyles(task.forward))  # type: ignore[arg-type]
+
+
+@named("styles-standardised")
+def styles_standardised(task: Task) -> Task:
+    """Bring each style of a task in two styles to mean 0 and standard deviation 1, those of its training samples.
+
+    Norms for each style do this, and more, inside of the network; here any network is told as much beforehand.
+    """
+    inputs, styles, _ = task.dataset("train")[:]
+    each = [inputs[styles == style] for style in (0, 1)]
+    means, spreads = (torch.stack([measure(x) for x in each]) for measure in (torch.mean, torch.std))
+    splits: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+    for split in SPLITS:
+        inputs, styles, targets = task.dataset(split)[:]
+        mean, spread = (value[styles].view(-1, *(1,) * (inputs.dim() - 1)) for value in (means, spreads))
+        splits[split] = ((inputs - mean) / spread, styles, targets)
+    return replace(task, **splits)  # type: ignore[arg-type]

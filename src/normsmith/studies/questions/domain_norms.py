@@ -14,8 +14,9 @@ from normsmith.studies.figures import (
 from normsmith.studies.inputs import standardised_outside
 from normsmith.studies.lab import Lab
 from normsmith.studies.question import Findings, Question
-from normsmith.studies.styles import two_styles
-from normsmith.studies.tuning import Requests
+from normsmith.studies.statistics import Pairs
+from normsmith.studies.styles import styles_standardised, two_styles
+from normsmith.studies.tuning import Requests, Tuned
 
 AFFINE = {"shared": "one γ and β", "own": "its own γ and β"}
 """What the norms of two styles share beside nothing of their statistics."""
@@ -25,7 +26,8 @@ def ask(lab: Lab) -> Requests[Findings]:
     """Train on data in two styles with one norm for both and with a norm for each, and compare the final metric."""
     one = _in_styles(lab, lab.normalized(None), "one batch norm")
     arms = {affine: _per_style(lab, affine) for affine in AFFINE}
-    beside = [_in_styles(lab, lab.network(None), "no norm")] if lab.profile == "full" else []
+    told = one.on("one batch norm, each style standardised before", edit(styles_standardised))
+    beside = [told, _in_styles(lab, lab.network(None), "no norm")] if lab.profile == "full" else []
     tuned = yield from lab.tune([one, *arms.values(), *beside], lab.shortfall, detail="end")
     pairs = [
         lab.ends_better(
@@ -37,6 +39,8 @@ def ask(lab: Lab) -> Requests[Findings]:
         )
         for affine, arm in arms.items()
     ]
+    if told in tuned:
+        pairs.append(_against_told(lab, tuned[arms["own"]], tuned[told]))
     effects = lab.judge(pairs)
     best = list(tuned.values())
     return Findings(
@@ -49,10 +53,24 @@ def ask(lab: Lab) -> Requests[Findings]:
         notes=(
             "Half of the samples of training, validation and test, drawn at random, are inverted, with half the "
             "contrast and one SD brighter. Every batch holds both styles; norms for each style are told which sample "
-            "is of which, in evaluation too. Nothing else of the network knows.",
+            "is of which, in evaluation too. Nothing else of the network knows; what that knowledge alone is worth is "
+            "shown, in the full profile, by one norm on inputs that were standardised style by style.",
             *ceiling_notes(lab, pairs),
             *edge_notes(best),
         ),
+    )
+
+
+def _against_told(lab: Lab, each: Tuned, told: Tuned) -> Pairs:
+    """Whether a norm for each style is also better than one norm on inputs that were standardised style by style."""
+    return lab.ends_better(
+        "final metric, its own γ and β: a norm for each style vs one, each style standardised before",
+        "a batch norm for each style, with its own γ and β, is more than 1 point better than one for both on inputs of "
+        "which each style was standardised before",
+        each,
+        told,
+        1.0,
+        beside=True,
     )
 
 
@@ -76,7 +94,8 @@ QUESTION = Question(
     method="Half of the samples of every split are inverted, with half the contrast and one SD brighter. The same "
     "network is trained on both styles mixed, with one batch norm for both and with statistics for each style, γ and β "
     "shared or each style's own; each arm and seed at its own best initial weights and learning rate; final test "
-    "metric on both styles, paired by seed. No norm stands beside in the full profile.",
+    "metric on both styles, paired by seed. In the full profile stand beside: no norm, and one norm on inputs of which "
+    "each style was standardised before, which is told as much as norms for each style are.",
     ask=ask,
     profiles=(),
 )
