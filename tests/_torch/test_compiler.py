@@ -79,8 +79,22 @@ def test_exporting_is_asked_of_torch_where_it_says(monkeypatch: pytest.MonkeyPat
     assert not _torch.is_exporting()
     monkeypatch.setattr(torch.compiler, "_is_exporting_flag", True, raising=False)
     assert _torch.is_exporting()
+    assert _torch.is_recording()
     monkeypatch.delattr(torch.compiler, "_is_exporting_flag")
     assert not _torch.is_exporting()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_tracing_records_too() -> None:
+    recorded = []
+
+    def looked(x: torch.Tensor) -> torch.Tensor:
+        recorded.append(_torch.is_recording())
+        return x + 1
+
+    torch.jit.trace(looked, torch.zeros(1), check_trace=False)
+    assert recorded == [True]
+    assert not _torch.is_recording()
 
 
 def test_plain_tensors_are_not_functional_and_those_in_a_functionalized_graph_are() -> None:

@@ -117,5 +117,10 @@ def test_compiled_for_a_class_of_each_sample():
         assert [node.op for node in torch.fx.symbolic_trace(nn.Sequential(layer)).graph.nodes][
             1
         ] == "call_module"
+    with (
+        use_domain(layer, torch.tensor([0, 1, 2, 3, 0, 1])),
+        pytest.raises(InputError, match="expected one domain to export or trace, got an index"),
+    ):
+        torch.jit.trace(layer, x)
     with pytest.raises(InputError, match="torch has no counterpart of ConditionalBatchNorm1d"):
         torch.jit.script(layer)

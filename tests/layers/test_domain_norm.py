@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -207,6 +208,12 @@ def test_norms_that_are_not_alike_are_refused(norms):
         DomainNorm(norms)
 
 
+def test_one_norm_for_two_domains_is_refused():
+    norm = ours.BatchNorm1d(3)
+    with pytest.raises(InputError, match="norms: expected a norm for each domain, got one for two of them"):
+        DomainNorm({"a": norm, "b": norm})
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.compiles
 def test_a_domain_that_is_fixed_is_exported_and_traced_alone():
@@ -218,13 +225,57 @@ def test_a_domain_that_is_fixed_is_exported_and_traced_alone():
     for each in (exported.module(), traced):
         torch.testing.assert_close(each(x), y)
     assert not any("norms_clean" in str(node.target) for node in traced.graph.nodes)
-    with (
-        use_domain(model, torch.zeros(4, dtype=torch.long)),
-        pytest.raises(InputError, match="fx: expected one domain"),
-    ):
-        torch.fx.symbolic_trace(model)
+    with use_domain(model, torch.zeros(4, dtype=torch.long)):
+        for record in (
+            torch.fx.symbolic_trace,
+            lambda model: torch.jit.trace(model, x),
+            lambda model: torch.export.export(model, (x,)),
+        ):
+            with pytest.raises(InputError, match="expected one domain to export or trace, got an index"):
+                record(model)
     with pytest.raises(InputError, match="torch has no counterpart of DomainBatchNorm1d"):
         torch.jit.script(model)
+
+
+@pytest.mark.compiles
+def test_in_onnx_a_domain_is_a_plain_batch_norm(tmp_path):
+    import onnx
+    import onnxruntime
+
+    layer, x, path = made("2d", "own", torch.float32).eval(), torch.randn(2, 3, 4, 3), tmp_path / "layer.onnx"
+    with use_domain(layer, "foggy"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(layer, (x,), path, dynamo=True, verbose=False)
+        y = layer(x).detach()
+    assert [node.op_type for node in onnx.load(path).graph.node] == ["BatchNormalization"]
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(output), y, rtol=1e-5, atol=1e-5)
+
+
+class Chooses(nn.Module):
+    """A network that is given the index with its input."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, index):
+        with use_domain(self.layer, index):
+            return self.layer(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.compiles
+def test_an_index_that_would_be_kept_is_refused_where_the_network_chooses_too():
+    network, example = (
+        Chooses(made("1d", dtype=torch.float32).eval()),
+        (torch.randn(2, 3), torch.tensor([0, 1])),
+    )
+    with pytest.raises(InputError, match="domain: expected the name of one in what is exported or traced"):
+        torch.export.export(network, example)
+    with pytest.raises(InputError, match="domain: expected the name of one in what is exported or traced"):
+        torch.jit.trace(network, example)
 
 
 @pytest.mark.compiles

@@ -27,6 +27,7 @@ from normsmith._torch.compiler import (
     is_compiler_loaded,
     is_exporting,
     is_functional,
+    is_recording,
     mark_constant,
     name_triton_kernels,
 )
@@ -117,6 +118,7 @@ __all__ = [
     "is_function_wrapper",
     "is_functional",
     "is_mapped",
+    "is_recording",
     "is_traced_or_transformed",
     "is_transformed",
     "keyword_pre_hooks_of",

@@ -71,6 +71,14 @@ def is_exporting() -> bool:
     return bool(getattr(torch.compiler, "_is_exporting_flag", False))
 
 
+def is_recording() -> bool:
+    """Whether what runs is kept as a program, for other inputs: by `torch.export`, for ONNX, or by `torch.jit.trace`.
+
+    Needs what `is_exporting` needs, and `torch._C._get_tracing_state`; what torch 2.6 exports is taken for compiled.
+    """
+    return is_exporting() or (not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None)
+
+
 def is_functional(tensor: Tensor) -> bool:
     """Whether a tensor stands for one while the compiler rewrites a graph without mutations.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from normsmith.errors import InputError
 from normsmith.layers._symbolic import call_in_graph, is_symbol
 from normsmith.layers.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
-from normsmith.layers.domains import HasDomains, Split, check_rows, domain_names
+from normsmith.layers.domains import HasDomains, Split, check_split, domain_names
 from normsmith.layers.ours import Ours
 from normsmith.layers.statistics import StatisticsBase
 from normsmith.ops.call import computing_dtype
@@ -24,9 +24,11 @@ class ConditionalNorm(HasDomains, Ours, nn.Module):
         y = γ[class]·(x − μ)/sqrt(σ² + eps) + β[class]
 
     `use_domain` says which class a batch is of, or, by an index, each of its samples. All classes have one mean and one
-    variance: that is what tells it from `DomainNorm`, which keeps them apart. The state dict has `weight` and `bias` of
-    shape (classes, channels), and the statistics under `norm`; that of a plain batch norm loads: every class begins
-    with its γ and β.
+    variance: that is what tells it from `DomainNorm`, which keeps them apart. γ and β are looked up, not computed:
+    there are none for a class without a row, between two classes, or for a vector (noise, text, a style).
+
+    The state dict has `weight` and `bias` of shape (classes, channels), and the statistics under `norm`; that of a
+    plain batch norm loads: every class begins with its γ and β.
 
     Args:
         norm: a batch norm or batch renorm of normsmith without γ and β (`affine=False`) and without activation.
@@ -94,7 +96,7 @@ class ConditionalNorm(HasDomains, Ours, nn.Module):
             return call_in_graph(self, input, mask, sample_weight, residual)
         chosen = self._domain_of_forward()
         if isinstance(chosen, Split):
-            check_rows(self, chosen, input)
+            check_split(self, chosen, input)
         y: Tensor = self.norm(input, mask, sample_weight)
         if isinstance(chosen, Split):
             weight, bias = self.weight[chosen.numbers], self.bias[chosen.numbers]

@@ -15,9 +15,8 @@ from normsmith._choices import check_choice
 from normsmith._torch import parameters_of
 from normsmith.errors import InputError
 from normsmith.layers._symbolic import is_symbol
-from normsmith.layers._where import where
 from normsmith.layers.batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
-from normsmith.layers.domains import HasDomains, Split, check_rows, domain_names
+from normsmith.layers.domains import HasDomains, Split, check_split, domain_names
 from normsmith.layers.ours import Ours
 from normsmith.layers.statistics import StatisticsBase
 from normsmith.layers.take_part import take_part
@@ -117,12 +116,7 @@ class DomainNorm(HasDomains, Ours, nn.Module):
 
     def _each_its_own(self, split: Split, x: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
         """A forward whose samples are of several domains: each domain's samples through its norm."""
-        if is_symbol(x):
-            raise InputError(
-                f"{where(self)}: torch.fx: expected one domain, got an index for each sample, which a traced graph "
-                'would keep; trace within use_domain(model, "...")'
-            )
-        check_rows(self, split, x)
+        check_split(self, split, x)
         shares = any(getattr(norm, "process_group", None) is not None for norm in self.norms.values())
         every = zip(self.domains, split.rows, strict=True)
         used = [(domain, rows) for domain, rows in every if shares or len(rows)]
@@ -208,6 +202,10 @@ def _check_alike(norms: Mapping[str, nn.Module]) -> None:
         raise InputError(
             "norms: expected norms of normsmith, all of one class with as many channels, got "
             f"{', '.join(sorted(f'{kind}({features})' for kind, features in described))}"
+        )
+    if len({id(norm) for norm in norms.values()}) < len(norms):
+        raise InputError(
+            "norms: expected a norm for each domain, got one for two of them; copy.deepcopy makes another"
         )
 
 

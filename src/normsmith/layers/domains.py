@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from normsmith._choices import did_you_mean
 from normsmith._text import some
-from normsmith._torch import checkpointed_segment
+from normsmith._torch import checkpointed_segment, is_recording
 from normsmith.errors import InputError
 from normsmith.layers._recompute import is_recomputing, recall, remember
+from normsmith.layers._symbolic import is_symbol
 from normsmith.layers._where import where
 from normsmith.layers.models import layers_of
 from normsmith.layers.scripted import unscriptable
@@ -185,7 +186,12 @@ def domain_named(layer: HasDomains, domain: object) -> str:
     if isinstance(domain, int) and not isinstance(domain, bool) and 0 <= domain < len(layer.domains):
         return layer.domains[domain]
     if not isinstance(domain, str) or domain not in layer.domains:
-        raise InputError(f"{where(layer)}: {_unknown('domain', domain, layer.domains)}")
+        many = (
+            ""
+            if isinstance(domain, (str, int))
+            else "; an index for each sample is a tensor of whole numbers"
+        )
+        raise InputError(f"{where(layer)}: {_unknown('domain', domain, layer.domains)}{many}")
     return domain
 
 
@@ -194,6 +200,11 @@ def _chosen(layer: HasDomains, domain: Any) -> str | Split | None:
 
 
 def _split(index: Tensor, domains: int) -> Split:
+    if is_recording():
+        raise InputError(
+            "domain: expected the name of one in what is exported or traced, got an index for each sample: which "
+            "samples go through which norm would be kept as it is now; open the block around the export, with one name"
+        )
     if index.ndim != 1 or index.is_floating_point() or index.is_complex():
         raise InputError(
             f"domain: expected a whole number for each sample, of shape (batch,), got {index.dtype} of shape "
@@ -201,18 +212,27 @@ def _split(index: Tensor, domains: int) -> Split:
         )
     index = index.detach().long().clone()  # which the caller may write into
     if index.numel() and not bool(((index >= 0) & (index < domains)).all()):
-        wrong = index[(index < 0) | (index >= domains)][0].item()
-        raise InputError(f"domain: expected numbers from 0 to {domains - 1}, got {wrong}")
+        sample = int(((index < 0) | (index >= domains)).nonzero()[0])
+        raise InputError(
+            f"domain: expected numbers from 0 to {domains - 1}, which count the domains in their order, got "
+            f"{index[sample].item()} for sample {sample}"
+        )
     rows = tuple((index == number).nonzero().flatten() for number in range(domains))
     return Split(index, rows, torch.cat(rows).argsort())
 
 
-def check_rows(layer: nn.Module, split: Split, x: Tensor) -> None:
-    """Refuse a batch that has not one row for each number of the index.
+def check_split(layer: HasDomains, split: Split, x: Tensor) -> None:
+    """Refuse a batch that has not one row for each number of the index, and to keep the index in a program.
 
     Raises:
-        InputError: it has another number of rows.
+        InputError: it has another number of rows, or the forward is exported or traced.
     """
+    if is_symbol(x) or is_recording():
+        raise InputError(
+            f"{where(layer)}: expected one domain to export or trace, got an index for each sample, whose numbers the "
+            f'program would keep; do it within use_domain(model, "{layer.domains[0]}"), once for each domain that is '
+            "needed"
+        )
     if x.shape[0] != len(split.numbers):
         raise InputError(
             f"{where(layer)}: expected an input of {len(split.numbers)} rows, one for each number that use_domain was "
