@@ -9,7 +9,7 @@ import torch
 
 from normsmith.checks.finding import UnavailableError
 from normsmith.checks.moments import Call
-from normsmith.checks.shift import MEAN, Shift, noise_of, noise_of_pairs, shift
+from normsmith.checks.shift import MEAN, Noise, Shift, noise_of, noise_of_pairs, shift
 
 
 def calls(batches: int, values: int, channels: int, seed: int = 0, offset: float = 0.0) -> list[Call]:
@@ -94,3 +94,16 @@ def test_all_channels_are_told_by_their_quantiles_with_their_sign():
     assert told["mean"] == pytest.approx([-1.0, -0.9, -0.5, 0.0, 0.5, 0.9, 1.0], abs=1e-6)
     assert told["variance"] == [1.0] * 7
     assert told["allowed"]["mean"] == [-MEAN, MEAN]
+
+
+def test_averages_of_the_variances_of_parts_lack_what_their_means_differ_by():
+    parts = (
+        torch.randn(4, 1000, 10, generator=torch.Generator().manual_seed(0)) + torch.arange(4)[:, None, None]
+    )
+    values = parts.flatten(0, 1)
+    truth, noise = (values.mean(0), values.var(0)), Noise(torch.zeros(10), torch.zeros(10), 8)
+    averaged = parts.mean((0, 1)), parts.var(1).mean(0)
+    assert shift(averaged, truth, 0.0, noise, 0.0).lacks_variance
+    assert not shift(truth, truth, 0.0, noise, 0.0).lacks_variance
+    assert not shift((truth[0], 2 * truth[1]), truth, 0.0, noise, 0.0).lacks_variance
+    assert not shift((truth[0] + 1, averaged[1]), truth, 0.0, noise, 0.0).lacks_variance

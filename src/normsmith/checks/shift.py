@@ -60,6 +60,20 @@ class Shift:
         return self.share >= CHANNELS
 
     @property
+    def lacks_variance(self) -> bool:
+        """Whether the first variances are too small, and the means fit.
+
+        So are averages of the variances of parts (models, shards, batches of one kind each) whose means differ: what
+        they differ by is in the mean, and in no variance.
+        """
+        means_off = (self.mean[self.beyond] > MEAN).double().mean()
+        return (
+            self.counts
+            and float(means_off) < CHANNELS
+            and bool((self.log_variance_by[self.beyond] < 0).all())
+        )
+
+    @property
     def text(self) -> str:
         """In words: how many channels, and the largest differences among them."""
         mean, factor = self.mean[self.beyond].max(), self.log_variance[self.beyond].max().exp()

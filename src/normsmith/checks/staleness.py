@@ -10,6 +10,12 @@ from normsmith.checks.moments import LayerMoments
 from normsmith.checks.norms import Norm, statistics_tensors
 from normsmith.checks.shift import Shift, noise_of, shift
 
+AVERAGED = (
+    "means fit and variances are too small, as where those of several models, shards or kinds of batches were averaged "
+    "without the variance between them; normsmith.surgery.merge_statistics and average keep it"
+)
+"""The likely cause where `Shift.lacks_variance`."""
+
 
 @dataclass(frozen=True, eq=False)
 class Staleness:

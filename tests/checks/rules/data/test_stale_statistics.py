@@ -133,3 +133,34 @@ def test_too_few_batches_are_not_judged():
 def test_an_averaged_copy_without_gradients_is_looked_at():
     model = deepcopy(averaged()).requires_grad_(False)
     assert normsmith.check(model, images(16), loss=F.cross_entropy, select=["NS404"]).codes == ("NS404",)
+
+
+def clients() -> tuple[list[nn.Module], list[surgery.Recalibration], list]:
+    """Three copies of a network with the statistics of data of their own, what was measured, and batches of all."""
+    each = [[(x + 2 * number, y) for x, y in vectors(8, seed=number)] for number in range(3)]
+    mixed = [
+        tuple(torch.cat(parts) for parts in zip(*batches, strict=True)) for batches in zip(*each, strict=True)
+    ]
+    model = trained(mlp(), mixed, 10)
+    copies = [deepcopy(model) for _ in each]
+    measured = [surgery.recalibrate(copy, batches) for copy, batches in zip(copies, each, strict=True)]
+    for result in measured:
+        result.apply()
+    return copies, measured, mixed
+
+
+def test_variances_that_were_averaged_over_models_are_told_and_merging_keeps_what_they_lack():
+    copies, measured, mixed = clients()
+    merged = surgery.merge_statistics(copies[0], copies[1:], counts=measured).apply(copy=True)
+    for mine, *others in zip(*(copy.buffers() for copy in copies), strict=True):
+        if mine.is_floating_point():
+            mine.copy_(torch.stack([mine, *others]).mean(0))
+    told = {
+        finding.path: finding.cause for finding in normsmith.check(copies[0], mixed, **LOSS, select=["NS404"])
+    }
+    assert "merge_statistics" in told["1"]
+    assert "1" not in [finding.path for finding in normsmith.check(merged, mixed, **LOSS, select=["NS404"])]
+    causes = [
+        finding.cause for finding in normsmith.check(left_behind(), vectors(), **LOSS, select=["NS404"])
+    ]
+    assert not any("merge_statistics" in cause for cause in causes)

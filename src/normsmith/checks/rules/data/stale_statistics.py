@@ -13,7 +13,8 @@ Formula: |running_mean − μ| / σ > 0.1 + 2.58·s_μ, or |log(running_var + ep
 Why it hurts: evaluation normalises by these statistics: the network is good in training and bad in evaluation, also on
     the training data themselves. They are stale after weights were averaged (EMA, SWA), pruned, quantised, merged or
     loaded; after a last phase with a high learning rate or a tiny momentum; and on data that differ from the training
-    data.
+    data. Variances that were averaged over several models (federated learning, soups, shards) lack what the means of
+    the models differ by; the finding says so where the means fit and the variances are too small.
 
 Threshold: 0.1 σ between means and a fifth (0.2 in the logarithm) between variances, our own choice: healthy networks on
     a set of handwritten digits stay below once sampling is accounted for. Besides, it has to cost something, beyond
@@ -42,7 +43,8 @@ Reproduction:
     assert normsmith.check(model, other, loss=loss).passed()
 
 Fix: `model = normsmith.surgery.recalibrate(model, batches).apply()`; after averaging weights, each time before
-    evaluation.
+    evaluation. Of models whose data cannot be put together, surgery.merge_statistics or surgery.average in place of an
+    average of buffers, and surgery.recalibrate with `group=` over the parties.
 
 Threads: pytorch/pytorch#4741 (high error in evaluation), huggingface/pytorch-image-models#245 (EMA),
     fadel/pytorch_ema#13, pytorch/ignite#2590, mlcommons/algorithmic-efficiency#767.
@@ -56,7 +58,9 @@ from normsmith.checks.context import Context
 from normsmith.checks.finding import Finding, UnavailableError
 from normsmith.checks.rule import Rule
 from normsmith.checks.shift import CHANNELS
-from normsmith.checks.staleness import staleness
+from normsmith.checks.staleness import AVERAGED, staleness
+
+_CAUSE = "weights that changed without their statistics (EMA, SWA, merging, loading), or other data"
 
 
 def check(context: Context) -> Iterator[Finding]:
@@ -70,7 +74,7 @@ def check(context: Context) -> Iterator[Finding]:
         yield Finding(
             norm.path,
             f"running statistics are off {away.text}; {stale.cost}",
-            "weights that changed without their statistics (EMA, SWA, merging, loading), or other data",
+            AVERAGED if away.lacks_variance else _CAUSE,
             context.recalibration(),
             quantity="share of channels",
             measured=away.share,

@@ -37,7 +37,8 @@ Reproduction:
 
 Fix: `average = normsmith.surgery.recalibrate(average, batches).apply()` each time before the average is evaluated or
     saved (`torch.optim.swa_utils.update_bn` is similar). For an EMA that follows slowly, averaging or copying the
-    buffers along with the weights is enough.
+    buffers along with the weights is enough. Of several models with data of their own (federated averaging, soups),
+    surgery.average keeps the variance between them, which an average of buffers loses.
 
 Threads: pytorch/ignite#2590, mosaicml/composer#624, fadel/pytorch_ema#13, CuriousAI/mean-teacher#9,
     boschresearch/OASIS#21, huggingface/pytorch-image-models#106 (when averaged buffers do).
@@ -53,8 +54,8 @@ from normsmith.checks.context import Context
 from normsmith.checks.finding import Finding, Fix, UnavailableError
 from normsmith.checks.norms import Norm, statistics_tensors
 from normsmith.checks.rule import Rule
-from normsmith.checks.shift import CHANNELS
-from normsmith.checks.staleness import staleness
+from normsmith.checks.shift import CHANNELS, Shift
+from normsmith.checks.staleness import AVERAGED, staleness
 
 _FIX = Fix(
     "ema = normsmith.surgery.recalibrate(ema, batches).apply()  # before the average is evaluated or saved"
@@ -84,7 +85,7 @@ def check(context: Context) -> Iterator[Finding]:
         yield Finding(
             norm.path,
             f"in the averaged copy running statistics are off {away.text}; {stale.cost}",
-            _cause(context, norm),
+            _cause(context, norm, away),
             _FIX,
             quantity="share of channels",
             measured=away.share,
@@ -103,13 +104,15 @@ def _has_no_other(average: Context, forgotten: list[Norm]) -> bool:
     return len(forgotten) == sum(norm.updates for norm in average.norms)
 
 
-def _cause(context: Context, norm: Norm) -> str:
+def _cause(context: Context, norm: Norm, away: Shift) -> str:
     """Where the statistics of a norm of the average come from, by those of the same norm of the model."""
     path = norm.path.removeprefix("module.")  # of AveragedModel
     its = next((statistics_tensors(other) for other in context.norms if other.path == path), None)
     mine = statistics_tensors(norm)
     if its is not None and mine is not None and all(map(torch.equal, mine, its)):
         return "buffers copied from the model: they fit its weights, not their average"
+    if away.lacks_variance:
+        return AVERAGED
     return "buffers left from an earlier time, or averaged over weights that are far apart"
 
 
