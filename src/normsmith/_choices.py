@@ -1,9 +1,11 @@
-"""A name out of a closed list: another one is refused, with the known name that is nearest to it."""
+"""Words and numbers as arguments: a word that is not known is refused, with the known one that is nearest to it."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Real
+from typing import TypeGuard
 
 from normsmith.errors import InputError
 
@@ -14,6 +16,15 @@ def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
         raise InputError(
             f"{name}: expected one of {', '.join(map(repr, allowed))}; got {value!r}{did_you_mean(value, allowed)}"
         )
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a real number, of Python or numpy: no truth value, no text, no tensor.
+
+    >>> is_number(0.5), is_number("0.5"), is_number(True)
+    (True, False, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:

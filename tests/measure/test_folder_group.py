@@ -169,13 +169,21 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
         (("a", ["a", "A"]), "each once"),  # one file on some systems
         (("a", ["a", "../b"]), r"got '\.\./b'"),
         (("d", MEMBERS), "one of the members a, b, c, got 'd'"),
+        (("a", []), "names of all parties"),
+        (("a", 2), "names of all parties, each once, got 2"),
     ],
 )
-def test_names_that_cannot_be_are_refused(tmp_path, arguments, message):
+def test_names_that_cannot_be_are_refused(tmp_path, arguments, message, unchecked):
     with pytest.raises(InputError, match=message):
         FolderGroup(tmp_path, *arguments)
 
 
-def test_a_timeout_of_zero_is_refused(tmp_path):
+@pytest.mark.parametrize("timeout", [0, "3", float("nan")])
+def test_a_timeout_of_zero_is_refused(tmp_path, timeout, unchecked):
     with pytest.raises(InputError, match="above 0"):
-        FolderGroup(tmp_path, "a", ["a"], timeout=0)
+        FolderGroup(tmp_path, "a", ["a"], timeout=timeout)
+
+
+def test_no_folder_is_refused(unchecked):
+    with pytest.raises(InputError, match="folder: expected the path of a folder, got None"):
+        FolderGroup(None, "a", ["a"])

@@ -6,9 +6,11 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
+from normsmith._choices import is_number
 from normsmith._files import explained, replacing
 from normsmith._text import error_text
 from normsmith.errors import InputError, SyncError
@@ -47,9 +49,15 @@ class FolderGroup:
     def __init__(
         self, folder: str | Path, name: str, members: Sequence[str], *, timeout: float = 3600.0
     ) -> None:
-        self.folder, self.name, self.members, self.timeout = Path(folder), name, tuple(members), timeout
-        if isinstance(members, str) or len({str(member).casefold() for member in members}) < len(members):
+        if not isinstance(folder, (str, PathLike)):
+            raise InputError(f"folder: expected the path of a folder, got {folder!r}")
+        if (
+            isinstance(members, str)
+            or not isinstance(members, Sequence)
+            or not 0 < len({str(member).casefold() for member in members}) == len(members)
+        ):
             raise InputError(f"members: expected the names of all parties, each once, got {members!r}")
+        self.folder, self.name, self.members, self.timeout = Path(folder), name, tuple(members), timeout
         for member in self.members:
             if not (isinstance(member, str) and _NAME.fullmatch(member)):
                 raise InputError(
@@ -57,7 +65,7 @@ class FolderGroup:
                 )
         if name not in self.members:
             raise InputError(f"name: expected one of the members {', '.join(self.members)}, got {name!r}")
-        if not timeout > 0:
+        if not (is_number(timeout) and timeout > 0):
             raise InputError(f"timeout: expected seconds above 0, got {timeout!r}")
 
     def __repr__(self) -> str:

@@ -89,6 +89,17 @@ def test_an_error_in_a_forward_ends_only_that_forward() -> None:
         assert lengths.lengths_of(net(padded(SAMPLES))).tolist() == [5, 3]
 
 
+def test_a_forward_that_is_refused_moves_no_statistics() -> None:
+    net = nn.Sequential(nn.Conv1d(1, 2, 1), BatchNorm1d(2), nn.MaxPool1d(2))
+    before = copy.deepcopy(net.state_dict())
+    with use_lengths(net, [4, 1]), pytest.raises(LengthsError, match="nothing is left of sample 1"):
+        net(torch.randn(2, 1, 4))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    with use_lengths(net, [4, 2]):
+        net(torch.randn(2, 1, 4))
+    assert net[1].num_batches_tracked == 1
+
+
 def test_an_interrupted_forward_is_not_gone_on_with() -> None:
     def interrupt(x: torch.Tensor) -> torch.Tensor:
         raise KeyboardInterrupt

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from normsmith.anatomy.lengths.given import by_rule, layout_of, layout_of_input, read_lengths, read_rules
+from normsmith.anatomy.lengths.given import (
+    by_rule,
+    layout_of,
+    layout_of_input,
+    read_lengths,
+    read_rules,
+    sizes_of_mask,
+)
 from normsmith.anatomy.lengths.layouts import Layout, LayoutError, Steps
 from normsmith.errors import InputError
 
@@ -72,6 +79,13 @@ def test_inputs_that_do_not_fit_are_refused(shape, lengths, letters, words) -> N
         layout_of_input(torch.zeros(shape), lengths, letters)
 
 
+def test_a_mask_is_of_the_input() -> None:
+    assert layout_of_input(torch.zeros(2, 3, 9), ((5, 4),), None, sizes_of_mask(torch.ones(2, 9) > 0)).steps
+    assert sizes_of_mask([5, 4]) is None
+    with pytest.raises(InputError, match=r"a mask of 9 positions, as the input \(2, 3, 9\) has, got 5"):
+        layout_of_input(torch.zeros(2, 3, 9), ((5, 4),), None, sizes_of_mask(torch.ones(2, 5) > 0))
+
+
 def test_rules_are_read() -> None:
     net = nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.ReLU(), nn.Linear(1, 1)))
     keep = len
@@ -91,5 +105,9 @@ def test_rules_are_applied() -> None:
     assert by_rule(None, layout, (2, 9)) is None
     with pytest.raises(LayoutError, match="does not fit"):
         by_rule(lambda lengths: lengths, layout, (2, 9))
+    with pytest.raises(LayoutError, match="it returned 1 lengths for 2 samples"):
+        by_rule(lambda lengths: lengths[:1], layout, (2, 3, 9))
+    with pytest.raises(LayoutError, match="it raised ZeroDivisionError"):
+        by_rule(lambda lengths: 1 / 0, layout, (2, 3, 9))
     image = layout_of((2, 3, 8, 9), ((8, 4), (9, 5)), "NCHW")
     assert isinstance(by_rule(lambda sizes: sizes // 2, image, (2, 1, 4, 4)), Layout)

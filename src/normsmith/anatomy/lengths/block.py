@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,10 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normsmith._torch import compiled_module, compiler_callback, is_compiled_in_place, map_leaves
+from normsmith._torch import (
+    compiled_module,
+    compiler_callback,
+    is_compiled_in_place,
+    is_recording,
+    map_leaves,
+)
 from normsmith.anatomy.forward import flat
 from normsmith.anatomy.lengths.following import Following
-from normsmith.anatomy.lengths.given import LengthsRule, layout_of_input, read_lengths, read_rules
+from normsmith.anatomy.lengths.given import (
+    LengthsRule,
+    layout_of_input,
+    read_lengths,
+    read_rules,
+    sizes_of_mask,
+)
 from normsmith.anatomy.lengths.layouts import Layout
 from normsmith.anatomy.lengths.modules import masked, masked_recurrent, note_output
 from normsmith.anatomy.lengths.tracker import Lost, Tracker
@@ -75,7 +88,7 @@ def use_lengths(
     check_model(model, "use_lengths")
     _check_followable(model)
     columns = read_lengths(lengths)
-    block = _Block(model, columns, layout, input, read_rules(model, rules))
+    block = _Block(model, columns, layout, input, read_rules(model, rules), sizes_of_mask(lengths))
     blocks = vars(_OPEN).setdefault("blocks", [])
     with ExitStack() as stack:
         stack.callback(block.close)
@@ -135,12 +148,16 @@ class _Block:
         letters: str | None,
         name: int | str,
         rules: dict[nn.Module, LengthsRule],
+        sizes: tuple[int, ...] | None,
     ) -> None:
+        self.sizes = sizes
         self.model, self.lengths, self.letters, self.name, self.rules = model, lengths, letters, name, rules
         self.following = Following(Tracker(model, len(lengths[0])))
         self.thread = threading.get_ident()
         self.is_running = False
         self._followed = ExitStack()
+        self._before: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+        """The buffers of norms that this forward has called in training, and copies from before."""
 
     def register(self, stack: ExitStack) -> None:
         """Put the hooks on the model, until the stack is closed."""
@@ -192,9 +209,10 @@ class _Block:
         tracker = self.following.tracker
         tracker.set_all((args, kwargs), None)
         x = self._input(args, kwargs)
-        tracker.set(x, layout_of_input(x, self.lengths, self.letters))
+        tracker.set(x, layout_of_input(x, self.lengths, self.letters, self.sizes))
         zeroed = tracker.filled(x) if x.is_floating_point() else x
         args, kwargs = map_leaves(lambda leaf: zeroed if leaf is x else leaf, (args, kwargs))
+        self._before.clear()
         self.is_running = True
         self._followed.enter_context(self.following)
         return args, kwargs
@@ -214,10 +232,15 @@ class _Block:
         return value
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """The forward is over, by an exception too: its outputs are 0 where they are not valid."""
+        """The forward is over: outputs are 0 where they are not valid; after an exception statistics are as before."""
         if module is not self.model or threading.get_ident() != self.thread or not self.is_running:
             return None
         self._stop()
+        if output is None and sys.exc_info()[1] is not None:
+            with torch.no_grad():
+                for buffer, copy in (pair for pairs in self._before.values() for pair in pairs):
+                    buffer.copy_(copy)
+        self._before.clear()
         tracker = self.following.tracker
 
         def cleaned(leaf: Any) -> Any:
@@ -243,6 +266,8 @@ class _Block:
                 ),
                 (args, kwargs),
             )
+        if module.training and module not in self._before:
+            self._before[module] = [(buffer, buffer.clone()) for buffer in module.buffers()]
         if isinstance(module, RecurrentBase):
             return masked_recurrent(following, module, args, kwargs)
         assert isinstance(module, StatisticsBase)  # no other module has this hook
@@ -266,12 +291,12 @@ class _Hook:
         self.function, self.ends = function, ends
 
     def __call__(self, *arguments: Any) -> Any:
-        if torch.compiler.is_compiling() or compiler_callback() is not None:
+        if torch.compiler.is_compiling() or is_recording() or compiler_callback() is not None:
             if self.ends:
                 return None
             raise LengthsError(
-                "use_lengths: expected a model that runs eagerly, got one that is compiled or exported; call the model "
-                "that it was made from"
+                "use_lengths: expected a model that runs eagerly, got one that is compiled, exported or traced; call "
+                "the model that it was made from"
             )
         return self.function(*arguments)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normsmith._choices import did_you_mean
+from normsmith._text import error_text
 from normsmith.anatomy.lengths.layouts import Layout, LayoutError, Samples, Steps, within
 from normsmith.errors import InputError
 
@@ -48,6 +49,16 @@ def read_lengths(lengths: Any) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(column.tolist()) for column in columns)
 
 
+def sizes_of_mask(lengths: Any) -> tuple[int, ...] | None:
+    """The sizes of the axes of a mask, which are those of the input that it is of; None for lengths.
+
+    >>> sizes_of_mask(torch.ones(2, 7, dtype=torch.bool)), sizes_of_mask([3, 1])
+    ((7,), None)
+    """
+    tensor = lengths if isinstance(lengths, Tensor) else _tensor(lengths)
+    return tuple(tensor.shape[1:]) if tensor.dtype == torch.bool else None
+
+
 def _tensor(lengths: Any) -> Tensor:
     try:
         return torch.as_tensor(lengths)
@@ -84,12 +95,25 @@ def _lengths_of_mask(mask: Tensor) -> tuple[tuple[int, ...], ...]:
     return lengths
 
 
-def layout_of_input(x: Tensor, lengths: Sequence[tuple[int, ...]], letters: str | None) -> Layout:
-    """The layout of the tensor that goes in.
+def layout_of_input(
+    x: Tensor, lengths: Sequence[tuple[int, ...]], letters: str | None, sizes: Sequence[int] | None = None
+) -> Layout:
+    """The layout of the tensor that goes in; `sizes` are those of a mask, if there was one.
 
     Raises:
-        InputError: the lengths do not go with it.
+        InputError: the lengths or the mask do not go with it.
     """
+    layout = _layout_of_input(x, lengths, letters)
+    for steps in layout.steps:
+        if sizes is not None and sizes[steps.axis] != steps.size:
+            raise InputError(
+                f"lengths: expected a mask of {steps.size} positions, as the input {tuple(x.shape)} has, got "
+                f"{sizes[steps.axis]}; give the mask of the input itself, or lengths"
+            )
+    return layout
+
+
+def _layout_of_input(x: Tensor, lengths: Sequence[tuple[int, ...]], letters: str | None) -> Layout:
     if letters is not None:
         return layout_of(tuple(x.shape), lengths, letters)
     letters = _USUAL.get((len(lengths), x.ndim))
@@ -179,13 +203,18 @@ def by_rule(rule: LengthsRule, layout: Layout, shape: tuple[int, ...]) -> Layout
         return None
     steps = sorted({(each.axis, each.lengths) for each in layout.steps})
     before = torch.tensor([lengths for _, lengths in steps]).T
-    given = rule(before[:, 0] if len(steps) == 1 else before)
+    try:
+        given = rule(before[:, 0] if len(steps) == 1 else before)
+    except Exception as error:  # the user's own function
+        raise LayoutError(f"it raised {error_text(error)}") from error
     lengths, letters = given if isinstance(given, tuple) else (given, None)
     if lengths is None:
         return None
     after = read_lengths(lengths)
     if letters is not None:
         return layout_of(shape, after, letters)
+    if steps and len(after[0]) != len(before):
+        raise LayoutError(f"it returned {len(after[0])} lengths for {len(before)} samples")
     atoms: dict[int, Any] = {}
     for i, dim in enumerate(layout.dims):
         if len(dim) == 1 and isinstance(dim[0], Steps):

@@ -80,9 +80,15 @@ def test_ema_copies_get_the_same():
 
 @pytest.mark.parametrize(
     ("shares", "message"),
-    [([1, 0, 1], r"shares\[1\]: expected a number above 0, got 0"), ([1], "3 together, got 1")],
+    [
+        ([1, 0, 1], r"shares\[1\]: expected a number above 0, got 0"),
+        ([1], "3 together, got 1"),
+        (3, "3 together, got int"),
+        ([1, 2, "3"], r"shares\[2\]: expected a number above 0, got '3'"),
+        (torch.tensor([1.0, 2.0, -3.0]), r"shares\[2\]: .* got -3.0"),
+    ],
 )
-def test_shares_that_do_not_fit_are_refused(shares, message):
+def test_shares_that_do_not_fit_are_refused(shares, message, unchecked):
     first, *others = models()
     with pytest.raises(InputError, match=message):
         average(first, others, shares=shares)

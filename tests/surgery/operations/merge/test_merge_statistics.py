@@ -177,6 +177,10 @@ def test_a_plan_goes_to_another_process_and_to_copies():
         ([10, 10, "10"], r"counts\[2\]: expected a number, numbers by the paths .* got str"),
         ([10, 10, {"1": 10}], r"counts\[2\]: expected a number for each layer, got none for 4"),
         ([10, 10, {"1": 10, "4": 0}], r"counts\[2\]\['4'\]: .* got 0"),
+        (
+            [10, 10, {"1": 10, "4": 10, "9": 10}],
+            r"counts\[2\]: expected paths of the model's layers, got '9'",
+        ),
     ],
 )
 def test_counts_that_do_not_fit_are_refused(counts, message, unchecked):
@@ -201,6 +205,10 @@ def test_a_recalibration_of_other_layers_is_refused():
         (nn.BatchNorm1d(2, affine=False), "lacks 'weight'"),
         (nn.Sequential(nn.BatchNorm1d(2)), "same structure"),
         ("model", "expected a model or a state dict, got str"),
+        (
+            {name: [1.0, 1.0] for name in nn.BatchNorm1d(2).state_dict()},
+            "expected a tensor as weight, got list",
+        ),
     ],
 )
 def test_other_structures_are_refused(other, message, unchecked):

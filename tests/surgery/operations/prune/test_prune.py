@@ -220,7 +220,9 @@ def test_a_head_for_training_alone_is_refused():
         ({"share": 0.0}, "share: expected a number above 0 and below 1, got 0.0"),
         ({"share": 1.0}, "below 1, got 1.0"),
         ({"share": float("nan")}, "got nan"),
+        ({"share": "0.5"}, "below 1, got '0.5'"),
         ({"below": -1.0}, "below: expected a number above 0, got -1.0"),
+        ({"below": torch.ones(2)}, "below: expected a number above 0, got tensor"),
         ({"share": 0.5, "approximate": "maybe"}, "approximate"),
     ],
 )
@@ -230,6 +232,16 @@ def test_bad_input_is_refused(options, message, unchecked):
     with pytest.raises(InputError, match=message):
         prune(model, X, **options)
     assert_same(model, before)
+
+
+def test_without_an_example_or_with_a_gamma_that_is_not_finite_nothing_is_chosen():
+    model = lived_in(chain())
+    with pytest.raises(InputError, match="prune: expected an example as batch"):
+        prune(model, None, share=0.5)
+    norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    norm.weight.data[0] = float("nan")
+    with pytest.raises(SurgeryError, match="expected finite γ to choose channels by, got others in 1 of"):
+        prune(model, X, share=0.5)
 
 
 def test_models_without_gamma_are_refused_with_their_norms():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normsmith._choices import is_number
 from normsmith._text import count, interval
 from normsmith.anatomy.forward import Forward, call, unwrapped
 from normsmith.anatomy.locations import find
@@ -154,17 +155,19 @@ def _statistics(
     return find_statistics(model, others, counts, batch, forward, None, shares)
 
 
-def _checked_shares(shares: Sequence[float] | None, number: int) -> Sequence[float]:
+def _checked_shares(shares: Any, number: int) -> Sequence[float]:
     if shares is None:
         return [1.0] * number
-    if len(shares) != number:
+    given = shares.tolist() if isinstance(shares, Tensor) else shares
+    if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != number:
+        got = len(given) if isinstance(given, Sequence) else type(shares).__name__
         raise InputError(
-            f"shares: expected one for the model and one for each of the others, {number} together, got {len(shares)}"
+            f"shares: expected one for the model and one for each of the others, {number} together, got {got}"
         )
-    for place, share in enumerate(shares):
-        if not 0 < share < float("inf"):
+    for place, share in enumerate(given):
+        if not (is_number(share) and 0 < share < float("inf")):
             raise InputError(f"shares[{place}]: expected a number above 0, got {share!r}")
-    return shares
+    return [float(share) for share in given]
 
 
 def _differs(name: str, states: Sequence[State]) -> bool:

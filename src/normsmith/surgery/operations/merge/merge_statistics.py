@@ -98,7 +98,7 @@ def find_statistics(
     model = unwrapped(model)
     states = [state_of(source) for source in (model, *others)]
     check_same_structure(states, "merge_statistics")
-    given = checked_counts(counts, len(states))
+    given = checked_counts(counts, len(states), [path for path, _ in model.named_modules()])
     measurable = measurable_layers(model, only, inputs=False)
     layers = measurable.some_for("merge_statistics")
     exactness = Exactness(model, measurable, states, batch, forward)

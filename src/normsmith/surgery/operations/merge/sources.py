@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from normsmith._choices import did_you_mean, is_number
 from normsmith._text import path_text
 from normsmith.anatomy.forward import unwrapped
 from normsmith.errors import InputError, SurgeryError
@@ -68,12 +69,14 @@ def check_same_structure(states: Sequence[State], operation: str) -> None:
         where = f"{operation}: others[{number}]"
         for name in [*first, *(name for name in other if name not in first)]:
             one, theirs = first.get(name), other.get(name)
+            if isinstance(one, Tensor) and theirs is not None and not isinstance(theirs, Tensor):
+                raise InputError(f"{where}: expected a tensor as {name}, got {type(theirs).__name__}")
             if (one is None or theirs is None) and not name.endswith(_NOT_NEEDED):
                 missing = "lacks" if theirs is None else "has, and the model has not,"
                 raise InputError(
                     f"{where}: expected a model of the same structure, got one that {missing} {name!r}"
                 )
-            if one is not None and theirs is not None and one.shape != theirs.shape:
+            if isinstance(one, Tensor) and isinstance(theirs, Tensor) and one.shape != theirs.shape:
                 raise InputError(
                     f"{where}: expected {name} of shape {tuple(one.shape)}, got {tuple(theirs.shape)}"
                 )
@@ -136,8 +139,12 @@ def _moments(parts: Sequence[Part], variances: Sequence[Tensor], *, biased: bool
     return Moments(count, mean, var.double() * degrees, squares, torch.zeros_like(mean))
 
 
-def checked_counts(counts: Any, number: int) -> Sequence[Count] | None:
-    """The counts that were given, one for each model. Raises InputError where they do not fit."""
+def checked_counts(counts: Any, number: int, paths: Collection[str]) -> Sequence[Count] | None:
+    """The counts that were given, one for each model. Raises InputError where they do not fit.
+
+    Args:
+        paths: those of the model's modules, of which a mapping may name any.
+    """
     if counts is None:
         return None
     if not isinstance(counts, Sequence) or isinstance(counts, str) or len(counts) != number:
@@ -146,10 +153,15 @@ def checked_counts(counts: Any, number: int) -> Sequence[Count] | None:
             f"counts: expected one for the model and one for each of the others, {number} together, got {got}"
         )
     for place, count in enumerate(counts):
-        if not isinstance(count, (int, float, Mapping, Recalibration)) or isinstance(count, bool):
+        if not (is_number(count) or isinstance(count, (Mapping, Recalibration))):
             raise InputError(
                 f"counts[{place}]: expected a number, numbers by the paths of layers, or what recalibrate returned; "
                 f"got {type(count).__name__}"
+            )
+        if isinstance(count, Mapping) and (unknown := [path for path in count if path not in paths]):
+            near = did_you_mean(unknown[0], paths)
+            raise InputError(
+                f"counts[{place}]: expected paths of the model's layers, got {unknown[0]!r}{near}"
             )
     return counts
 
@@ -162,7 +174,7 @@ def _number(given: float | Mapping[str, float], layer: MeasuredLayer, number: in
                 f"{where}: expected a number for each layer, got none for {path_text(layer.path)}"
             )
         given, where = given[layer.path], f"{where}[{layer.path!r}]"
-    if not (isinstance(given, (int, float)) and 2 <= given < float("inf")):
+    if not (is_number(given) and 2 <= given < float("inf")):
         raise InputError(
             f"{where}: expected the number of values per channel, at least 2 (samples times positions), got {given!r}; "
             "a model that has seen no data is left out, and without any counts all models count the same"

@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from normsmith._text import count
+from normsmith._text import count, path_text
 from normsmith.anatomy.batch_norms import BatchNorm
 from normsmith.anatomy.float64 import in_float64
 from normsmith.anatomy.remark import Refusal, Remark
+from normsmith.errors import SurgeryError
 from normsmith.surgery.operations.prune.channels import Channels
 
 
@@ -63,6 +64,11 @@ def _scores(channels: Channels, norms: Mapping[str, BatchNorm], zeroed: Iterable
     for path in zeroed:
         weight = norms[path].tensors["weight"]
         assert weight is not None  # `zeroed` are norms with γ
+        if wrong := int((~weight.detach().isfinite()).sum()):
+            raise SurgeryError(
+                f"prune: expected finite γ to choose channels by, got others in {wrong} of {len(weight)} channels of "
+                f"{path_text(path)}; go back to weights from before, or leave the norm out with only="
+            )
         for number, value in zip(channels.norms[path], in_float64(weight).abs().tolist(), strict=True):
             root = channels.root(number)
             scores[root] = max(scores.get(root, 0.0), value)

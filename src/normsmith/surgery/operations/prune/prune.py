@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from normsmith._choices import check_choice
+from normsmith._choices import check_choice, is_number
 from normsmith._text import count, path_text
 from normsmith._torch import parameters_of
 from normsmith.anatomy.batch_norms import BatchNorm, is_batch_norm, selected_batch_norms
@@ -73,8 +73,9 @@ def prune(
         forward: how the model is called with the batch.
 
     Raises:
-        InputError: neither `share` nor `below`, both, or one out of range.
-        SurgeryError: no norm can be pruned, the forward cannot be followed, or the smaller network does not run.
+        InputError: neither `share` nor `below`, both, or one out of range; no batch.
+        SurgeryError: no norm can be pruned, a γ is not finite, the forward cannot be followed, or the smaller network
+            does not run.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
@@ -87,6 +88,8 @@ def prune(
     """
     check_choice("approximate", approximate, ("refuse", "allow"))
     _check_amount(share, below)
+    if batch is None:
+        raise InputError("prune: expected an example as batch, which a forward is run on, got None")
     decisions = find_channels(model, batch, share, below, approximate, only, forward)
     plan = build(model, **decisions)
     try_on(plan, decisions["removed"], batch, forward)
@@ -178,9 +181,9 @@ def _check_amount(share: float | None, below: float | None) -> None:
             "prune: expected share or below, got both or neither; share=0.3 removes three channels of ten, below=0.01 "
             "those whose |γ| is smaller"
         )
-    if share is not None and not 0 < share < 1:
+    if share is not None and not (is_number(share) and 0 < share < 1):
         raise InputError(f"share: expected a number above 0 and below 1, got {share!r}")
-    if below is not None and not 0 < below < math.inf:
+    if below is not None and not (is_number(below) and 0 < below < math.inf):
         raise InputError(f"below: expected a number above 0, got {below!r}")
 
 
