@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,12 @@ def run(name: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def run_here(name: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What an example prints that changes nothing of this process; it starts at once."""
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    return capsys.readouterr().out
 
 
 def numbers(text: str) -> list[float]:
@@ -66,6 +73,39 @@ def test_crossq() -> None:
     random, learned = numbers(run("crossq"))
     assert random < -40
     assert learned > random / 4
+
+
+def test_clients(capsys: pytest.CaptureFixture[str]) -> None:
+    averaged, merged, advice, exchanged = run_here("clients", capsys).splitlines()
+    assert numbers(averaged)[0] < 0.5
+    first, *deeper = numbers(merged)
+    assert first < 1e-6
+    assert max(deeper) > 0.01
+    assert "2 of 3 layers are approximate (4, 7)" in advice
+    assert numbers(exchanged)[0] < 1e-6
+
+
+def test_two_cameras(capsys: pytest.CaptureFixture[str]) -> None:
+    one, each, mixed, plain = run_here("two_cameras", capsys).splitlines()
+    assert min(numbers(one)) < min(numbers(each)) - 10
+    assert min(numbers(each)) > 90
+    assert numbers(mixed)[0] > 90
+    assert plain.endswith("True")
+
+
+def test_padded_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    outputs, followed, statistics, statistics_followed = map(
+        numbers, run_here("padded_batch", capsys).splitlines()
+    )
+    assert max(followed[0], statistics_followed[0]) < 1e-5
+    assert min(outputs[0], statistics[0]) > 0.01
+
+
+def test_pruned(capsys: pytest.CaptureFixture[str]) -> None:
+    trained, title, pruned, again = run_here("pruned", capsys).splitlines()
+    assert title.startswith("prune 64 channels")
+    assert numbers(pruned)[1] < 1e-4
+    assert numbers(again)[0] > numbers(trained)[0] - 5
 
 
 def test_every_example_is_run_here() -> None:
