@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normsmith.layers._all_steps import (
+    Again,
+    ByBatch,
+    ByConstants,
+    Recurrence,
+    StepMap,
+    can_run,
+)
 from normsmith.layers._fused_cell import folded
+from normsmith.layers._gates import GRUSteps, LSTMSteps
 from normsmith.layers._step_norm import SequenceNorm, StepNorm, StepwiseForward
 from normsmith.layers.ours import Ours
+from normsmith.ops import batch_norm
+
+Constants = list[tuple[Tensor, Tensor]]
+"""Scale and shift of each step."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,7 @@ class NormAtStep:
     step: int
     alive: Tensor | None
     forwards: dict[StepNorm, StepwiseForward]
-    constants: dict[StepNorm, list[tuple[Tensor, Tensor]]]
+    constants: dict[StepNorm, Constants]
 
     def __call__(self, norm: StepNorm | None, x: Tensor) -> Tensor:
         if norm is None:
@@ -75,6 +90,11 @@ class NormAtStep:
             return torch.addcmul(shift, x, scale)
         y: Tensor = norm(x.unsqueeze(0), self.forwards[norm], self.step, self.alive)
         return y.squeeze(0)
+
+
+NormAt = Callable[[StepNorm | None, Tensor], Tensor]
+Maps = dict[StepNorm | None, StepMap]
+"""The norms within a recurrence, and what they are to all of its steps."""
 
 
 class CellBase(Ours, nn.Module):
@@ -144,16 +164,38 @@ class CellBase(Ours, nn.Module):
             if isinstance(norm, StepNorm)
         }
         inputs = self._inputs(F.linear(x, self.weight_ih), alive, forwards)
-        constants = {}
+        constants: dict[StepNorm, Constants] = {}
         for norm, started in forwards.items():
             rows = norm.constants(started, inputs)
             if rows is not None:
                 constants[norm] = rows
+        maps = None if alive is not None else self._maps(inputs, states, forwards, constants)
+        if maps is None:
+            outputs, states = self._one_by_one(inputs, states, alive, forwards, constants)
+        else:
+            outputs, states = self._all_steps(inputs, states, maps)
+            for inner, by_batch in maps.items():
+                if inner is not None and isinstance(by_batch, ByBatch):
+                    forwards[inner].moments.append(by_batch.moments)
+        for norm, started in forwards.items():
+            norm.finish(started)
+        return outputs, states
+
+    def _one_by_one(
+        self,
+        inputs: Tensor,
+        states: tuple[Tensor, ...],
+        alive: Tensor | None,
+        forwards: dict[StepNorm, StepwiseForward],
+        constants: dict[StepNorm, Constants],
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The outputs and the last states, step by step, of sequences that may have ended."""
         outputs = []
         for step, product in enumerate(inputs.unbind()):
             running = None if alive is None else alive[step]
             norm_at = NormAtStep(step, None if running is None else running.unsqueeze(0), forwards, constants)
-            moved = self._step(product, states, norm_at)
+            hidden = F.linear(states[0], self.weight_hh)
+            moved = self._step(product, hidden, states, norm_at)
             if running is None:
                 states = moved
                 outputs.append(moved[0])
@@ -161,9 +203,60 @@ class CellBase(Ours, nn.Module):
                 held = running.unsqueeze(1)
                 states = tuple(torch.where(held, new, old) for new, old in zip(moved, states, strict=True))
                 outputs.append(torch.where(held, moved[0], 0.0))
-        for norm, started in forwards.items():
-            norm.finish(started)
         return torch.stack(outputs), states
+
+    def _maps(
+        self,
+        inputs: Tensor,
+        states: tuple[Tensor, ...],
+        forwards: dict[StepNorm, StepwiseForward],
+        constants: dict[StepNorm, Constants],
+    ) -> Maps | None:
+        """The norms of all steps, where these can be one operation; None where they are to be taken one by one.
+
+        The gradients of norms by running statistics are left to autograd.
+        """
+        given = (inputs, self.weight_hh, *states)
+        learns = torch.is_grad_enabled() and any(each.requires_grad for each in (*given, *self.parameters()))
+        if (constants and learns) or not can_run(*given):
+            return None
+        maps: Maps = {}
+        for norm, started in forwards.items():
+            if norm is self.norm_ih:
+                continue
+            if norm in constants:
+                maps[norm] = ByConstants(constants[norm])
+                continue
+            call = norm.prepared(started, inputs.new_empty(inputs.shape[1], norm.num_features))
+            if call is None:
+                return None
+            vectors = tuple(vector for vector in (norm.weight, norm.bias) if vector is not None)
+            maps[norm] = ByBatch(call, len(inputs), vectors)
+        return maps
+
+    def _all_steps(
+        self, inputs: Tensor, states: tuple[Tensor, ...], maps: Maps
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The outputs and the last states, by one operation."""
+        epsilons = {norm: norm.epsilon for norm in maps if norm is not None}
+        return self._recurrence(maps, partial(self._again, epsilons)).run(inputs, self.weight_hh, states)
+
+    def _again(self, epsilons: dict[StepNorm, float], given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """What `_all_steps` computes, step by step, of all that it was given."""
+        inputs, weight, *others = given
+        states, vectors = tuple(others[: self.states]), iter(others[self.states :])
+        affine = {norm: (next(vectors), None if norm.bias is None else next(vectors)) for norm in epsilons}
+
+        def norm_at(norm: StepNorm | None, x: Tensor) -> Tensor:
+            if norm is None:
+                return x
+            return batch_norm(x, None, None, *affine[norm], eps=epsilons[norm])
+
+        outputs = []
+        for product in inputs.unbind():
+            states = self._step(product, F.linear(states[0], weight), states, norm_at)
+            outputs.append(states[0])
+        return torch.stack(outputs), *states[1:]
 
     def _inputs(
         self, products: Tensor, alive: Tensor | None, forwards: dict[StepNorm, StepwiseForward]
@@ -176,8 +269,14 @@ class CellBase(Ours, nn.Module):
             inputs = self.norm_ih(products, alive)
         return inputs if self.bias is None else inputs + self.bias
 
-    def _step(self, product: Tensor, states: tuple[Tensor, ...], norm_at: NormAtStep) -> tuple[Tensor, ...]:
-        """The states after one step, from BN(W_x·x) + b of that step and the states before it."""
+    def _step(
+        self, product: Tensor, hidden: Tensor, states: tuple[Tensor, ...], norm_at: NormAt
+    ) -> tuple[Tensor, ...]:
+        """The states after one step, from BN(W_x·x) + b of that step, W_h·h, and the states before it."""
+        raise NotImplementedError
+
+    def _recurrence(self, maps: Maps, again: Again) -> Recurrence:
+        """All steps as one operation."""
         raise NotImplementedError
 
     def _fused(
@@ -207,12 +306,17 @@ class LSTMCell(CellBase):
             settings.per_step(hidden_size, device, dtype, beta=True) if settings.normalize == "all" else None
         )
 
-    def _step(self, product: Tensor, states: tuple[Tensor, ...], norm_at: NormAtStep) -> tuple[Tensor, ...]:
-        h, c = states
-        gates = product + norm_at(self.norm_hh, F.linear(h, self.weight_hh))
+    def _step(
+        self, product: Tensor, hidden: Tensor, states: tuple[Tensor, ...], norm_at: NormAt
+    ) -> tuple[Tensor, ...]:
+        _, c = states
+        gates = product + norm_at(self.norm_hh, hidden)
         i, f, g, o = gates.chunk(4, dim=1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         return o.sigmoid() * norm_at(self.norm_c, c).tanh(), c
+
+    def _recurrence(self, maps: Maps, again: Again) -> Recurrence:
+        return LSTMSteps(maps.get(self.norm_hh), maps.get(self.norm_c), again)
 
     def _fused(
         self, x: Tensor, states: tuple[Tensor, ...], weights: list[Tensor]
@@ -228,14 +332,19 @@ class GRUCell(CellBase):
     gates = 3
     states = 1
 
-    def _step(self, product: Tensor, states: tuple[Tensor, ...], norm_at: NormAtStep) -> tuple[Tensor, ...]:
+    def _step(
+        self, product: Tensor, hidden: Tensor, states: tuple[Tensor, ...], norm_at: NormAt
+    ) -> tuple[Tensor, ...]:
         (h,) = states
-        hidden = norm_at(self.norm_hh, F.linear(h, self.weight_hh))
+        hidden = norm_at(self.norm_hh, hidden)
         r, z, n = product.chunk(3, dim=1)
         hidden_r, hidden_z, hidden_n = hidden.chunk(3, dim=1)
         r, z = (r + hidden_r).sigmoid(), (z + hidden_z).sigmoid()
         n = (n + r * hidden_n).tanh()
         return (n + z * (h - n),)
+
+    def _recurrence(self, maps: Maps, again: Again) -> Recurrence:
+        return GRUSteps(maps.get(self.norm_hh), None, again)
 
     def _fused(
         self, x: Tensor, states: tuple[Tensor, ...], weights: list[Tensor]

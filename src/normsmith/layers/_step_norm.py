@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normsmith._torch import for_captured, forward_hooks_of, forward_pre_hooks_of
+from normsmith._torch import backward_hooks_of, for_captured, forward_hooks_of, forward_pre_hooks_of
 from normsmith.errors import InputError
 from normsmith.layers._recompute import ForwardState, state_of_forward
 from normsmith.layers.batch_norm import BatchNorm1d
 from normsmith.layers.statistics import Normalised, StatisticsBase
 from normsmith.ops import Moments, Running, batch_norm, commit, concatenate, merge, snapshot
+from normsmith.ops.call import PreparedSteps
+from normsmith.ops.steps import prepare_steps
 
 
 @dataclass
@@ -142,14 +144,14 @@ class StepNorm(StatisticsBase):
         """End a forward: update the running statistics by the moments of all its steps."""
         if not this.updates:
             return
-        moments = concatenate(this.moments)
+        # where all steps were measured at once, their counts may be one number
+        moments = this.moments[0] if len(this.moments) == 1 else concatenate(this.moments)
+        if self._collected is None:
+            self._commit(moments, this.first)
+            return
         stacked = torch.stack([torch.as_tensor(value).expand_as(moments.mean) for value in moments])
         # one row for each step from the very first; rows of count 0 are left alone
-        stacked = F.pad(stacked, (0, 0, this.first, 0))
-        if self._collected is not None:
-            self._collected.append(Moments(*stacked))
-        else:
-            self._commit(stacked)
+        self._collected.append(Moments(*F.pad(stacked, (0, 0, this.first, 0))))
 
     def commit_collected(self, collected: list[Moments]) -> None:
         """One update from the moments of several forwards: merged step by step."""
@@ -159,7 +161,7 @@ class StepNorm(StatisticsBase):
         parts = [torch.stack([torch.as_tensor(value) for value in part]) for part in collected]
         every = torch.stack([F.pad(part, (0, 0, 0, steps - part.shape[1])) for part in parts], dim=1)
         merged = merge(Moments(*every.flatten(2)))
-        self._commit(torch.stack([torch.as_tensor(value).view(steps, -1) for value in merged]))
+        self._commit(Moments(*(torch.as_tensor(value).view(steps, -1) for value in merged)), 0)
 
     def reset_parameters(self) -> None:
         """Set the statistics back, γ to its initial value, and β to zero."""
@@ -209,30 +211,52 @@ class StepNorm(StatisticsBase):
             return None
         return list(zip(scale.unbind(), shift.unbind(), strict=True))
 
+    def prepared(self, this: StepwiseForward, like: Tensor) -> PreparedSteps | None:
+        """The kernels, where all steps are normalised by their batches, shaped as `like`, and nothing looks on.
+
+        None where the norm is to be called. Who calls the kernels adds the moments of all steps to the forward's.
+        """
+        looks_on = (forward_hooks_of(self), forward_pre_hooks_of(self), backward_hooks_of(self))
+        if not this.uses_batch or any(looks_on):
+            return None
+        return prepare_steps(like, self.weight, self.bias, self.epsilon)
+
     @torch.no_grad()
-    def _commit(self, stacked: Tensor) -> None:
-        """One update of every row from moments of all steps, stacked: shape (5, steps, channels)."""
-        last = self.max_steps - 1
+    def _commit(self, moments: Moments, first: int) -> None:
+        """One update of every row from the moments of all steps, whose first has the number `first`."""
+        early = min(max(self.max_steps - 1 - first, 0), len(moments.mean))
+        own, shared = slice(first, first + early), slice(self.max_steps - 1, None)
         # early steps have a row each: to the op, channels of their own; the late ones are ghost batches of one row
-        early, late = stacked[:, :last].flatten(1).unsqueeze(1), stacked[:, last:]
-        for rows, part in ((slice(early.shape[2] // self.num_features), early), (slice(last, None), late)):
-            if part.numel():
+        for rows, part in (
+            (own, _of_steps(moments, slice(early), (1, -1))),
+            (shared, _of_steps(moments, slice(early, None), (-1, self.num_features))),
+        ):
+            if part.mean.numel():
                 counter = self.num_batches_tracked[rows].repeat_interleave(self.num_features)
                 commit(
                     Running(self.running_mean[rows].view(-1), self.running_var[rows].view(-1), None, counter),
-                    Moments(*part),
+                    part,
                     momentum=self.momentum,
                     eps=self.epsilon,
                     on_nonfinite=self.on_nonfinite,
                 )
-        moments = Moments(*stacked)
-        taken = torch.as_tensor(moments.enough)
+        taken = torch.as_tensor(moments.enough, device=moments.mean.device)
         if self.on_nonfinite == "skip":
             taken = taken & (moments.unbiased_variance <= torch.finfo(self.running_var.dtype).max)
-        taken = taken.any(1)
+        taken = taken.expand_as(moments.mean).any(1)
         counters = self.num_batches_tracked
-        counters[: len(taken)][:last].add_(for_captured(counters, taken[:last]))
-        counters[last].add_(for_captured(counters, taken[last:].any()))
+        counters[own].add_(for_captured(counters, taken[:early]))
+        counters[-1].add_(for_captured(counters, taken[early:].any()))
+
+
+def _of_steps(moments: Moments, steps: slice, shape: tuple[int, int]) -> Moments:
+    """The moments of some steps, as groups and channels; counts that are numbers are those of every step."""
+    count, mean, m2, squares, low = (
+        value.expand_as(moments.mean)[steps].reshape(shape) if isinstance(value, Tensor) else value
+        for value in moments
+    )
+    assert isinstance(mean, Tensor) and isinstance(m2, Tensor) and isinstance(low, Tensor)  # noqa: PT018
+    return Moments(count, mean, m2, squares, low)
 
 
 class SequenceNorm(BatchNorm1d):

@@ -96,6 +96,26 @@ class PreparedCall(Protocol):
         """What normalised, of what a forward kept."""
 
 
+@runtime_checkable
+class PreparedSteps(Protocol):
+    """A prepared call for batches that come one by one and lie side by side, as the steps of a recurrence do.
+
+    It normalises by the statistics of each batch, and writes where it is told.
+    """
+
+    def statistics_of(self, steps: int) -> Tensor:
+        """Memory for the statistics of so many batches, of which each takes what one index of it gives."""
+
+    def forward_into(self, y: Batch, x: Batch, statistics: Tensor) -> None:
+        """Write the output of a batch, and its statistics."""
+
+    def backward_into(self, dx: Batch, affine: Tensor, g: Batch, x: Batch, statistics: Tensor) -> None:
+        """Write the gradient of a batch, and those of γ and β, of shape (2, channels)."""
+
+    def moments(self, statistics: Tensor) -> Moments:
+        """The moments of all batches, from the statistics of all."""
+
+
 def eager() -> bool:
     """Whether torch runs operation by operation: no compiler, tracer, functorch transform or forward-mode autograd."""
     return not (torch.compiler.is_compiling() or is_traced_or_transformed())

@@ -24,6 +24,7 @@ from normsmith.ops.cpu.kernels.arguments import APPLY, MEASURE, SETTLE
 from normsmith.ops.cpu.layout import layout_of
 from normsmith.ops.cpu.saved import Packed
 from normsmith.ops.cpu.threads import SERIAL_BELOW, threads_for
+from normsmith.ops.moments import Moments
 from normsmith.ops.resolve import Renorm, Resolved, Running
 
 
@@ -80,18 +81,17 @@ class Prepared:
         self._phases = ALL if call.by_batch else SETTLE | APPLY
         moved = vectors.running if vectors.running is not None and update is not None else ()
         self._moved = [buffer for buffer in moved if buffer is not None]
-        self._forwards = [self._forward_block()]
+        first = self._forward_block()
+        self._forwards, self._statistics = [first], first.statistics
+        self._count = 1.0 * first.elements / first.layout.channels
         self._backwards: list[_Filled] = []  # evaluation needs none, and its kernel may have to be compiled
-        self._bits = self._forwards[0].words() if self._relu and added else 0
+        self._bits = first.words() if self._relu and added else 0
 
     def forward(
         self, x: Tensor, residual: Tensor | None, renorm: Renorm | None, keep: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The output, and what `backward` needs: statistics, and the bits of a ReLU; only to be used if `keep`."""
-        try:
-            block = self._forwards.pop()
-        except IndexError:
-            block = self._forward_block()
+        block = self._free_forward()
         try:
             y, bits, q = memory.like(x), None, block.q
             statistics = torch.empty_like(block.statistics) if keep else block.statistics
@@ -115,10 +115,7 @@ class Prepared:
         self, g: Tensor, x: Tensor, statistics: Tensor, bits: Tensor | None, wants_x: bool
     ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
         """The gradients of x, of the residual, and of γ and β."""
-        try:
-            block = self._backwards.pop()
-        except IndexError:
-            block = self._backward_block()
+        block = self._free_backward()
         try:
             g, q, dx, dresidual = laid_out_like("gradient", g, x), block.q, None, None
             dgamma, dbeta = torch.empty_like(block.vector), torch.empty_like(block.vector)
@@ -139,10 +136,52 @@ class Prepared:
             self._backwards.append(block)
         return dx, dresidual, dgamma, dbeta
 
+    def statistics_of(self, steps: int) -> Tensor:
+        """Memory for the statistics of so many batches."""
+        return self._statistics.new_empty((steps, *self._statistics.shape))
+
+    def forward_into(self, y: Tensor, x: Tensor, statistics: Tensor) -> None:
+        """Write the output and the statistics of a batch without a residual to memory that is laid out as they are."""
+        block = self._free_forward()
+        try:
+            q = block.q
+            q[slot.X], q[slot.Y], q[slot.STATISTICS] = x.data_ptr(), y.data_ptr(), statistics.data_ptr()
+            block.run(self._phases)
+        finally:
+            self._forwards.append(block)
+
+    def backward_into(self, dx: Tensor, affine: Tensor, g: Tensor, x: Tensor, statistics: Tensor) -> None:
+        """Write the gradients of a batch without a residual, of γ and of β to memory that is laid out as they are."""
+        block = self._free_backward()
+        try:
+            q, at = block.q, affine.data_ptr()
+            q[slot.G], q[slot.X], q[slot.STATISTICS] = g.data_ptr(), x.data_ptr(), statistics.data_ptr()
+            q[slot.DX], q[slot.DGAMMA], q[slot.DBETA] = dx.data_ptr(), at, at + affine.nbytes // 2
+            block.run(ALL)
+        finally:
+            self._backwards.append(block)
+
+    def moments(self, statistics: Tensor) -> Moments:
+        """The moments of the batches that these are the statistics of, one after the other."""
+        rows = statistics.squeeze(2).unbind(1)
+        return Moments(self._count, rows[slot.MEAN], rows[slot.M2], self._count, rows[slot.LOW])
+
     def resolved(self, statistics: Tensor) -> Resolved:
         """What normalised, of the statistics that a forward kept."""
         call = self.call
         return Packed(statistics, None, None, None, call.by_batch, call.renorm is not None).resolved
+
+    def _free_forward(self) -> _Filled:
+        try:
+            return self._forwards.pop()
+        except IndexError:
+            return self._forward_block()
+
+    def _free_backward(self) -> _Filled:
+        try:
+            return self._backwards.pop()
+        except IndexError:
+            return self._backward_block()
 
     def _forward_block(self) -> _Filled:
         block = _Filled(self.like, self._function("forward", self._added))
