@@ -4,8 +4,8 @@
     make explorer                             minutes: every run trains anew
     python scripts/explorer.py --write        only write the page, from the runs as they are kept
 
-The page shows runs, one of each setting: pictures of what the literature says, and no evidence. The verdicts beside
-them are those of the studies in docs/demo.json, by the table of docs/claims.md.
+The page shows runs, one of each setting: pictures of what the literature says, and no evidence. The evidence beside
+them is that of the studies in docs/gallery.json and docs/demo.json, and of the tests of identities.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from explore import page, runs  # noqa: E402
 from figures import where  # noqa: E402
-from shared.answers import MAIN, kept_runs  # noqa: E402  beside this file
+from shared.answers import kept_runs  # noqa: E402  beside this file
 
 RUNS, PAGE = ROOT / "docs/_static/explorer.json", ROOT / "docs/explorer.html"
 NORMS = ("none", "batch", "renorm", "layer", "group")
@@ -120,8 +120,7 @@ def _compact(value: Any) -> str:
 def written() -> str:
     """The page, from what is kept."""
     kept = json.loads(RUNS.read_text(encoding="utf-8"))
-    studies = [run for run in kept_runs() if run["task"] == MAIN]
-    return page.rendered(kept, studies, (ROOT / "docs/claims.md").read_text(encoding="utf-8"))
+    return page.rendered(kept, kept_runs(), (ROOT / "docs/claims.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

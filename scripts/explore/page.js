@@ -2,10 +2,11 @@
 // Draws the run at which the controls stand. All numbers are in the page; nothing is asked for over a network.
 
 const data = JSON.parse(document.getElementById("runs").textContent);
-const SLIDERS = ["batch", "rate", "momentum", "gain"];
+const CHOICES = { ...data.choices, probed: data.probed };
+const SLIDERS = ["batch", "rate", "momentum", "gain", "probed"];
 const WORDS = ["norm", "where"];
-const AS_CHOSEN = { norm: "batch", where: "before", batch: 64, rate: 0.25, momentum: 0.1, gain: 1 };
-const state = { ...AS_CHOSEN };
+const FIRST = { norm: "batch", where: "before", batch: 64, rate: 0.25, momentum: 0.1, gain: 1, probed: data.probed[1] };
+const state = { ...FIRST };
 const $ = (id) => document.getElementById(id);
 
 // Runs.
@@ -22,11 +23,28 @@ function evaluated(at) { // losses and accuracies in evaluation: of the other no
   return TRACKED.has(at.norm) ? run.evaluation[at.momentum] : run.train;
 }
 
+const resets = {}; // what the last change took back, by the control, with the reason
+
 function settle(changed) { // not every combination was run: what was changed last stays, the rest follows
+  const before = { ...state };
+  const alone = "scaled weights were run at batch size 64, before the activation, with momentum 0.1";
   if (state.norm === "renorm") state.momentum = data.scaled.momentum;
-  if (state.gain === 1) return;
-  if (["batch", "where", "momentum"].includes(changed)) state.gain = 1;
-  else Object.assign(state, data.scaled);
+  if (state.gain !== 1) {
+    if (["batch", "where", "momentum"].includes(changed)) state.gain = 1;
+    else Object.assign(state, data.scaled);
+  }
+  for (const name of Object.keys(state)) {
+    const moved = name !== changed && before[name] !== state[name];
+    resets[name] = moved ? `Went from ${called(name, before[name])} to ${called(name, state[name])}: ${alone} alone.` : "";
+  }
+}
+
+function off(name) { // why a control has no effect, or nothing
+  const norm = data.norms[state.norm], none = state.norm === "none";
+  if (name === "where") return none ? "Off: without a norm there is nothing to place." : "";
+  if (name !== "momentum" || state.norm === "batch") return "";
+  if (state.norm === "renorm") return "Off: batch renorm was run with 0.1 alone.";
+  return `Off: ${none ? "without a norm there are" : `${norm} keeps`} no running statistics.`;
 }
 
 // Words.
@@ -41,6 +59,7 @@ function fraction(value) {
 }
 
 function called(name, value) {
+  if (name === "probed" || WORDS.includes(name)) return String(value);
   if (name === "gain") return `× ${fraction(value)}`;
   return fraction(value);
 }
@@ -55,6 +74,12 @@ function place(at) {
   return `At batch size ${at.batch} and learning rate ${fraction(at.rate)}${scaled}`;
 }
 
+const CHANCE = { at: 10, name: "chance, 10 %" };
+
+function percent(value) {
+  return value < 1.5 * CHANCE.at ? `${value} % (chance is ${CHANCE.at} %)` : `${value} %`;
+}
+
 function summary(at) {
   const run = runAt(at);
   if (run.diverged !== null) {
@@ -64,100 +89,11 @@ function summary(at) {
   const evaluation = evaluated(at).accuracy.at(-1);
   if (!TRACKED.has(at.norm)) {
     const why = at.norm === "none" ? "it has no statistics" : "its statistics are those of each sample";
-    return `${place(at)}, ${subject(at)} reaches ${evaluation} %; ${why}, so that training mode and evaluation are the same.`;
+    return `${place(at)}, ${subject(at)} reaches ${percent(evaluation)}; ${why}, so that training mode and evaluation are the same.`;
   }
-  const reached = `${place(at)}, ${subject(at)} reaches ${evaluation} % in evaluation and ${train} % in training mode`;
+  const reached = `${place(at)}, ${subject(at)} reaches ${percent(evaluation)} in evaluation and ${percent(train)} in training mode`;
   const anew = run["measured anew"];
-  return anew === null ? `${reached}.` : `${reached}. With statistics measured anew it is ${anew} % in evaluation.`;
-}
-
-// Scales and drawings.
-
-const HEIGHT = 230, LEFT = 46, RIGHT = 14, TOP = 8, BOTTOM = 24;
-
-function scale(values, log, share) {
-  const finite = values.filter((v) => v !== null && Number.isFinite(v) && (!log || v > 0)).map((v) => (log ? Math.log10(v) : v));
-  let low = share ? 0 : Math.min(...finite), high = share ? 100 : Math.max(...finite);
-  if (!finite.length) [low, high] = [0, 1];
-  if (high - low < 1e-9) [low, high] = [low - 0.5, high + 0.5];
-  const pad = share ? 0 : 0.04 * (high - low);
-  [low, high] = [low - pad, high + pad];
-  const at = (v) => (v === null || (log && v <= 0) ? null : ((log ? Math.log10(v) : v) - low) / (high - low));
-  return { at, ticks: ticks(low, high, log) };
-}
-
-function ticks(low, high, log) {
-  if (log && high - low >= 0.7) {
-    const every = Math.ceil((high - low) / 5), within = high - low < 1.6 ? [1, 2, 5] : [1], found = [];
-    for (let power = Math.floor(low); power <= high; power += every) found.push(...within.map((m) => m * 10 ** power));
-    return found.filter((v) => v >= 10 ** low && v <= 10 ** high);
-  }
-  const [from, to] = log ? [10 ** low, 10 ** high] : [low, high];
-  const rough = (to - from) / 4, unit = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].find((m) => m * unit >= rough) * unit, found = [];
-  for (let i = Math.ceil(from / step); i * step <= to; i++) found.push(i * step);
-  return found;
-}
-
-function tick(value) {
-  if (value !== 0 && (Math.abs(value) >= 1e4 || Math.abs(value) < 1e-3)) {
-    return value.toExponential(0).replace("e+", "e").replace("-", "−");
-  }
-  return number(value);
-}
-
-function stretches(points) { // strokes end where a value is missing
-  let path = "", pen = "M";
-  for (const point of points) {
-    if (point === null) { pen = "M"; continue; }
-    path += `${pen}${point[0].toFixed(1)} ${point[1].toFixed(1)}`;
-    pen = "L";
-  }
-  return path;
-}
-
-function swatch(line) {
-  const stroke = line.dash === "marks" ? "" : `<path d="M1 7h32" class="stroke ${line.dash}"/>`;
-  const mark = line.mark ? `<use href="#mark-${line.mark}" x="17" y="7"/>` : "";
-  return `<svg width="34" height="14" aria-hidden="true" focusable="false" class="${line.colour}">${stroke}${mark}</svg>`;
-}
-
-function chart({ title, lines, x, y, width }) {
-  const kept = lines.filter((line) => line && line.y.some((v) => v !== null));
-  const across = scale(x.values, x.log), up = scale(kept.flatMap((line) => line.y), y.log, y.share);
-  const toX = (v) => LEFT + across.at(v) * (width - LEFT - RIGHT);
-  const toY = (v) => TOP + (1 - up.at(v)) * (HEIGHT - TOP - BOTTOM);
-  const bottom = HEIGHT - BOTTOM;
-  const grid = up.ticks.map((v) => `<line x1="${LEFT}" x2="${width - RIGHT}" y1="${toY(v)}" y2="${toY(v)}" class="grid"/><text x="${LEFT - 7}" y="${toY(v) + 4}" class="tick end">${tick(v)}</text>`);
-  const marks = (x.ticks || across.ticks).map((v) => `<text x="${toX(v)}" y="${HEIGHT - 5}" class="tick">${x.words ? x.words(v) : tick(v)}</text>`);
-  const chosen = x.chosen === undefined ? "" : `<line x1="${toX(x.chosen)}" x2="${toX(x.chosen)}" y1="${TOP}" y2="${bottom}" class="margin"/>`;
-  const drawn = kept.map((line) => {
-    const points = line.y.map((v, i) => (v === null || up.at(v) === null ? null : [toX(line.x[i]), toY(v)]));
-    const stroke = line.dash === "marks" ? "" : `<path d="${stretches(points)}" class="stroke ${line.dash} ${line.thick ? "thick" : ""}"/>`;
-    const uses = points.map((p, i) => (p && line.mark ? `<use href="#mark-${line.crosses?.[i] ? "x" : line.mark}" x="${p[0].toFixed(1)}" y="${p[1].toFixed(1)}"/>` : ""));
-    return `<g class="${line.colour}">${stroke}${uses.join("")}</g>`;
-  });
-  const entries = kept.map((line) => `<li class="${line.thick ? "chosen" : ""}">${swatch(line)}<span>${line.label}</span></li>`);
-  return `<div class="chart"><p>${title}</p><ul class="key" aria-label="Key">${entries.join("")}</ul>
-    <svg viewBox="0 0 ${width} ${HEIGHT}" role="img" aria-label="${title}. ${ends(kept)}">${grid.join("")}<line x1="${LEFT}" x2="${width - RIGHT}" y1="${bottom}" y2="${bottom}" class="base"/>${marks.join("")}${chosen}${drawn.join("")}</svg>
-    <p class="axis below">${x.title}</p>${table(title, kept, x)}</div>`;
-}
-
-function ends(lines) {
-  return lines.map((line) => `${line.label}: from ${number(line.y.find((v) => v !== null))} to ${number(line.y.findLast((v) => v !== null))}`).join("; ");
-}
-
-const opened = new Set(); // tables that stay open while pictures are drawn anew
-document.addEventListener("toggle", ({ target }) => {
-  if (target.isConnected) opened[target.open ? "add" : "delete"](target.dataset.of);
-}, true);
-
-function table(title, lines, x) {
-  const xs = [...new Set(lines.flatMap((line) => line.x))].sort((a, b) => a - b);
-  const cells = lines.map((line) => new Map(line.x.map((v, i) => [v, line.crosses?.[i] ? "diverged" : number(line.y[i])])));
-  const rows = xs.map((v) => `<tr><th scope="row">${x.words ? x.words(v) : number(v)}</th>${cells.map((cell) => `<td>${cell.get(v) ?? ""}</td>`).join("")}</tr>`);
-  const head = lines.map((line) => `<th scope="col">${line.label}</th>`).join("");
-  return `<details data-of="${title}"${opened.has(title) ? " open" : ""}><summary>Data<span class="unseen"> of: ${title}</span></summary><div class="scroll" role="region" tabindex="0" aria-label="Data of: ${title}"><table><thead><tr><th scope="col">${x.title}</th>${head}</tr></thead><tbody>${rows.join("")}</tbody></table></div></details>`;
+  return anew === null ? `${reached}.` : `${reached}. With statistics measured anew it is ${percent(anew)} in evaluation.`;
 }
 
 // The pictures.
@@ -185,8 +121,8 @@ function drawAccuracy() {
   ];
   const x = { title: "steps", values: [0, data.steps] };
   $("accuracy").querySelector(".drawn").innerHTML = `<div class="beside-each-other">${
-    chart({ title: "Accuracy on test images, %", lines: of("accuracy"), x, y: { share: true }, width })}${
-    chart({ title: `Loss on test images, up to ${MOST}`, lines: cut(of("loss")), x, y: { log: true }, width })}</div>`;
+    chart({ title: "Accuracy on test images, %", lines: of("accuracy"), x, y: { share: true, level: CHANCE }, width })}${
+    chart({ title: `Loss on test images (logarithmic, cut at ${MOST})`, lines: cut(of("loss")), x, y: { log: true }, width })}</div>`;
 }
 
 function drawStatistics() {
@@ -204,45 +140,57 @@ function drawStatistics() {
 }
 
 function drawLandscape() {
-  const index = Number($("probed").value), run = runAt(state), plain = without();
-  describe("probed", String(data.probed[index]));
-  const line = (label, colour, dash, of) => of && of.landscape[index] && { label, colour, dash, x: data.multiples, y: of.landscape[index] };
-  const lines = cut([line(data.norms[state.norm], "series-0", "solid", run), line("no norm", "series-6", "dot", plain)]);
-  const drawing = lines.length
-    ? chart({ title: `Loss of the batch, up to ${MOST}`, lines, x: { title: "steps of the learning rate along the negative gradient", values: data.multiples, chosen: 1 }, y: { log: true }, width: widthOf("landscape") })
-    : `<p class="notice">No run got so far: both diverged before this step.</p>`;
-  $("landscape").querySelector(".drawn").innerHTML = drawing;
+  const index = data.probed.indexOf(state.probed), plain = without();
+  const runs = [{ label: data.norms[state.norm], colour: "series-0", dash: "solid", run: runAt(state) }];
+  if (plain) runs.push({ label: "no norm", colour: "series-6", dash: "dot", run: plain });
+  const ran = runs.filter(({ run }) => run.landscape[index]), gone = runs.filter(({ run }) => !run.landscape[index]);
+  const lines = cut(ran.map(({ run, ...line }) => ({ ...line, x: data.multiples, y: run.landscape[index] })));
+  const x = { title: "steps of the learning rate along the negative gradient", values: data.multiples, chosen: 1 };
+  const drawing = lines.length ? chart({ title: `Loss of the batch (logarithmic, cut at ${MOST})`, lines, x, y: { log: true }, width: widthOf("landscape") }) : "";
+  const lost = gone.map(({ label }) => `<p class="notice">Nothing to draw of “${label}”: its run had diverged before step ${state.probed}.</p>`);
+  $("landscape").querySelector(".drawn").innerHTML = drawing + lost.join("");
 }
 
 function ending(at) {
   const run = runAt(at);
-  if (!run) return [null, false];
   return run.diverged === null ? [evaluated(at).accuracy.at(-1), false] : [0, true];
+}
+
+function unlike(base) { // what a chart could not keep as it was chosen
+  const differing = ["batch", "where", "momentum", "gain"].filter((name) => base[name] !== state[name]);
+  const said = { batch: `batch size ${base.batch}`, where: `${base.where} the activation`, momentum: `momentum ${base.momentum}`, gain: "initial weights × 1" };
+  return differing.map((name) => said[name]);
 }
 
 function drawCompare() {
   const marks = ["x", "circle", "diamond", "square", "triangle-up"], dashes = ["dot", "solid", "longdash", "dash", "dashdot"];
   const colours = ["series-6", "series-0", "series-1", "series-2", "series-3"];
   const over = (name, base, title) => {
-    const values = data.choices[name];
+    const values = data.choices[name], others = unlike({ ...base, [name]: state[name] });
     const lines = data.choices.norm.map((norm, i) => {
-      const found = values.map((value) => ending({ ...base, norm, [name]: value, momentum: norm === "renorm" ? data.scaled.momentum : base.momentum }));
-      return { label: data.norms[norm], colour: colours[i], dash: dashes[i], mark: norm === "none" ? "circle-open" : marks[i], thick: norm === state.norm, x: values, y: found.map((f) => f[0]), crosses: found.map((f) => f[1]) };
+      const ends = values.map((value) => ending({ ...base, norm, [name]: value, momentum: norm === "renorm" ? data.scaled.momentum : base.momentum }));
+      const label = norm === "renorm" && base.momentum !== data.scaled.momentum ? `${data.norms[norm]} (momentum ${data.scaled.momentum})` : data.norms[norm];
+      return { label, colour: colours[i], dash: dashes[i], mark: norm === "none" ? "circle-open" : marks[i], thick: norm === state.norm, x: values, y: ends.map((end) => end[0]), crosses: ends.map((end) => end[1]) };
     });
-    const x = { title, values, log: true, ticks: values, words: (v) => called(name, v), chosen: base[name] };
-    return chart({ title: `Accuracy over the ${title}, %`, lines, x, y: { share: true }, width: halves("compare") });
+    const x = { title, values, log: true, ticks: values, words: (v) => called(name, v), chosen: others.length ? undefined : state[name] };
+    const all = others.length ? `. Not as chosen: ${others.join(", ")}` : "";
+    return chart({ title: `Accuracy over the ${title}, %${all}`, lines, x, y: { share: true, level: CHANCE }, width: halves("compare") });
   };
-  const plain = { ...state, gain: 1 };
   $("compare").querySelector(".drawn").innerHTML = `<div class="beside-each-other">${
-    over("rate", state, "learning rate")}${over("batch", plain, "batch size")}${
+    over("rate", state, "learning rate")}${over("batch", { ...state, gain: 1 }, "batch size")}${
     over("gain", { ...state, ...data.scaled }, "factor on the initial weights")}</div>`;
+}
+
+function apart(train, test) {
+  const points = number(Math.abs(train - test));
+  return train === test ? "the same" : `${points} ${points === "1" ? "point" : "points"} ${train > test ? "more" : "less"}`;
 }
 
 function drawNumbers() {
   const run = runAt(state), test = evaluated(state).accuracy.at(-1);
   const known = run["on training data"] ?? {}, train = known[state.momentum] ?? known.any;
   const facts = run.diverged === null
-    ? [["On test images, in evaluation", `${test} %`], ["On training images, in evaluation", `${train} % (${number(train - test)} more)`]]
+    ? [["On test images, in evaluation", `${test} %`], ["On training images, in evaluation", `${train} % (${apart(train, test)})`]]
     : [["Diverged", `at step ${run.diverged}`]];
   if (typeof run["measured anew"] === "number") facts.push(["On test images, statistics measured anew", `${run["measured anew"]} %`]);
   if (run.noise !== undefined) facts.push(["Normalisation noise of the second norm, in standard deviations", number(run.noise)]);
@@ -257,74 +205,23 @@ function draw() {
     for (const input of document.getElementsByName(name)) input.checked = input.value === state[name];
   }
   for (const name of SLIDERS) {
-    $(name).value = data.choices[name].indexOf(state[name]);
+    $(name).value = CHOICES[name].indexOf(state[name]);
     describe(name, called(name, state[name]));
   }
-  for (const input of document.getElementsByName("where")) input.disabled = state.norm === "none";
-  $("momentum").disabled = state.norm !== "batch";
+  for (const input of document.getElementsByName("where")) input.disabled = off("where") !== "";
+  $("momentum").disabled = off("momentum") !== "";
+  for (const note of document.querySelectorAll("[data-note]")) {
+    say(note, off(note.dataset.note) || resets[note.dataset.note] || "");
+  }
   for (const picture of [drawAccuracy, drawStatistics, drawLandscape, drawCompare, drawNumbers]) picture();
-  const said = summary(state);
-  if ($("summary").textContent !== said) $("summary").textContent = said;
+  say($("summary"), summary(state));
+}
+
+function say(element, text) { // what is said again is read out again
+  if (element.textContent !== text) element.textContent = text;
 }
 
 function describe(name, text) {
   $(`${name}-value`).textContent = text;
   $(name).setAttribute("aria-valuetext", text);
 }
-
-// What is pressed and moved.
-
-for (const name of SLIDERS) {
-  $(name).addEventListener("input", () => change(name, data.choices[name][Number($(name).value)]));
-}
-for (const name of WORDS) {
-  for (const input of document.getElementsByName(name)) input.addEventListener("change", () => change(name, input.value));
-}
-function change(name, value) {
-  state[name] = value;
-  settle(name);
-  for (const button of document.querySelectorAll("[aria-pressed]")) button.setAttribute("aria-pressed", "false");
-  draw();
-}
-$("probed").addEventListener("input", drawLandscape);
-document.addEventListener("click", ({ target }) => {
-  const button = target.closest("button");
-  if (button?.dataset.settings) show(button.dataset);
-  if (button?.dataset.next) show($(button.dataset.next).querySelector("button").dataset);
-});
-
-// A sentence of the literature beside the picture it is about.
-
-function show({ settings, panel, sentence }) {
-  Object.assign(state, JSON.parse(settings));
-  const beside = $("beside"), already = beside.dataset.sentence === sentence;
-  if (!already) {
-    beside.dataset.sentence = sentence;
-    beside.hidden = false;
-    beside.replaceChildren(copied(sentence));
-    $("summary").after($(panel));
-  }
-  for (const button of beside.querySelectorAll("[data-settings]")) {
-    button.setAttribute("aria-pressed", String(button.dataset.settings === settings));
-  }
-  draw();
-  if (already && beside.contains(document.activeElement)) return;
-  beside.scrollIntoView({ behavior: "instant" });
-  beside.focus({ preventScroll: true });
-}
-
-function copied(sentence) { // without ids, which are in the page once
-  const articles = [...document.querySelectorAll("#sentences article")], index = articles.findIndex((each) => each.id === sentence);
-  const copy = articles[index].cloneNode(true);
-  for (const element of [copy, ...copy.querySelectorAll("[id]")]) element.removeAttribute("id");
-  copy.removeAttribute("aria-labelledby");
-  const next = articles[(index + 1) % articles.length].id;
-  copy.insertAdjacentHTML("afterbegin", `<p class="eyebrow"><span>Sentence ${index + 1} of ${articles.length}</span><button type="button" data-next="${next}">Next sentence</button></p>`);
-  return copy;
-}
-
-let drawnAt = innerWidth;
-addEventListener("resize", () => {
-  if (innerWidth !== drawnAt) { drawnAt = innerWidth; draw(); }
-});
-draw();

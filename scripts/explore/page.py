@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 from shared import webpage
-from shared.answers import Run, answer_of
+from shared.answers import MAIN, Run
 
-from normsmith.studies.results import Effect
+from explore.evidence import COLOURS, Finding, findings
 
 PARTS = Path(__file__).parent
+SCRIPTS = ("chart.js", "page.js", "controls.js")
+PROOFS = "tests/docs/test_identities.py"
 NORMS = {
     "none": "no norm",
     "batch": "batch norm",
@@ -46,15 +50,40 @@ class Shown:
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence of the literature, where to see it, and what the studies said of it (nothing if none did)."""
+    """One sentence of the literature: where to see it, which tests prove it, and what the studies said of it.
+
+    Attributes:
+        name: what its address ends in.
+        group: the part of docs/claims.md that its claim stands in.
+        text: the sentence.
+        look: what to see in which picture; "" where no run of the page shows it.
+        panel: the picture.
+        anchor: the place of its claim in docs/claims.md.
+        shown: the runs that it is seen in.
+        proved: the tests that prove it, where it is an identity.
+        findings: what was found on hypotheses that test it.
+        questions: those that were asked, or are to be asked, for it.
+        open: those of them that were not answered yet.
+    """
 
     name: str
+    group: str
     text: str
     look: str
     panel: str
-    claim: str
+    anchor: str
     shown: list[Shown]
-    effects: list[Effect]
+    proved: list[str]
+    findings: list[Finding]
+    questions: list[str]
+    open: list[str]
+
+    @property
+    def tally(self) -> list[tuple[str, str]]:
+        """What stands beside its text in the list: each side with the number of findings on it, and its colour."""
+        counted = Counter(each.side for each in self.findings)
+        judged = [(f"{counted[side]} {side}", COLOURS[side]) for side in COLOURS if counted[side]]
+        return [*([("proved", COLOURS["for"])] if self.proved else []), *judged]
 
 
 def rendered(kept: dict[str, Any], runs: list[Run], claims: str) -> str:
@@ -62,17 +91,19 @@ def rendered(kept: dict[str, Any], runs: list[Run], claims: str) -> str:
 
     Args:
         kept: the runs, as `scripts/explorer.py` keeps them.
-        runs: the answers of the studies of the explorer's network, as `scripts/shared/answers.py` has them.
-        claims: the text of docs/claims.md, whose table says which question a claim belongs to.
+        runs: the answers of the studies, as `scripts/shared/answers.py` has them.
+        claims: the text of docs/claims.md, whose headings are the claims.
     """
+    every = sentences(kept, runs, claims)
     return webpage.rendered(
         PARTS,
-        (PARTS / "page.js").read_text(encoding="utf-8"),
+        "\n".join((PARTS / name).read_text(encoding="utf-8") for name in SCRIPTS),
         kept=kept,
-        sentences=sentences(kept, runs, claims),
+        groups={name: list(group) for name, group in groupby(every, lambda sentence: sentence.group)},
+        studies=[run for run in runs if run["task"] == MAIN],
+        proofs=PROOFS,
         choice=choice,
         labels=LABELS,
-        studies=runs,
         data=data(kept),
     )
 
@@ -84,20 +115,30 @@ def data(kept: dict[str, Any]) -> Markup:
 
 
 def sentences(kept: dict[str, Any], runs: list[Run], claims: str) -> list[Sentence]:
-    """All sentences of sentences.json, with the figures of their runs and the verdicts on their claims."""
+    """All sentences of sentences.json, with the figures of their runs and what was found."""
     read = json.loads((PARTS / "sentences.json").read_text(encoding="utf-8"))
-    return [
-        Sentence(
-            each["name"],
-            each["text"],
-            each["look"],
-            each["panel"],
-            each["claim"],
-            shown(kept, [read["usual"] | settings for settings in each["show"]]),
-            effects(each["claim"], runs, claims),
-        )
-        for each in read["sentences"]
-    ]
+    return [sentence(each, read["usual"], kept, runs, claims) for each in read["sentences"]]
+
+
+def sentence(
+    each: dict[str, Any], usual: Settings, kept: dict[str, Any], runs: list[Run], claims: str
+) -> Sentence:
+    """One entry of sentences.json."""
+    evidence = each.get("evidence", [])
+    found, unanswered = findings(evidence, runs)
+    return Sentence(
+        each["name"],
+        each["group"],
+        each["text"],
+        each.get("look", ""),
+        each.get("panel", ""),
+        anchor(each["claim"], claims),
+        shown(kept, [usual | settings for settings in each.get("show", [])]),
+        each.get("proved", []),
+        found,
+        list(dict.fromkeys(asked["question"] for asked in evidence)),
+        unanswered,
+    )
 
 
 def shown(kept: dict[str, Any], settings: list[Settings]) -> list[Shown]:
@@ -151,11 +192,12 @@ def figures(kept: dict[str, Any], settings: Settings) -> str:
     return f"{evaluation['accuracy'][-1]} % in evaluation, {in_training} % in training mode"
 
 
-def effects(claim: str, runs: list[Run], claims: str) -> list[Effect]:
-    """What the studies said of a claim: nothing where it has no question, or the question was not asked."""
-    row = re.search(rf"^\| \[{re.escape(claim)}\]\(#.*$", claims, re.MULTILINE)
-    if row is None:
+def anchor(claim: str, claims: str) -> str:
+    """The place of a claim in docs/claims.md, as its headings have it.
+
+    >>> anchor("Why ε", "## What it computes\\n### Why ε\\n")
+    'why-ε'
+    """
+    if re.search(rf"^### {re.escape(claim)}$", claims, re.MULTILINE) is None:
         raise ValueError(f"expected a claim of docs/claims.md, got {claim!r}")
-    question = re.search(r"\[`([a-z-]+)`\]", row[0])
-    known = answer_of(question[1], runs) if question else None
-    return [Effect.model_validate(each) for each in known[1]["effects"]] if known else []
+    return re.sub(r"[^\w -]", "", claim.lower()).replace(" ", "-")

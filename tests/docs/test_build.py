@@ -32,6 +32,9 @@ def test_builds_without_a_warning(tmp_path: Path) -> None:
     command = (tmp_path / "html" / "reference" / "command-line.html").read_text(encoding="utf-8")
     assert "--profile" in command
     html = {page: page.read_text(encoding="utf-8") for page in (tmp_path / "html").rglob("*.html")}
+    anchors = re.findall(r'href="claims\.(\w+)#([^"]+)"', html[tmp_path / "html" / "explorer.html"])
+    assert {kind for kind, _ in anchors} == {"html"}
+    assert all(f'id="{anchor}"' in html[tmp_path / "html" / "claims.html"] for _, anchor in anchors)
     dashed = {page.name for page, text in html.items() if re.search(r"(?<!\w)[–—][a-z]", prose(text))}
     assert not dashed, "the two hyphens of an option became a dash"
     semantics = html[tmp_path / "html" / "explanation" / "semantics.html"]

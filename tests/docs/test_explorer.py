@@ -10,13 +10,13 @@ from tests.docs.pages import DOCS, ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import explorer
-from explore import page, runs
-from shared.answers import MAIN, kept_runs
+from explore import evidence, page, runs
+from shared.answers import answer_of, kept_runs
 
 sys.path.remove(str(ROOT / "scripts"))
 
 KEPT = json.loads(explorer.RUNS.read_text(encoding="utf-8"))
-STUDIES = [run for run in kept_runs() if run["task"] == MAIN]
+STUDIES = kept_runs()
 CLAIMS = (DOCS / "claims.md").read_text(encoding="utf-8")
 
 
@@ -28,6 +28,16 @@ def test_every_setting_was_trained_to_the_end() -> None:
     for key, run in KEPT["runs"].items():
         assert run["diverged"] is not None or len(run["train"]["loss"]) == len(runs.EVALUATED), key
     assert {"machine", "instruction_set", "torch", "commit"} <= set(KEPT)
+
+
+EFFECT = {
+    "name": "steps to 0.95", "hypothesis": "batch norm is faster", "treatment": "batch norm", "control": "no norm",
+    "unit": "steps to target", "scale": "ratio", "kind": "superiority", "better": "lower", "margin": 0.4,
+    "seeds": list(range(6)),
+    "effects": [[0.5, 0.5], [0.7, "Infinity"], [-0.1, -0.1], [0.0, 0.0], [0.6, 0.6], [0.2, 0.2]],
+    "median": [0.35, 0.35], "interval": [-0.1, 0.7], "beyond": 3, "short": 3, "needed": 6,
+    "p": 1.0, "p_adjusted": 1.0, "verdict": "inconclusive", "sentence": "",
+}  # fmt: skip
 
 
 def without_style(text: str) -> str:
@@ -47,9 +57,7 @@ def test_the_page_is_written_from_what_is_kept() -> None:
 
 def test_a_changed_verdict_or_run_is_seen_on_the_page() -> None:
     changed = json.loads(json.dumps(STUDIES))
-    (answer,) = [
-        answer for run in changed for answer in run["answers"] if answer["question"] == "small-batches"
-    ]
+    _, answer = answer_of("small-batches", changed)
     answer["effects"][0]["verdict"] = "reversed"
     assert page.rendered(KEPT, changed, CLAIMS) != page.rendered(KEPT, STUDIES, CLAIMS)
     other = {
@@ -59,18 +67,60 @@ def test_a_changed_verdict_or_run_is_seen_on_the_page() -> None:
     assert "diverged at step 3" in page.rendered(other, STUDIES, CLAIMS)
 
 
-def test_claims_that_no_study_answered_are_not_measured_yet() -> None:
+def test_what_no_study_answered_is_said_to_be_open() -> None:
     nothing = page.sentences(KEPT, [], CLAIMS)
-    assert all(sentence.effects == [] for sentence in nothing)
+    assert all(sentence.findings == [] and sentence.open == sentence.questions for sentence in nothing)
     text = page.rendered(KEPT, [], CLAIMS)
-    assert text.count("Not measured yet.") == len(nothing)
+    assert text.count("Not answered yet:") == sum(len(sentence.open) for sentence in nothing) > 10
     with pytest.raises(ValueError, match=r"expected a claim of docs/claims\.md, got 'Magic'"):
-        page.effects("Magic", [], CLAIMS)
+        page.anchor("Magic", CLAIMS)
 
 
-def test_every_sentence_compares_runs_that_differ() -> None:
+def test_every_sentence_has_hypotheses_that_test_it_or_tests_that_prove_it() -> None:
+    """An effect that was given another name would go missing without a word."""
+    proofs = (ROOT / page.PROOFS).read_text(encoding="utf-8")
+    for sentence in page.sentences(KEPT, STUDIES, CLAIMS):
+        assert sentence.findings or sentence.open or sentence.proved, sentence.name
+        assert all(f"def {proof}(" in proofs for proof in sentence.proved), sentence.name
+    for each in json.loads((page.PARTS / "sentences.json").read_text(encoding="utf-8"))["sentences"]:
+        for asked in each.get("evidence", []):
+            found, unanswered = evidence.findings([asked], STUDIES)
+            assert found or unanswered, (each["name"], asked)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "says", "denies"),
+    [
+        ("holds", "for", "against"),
+        ("does not hold here", "against", "for"),
+        ("reversed", "against", "for"),
+        ("inconclusive", "undecided", "undecided"),
+        ("not judged", "not judged", "not judged"),
+    ],
+)
+def test_a_verdict_is_for_or_against_a_sentence(verdict: str, says: str, denies: str) -> None:
+    run = {
+        "task": "digits-mlp",
+        "answers": [{"question": "asked", "notes": [], "effects": [EFFECT | {"verdict": verdict}]}],
+    }
+    sides = [
+        evidence.findings([{"question": "asked", "against": against}], [run])[0][0].side
+        for against in (False, True)
+    ]
+    assert sides == [says, denies]
+
+
+def test_a_hypothesis_that_a_ceiling_made_impossible_is_no_finding_against_it() -> None:
+    note = "A ceiling: “no norm” is at 96.4 of 100 points, if the metric ends at 1."
+    answer = {"question": "asked", "notes": [note], "effects": [EFFECT | {"verdict": "does not hold here"}]}
+    (found,), _ = evidence.findings([{"question": "asked"}], [{"task": "digits-mlp", "answers": [answer]}])
+    assert found.side == "could not be shown"
+
+
+def test_every_sentence_that_is_seen_compares_runs_that_differ() -> None:
     for sentence in page.sentences(KEPT, STUDIES, CLAIMS):
         labels = [shown.label for shown in sentence.shown]
-        assert len(set(labels)) == len(labels) > 1, sentence.name
+        assert len(set(labels)) == len(labels) != 1, sentence.name
+        assert bool(sentence.shown) == bool(sentence.look) == bool(sentence.panel), sentence.name
         assert all(shown.settings["gain"] == 1 or {**shown.settings, **KEPT["scaled"]} == shown.settings
                    for shown in sentence.shown), sentence.name  # fmt: skip

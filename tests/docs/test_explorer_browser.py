@@ -66,7 +66,9 @@ def test_every_control_is_reached_and_shows_where_the_focus_is(visit):
 
 
 def test_scaled_weights_and_what_they_were_run_with_go_together(visit):
+    """What a change takes back is said, and no picture shows other runs than its title says."""
     page = visit(1280)
+    note = page.locator("[data-note=batch]")
     page.locator("#batch").fill("0")
     page.locator("#gain").fill("4")
     assert (
@@ -74,8 +76,45 @@ def test_scaled_weights_and_what_they_were_run_with_go_together(visit):
         .text_content()
         .startswith("At batch size 64 and learning rate 1/4 and with initial weights × 16")
     )
+    assert note.text_content().startswith("Went from 2 to 64: scaled weights were run at batch size 64")
+    assert page.locator("#compare .chart p:first-child").all_text_contents() == [
+        "Accuracy over the learning rate, %",
+        "Accuracy over the batch size, %. Not as chosen: initial weights × 1",
+        "Accuracy over the factor on the initial weights, %",
+    ]
     page.locator("#batch").fill("0")
     assert page.locator("#gain-value").text_content() == "× 1"
+    assert note.text_content() == ""
+    assert page.locator("[data-note=gain]").text_content().startswith("Went from × 16 to × 1")
+    page.locator("input[value=renorm]").check()
+    assert page.locator("[data-note=momentum]").text_content() == "Off: batch renorm was run with 0.1 alone."
+
+
+def test_the_address_keeps_the_settings_and_the_sentence(visit):
+    page = visit(1280)
+    said, beside = page.locator("#summary"), page.locator("#beside")
+    for press in ("ArrowLeft", "ArrowLeft"):
+        page.locator("#batch").press(press)
+    assert "batch=8&" in page.url
+    page.get_by_role("button", name="Show batch renorm").first.press("Enter")
+    renorm = page.url
+    beside.get_by_role("button", name="Previous").press("Enter")
+    assert (
+        beside.locator("blockquote").text_content() == page.locator("#says-small blockquote").text_content()
+    )
+    page.go_back()
+    assert page.url == renorm
+    assert "batch renorm before the activation" in said.text_content()
+    assert beside.locator("[aria-pressed=true]").text_content() == "Show batch renorm"
+    page.go_back()
+    assert said.text_content().startswith("At batch size 8 and learning rate 1/4, batch norm")
+    assert not beside.is_visible()
+    page.evaluate("(hash) => { location.hash = hash; }", renorm.partition("#")[2])
+    beside.get_by_role("button", name="Back to the list").press("Enter")
+    assert page.evaluate(FOCUS)[0] == "says-renorm"
+    page.evaluate("() => { location.hash = '#norm=magic&batch=3&sentence=none'; }")
+    page.wait_for_function("() => document.getElementById('beside').hidden")
+    assert accuracies("batch/before/64/0.25/1", "0.1") in said.text_content()
 
 
 def test_every_setting_has_its_sentence_and_runs_of_all_kinds_are_drawn(visit):
@@ -131,7 +170,7 @@ def test_a_sentence_sets_the_controls_and_stands_beside_its_picture(visit, width
     assert (
         beside.locator("blockquote").text_content() == page.locator("#says-renorm blockquote").text_content()
     )
-    assert page.locator("#summary").evaluate("(element) => element.nextElementSibling.id") == "accuracy"
+    assert beside.evaluate("(element) => element.nextElementSibling.id") == "accuracy"
     assert beside.locator("[aria-pressed=true]").count() == 1
     beside.get_by_role("button", name="Next sentence").press("Enter")
     assert (

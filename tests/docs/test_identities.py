@@ -7,8 +7,9 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from normsmith.layers import BatchNorm1d
 from normsmith.ops import batch_norm
 
 
@@ -79,3 +80,35 @@ def test_lower_layers_no_longer_change_mean_and_scale_of_what_is_normalised_but_
     output = batch_norm(lower, eps=0.0)
     torch.testing.assert_close(batch_norm(scale * lower + shift, eps=0.0), output)
     assert (batch_norm(lower @ double(4, 4, seed=2), eps=0.0) - output).abs().max() > 0.1
+
+
+def test_epsilon_keeps_a_constant_channel_at_beta_and_caps_the_amplification() -> None:
+    constant, small = torch.full((12, 1), 3.0).double(), 1e-7 * double(12, 1)
+    bias = torch.tensor([0.5]).double()
+    assert not standardised(constant).isfinite().any(), "0 / 0, without ε"
+    torch.testing.assert_close(batch_norm(constant, bias=bias, eps=1e-5), bias.expand(12, 1))
+    amplified = batch_norm(small, eps=1e-5).std() / small.std()
+    assert amplified.item() == pytest.approx(1e-5**-0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.01, 0.1, 0.5])
+def test_a_small_momentum_is_late_and_a_large_one_is_noisy(momentum: float) -> None:
+    """A batch of k steps ago counts m(1 − m)ᵏ; of the variance of independent batches' means m / (2 − m) is left."""
+    steps = round(20 / momentum)
+    batches = torch.eye(steps, dtype=torch.float64)  # channel k is 1 in batch k alone
+    norm = BatchNorm1d(steps, momentum=momentum, affine=False).double()
+    for batch in batches:
+        norm(batch.expand(2, steps))
+    counts = norm.running_mean
+    assert isinstance(counts, Tensor)
+    late = torch.arange(steps - 1, -1, -1, dtype=torch.float64)
+    torch.testing.assert_close(counts, momentum * (1 - momentum) ** late)
+    assert (counts**2).sum().item() == pytest.approx(momentum / (2 - momentum))
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(6), nn.GroupNorm(2, 6)])
+def test_layer_norm_and_group_norm_do_not_look_at_the_batch(norm: nn.Module) -> None:
+    batch = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+    whole = norm.train()(batch)
+    torch.testing.assert_close(norm(batch[:1]), whole[:1])
+    torch.testing.assert_close(norm.eval()(batch), whole)
