@@ -1,9 +1,8 @@
-"""The gallery page: for each question its claim, what was run, the picture, what came out, and why that may be."""
+"""The gallery page: a table of the claims with what was found, then each question with its pictures."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +10,28 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from shared import webpage
+from shared.claims import CLAIMS, MAIN, Claim, Line, lines
+from shared.findings import IMPOSSIBLE, Finding, findings_of
 
-from normsmith.report import words
+from exhibits.facts import facts
+from normsmith._text import exact, number
 from normsmith.report.forest import forest_figures
 from normsmith.report.page import template_text
 from normsmith.report.plots import Figure, chart_figure
 from normsmith.report.strips import strip_figure
 from normsmith.studies.question import Question, every_question
 from normsmith.studies.results import Chart, Effect, StripChart, Table, Verdict
+from normsmith.tasks import digits_mlp
+from normsmith.tasks.datasets import length
 
 PARTS = Path(__file__).parent
 REMARKS = PARTS / "remarks"
 AGAINST = (Verdict.NOT_HERE, Verdict.REVERSED)
 """Verdicts that a claim did not hold."""
+ONE_PICTURE = ("shifted-inputs",)
+"""Questions whose first chart shows the paired effects once more."""
+TUNED_BY_STEPS = ("fewer-steps", "placement", "covariate-shift", "recurrent-norms", "whitening")
+"""Questions whose arms are tuned for the fewest steps; those of the others are for what they end at."""
 
 _CHARTS: TypeAdapter[Chart | StripChart] = TypeAdapter(Chart | StripChart)
 Run = dict[str, Any]
@@ -36,9 +44,10 @@ class Exhibit:
     Attributes:
         id: of its place on the page, and the beginning of those of its figures.
         run: where it comes from.
-        effects: the hypotheses, judged ones and others, with their verdicts.
+        findings: the hypotheses, judged ones and others, with what was found on each.
         figures: by their place on the page.
         arms: what was compared, a row for each arm.
+        facts: what the arms say that no hypothesis asks.
         remarks: why it may be so, as far as the verdicts are those which a remark was written for.
         notes: what the study says of how it was done.
         trials: how many there were, if that is kept.
@@ -46,30 +55,41 @@ class Exhibit:
 
     id: str
     run: Run
-    effects: Sequence[Effect]
+    findings: Sequence[Finding]
     figures: dict[str, Figure]
     arms: Table
+    facts: Sequence[str]
     remarks: Sequence[str]
     notes: Sequence[str]
     trials: int | None
 
     @property
-    def tally(self) -> list[tuple[Verdict, int]]:
-        """How many judged hypotheses have each verdict."""
-        return tally(self.effects)
+    def against(self) -> list[Finding]:
+        """The hypotheses that did not hold, though they could have."""
+        return [each for each in self.findings if each.effect.verdict in AGAINST and not each.ceiling]
 
     @property
-    def against(self) -> list[Effect]:
-        """The hypotheses that did not hold."""
-        return [effect for effect in self.effects if effect.verdict in AGAINST]
+    def tuned_for(self) -> str:
+        """What the seeds chose learning rates and initial weights for."""
+        steps = self.id.removesuffix(f"-{self.run['task']}") in TUNED_BY_STEPS
+        return "the fewest steps to the target" if steps else "the best end"
 
 
 @dataclass(frozen=True)
 class Section:
-    """A question, and what each run that was asked it answered; none if no run answered it yet."""
+    """A question, its short name, and what each run that was asked it answered; none if no run answered it yet."""
 
     question: Question
+    title: str
     exhibits: Sequence[Exhibit]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A claim, and the sentences that answer it."""
+
+    claim: Claim
+    lines: Sequence[Line]
 
 
 def rendered(runs: Sequence[Run]) -> str:
@@ -78,19 +98,47 @@ def rendered(runs: Sequence[Run]) -> str:
     Args:
         runs: as `scripts/shared/answers.py` reads them.
     """
+    questions = every_question()
+    titles = {claim.question: claim.title for claim in reversed(CLAIMS)}
+    in_order = dict.fromkeys([*(claim.question for claim in CLAIMS), *questions])
     sections = [
-        Section(question, [exhibit(run, answer) for run, answer in answers_to(question.name, runs)])
-        for question in every_question().values()
+        Section(
+            questions[name],
+            titles.get(name, questions[name].title),
+            [exhibit(run, answer) for run, answer in answers_to(name, runs)],
+        )
+        for name in in_order
     ]
-    effects = [effect for section in sections for each in section.exhibits for effect in each.effects]
+    script = template_text("report.js") + (PARTS / "page.js").read_text(encoding="utf-8")
     return webpage.rendered(
         PARTS,
-        template_text("report.js"),
+        script,
         runs=runs,
         sections=sections,
-        tally=tally(effects),
-        words=words,
+        claims=[Row(claim, lines(claim, runs)) for claim in CLAIMS],
+        network=network(runs),
+        impossible=IMPOSSIBLE,
+        verdicts=Verdict,
     )
+
+
+def network(runs: Iterable[Run]) -> dict[str, str]:
+    """What the main network is, and how it was trained."""
+    task = digits_mlp()
+    kept: dict[str, str] = next(
+        (run["task_facts"] for run in runs if run["task"] == MAIN and run["task_facts"]), {}
+    )
+    weight, tests = next(task.model().parameters()), length(task.test)
+    return {
+        "description": task.description,
+        "training": f"{length(task.train):,}",
+        "test": f"{tests:,}",
+        "batch": str(task.batch_size),
+        "momentum": exact(task.optimizer([weight], 1.0).defaults["momentum"]),
+        "steps": kept.get("steps", str(task.steps)),
+        "target": kept.get("target", ""),
+        "image": number(100 / tests),
+    }
 
 
 def answers_to(question: str, runs: Iterable[Run]) -> list[tuple[Run, dict[str, Any]]]:
@@ -101,18 +149,20 @@ def answers_to(question: str, runs: Iterable[Run]) -> list[tuple[Run, dict[str, 
 def exhibit(run: Run, answer: dict[str, Any]) -> Exhibit:
     """What a run answered to a question, ready to be shown."""
     effects = [Effect.model_validate(each) for each in answer["effects"]]
-    place = f"{answer['question']}-{run['task']}"
+    question, notes = answer["question"], answer.get("notes", ())
+    place, arms = f"{question}-{run['task']}", Table.model_validate(answer["arms"])
     drawn = forest_figures(effects)
-    if "chart" in answer:
-        drawn.append(_drawn(_CHARTS.validate_python(answer["chart"])))
+    if "chart" in answer and question not in ONE_PICTURE:
+        drawn.append(_drawn(_CHARTS.validate_python(answer["chart"]), run))
     return Exhibit(
         id=place,
         run=run,
-        effects=effects,
+        findings=findings_of(question, effects, notes),
         figures={f"{place}-f{i}": figure for i, figure in enumerate(drawn, start=1)},
-        arms=Table.model_validate(answer["arms"]),
-        remarks=remarks(answer["question"], run["task"], effects),
-        notes=answer.get("notes", ()),
+        arms=arms,
+        facts=facts(question, arms),
+        remarks=remarks(question, run["task"], effects),
+        notes=notes,
         trials=answer.get("trials"),
     )
 
@@ -123,11 +173,12 @@ def remarks(question: str, task: str, effects: Iterable[Effect]) -> list[str]:
     A remark says why a hypothesis may have come out as it did; where it came out otherwise, it would be wrong.
     """
     verdicts = {effect.name: effect.verdict for effect in effects}
-    return [
+    fitting = (
         remark["text"]
         for remark in written_remarks(question)
         if task == remark["task"] and verdicts.get(remark["hypothesis"]) in remark["expects"]
-    ]
+    )
+    return list(dict.fromkeys(fitting))  # one may be on several hypotheses
 
 
 def written_remarks(question: str) -> list[dict[str, Any]]:
@@ -137,15 +188,10 @@ def written_remarks(question: str) -> list[dict[str, Any]]:
     return written
 
 
-def tally(effects: Iterable[Effect]) -> list[tuple[Verdict, int]]:
-    """How many of these hypotheses have each verdict, those that are not judged left out."""
-    counted = Counter(effect.verdict for effect in effects)
-    return [
-        (verdict, counted[verdict])
-        for verdict in Verdict
-        if counted[verdict] and verdict is not Verdict.NOT_JUDGED
-    ]
-
-
-def _drawn(chart: Chart | StripChart) -> Figure:
-    return strip_figure(chart) if isinstance(chart, StripChart) else chart_figure(chart)
+def _drawn(chart: Chart | StripChart, run: Run) -> Figure:
+    """The chart; where it is of accuracy, with the target that the task has."""
+    if isinstance(chart, StripChart):
+        return strip_figure(chart)
+    accuracy = chart.y_title.endswith("accuracy")
+    target = run["task_facts"].get("target", "") if accuracy else ""
+    return chart_figure(chart, shares=accuracy, target=float(target) if target else None)

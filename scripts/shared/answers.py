@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from normsmith.studies.results import Verdict
+from shared.claims import CLAIMS, MAIN, Claim, Run, lines
+
+__all__ = ["MAIN", "Run", "answer_of", "kept_runs", "together", "with_verdicts"]
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO, GALLERY = ROOT / "docs/demo.json", ROOT / "docs/gallery.json"
-MAIN = "digits-mlp"
-"""The task that the verdicts of docs/claims.md are on, where a cell names no other."""
 ABOUT = {"Why ε": "ε", "Why γ and β": "γ", "Renormalization": "renorm"}
 """Claims that share a question with another one, and a word that the names of the hypotheses about them have."""
 LACKING = {
@@ -25,9 +26,6 @@ LACKING = {
     "why": "What is not in the gallery's run yet.",
 }
 """What the gallery keeps of a run and the demo does not."""
-
-Run = dict[str, Any]
-"""One study of one task: what was run and where, and its answers, each with its effects."""
 
 
 def kept_runs() -> list[Run]:
@@ -52,13 +50,12 @@ def answer_of(question: str, runs: list[Run]) -> tuple[Run, dict[str, Any]] | No
 
 
 def with_verdicts(page: str, runs: list[Run]) -> str:
-    """The table of claims with the verdicts on those of its questions that were answered."""
+    """The table of claims with what was found on those of its questions that were answered."""
 
     def row(match: re.Match[str]) -> str:
-        known = answer_of(match["question"], runs)
-        if known is None:
+        if answer_of(match["question"], runs) is None:
             return match[0]
-        return f"{match['begin']} {cell(*known, about=ABOUT.get(match['claim'], ''))} |"
+        return f"{match['begin']} {cell(match['question'], runs, about=ABOUT.get(match['claim'], ''))} |"
 
     return re.sub(
         r"^(?P<begin>\| \[(?P<claim>.*?)\]\(.*?\) \| \[`(?P<question>[a-z-]+)`\]\(.*?\) \|) .* \|$",
@@ -68,13 +65,13 @@ def with_verdicts(page: str, runs: list[Run]) -> str:
     )
 
 
-def cell(run: Run, answer: dict[str, Any], *, about: str = "") -> str:
-    """`holds (relu · tanh); inconclusive (sigmoid)`: the judged hypotheses, those whose names have the word `about`."""
-    named: dict[str, list[str]] = {}
-    for effect in answer["effects"]:
-        if about in effect["name"] and effect["verdict"] != Verdict.NOT_JUDGED:
-            named.setdefault(effect["verdict"], []).append(effect["name"])
-    on = "" if run["task"] == MAIN else f"on {run['task']}: "
-    return "; ".join(f"{verdict} ({on}{' · '.join(names)})" for verdict, names in named.items()) or (
-        Verdict.NOT_JUDGED.value
-    )
+def cell(question: str, runs: list[Run], *, about: str = "") -> str:
+    """`**holds** (16 : 4): …`, a line for each sentence on a question, those on what `about` is where that is said."""
+    claim = next((claim for claim in CLAIMS if claim.question == question), None)
+    if claim is None:
+        claim = Claim(question, "", ((question, (".*",)),))
+    return "<br>".join(
+        f"**{line.finding.verdict}** ({line.finding.sides}): {line.sentence}"
+        for line in lines(claim, runs)
+        if about in line.finding.effect.name
+    ) or (Verdict.NOT_JUDGED.value)

@@ -13,6 +13,7 @@ from normsmith.studies import Verdict, every_question
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from shared import answers
+from shared.findings import IMPOSSIBLE
 
 sys.path.remove(str(ROOT / "scripts"))
 
@@ -78,7 +79,7 @@ def test_every_section_has_source_place_and_explanation(section: str) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=[row[0].partition("]")[0][1:] for row in ROWS])
 def test_verdict_cells(row: list[str]) -> None:
-    """Verdicts with what they are on, `holds (relu · tanh); inconclusive (sigmoid)`, or the test of an identity."""
+    """Lines that begin with a verdict and its seeds, `**holds** (16 : 4): …`, or the test of an identity."""
     question, verdict = row[1:]
     if question == IDENTITY:
         proof = PROOF.fullmatch(verdict)
@@ -87,9 +88,13 @@ def test_verdict_cells(row: list[str]) -> None:
         return
     named = re.fullmatch(r"\[`([a-z0-9-]+)`\]\(questions/[a-z0-9-]+\.md\)", question)
     assert named
-    words = {part.partition("(")[0].strip() for part in verdict.split(";")}
-    answered = answers.answer_of(named[1], RUNS) is not None
-    assert words <= {*Verdict} if answered else words == {NOT_YET}
+    if answers.answer_of(named[1], RUNS) is None:
+        assert verdict == NOT_YET
+        return
+    for line in verdict.split("<br>"):
+        found = re.fullmatch(r"\*\*(.+)\*\* \(\d+ : \d+\): \S.*\.", line)
+        assert found
+        assert found[1] in {*Verdict, IMPOSSIBLE}
 
 
 def test_verdicts_are_those_of_the_studies() -> None:

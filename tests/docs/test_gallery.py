@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from html import unescape
 from typing import Any
 
 import pytest
@@ -105,24 +106,41 @@ def test_a_verdict_goes_to_every_row_of_its_question_and_no_other() -> None:
             "| [Proved](#p) | an identity | proved |",
         )
     )
-    runs = [run("digits-mlp", "affine", "placement"), run("wine", "dropout", dropout="reversed")]
-    cells = [row.split(" | ")[2] for row in answers.with_verdicts(page_, runs).splitlines()]
-    assert cells == ["not judged |", "holds (a: relu) |", "reversed (on wine: a: relu) |", "– |", "proved |"]
+    first, *_ = SAMPLE["answers"][0]["effects"]
+    known = {**first, "name": "steps to 0.95, relu: batch norm before vs after", "unit": "steps to target"}
+    of = {
+        "placement": known,
+        "dropout": {**known, "name": "variance shift, dropout between vs none"},
+        "affine": first,
+    }
+    asked = {name: {"question": name, "effects": [effect]} for name, effect in of.items()}
+    runs = [
+        {"task": "digits-mlp", "answers": [asked["affine"], asked["placement"]]},
+        {"task": "wine", "answers": [asked["dropout"]]},
+    ]
+    affine, placement, dropout, other, proved = (
+        row.split(" | ")[2] for row in answers.with_verdicts(page_, runs).splitlines()
+    )
+    start = f"**{first['verdict']}** ({first['beyond']} : {first['short']}): "
+    assert (affine, other, proved) == ("not judged |", "– |", "proved |"), "no hypothesis is about ε"
+    assert placement.startswith(f"{start}With ReLU, batch norm before the activation is ")
+    assert dropout.startswith(f"{start}On wine: with dropout between the layers, ")
 
 
 def test_what_is_kept_of_a_study_can_be_shown() -> None:
     again = json.loads(gallery.as_text([SAMPLE]))["runs"]
     assert again == [SAMPLE]
     text = page.rendered([{**SAMPLE, "answers": []}])
-    assert text.count("Not run yet.") == len(every_question())
+    assert text.count("Not run yet") == len(every_question()) + len(page.CLAIMS)
     asked = {**SAMPLE["answers"][0], "question": "placement"}
     shown = page.exhibit(SAMPLE, asked)
     assert len(shown.figures) >= 2, "the paired effects, and the picture"
-    assert sum(n for _, n in shown.tally) == sum(e.verdict is not Verdict.NOT_JUDGED for e in shown.effects)
     text = page.rendered([{**SAMPLE, "answers": [asked]}])
     assert "NaN" not in text
-    for effect in shown.effects:
-        assert page.words.finding(effect).split(" (")[0] in text.replace("&#39;", "'").replace("&amp;", "&")
+    for finding in shown.findings:
+        assert all(
+            said in unescape(text) for said in (finding.hypothesis, finding.sentence, finding.certainty)
+        )
 
 
 def test_a_task_that_runs_again_takes_the_place_of_its_old_run() -> None:
@@ -140,7 +158,7 @@ def test_every_task_that_is_asked_can_be_and_the_main_one_is_asked_everything_in
     assert (main.task, main.profile, main.questions) == (answers.MAIN, "full", ())
     for each in gallery.ASKED:
         assert set(each.questions) <= set(every_question())
-        assert (load(each.of).name if each.of else each.task) == each.task
+        assert each.task.startswith(load(each.of or each.task).name), "a task, or it on data that a question makes"
         assert each.of or each.task in EMBEDDED
     asked = {question for each in others for question in each.questions}
     assert {"own-norms", "recurrent-norms"} <= asked, "the main task cannot be asked these"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from normsmith.report.axes import MOST_TICKS, axis_of, ratio_ticks, round_ticks
+from normsmith.report.axes import MOST_TICKS, axis_of, ratio_ticks, round_ticks, share_axis
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,11 @@ def test_an_axis_of_nothing_one_value_or_huge_ones_is_an_axis_still(values):
     axis = axis_of(values)
     assert axis.low < axis.high
     assert all(math.isfinite(axis.share(value)) for value in values if axis.shows(value))
+
+
+def test_an_axis_of_shares_is_stretched_towards_one_and_has_a_place_for_it():
+    axis = share_axis([0.1, 0.97, 1.0])
+    near, far = axis.share(1.0) - axis.share(0.95), axis.share(0.15) - axis.share(0.1)
+    assert near > 5 * far > 0
+    assert 0 < axis.share(0.1) < axis.share(1.0) < 1
+    assert [label for _, label in axis.ticks][-6:] == ["0.5", "0.8", "0.9", "0.95", "0.98", "1"]

@@ -6,6 +6,7 @@ import pytest
 from tests.report import samples
 
 from normsmith.report.forest import forest_figures
+from normsmith.studies.statistics import Interval
 
 
 def lines(panel, class_):
@@ -65,7 +66,7 @@ def test_what_censoring_leaves_open_is_drawn_open():
     assert symbols == ["triangle-left"] * 2 + ["circle"] * 6 + ["triangle-left", "holds"]
     ((left, _),) = lines(row, "interval")
     assert left == marks(row)[-2][1] == 0
-    assert "triangles: so far at least" in figure.x_title
+    assert "triangles: a seed whose effect is at least so large" in figure.x_title
     assert "at most" in dict(figure.rows)["0"]
 
 
@@ -73,3 +74,34 @@ def test_the_key_has_the_colours_and_shapes_of_the_verdicts_that_are_there():
     (ratio, _) = forest_figures(samples.placement().effects)
     assert [entry.label for entry in ratio.key[-2:]] == ["holds", "reversed"]
     assert [entry.symbol for entry in ratio.key[-2:]] == ["holds", "reversed"]
+
+
+def test_seeds_at_one_place_stand_below_each_other_and_the_row_grows():
+    effect = samples.fewer_steps().effects[0]
+    flat = effect.model_copy(update={"effects": (Interval(0.5, 0.5),) * len(effect.seeds)})
+    (spread,), (stacked,) = forest_figures([effect]), forest_figures([flat])
+    heights = [int(re.search(r'height="(\d+)"', each.panels[0].drawing)[1]) for each in (spread, stacked)]
+    assert heights[1] > heights[0]
+    assert len({y for _, _, y in marks(stacked.panels[0])[:-1]}) == len(effect.seeds)
+
+
+def test_small_effects_are_not_pressed_flat_by_large_ones():
+    effect = samples.placement().effects[2].model_copy(update={"kind": "superiority"})
+    large = effect.model_copy(
+        update={
+            "name": "large",
+            "effects": tuple(Interval(low + 42, high + 42) for low, high in effect.effects),
+        }
+    )
+    small, big = forest_figures([effect, large])
+    assert (small.columns[1], big.columns[1]) == (effect.name, "large")
+    assert [each.title for each in (small, big)] == [f"Paired effects: points ({i} of 2)" for i in (1, 2)]
+
+
+def test_an_equivalence_has_its_claim_near_no_effect_and_a_figure_of_its_own():
+    equal = samples.placement().effects[2]
+    other = equal.model_copy(update={"kind": "superiority", "name": "other"})
+    assert equal.kind == "equivalence"
+    near, far = forest_figures([equal, other])
+    assert "nearer to 0: more as claimed" in near.x_title
+    assert "farther right: more as claimed" in far.x_title

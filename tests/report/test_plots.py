@@ -74,3 +74,21 @@ def test_names_are_text_and_not_elements():
     drawn = chart_figure(samples.nasty().answers[0].charts[0]).panels[0].drawing
     assert "<img" not in drawn
     assert "&lt;img" in drawn
+
+
+def test_accuracies_are_stretched_and_the_target_is_drawn_across_and_in_the_key():
+    chart = Chart(
+        name="c",
+        title="c",
+        x_title="x",
+        y_title="accuracy",
+        lines=(Line(label="a", x=(1.0, 2.0), y=(0.1, 0.97)),),
+        description="d.",
+    )
+    plain, drawn = chart_figure(chart), chart_figure(chart, shares=True, target=0.95)
+    assert [entry.label for entry in drawn.key] == ["a", "target 0.95"]
+    assert 'class="margin"' in drawn.panels[0].drawing
+    assert 'class="margin"' not in plain.panels[0].drawing
+    assert (plain.y_title, drawn.y_title) == ("accuracy", "accuracy (the scale is stretched towards 1)")
+    losses = chart.model_copy(update={"lines": (Line(label="a", x=(1.0,), y=(2.3,)),)})
+    assert chart_figure(losses, shares=True).y_title == "accuracy", "no shares of 1"

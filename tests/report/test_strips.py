@@ -63,3 +63,8 @@ def test_what_has_no_place_on_the_axis_is_in_the_table_alone():
     figure = drawn(Strip(label="arm", x=(0.0, 1.0)))
     assert len(marks(figure.panels[0])) == 1
     assert ("arm", "0", "1") in figure.rows
+
+
+def test_many_values_are_said_by_their_middle_and_their_ends():
+    figure = drawn(Strip(label="arm", x=tuple(float(x) for x in range(1, 10))), log_x=False)
+    assert figure.panels[0].note == "median 5, from 1 to 9"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from normsmith._text import exact
 
 MOST_TICKS = 7
+_SHARES = (0.0, 0.1, 0.5, 0.8, 0.9, 0.95, 0.98, 1.0)  # ticks of an axis of shares
 _LARGEST = 1e300  # beyond, the length of an axis would not be finite
 _RAISED = str.maketrans("0123456789−.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·")
 
@@ -48,6 +49,35 @@ def axis_of(values: Iterable[float], *, log: bool = False, pad: float = 0.04) ->
     ticks = _pick(finite) if log else round_ticks(low, high)
     places = [_share(math.log(tick) if log else tick, low, high) for tick in ticks]
     return Axis(low, high, log, tuple(zip(places, _names(ticks), strict=True)))
+
+
+@dataclass(frozen=True)
+class ShareAxis(Axis):
+    """An axis of shares that is stretched towards 1, where what networks reach would else lie on one line.
+
+    A place is the negative logarithm of what is missing to 1, and a hundredth more, so that 1 has a place too.
+    """
+
+    def share(self, value: float) -> float:
+        """Where a value lies, as a share of the length."""
+        return _share(_stretched(value), self.low, self.high)
+
+
+def share_axis(values: Iterable[float]) -> ShareAxis:
+    """An axis that covers shares between 0 and 1, stretched towards 1.
+
+    >>> [label for _, label in share_axis([0.1, 0.97]).ticks]
+    ['0.1', '0.5', '0.8', '0.9', '0.95']
+    """
+    places = [_stretched(value) for value in values] or [_stretched(0.0), _stretched(1.0)]
+    room = 0.04 * (max(places) - min(places)) or 0.1
+    low, high = min(places) - room, max(places) + room
+    shown = ((_share(_stretched(tick), low, high), exact(tick)) for tick in _SHARES)
+    return ShareAxis(low, high, False, tuple((at, label) for at, label in shown if 0 <= at <= 1))
+
+
+def _stretched(value: float) -> float:
+    return -math.log(1.01 - value)
 
 
 def _has_place(value: float, *, log: bool) -> bool:

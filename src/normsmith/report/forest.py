@@ -4,7 +4,9 @@ A row is a drawing with its label above rather than beside it: the same figure r
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, groupby
 
 from markupsafe import Markup
@@ -20,17 +22,43 @@ from normsmith.studies.statistics import Interval
 
 _HEIGHT = 40  # pixels of a row
 _INTERVAL, _SEEDS = 13, 29  # where they are drawn in it
+_APART, _DEEPEST = 6, 36  # pixels between seeds that lie at one place, where there is room, and in all
+_PLACE = 100  # of so many places of an axis, seeds at one would hide each other
+_MANY_TIMES = 8.0  # rows of effects so many times as large as others would press those flat
 
 
 def forest_figures(effects: Sequence[Effect]) -> list[Figure]:
-    """One figure for each axis that `effects` need, in the order they come."""
+    """One figure for each axis that `effects` need, in the order they come; those of one title are counted."""
     order = {_axis_of(e): i for i, e in reversed(list(enumerate(effects)))}
     together = sorted(effects, key=lambda e: order[_axis_of(e)])
-    return [_figure(list(group)) for _, group in groupby(together, key=_axis_of)]
+    groups = (list(group) for _, group in groupby(together, key=_axis_of))
+    figures = [_figure(rows) for group in groups for rows in _of_one_size(group)]
+    titles = [figure.title for figure in figures]
+    return [
+        replace(figure, title=f"{title} ({titles[: i + 1].count(title)} of {titles.count(title)})")
+        if titles.count(title) > 1
+        else figure
+        for i, (title, figure) in enumerate(zip(titles, figures, strict=True))
+    ]
 
 
-def _axis_of(effect: Effect) -> tuple[str, str, bool]:
-    return effect.scale, effect.unit, points_left(effect)
+def _axis_of(effect: Effect) -> tuple[str, str, bool, str]:
+    return effect.scale, effect.unit, points_left(effect), effect.kind
+
+
+def _of_one_size(effects: Sequence[Effect]) -> list[list[Effect]]:
+    """Those that can share an axis without some being pressed flat, each group in the order given."""
+    by_size = sorted(effects, key=_extent)
+    ends = [i for i in range(1, len(by_size)) if _extent(by_size[i]) > _MANY_TIMES * _extent(by_size[i - 1])]
+    parts = [by_size[start:end] for start, end in zip([0, *ends], [*ends, len(by_size)], strict=True)]
+    in_order = [[effect for effect in effects if effect in part] for part in parts]
+    return sorted(in_order, key=lambda part: effects.index(part[0]))
+
+
+def _extent(effect: Effect) -> float:
+    """How far from no effect a row reaches."""
+    marks = (*chain.from_iterable(effect.effects), effect.margin)
+    return max(abs(mark) for mark in marks if math.isfinite(mark))
 
 
 def points_left(effect: Effect) -> bool:
@@ -85,9 +113,12 @@ def _axis(effects: Sequence[Effect]) -> Axis:
 
 def _direction(effects: Sequence[Effect]) -> Iterator[str]:
     """Which way the claim lies, and what a triangle is, where there are some."""
-    yield f"farther {'left' if points_left(effects[0]) else 'right'}: more as claimed"
+    if effects[0].kind == "equivalence":
+        yield f"nearer to {'1×' if effects[0].scale == 'ratio' else '0'}: more as claimed"
+    else:
+        yield f"farther {'left' if points_left(effects[0]) else 'right'}: more as claimed"
     if any(effect.censored for effect in effects):
-        yield "triangles: so far at least"
+        yield "triangles: a seed whose effect is at least so large"
 
 
 def _key(effects: Sequence[Effect]) -> tuple[KeyEntry, ...]:
@@ -108,10 +139,12 @@ def _key(effects: Sequence[Effect]) -> tuple[KeyEntry, ...]:
 def _row(effect: Effect, axis: Axis) -> Markup:
     colour = VERDICT_COLOURS[effect.verdict]
     margin = notation.position(effect, effect.margin)
+    seeds, depth = _seeds(effect, axis, colour)
+    height = _HEIGHT + depth
     return svg.drawing(
-        _HEIGHT,
-        *backdrop(axis, margin, _HEIGHT, both=effect.kind == "equivalence"),
-        *_seeds(effect, axis, colour),
+        height,
+        *backdrop(axis, margin, height, both=effect.kind == "equivalence"),
+        *seeds,
         *interval(axis, sorted(notation.position(effect, end) for end in effect.interval), _INTERVAL, colour),
         svg.mark(colour, _at(effect, axis, known(effect.median)[0]), _INTERVAL, colour, in_words(effect)),
     )
@@ -134,14 +167,22 @@ def backdrop(axis: Axis, margin: float, height: int, *, both: bool) -> Iterator[
         yield svg.line((share, share), (0, height), "margin")
 
 
-def _seeds(effect: Effect, axis: Axis, colour: str) -> Iterator[Markup]:
-    for seed, bounds in zip(effect.seeds, effect.effects, strict=True):
+def _seeds(effect: Effect, axis: Axis, colour: str) -> tuple[list[Markup], int]:
+    """A symbol for each seed, those at one place below each other, and by how much that makes the row deeper."""
+    places = [round(_PLACE * _at(effect, axis, known(bounds)[0])) for bounds in effect.effects]
+    below = max(Counter(places).values()) - 1
+    apart = min(_APART, _DEEPEST / below) if below else 0
+    marks, taken = [], Counter[int]()
+    for seed, bounds, place in zip(effect.seeds, effect.effects, places, strict=True):
         value, side = known(bounds)
         towards = notation.position(effect, side)
         symbol = ("triangle-right" if towards > 0 else "triangle-left") if side else "circle"
         symbol = "circle-open" if all(map(math.isinf, bounds)) else symbol
         hint = f"seed {seed}: {notation.span(effect, bounds)}"
-        yield svg.mark(symbol, _at(effect, axis, value), _SEEDS, f"{colour} faint", hint)
+        depth = _SEEDS + round(apart * taken[place])
+        marks.append(svg.mark(symbol, _at(effect, axis, value), depth, f"{colour} faint", hint))
+        taken[place] += 1
+    return marks, round(apart * below)
 
 
 def interval(axis: Axis, ends_of: Sequence[float], y: float, colour: str) -> Iterator[Markup]:

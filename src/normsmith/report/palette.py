@@ -42,7 +42,7 @@ _DARK = {
     "muted": "#a5abb6",
     "rule": "#343a45",
     "grid": "#272c35",
-    "claimed": "#1f242d",
+    "claimed": "#262d39",
     "axis": "#7b828f",
     "accent": "#7db8ee",
     "holds": "#4fcfae",

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from normsmith._text import exact, number
 from normsmith.report import palette, svg
-from normsmith.report.axes import Axis, axis_of
+from normsmith.report.axes import Axis, axis_of, share_axis
 from normsmith.studies.results import Chart, Line
 
 SHOW_MARKERS_UP_TO = 40  # points in a line; beyond it symbols would run into each other
@@ -67,13 +67,20 @@ def axis_panel(axis: Axis) -> Panel:
     return Panel("", "", svg.drawing(24, svg.labels(axis, 16)))
 
 
-def chart_figure(chart: Chart) -> Figure:
-    """Draw a chart: one line an arm, a band around it."""
+def chart_figure(chart: Chart, *, shares: bool = False, target: float | None = None) -> Figure:
+    """Draw a chart: one line an arm, a band around it.
+
+    Args:
+        chart: what to draw.
+        shares: that its values are shares of 1; their axis is then stretched towards 1, if all of them are.
+        target: a value to be reached, drawn across.
+    """
     x_axis = axis_of((x for line in chart.lines for x in line.x), log=chart.log_x, pad=0.02)
-    edges = (
+    edges = [
         v for line in chart.lines for part in (line.y, line.low, line.high) for v in part if v is not None
-    )
-    y_axis = axis_of(edges, log=chart.log_y)
+    ]
+    stretched = shares and all(0 <= edge <= 1 for edge in edges)
+    y_axis = share_axis(edges) if stretched else axis_of(edges, log=chart.log_y)
     plane = _Plane(x_axis, y_axis)
     styles = [line_style(i) for i in range(len(chart.lines))]
     key = [
@@ -85,12 +92,15 @@ def chart_figure(chart: Chart) -> Figure:
         for i, (line, style) in enumerate(zip(chart.lines, styles, strict=True))
     ]
     columns, rows = _table(chart)
+    across = [] if target is None else list(_target(plane, target))
+    if across:
+        key.append(KeyEntry(f"target {exact(target or 0.0)}", "muted", "", "target"))
     return Figure(
         title=chart.title,
         description=chart.description,
-        panels=(Panel("", "", svg.drawing(_HEIGHT + 24, *_frame(plane), *parts)),),
+        panels=(Panel("", "", svg.drawing(_HEIGHT + 24, *_frame(plane), *across, *parts)),),
         x_title=chart.x_title,
-        y_title=chart.y_title,
+        y_title=f"{chart.y_title} (the scale is stretched towards 1)" if stretched else chart.y_title,
         key=tuple(key),
         columns=columns,
         rows=rows,
@@ -129,6 +139,14 @@ def _frame(plane: _Plane) -> Iterator[Markup]:
         yield svg.element("text", label, x=-8, y=y + 4, class_="tick end")
     yield svg.line((0, 1), (_HEIGHT, _HEIGHT), "base")
     yield svg.labels(plane.x, _HEIGHT + 18)
+
+
+def _target(plane: _Plane, target: float) -> Iterator[Markup]:
+    """A line across at the value that is to be reached, if the axis has it."""
+    share = plane.y.share(target)
+    if 0 <= share <= 1:
+        y = round(_HEIGHT * (1 - share), 1)
+        yield svg.line((0, 1), (y, y), "margin")
 
 
 def _parts(plane: _Plane, line: Line, style: dict[str, str]) -> Iterator[Markup]:

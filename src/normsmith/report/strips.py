@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
 
 from markupsafe import Markup
 
@@ -17,6 +18,7 @@ from normsmith.studies.results import Strip, StripChart
 
 _APART = 10  # pixels between points that lie at one place, where there is room
 _HIGHEST = 60  # pixels of a row
+_SAID = 6  # different values, at most, that are all said
 
 
 def strip_figure(chart: StripChart) -> Figure:
@@ -44,6 +46,8 @@ def _choices(row: Strip) -> Counter[tuple[float, str]]:
 
 def _in_words(row: Strip) -> str:
     counted = Counter(sorted(row.x))
+    if len(counted) > _SAID:
+        return f"median {exact(median(row.x))}, from {exact(min(row.x))} to {exact(max(row.x))}"
     return ", ".join(
         f"{exact(x)} ({seeds})" if len(counted) > 1 else exact(x) for x, seeds in counted.items()
     )

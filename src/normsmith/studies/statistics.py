@@ -20,6 +20,7 @@ from normsmith.studies._sentences import sentence
 from normsmith.studies.results import Effect, Verdict
 
 __all__ = [
+    "ALPHA",
     "INTERVAL_FROM",
     "Hypothesis",
     "Interval",

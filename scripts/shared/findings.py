@@ -1,0 +1,224 @@
+"""What was found on a hypothesis, in one plain sentence: direction and size first, then whether the margin is decided.
+
+All figures come from the effects as they are kept. What a hypothesis is about, and which words its two directions have,
+stands in `shared/wording.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from normsmith._text import count, exact, number, ratio
+from normsmith.studies import notation
+from normsmith.studies.results import Effect, Verdict
+from normsmith.studies.statistics import ALPHA, pairs_needed
+from shared.wording import Wording, wording
+
+IMPOSSIBLE = "could not be shown here"
+"""In place of a verdict, where the control was so good that there was no room for what was claimed."""
+_CEILING = re.compile(r"A ceiling: “(?P<control>.*?)” is at (?P<at>[\d.]+) of (?P<most>[\d.]+) points")
+_CLOSE = 1.05
+"""Two ends of an estimate that differ by less than this factor are one number to a reader."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found on one hypothesis.
+
+    Attributes:
+        effect: the hypothesis with its effects.
+        needed: how many seeds on one side decide it where it stands in its question; None where none suffice.
+        ceiling: what the control reached, as `96.4 of 100 points`, where that left no room for the claim.
+        words: what the hypothesis is about.
+    """
+
+    effect: Effect
+    needed: int | None
+    ceiling: str
+    words: Wording
+
+    @property
+    def verdict(self) -> str:
+        """The verdict as a reader should take it."""
+        return IMPOSSIBLE if self.ceiling else self.effect.verdict.value
+
+    @property
+    def hypothesis(self) -> str:
+        """What was asked, as a sentence."""
+        text = self.words.asks or self.effect.hypothesis
+        return f"{text[0].upper()}{text[1:]}."
+
+    @property
+    def margin(self) -> str:
+        """What the claim asks for: `at most 0.67× the steps`."""
+        return self.words.asked or _asked(self.effect, self.words)
+
+    @property
+    def sides(self) -> str:
+        """How many seeds are as claimed, and how many are not: `14 : 6`."""
+        return f"{self.effect.beyond} : {self.effect.short}"
+
+    @property
+    def sentence(self) -> str:
+        """Direction and size first, then what was asked and whether so many seeds decide it, then what that means."""
+        parts = [f"{self.words.lead} {_direction(self.effect, self.words)}", self._decided()]
+        means = self.words.means.get(self.effect.verdict, "")
+        failed = _failed(self.effect)
+        return " ".join(filter(None, (f"{'; '.join(filter(None, parts))}.", failed, means)))
+
+    @property
+    def certainty(self) -> str:
+        """The interval of the typical seed, and the p-value with what it is of."""
+        effect = self.effect
+        text = f"{notation.interval_name([effect])} of the typical seed: {_ends(effect, self.words)}"
+        if effect.test_error is not None:
+            text += f"; another sample of test data would move it by about {number(effect.test_error, 2)}"
+        if effect.verdict in (Verdict.NOT_JUDGED, Verdict.INCONCLUSIVE):
+            return text
+        side = "as claimed" if effect.verdict is Verdict.HOLDS else "short of the claim"
+        shown = "below 0.0001" if effect.p_adjusted < 1e-4 else f"{effect.p_adjusted:.2g}"
+        return f"{text}; chance of so many seeds {side} if half of all were: {shown}"
+
+    def _decided(self) -> str:
+        """Whether what the claim asks for was shown."""
+        effect, seeds = self.effect, str(len(self.effect.seeds))
+        asked = f"that {'they are' if 'each other' in self.margin else 'it is'} {self.margin}"
+        if self.ceiling:
+            return f"{asked} {IMPOSSIBLE}, as {self.ceiling} are reached without it already"
+        if effect.verdict is Verdict.NOT_JUDGED:
+            return f"{self.margin} in {effect.beyond} of {seeds} (not judged)"
+        needed = f"{self.needed} needed" if self.needed else "more seeds needed"
+        if effect.verdict is Verdict.HOLDS:
+            return f"{asked} is shown ({effect.beyond} of {seeds}, {needed})"
+        if effect.verdict is Verdict.INCONCLUSIVE:
+            return f"{asked} is undecided ({effect.beyond} of {seeds}, {needed})"
+        reversed_ = "; the opposite is shown" if effect.verdict is Verdict.REVERSED else ""
+        return f"{asked} does not hold here ({effect.short} of {seeds} fall short, {needed}){reversed_}"
+
+
+def findings_of(question: str, effects: Sequence[Effect], notes: Iterable[str] = ()) -> list[Finding]:
+    """What was found on all hypotheses of a question, in their order."""
+    needed, full = _needed(effects), _ceilings(notes)
+    return [
+        Finding(
+            effect,
+            needed.get(effect.name),
+            full.get(effect.control, "") if _without_room(effect) else "",
+            wording(question, effect),
+        )
+        for effect in effects
+    ]
+
+
+def _without_room(effect: Effect) -> bool:
+    """Whether a ceiling over the control would matter: the claim is of points above it, and was not shown."""
+    shown = effect.verdict not in (Verdict.NOT_HERE, Verdict.INCONCLUSIVE)
+    return not shown and effect.unit == "points" and effect.better == "higher"
+
+
+def _ceilings(notes: Iterable[str]) -> dict[str, str]:
+    """By the name of a control, what it reached where that left no room for an effect."""
+    found = (match for note in notes for match in _CEILING.finditer(note))
+    return {match["control"]: f"{match['at']} of {match['most']} points" for match in found}
+
+
+def _needed(effects: Sequence[Effect]) -> dict[str, int | None]:
+    """How many seeds on one side decide each judged hypothesis, since those of a question share the 5 %.
+
+    Holm's order: the clearest is judged against all, and each that is decided leaves more for the others. One that
+    rests on another is judged once that is shown.
+    """
+    judged = {effect.name: effect for effect in effects if effect.verdict is not Verdict.NOT_JUDGED}
+    waiting = [name for name, effect in judged.items() if effect.after not in judged]
+    needed: dict[str, int | None] = {}
+    while waiting:
+        clearest = judged[min(waiting, key=lambda name: judged[name].p)]
+        level = len(waiting)
+        if clearest.p * level > ALPHA * clearest.share:
+            break
+        needed[clearest.name] = pairs_needed(len(clearest.seeds), level, clearest.share)
+        waiting.remove(clearest.name)
+        if clearest.verdict is Verdict.HOLDS:
+            waiting += [name for name, effect in judged.items() if effect.after == clearest.name]
+    open_ = len(judged) - len(needed)
+    rest = {
+        name: pairs_needed(len(of.seeds), open_, of.share)
+        for name, of in judged.items()
+        if name not in needed
+    }
+    return needed | rest
+
+
+def _direction(effect: Effect, words: Wording) -> str:
+    """`faster in 17 of 20 seeds, typically 0.55× the steps`, with the seeds of the other side where there are some."""
+    seeds = len(effect.seeds)
+    more, less = (sum(low > 0 for low, _ in effect.effects), sum(high < 0 for _, high in effect.effects))
+    level = sum(low == high == 0 for low, high in effect.effects)
+    sides = [(more, words.more), (less, words.less), (level, words.level)]
+    most, *others = sorted((side for side in sides if side[0]), key=lambda side: -side[0])
+    rest = ", ".join(f"{word} in {n}" for n, word in others)
+    aside = f" ({rest})" if rest else ""
+    return f"{most[1]} in {most[0]} of {count(seeds, 'seed')}{aside}, typically {_size(effect, words)}"
+
+
+def _size(effect: Effect, words: Wording) -> str:
+    """The effect of the typical seed, one number where its two ends are nearly one."""
+    low, high = effect.median
+    middle = (low + high) / 2
+    if words.size == "value":
+        return number(words.zero + notation.shown(effect, middle))
+    if effect.median == (0.0, 0.0):
+        return "no difference"
+    if words.size == "octaves":
+        octaves = notation.shown(effect, middle)
+        return f"{ratio(2**octaves)} ({exact(octaves)} {'octave' if octaves == 1 else 'octaves'})"
+    if effect.scale == "ratio":
+        left, right = sorted((notation.shown(effect, low), notation.shown(effect, high)))
+        near = right < _CLOSE * left
+        shown = ratio(notation.shown(effect, middle)) if near else notation.span(effect, effect.median)
+        return f"{shown}{_unit(effect)}"
+    return f"{notation.span(effect, effect.median)}{_unit(effect)}"
+
+
+def _ends(effect: Effect, words: Wording) -> str:
+    """The ends of the interval with their unit."""
+    if words.size == "value":
+        return " to ".join(number(words.zero + notation.shown(effect, end)) for end in effect.interval)
+    return f"{notation.ends(effect)}{_unit(effect, effect.interval[1])}"
+
+
+def _unit(effect: Effect, value: float | None = None) -> str:
+    """The unit after a number, in plain words."""
+    if effect.scale == "ratio":
+        return " the steps" if effect.unit.startswith("steps") else ""
+    unit = notation.unit(effect, effect.median[0] if value is None else value)
+    return (
+        unit.replace(" of the gap", "")
+        .replace("gain", "scale factor")
+        .replace("share of units", "of all units")
+    )
+
+
+def _asked(effect: Effect, words: Wording) -> str:
+    """What a claim asks for, from its margin."""
+    if effect.kind == "equivalence":
+        return f"{notation.margin(effect)} of each other".replace("within ±", "within ")
+    if effect.scale == "ratio":
+        bound = "at most" if effect.better == "lower" else "at least"
+        return f"{bound} {ratio(round(notation.shown(effect, effect.margin), 3))}{_unit(effect)}"
+    if effect.unit in (
+        "octaves",
+        "gains",
+    ):  # counted whole, so that the margin is a half less than what is asked
+        least = effect.margin + 0.5
+        return f"at least {number(least)}{_unit(effect, least)} {words.more}"
+    return f"more than {number(effect.margin)}{_unit(effect, effect.margin)} {words.more}"
+
+
+def _failed(effect: Effect) -> str:
+    """A median hides runs that diverged."""
+    named = zip((effect.treatment, effect.control), effect.failed, strict=True)
+    said = [f"{arm} diverged in {n} of {count(len(effect.seeds), 'seed')}" for arm, n in named if n]
+    return f"But {' and '.join(said)}." if said else ""

@@ -1,0 +1,126 @@
+"""What was found, in plain sentences: directions, sizes and the seeds that are needed are those of the results."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from tests.docs.pages import ROOT
+from tests.report.samples import fewer_steps
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from shared.answers import kept_runs
+from shared.claims import CLAIMS, MAIN, lines
+from shared.findings import IMPOSSIBLE, findings_of
+from shared.wording import WORDINGS
+
+sys.path.remove(str(ROOT / "scripts"))
+
+from normsmith.studies import every_question
+from normsmith.studies._inference import holm
+from normsmith.studies.results import Effect, Verdict
+
+RUNS = kept_runs()
+FOUND = [
+    (run["task"], answer, findings_of(answer["question"], effects, answer.get("notes", ())))
+    for run in RUNS
+    for answer in run["answers"]
+    for effects in [[Effect.model_validate(each) for each in answer["effects"]]]
+]
+
+
+def effect_of(effects: list[float], verdict: Verdict, **changes: object) -> Effect:
+    """A made-up effect on steps, as natural logarithms, positive where the treatment is faster."""
+    middle = sorted(effects)[len(effects) // 2]
+    margin = 0.4
+    fields = {
+        **fewer_steps().effects[0].model_dump(),
+        "name": "steps to 0.95, relu: batch norm vs none",
+        "seeds": tuple(range(len(effects))),
+        "effects": tuple((each, each) for each in effects),
+        "median": (middle, middle),
+        "interval": (min(effects), max(effects)),
+        "margin": margin,
+        "beyond": sum(each > margin for each in effects),
+        "short": sum(each < margin for each in effects),
+        "failed": (0, 0),
+        "test_error": None,
+        "after": None,
+        "verdict": verdict,
+    }
+    return Effect.model_validate({**fields, **changes})
+
+
+def test_direction_and_size_come_first_then_what_is_decided() -> None:
+    effect = effect_of([0.6] * 14 + [0.1] * 3 + [-0.2] * 3, Verdict.INCONCLUSIVE, p=0.115, p_adjusted=0.115)
+    (finding,) = findings_of("fewer-steps", [effect])
+    assert finding.sentence == (
+        "With ReLU, batch norm is faster in 17 of 20 seeds (slower in 3), typically 0.549× the steps; that it is at "
+        "most 0.67× the steps is undecided (14 of 20, 15 needed)."
+    )
+    assert (finding.sides, finding.needed, finding.verdict) == ("14 : 6", 15, "inconclusive")
+
+
+def test_two_ends_that_are_nearly_one_are_one_number_and_others_are_bounds() -> None:
+    def said(median: tuple[float, float]) -> str:
+        effect = effect_of([0.6] * 20, Verdict.HOLDS, p=1e-5, p_adjusted=1e-5, median=median)
+        return findings_of("fewer-steps", [effect])[0].sentence
+
+    assert "typically 0.547× the steps;" in said((0.597, 0.61))
+    assert "typically at most 0.248× the steps;" in said((1.3946, float("inf")))
+
+
+def test_a_hypothesis_that_a_ceiling_made_impossible_is_no_no() -> None:
+    effect = effect_of(
+        [-0.3] * 20,
+        Verdict.NOT_HERE,
+        name="final metric, sigmoid: batch norm vs none",
+        unit="points",
+        scale="difference",
+        better="higher",
+        margin=19.9,
+        control="sigmoid, no norm",
+        p=1e-5,
+        p_adjusted=1e-5,
+    )
+    note = "A ceiling: “sigmoid, no norm” is at 96.4 of 100 points, if the metric ends at 1. More."
+    with_room, without = (findings_of("saturation", [effect], notes)[0] for notes in ((), (note,)))
+    assert with_room.verdict == "does not hold here"
+    assert without.verdict == IMPOSSIBLE
+    assert "could not be shown here, as 96.4 of 100 points are reached without it" in without.sentence
+
+
+@pytest.mark.parametrize(
+    ("task", "answer", "found"), FOUND, ids=[f"{t}: {a['question']}" for t, a, _ in FOUND]
+)
+def test_the_seeds_needed_agree_with_the_verdicts(task, answer, found) -> None:
+    """What has so many seeds on one side is decided, what has fewer is not: by Holm's own order."""
+    judged = [each for each in found if each.effect.verdict is not Verdict.NOT_JUDGED]
+    for each in judged:
+        effect = each.effect
+        assert each.needed
+        if effect.kind == "superiority" and effect.after is None:
+            assert (max(effect.beyond, effect.short) >= each.needed) == (
+                effect.verdict is not Verdict.INCONCLUSIVE
+            )
+    names = [each.effect.name for each in judged]
+    after = [names.index(each.effect.after) if each.effect.after in names else None for each in judged]
+    holds = [each.effect.verdict is Verdict.HOLDS for each in judged]
+    adjusted = holm([each.effect.p for each in judged], holds, after)
+    assert adjusted == pytest.approx([each.effect.p_adjusted for each in judged])
+
+
+def test_every_kept_hypothesis_has_words_of_its_own_and_no_figure_is_typed() -> None:
+    for _, answer, found in FOUND:
+        assert all(each.words.about for each in found), answer["question"]
+    assert {*WORDINGS} == {*every_question()}
+
+
+def test_every_claim_is_answered_by_what_was_asked_of_the_main_network() -> None:
+    asked = {answer["question"] for run in RUNS if run["task"] == MAIN for answer in run["answers"]}
+    assert len([claim for claim in CLAIMS if not claim.beyond]) == 17
+    for claim in CLAIMS:
+        if claim.question in asked and not claim.on:
+            answers = [line for line in lines(claim, RUNS) if line.task == MAIN]
+            assert answers
+            assert all(pattern for pattern in claim.answers[0][1])
