@@ -3,23 +3,24 @@
 import os
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 
 if os.environ.get("NORMSMITH_CHECK_SHAPES", "1") == "1":
-    from jaxtyping import install_import_hook
+    import shape_checks
 
     sources = Path(__file__).parents[1] / "src"
-    install_import_hook(
+    shape_checks.install(
         # kernels are not Python to those who compile them
         [
             ".".join(path.relative_to(sources).with_suffix("").parts)
             for path in sources.rglob("*.py")
             if path.name != "__init__.py" and not {"cpu", "gpu"} & set(path.relative_to(sources).parts)
-        ],
-        "shape_checks.check",
+        ]
     )
 
 torch.set_num_threads(1)
@@ -59,6 +60,42 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture
+def warm_workers(monkeypatch):
+    """Workers of studies that are there at once, for tests of anything but their start."""
+    import warm_processes
+
+    from normsmith.studies.executors import local
+
+    monkeypatch.setattr(local, "ProcessPoolExecutor", warm_processes.pool)
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def normsmith(tmp_path, monkeypatch, capfd, warm_workers):
+    """Run the command in this process, in an empty folder, and see its exit code and both its streams."""
+    from normsmith.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["normsmith", *arguments])
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
+        else:
+            code = 0
+        return Ran(code, *capfd.readouterr())
+
+    return run
+
+
 BROWSER_ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -88,9 +125,9 @@ OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElemen
 """By how many pixels a page is wider than its window, in a browser."""
 
 
-@pytest.fixture
-def open_page(browser):
-    """Open a page from its file; afterwards, nothing may have gone to the console or over the network."""
+@contextmanager
+def opening(browser):
+    """Open pages from their files; at the end, nothing may have gone to the console or over the network."""
     contexts, trouble = [], []
 
     def open_one(file, width=1280, **options):
@@ -107,3 +144,10 @@ def open_page(browser):
     for context in contexts:
         context.close()
     assert trouble == []
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open a page of a test's own."""
+    with opening(browser) as open_one:
+        yield open_one

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,7 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+import warm_processes
+
 BOUND = 120
 
 
@@ -29,25 +28,27 @@ def run_ranks(
         where = Path(folder)
         call = (function.__module__, function.__qualname__, arguments, size, timeout)
         (where / "call").write_bytes(pickle.dumps(call))
-        errors = [(where / f"error-{rank}").open("w+") for rank in range(size)]
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.ranks", folder, str(rank)], cwd=ROOT, stderr=errors[rank]
-            )
-            for rank in range(size)
-        ]
+        errors = [where / f"error-{rank}" for rank in range(size)]
+        processes = [warm_processes.process(_main, folder, rank, errors=errors[rank]) for rank in range(size)]
         try:
             end = time.monotonic() + bound
             for rank, process in enumerate(processes):
-                code = process.wait(max(0.1, end - time.monotonic()))
-                errors[rank].seek(0)
-                assert code == 0, f"rank {rank} of {size} ended with {code}:\n{errors[rank].read()}"
+                process.join(max(0.1, end - time.monotonic()))
+                assert process.exitcode == 0, (
+                    f"rank {rank} of {size} ended with {process.exitcode}:\n{errors[rank].read_text()}"
+                )
         finally:
-            for process, error in zip(processes, errors, strict=True):
+            for process in processes:
                 process.kill()
-                process.wait()
-                error.close()
+                process.join()
         return [pickle.loads((where / f"result-{rank}").read_bytes()) for rank in range(size)]
+
+
+def wait_for(file: Path) -> None:
+    """Wait until another rank has made a file, for a rank that stays away."""
+    until = time.monotonic() + BOUND
+    while not file.exists() and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def _main(folder: str, rank: int) -> None:
@@ -73,7 +74,3 @@ def _main(folder: str, rank: int) -> None:
         )  # gloo's threads that still run while the interpreter ends abort the process, now and then
     finally:
         dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1], int(sys.argv[2]))

@@ -48,19 +48,26 @@ def test_words_that_somebody_reads_arrive(monkeypatch):
     assert read.getvalue() == "words"
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A store with the trials of these studies, after the first of them."""
+    return f"sqlite:///{tmp_path_factory.mktemp('shared')}/study.db"
+
+
 @pytest.mark.parametrize(
     ("options", "redirection"),
     [
-        ("", "| head -1"),
-        ("--format json", "| head -1"),
-        ("--format csv", "| true"),
-        ("", "2>&1 | head -1"),
-        ("", "2>&-"),
+        ("--store {shared}", "| head -1"),
+        ("--store {shared} --format json", "| head -1"),
+        ("--store {shared} --format csv", "| true"),
+        ("", "2>&1 | head -1"),  # it leaves while trials run
+        ("--store {shared}", "2>&-"),
     ],
 )
-def test_a_study_whose_reader_leaves_is_a_study_that_succeeded(tiny, tmp_path, options, redirection):
+def test_a_study_whose_reader_leaves_is_a_study_that_succeeded(tiny, tmp_path, shared, options, redirection):
     command = (
-        f"{sys.executable} -m normsmith study {tiny()} -q fewer-steps --seeds 1 --jobs 1 --steps 5 {options}"
+        f"{sys.executable} -m normsmith study {tiny()} -q fewer-steps --seeds 1 --jobs 1 --steps 5 "
+        f"{options.format(shared=shared)}"
     )
     shell = f"set -o pipefail; {command} {redirection}"
     ran = subprocess.run(

@@ -16,6 +16,7 @@ PYTHON = [page for page in PAGES if blocks(page, "python")]
 CONSOLE = [page for page in PAGES if blocks(page, "console")]
 
 
+@pytest.mark.usefixtures("warm_workers")
 @pytest.mark.parametrize("page", PYTHON, ids=name)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Top to bottom in one namespace, as a reader would."""

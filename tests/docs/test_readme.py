@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from tests.conftest import Ran
 from tests.docs.pages import ROOT, blocks
 from torch.optim.swa_utils import AveragedModel
 
@@ -49,31 +48,18 @@ def commands(page: Path) -> list[str]:
     return [found.strip() for found in re.findall(r"^\$ normsmith ([^#\n]+)", consoles, re.MULTILINE)]
 
 
-def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command as it stands; a study with fewer seeds and steps."""
-    more = f" {QUICK}" if command.startswith("study ") else ""
-    return subprocess.run(
-        [sys.executable, "-m", "normsmith", *f"{command}{more}".split()],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-
-
 def test_there_are_commands() -> None:
     assert {command.split()[0] for command in commands(README)} == {"study", "questions", "fix"}
     assert {command.split()[0] for command in commands(INDEX)} == {"study", "fix", "check"}
 
 
 @pytest.mark.parametrize("command", dict.fromkeys(commands(README) + commands(INDEX)))
-def test_every_command_runs(command: str, folder: Path) -> None:
-    done = run(command, folder)
-    assert done.returncode == 0, done.stderr
+def test_every_command_runs(command: str, folder: Path, normsmith: Callable[..., Ran]) -> None:
+    """As it stands; a study with fewer seeds and steps."""
+    done = normsmith(*command.split(), *(QUICK.split() if command.startswith("study ") else ()))
+    assert done.code == 0, done.err
     if command.startswith("study "):
-        (answer,) = json.loads(done.stdout)["answers"]
+        (answer,) = json.loads(done.out)["answers"]
         assert answer["question"] == command.rsplit(maxsplit=1)[-1]
         assert {effect["verdict"] for effect in answer["effects"]} <= set(Verdict)
         compared = {effect["name"].split(": ")[1] for effect in answer["effects"]}

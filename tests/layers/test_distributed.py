@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 import torch.distributed as dist
-from tests.ranks import run_ranks
+from tests.ranks import run_ranks, wait_for
 from torch import nn
 
 import normsmith.layers as ours
@@ -103,15 +103,15 @@ def _accumulated(rank, size, ghost):
     return layer.running_mean, layer.running_var, layer.num_batches_tracked
 
 
-def _missing(rank, size):
-    """Rank 1 stays away: from an exchange, from one in backward, from a layer's first forward."""
+def _missing(rank, size, over):
+    """Rank 1 stays away until all is over: from an exchange, from one in backward, from a layer's first forward."""
     net = nn.Sequential(nn.Identity(), ours.BatchNorm1d(3, process_group="world"))
     other = ours.BatchNorm1d(3, process_group="world")
     x = torch.randn(4, 3, requires_grad=True)
     net(x)
     y = other(x)
     if rank == 1:
-        time.sleep(12)
+        wait_for(over)
         return None
     messages, start = [], time.monotonic()
     for call in (
@@ -122,6 +122,7 @@ def _missing(rank, size):
         with pytest.raises(SyncError) as caught:
             call()
         messages.append(str(caught.value))
+    over.touch()
     return messages, time.monotonic() - start
 
 
@@ -254,8 +255,8 @@ def test_accumulation_across_ranks_is_one_update(two, ghost):
         assert count == 1
 
 
-def test_a_missing_rank_ends_in_an_error_that_names_the_layer():
-    (messages, seconds), _ = run_ranks(_missing, 2, timeout=2)
+def test_a_missing_rank_ends_in_an_error_that_names_the_layer(tmp_path):
+    (messages, seconds), _ = run_ranks(_missing, 2, tmp_path / "over", timeout=2)
     assert "Sequential.1: expected all 2 ranks to exchange statistics" in messages[0]
     assert "BatchNorm1d: expected all 2 ranks to exchange statistics" in messages[1]
     assert "BatchNorm1d: expected all 2 ranks to join" in messages[2]

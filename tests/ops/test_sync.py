@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-from tests.ranks import run_ranks
+from tests.ranks import run_ranks, wait_for
 
 from normsmith.errors import SyncError
 from normsmith.ops import Sync, moments, own_group
@@ -32,25 +32,27 @@ def _apart(rank, size):
     return ours.item(), theirs.item(), sync.group is not world, dist.get_process_group_ranks(sync.group)
 
 
-def _timeout(rank, size):
+def _timeout(rank, size, over):
     parent = dist.new_group([0, 1], timeout=timedelta(seconds=1))
     group = _group(parent)
     if rank == 1:
-        time.sleep(4)
+        wait_for(over)
         return None
     start = time.monotonic()
     with pytest.raises(SyncError) as caught:
         Sync(group, lambda: "net.norm").sum(torch.ones(1))
+    over.touch()
     return str(caught.value), time.monotonic() - start
 
 
-def _not_created(rank, size):
+def _not_created(rank, size, over):
     parent = dist.new_group([0, 1], timeout=timedelta(seconds=1))
     if rank == 1:
-        time.sleep(4)
+        wait_for(over)
         return None
     with pytest.raises(SyncError) as caught:
         _group(parent, "net.norm")
+    over.touch()
     return str(caught.value)
 
 
@@ -76,16 +78,16 @@ def test_own_group_is_not_mixed_up_with_the_group_it_comes_from():
         assert (ours, theirs, separate, ranks) == (3.0, 300.0, True, [0, 1])
 
 
-def test_own_group_has_the_timeout_of_its_parent_and_the_error_names_the_layer():
-    (message, seconds), _ = run_ranks(_timeout, 2)
+def test_own_group_has_the_timeout_of_its_parent_and_the_error_names_the_layer(tmp_path):
+    (message, seconds), _ = run_ranks(_timeout, 2, tmp_path / "over")
     assert seconds < 3.5
     assert message.startswith(
         "net.norm: expected all 2 ranks to exchange statistics, rank 0 got none in time"
     )
 
 
-def test_own_group_that_a_rank_does_not_join_is_an_error():
-    message, _ = run_ranks(_not_created, 2)
+def test_own_group_that_a_rank_does_not_join_is_an_error(tmp_path):
+    message, _ = run_ranks(_not_created, 2, tmp_path / "over")
     assert message.startswith("net.norm: expected all 2 ranks to join")
 
 

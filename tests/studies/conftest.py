@@ -20,6 +20,11 @@ def tiny():
     return lambda attribute="task": f"{TINY}:{attribute}"
 
 
+@pytest.fixture(autouse=True)
+def _workers(warm_workers):
+    """Here no test is about the start of workers; `executors` has its own."""
+
+
 @pytest.fixture
 def store():
     with Store("sqlite://") as opened:

@@ -78,13 +78,6 @@ def test_a_loss_that_is_nan_from_the_start_is_refused(store):
         run_study(task, select(("fewer-steps",)), store, Settings(seeds=2))
 
 
-def command(tiny, url, *more):
-    return [
-        sys.executable, "-m", "normsmith", "study", tiny("slow"), "-q", "fewer-steps", "--seeds", "3",
-        "--jobs", "2", "--store", url, "--no-report", "--format", "json", *more,
-    ]  # fmt: skip
-
-
 def stored(path: Path):
     """Keys and times of what is committed; nothing while there is no table yet."""
     if not path.exists():
@@ -100,15 +93,15 @@ def stored(path: Path):
 
 
 def test_a_study_killed_in_the_middle_goes_on_to_the_same_numbers(tiny, tmp_path):
-    environment = {**os.environ, "TINY_SLEEP": "0.02"}
     path = tmp_path / "study.db"
     running = subprocess.Popen(
-        command(tiny, f"sqlite:///{path}"),
-        env=environment,
+        [sys.executable, "-m", "normsmith", "study", tiny("slow"), "-q", "fewer-steps", "--seeds", "3", "--jobs", "2",
+         "--store", f"sqlite:///{path}", "--no-report"],
+        env={**os.environ, "TINY_SLEEP": "0.02"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
-    )
+    )  # fmt: skip
     try:
         deadline = time.monotonic() + 60
         while len(stored(path)) < 3 and time.monotonic() < deadline and running.poll() is None:
@@ -121,17 +114,13 @@ def test_a_study_killed_in_the_middle_goes_on_to_the_same_numbers(tiny, tmp_path
         running.wait(10)
     before = stored(path)
     assert len(before) >= 3
-    environment["TINY_SLEEP"] = "0"
-    runs = [
-        subprocess.run(
-            command(tiny, url), env=environment, capture_output=True, text=True, timeout=120, check=True
-        )
-        for url in (f"sqlite:///{path}", f"sqlite:///{tmp_path / 'whole.db'}")
-    ]
-    resumed, whole = (
-        __import__("normsmith.studies", fromlist=["StudyResult"]).StudyResult.model_validate_json(run.stdout)
-        for run in runs
-    )
+    results = []
+    for url in (f"sqlite:///{path}", "sqlite://"):
+        with Store(url) as store:
+            results.append(
+                run_study(tiny("slow"), select(("fewer-steps",)), store, Settings(seeds=3, jobs=2))
+            )
+    resumed, whole = results
     assert numbers(resumed) == numbers(whole)
     assert resumed.trials_reused >= len(before)
     assert resumed.trials_new + len(before) == whole.trials_new

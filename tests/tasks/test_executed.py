@@ -1,28 +1,36 @@
 """Files that code runs are noted, whatever way it loads them; files that it only reads are not."""
 
+import dataclasses
+import importlib
 import os
+import runpy
 import subprocess
 import sys
 
 import pytest
+import warm_processes
 
-FAR = "WIDTH = 3\n"
+from normsmith.tasks.executed import executed, watch
 
 
-def noted(tmp_path, code):
+def noted(folder, code):
     """The names of the user's files that `code` ran, in a process that watches itself."""
-    (tmp_path / "far.py").write_text(FAR)
-    (tmp_path / "data.txt").write_text("1 2 3")
-    script = (
-        "import importlib, runpy, sys\nfrom pathlib import Path\nimport torch, dataclasses\n"
-        "from normsmith.tasks.executed import executed, watch\n"
-        f"sys.path.append({str(tmp_path)!r}); folder = Path({str(tmp_path)!r})\n"
-        f"watch(); watch()\n{code}\nprint(*sorted(path.name for path in executed()))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env={**os.environ}, capture_output=True, text=True, check=True
-    )  # fmt: skip
-    return done.stdout.split()
+    (folder / "far.py").write_text("WIDTH = 3\n")
+    (folder / "data.txt").write_text("1 2 3")
+    errors, result = folder / "errors", folder / "result"
+    process = warm_processes.process(_note, folder, code, result, errors=errors)
+    process.join(120)
+    assert process.exitcode == 0, errors.read_text()
+    return result.read_text().split()
+
+
+def _note(folder, code, result):
+    os.chdir(folder)
+    sys.path.append(str(folder))
+    watch()
+    watch()
+    exec(code, {**{module.__name__: module for module in (dataclasses, importlib, runpy)}, "folder": folder})
+    result.write_text(" ".join(sorted(path.name for path in executed())))
 
 
 @pytest.mark.parametrize(
@@ -50,9 +58,16 @@ def test_modules_that_python_has_compiled_before_are_noted(tmp_path):
     [
         "(folder / 'data.txt').read_text()",
         "(folder / 'far.py').read_text()",
-        "import json, sklearn, normsmith.studies",
         "eval('1 + 1'); dataclasses.make_dataclass('A', ['x'])",
     ],
 )
 def test_files_that_are_read_and_libraries_are_not(tmp_path, code):
     assert noted(tmp_path, code) == []
+
+
+def test_libraries_are_not_the_users():
+    """In a process that has imported none of them."""
+    code = "from normsmith.tasks.executed import executed, watch; watch(); import json, sklearn, normsmith.studies; "
+    code += "print(len(executed()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"

@@ -20,6 +20,9 @@ from normsmith.tasks import load
 HOSTILE = Path(__file__).parents[1] / "hostile.py"
 TRIALS = [Trial(AS_IS, 0.1, seed, steps=10) for seed in range(4)]
 
+warm = pytest.mark.usefixtures("warm_workers")
+"""Of tests that ask nothing of how a worker starts and speaks: it is there at once."""
+
 
 def run(name, trials, jobs=1, timeout=60.0):
     """All outcomes; each trial may be reported once only."""
@@ -40,12 +43,14 @@ class TestLocal(ExecutorContract):
         return LocalExecutor()
 
 
+@warm
 def test_user_code_that_exits_ends_its_trial_only(tiny):
     (outcome,) = run(tiny("leaving"), TRIALS[:1]).values()
     assert outcome.status == "raised"
     assert "SystemExit: good-bye" in outcome.reason
 
 
+@warm
 def test_a_trial_that_kills_its_worker_is_reported_and_the_others_run(tiny, monkeypatch):
     monkeypatch.setenv("TINY_KILL", "1")
     outcomes = run(tiny("killing"), TRIALS[:2], jobs=2)
@@ -74,6 +79,7 @@ def test_a_trial_that_ends_while_others_are_stopped_is_reported_as_it_ended(tmp_
     assert not running
 
 
+@warm
 def test_the_time_to_load_a_task_does_not_count(monkeypatch):
     name = f"{HOSTILE}:raising"
     reference = TaskReference.to(load(name), name)  # before it is slow
@@ -84,6 +90,7 @@ def test_the_time_to_load_a_task_does_not_count(monkeypatch):
     assert outcomes[TRIALS[0]].status == "finished"
 
 
+@warm
 def test_the_time_to_compile_does_not_count():
     pytest.importorskip("numba")
     (outcome,) = run(f"{HOSTILE}:compiling", TRIALS[:1], timeout=3.0).values()
@@ -91,6 +98,7 @@ def test_the_time_to_compile_does_not_count():
     assert outcome.seconds > 6
 
 
+@warm
 def test_a_worker_that_never_begins_is_stopped(monkeypatch):
     name = f"{HOSTILE}:raising"
     reference = TaskReference.to(load(name), name)
@@ -103,6 +111,7 @@ def test_a_worker_that_never_begins_is_stopped(monkeypatch):
     assert "3 s to start, to load the task" in outcomes[TRIALS[0]].reason
 
 
+@warm
 def test_whatever_the_users_code_raises_is_a_reason_of_sensible_length():
     from tests.studies.hostile import ERRORS
 
@@ -130,6 +139,7 @@ def test_nothing_of_a_worker_comes_on_standard_output(capfd):
     assert said.out == ""
 
 
+@warm
 @pytest.mark.parametrize("how", ["return", "raise"])
 def test_a_task_that_forks_is_reported_once(how, monkeypatch):
     monkeypatch.setenv("HOSTILE_FORK", how)
@@ -137,12 +147,14 @@ def test_a_task_that_forks_is_reported_once(how, monkeypatch):
     assert [outcome.status for outcome in outcomes.values()] == ["finished"] * 2
 
 
+@warm
 def test_a_task_that_leaves_the_process_is_killed(monkeypatch):
     monkeypatch.setenv("HOSTILE_EXIT", "1")
     (outcome,) = run(f"{HOSTILE}:leaving", TRIALS[:1]).values()
     assert outcome.status == "killed"
 
 
+@warm
 def test_a_trial_that_cannot_be_read_in_a_worker_is_a_failure(tiny):
     (outcome,) = run(tiny(), [replace(TRIALS[0], arm=Unreadable("odd"))]).values()
     assert outcome.status == "raised"
@@ -160,6 +172,7 @@ def _no_arm():
     raise ImportError("no such arm here")
 
 
+@warm
 def test_a_task_object_travels_by_value():
     captured = 0.1
 
@@ -175,6 +188,7 @@ def test_a_task_object_travels_by_value():
     assert outcomes[TRIALS[0]].status == "finished"
 
 
+@warm
 @pytest.mark.parametrize("name", ["zz_chosen", "zz_chosen.py"])
 def test_files_that_ran_beyond_the_fingerprint_are_named(tiny, tmp_path, monkeypatch, name):
     (tmp_path / "zz_chosen.py").write_text("import zz_next\n")
