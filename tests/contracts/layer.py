@@ -233,8 +233,10 @@ class LayerContract:
         assert not torch.equal(layer.running_mean, before)
 
     @pytest.mark.compiles
-    @pytest.mark.parametrize("training", [True, False])
-    @pytest.mark.parametrize("momentum", [0.1, None])
+    @pytest.mark.parametrize(
+        ("momentum", "training"),
+        [(0.1, True), (None, True), (0.1, False), pytest.param(None, False, marks=pytest.mark.full)],
+    )
     def test_compiles_without_a_break(self, training, momentum):
         torch._dynamo.reset()
         layer = self.trained(momentum=momentum).train(training)

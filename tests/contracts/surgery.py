@@ -16,6 +16,8 @@ from normsmith.surgery import Plan
 from normsmith.surgery.plans.edits import Edit
 
 ALL = {**REAL, **HARD}
+LARGE = "hf-mobilenet-v2"
+"""The network with the most layers; what else it has, a smaller one has too."""
 
 
 class SurgeryContract:
@@ -33,7 +35,7 @@ class SurgeryContract:
     def apply(self, plan: Plan, **options: Any) -> nn.Module:
         return plan.apply(partial=self.partial, **options)
 
-    @pytest.fixture(params=ALL)
+    @pytest.fixture(params=[pytest.param(n, marks=pytest.mark.full if n == LARGE else []) for n in ALL])
     def network(self, request: pytest.FixtureRequest) -> Network:
         return ALL[request.param]
 

@@ -82,11 +82,23 @@ def test_its_backward_is_one_too(wants):
     torch.library.opcheck(torch.ops.normsmith.batch_norm_backward_v1.default, arguments)
 
 
+LAYOUTS = torch.contiguous_format, torch.channels_last
+OPTIONS_AND_LAYOUTS = [
+    pytest.param(
+        option,
+        layout,
+        id=f"{option}-{layout}",
+        marks=[] if layout == LAYOUTS[number % 2] else pytest.mark.full,
+    )
+    for number, option in enumerate(OPTIONS)
+    for layout in LAYOUTS
+]
+
+
 @pytest.mark.compiles
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of torch, at an import
 class TestCompiled:
-    @pytest.mark.parametrize("option", OPTIONS)
-    @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+    @pytest.mark.parametrize(("option", "layout"), OPTIONS_AND_LAYOUTS)
     def test_equals_eager_mode(self, option, layout, at_any_size):
         x = torch.randn(8, 5, 6, 7).to(memory_format=layout)
         options = options_for(x, OPTIONS[option])

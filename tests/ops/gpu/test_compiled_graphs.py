@@ -25,6 +25,15 @@ pytestmark = [
 ]
 
 
+def on_one(options, shapes):
+    """Each option, with one of the shapes in turn; with the others under `full`."""
+    return [
+        pytest.param(option, shape, marks=[] if number % len(shapes) == index else pytest.mark.full)
+        for number, option in enumerate(options)
+        for index, shape in enumerate(shapes)
+    ]
+
+
 @pytest.fixture(autouse=True)
 def _chosen(monkeypatch):
     monkeypatch.setenv("NORMSMITH_BACKEND", "triton")
@@ -43,8 +52,9 @@ def operators():
 
 # torch 2.15 warns so within its own check
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-@pytest.mark.parametrize("option", ["residual, relu", "mask", "ghost", "renorm", "gelu"])
-@pytest.mark.parametrize("shape", [(6, 5), (6, 2, 8)])
+@pytest.mark.parametrize(
+    ("option", "shape"), on_one(["residual, relu", "mask", "ghost", "renorm", "gelu"], [(6, 5), (6, 2, 8)])
+)
 def test_is_an_operator_by_torchs_rules(shape, option, operators):
     from normsmith.ops.compiling import chunks
     from normsmith.ops.gpu import launch
@@ -68,8 +78,9 @@ def test_is_an_operator_by_torchs_rules(shape, option, operators):
     torch.library.opcheck(operators.triton_batch_norm_v1.default, arguments)
 
 
-@pytest.mark.parametrize("option", [option for option in OPTIONS if "running" not in option])
-@pytest.mark.parametrize("shape", [(8, 5), (8, 2, 4, 2)])
+@pytest.mark.parametrize(
+    ("option", "shape"), on_one([name for name in OPTIONS if "running" not in name], [(8, 5), (8, 2, 4, 2)])
+)
 def test_equals_the_definition_in_float64(shape, option):
     x, (weight, bias) = torch.randn(shape), torch.rand(2, shape[1])
     options = options_for(x, OPTIONS[option])

@@ -12,12 +12,19 @@ pytest.importorskip("triton", minversion="3.6")  # older ones the row refuses
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("test_kernels.py", 50), ("test_compiled_graphs.py", 25), ("test_ranks.py", 40)]
+    ("names", "least", "mark"),
+    [
+        (["test_kernels.py"], 50, "not full"),
+        (["test_compiled_graphs.py", "test_ranks.py"], 35, "not full"),
+        pytest.param(["test_kernels.py"], 1, "full", marks=pytest.mark.full),
+        pytest.param(["test_compiled_graphs.py", "test_ranks.py"], 50, "full", marks=pytest.mark.full),
+    ],
 )
-def test_kernels_interpreted(name, least):
+def test_kernels_interpreted(names, least, mark):
     """Triton reads the environment when it is imported; the shape checker would rewrite the kernels."""
+    files = [str(Path(__file__).with_name(name)) for name in names]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", str(Path(__file__).with_name(name))],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-m", mark, *files],
         env={**os.environ, "TRITON_INTERPRET": "1", "NORMSMITH_CHECK_SHAPES": "0"},
         capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
