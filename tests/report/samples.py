@@ -374,7 +374,7 @@ BIDI = "\u202egnp.evil\u2066"
 
 
 def hostile() -> StudyResult:
-    """A thousand failures of as many settings, reasons of a megabyte, and names from the worst of places."""
+    """A thousand failures of as many settings, many reasons of a megabyte, and names from the worst of places."""
     name = f"{NASTY} {BIDI} 🙂 \ud800 {LONG}"
     endless = name + "x" * 1_000_000
     failures = tuple(
@@ -384,7 +384,7 @@ def hostile() -> StudyResult:
             setting=f"{i} {name}",
             seed=i,
             status="raised",
-            reason=f"{i} {endless}",
+            reason=f"{i} {endless if i % 10 == 0 else name}",
         )
         for i in range(1000)
     )
