@@ -63,8 +63,17 @@ function copied(sentence) { // without ids, which are in the page once
   for (const element of [copy, ...copy.querySelectorAll("[id]")]) element.removeAttribute("id");
   copy.removeAttribute("aria-labelledby");
   copy.removeAttribute("tabindex");
+  fold(copy.querySelector(".measured"), sentence);
   copy.insertAdjacentHTML("afterbegin", `<p class="eyebrow"><span>Sentence ${index + 1} of the ${seen.length} that are seen here</span> <span class="ways"><button type="button" data-go="${at(-1)}">Previous</button> <button type="button" data-go="${at(1)}">Next sentence</button> <button type="button" data-list="${sentence}">Back to the list</button></span></p>`);
   return copy;
+}
+
+function fold(measured, sentence) { // or the picture would not be seen beside it
+  const details = document.createElement("details"), summary = document.createElement("summary");
+  measured.querySelector("h3").remove();
+  summary.append("Measured ", document.querySelector(`.index a[href="#${sentence}"] + .sides`).cloneNode(true));
+  measured.before(details);
+  details.append(summary, measured);
 }
 
 // The address: #norm=batch&where=before&…, with the sentence that is looked at.

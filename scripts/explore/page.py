@@ -14,7 +14,7 @@ from markupsafe import Markup
 from shared import webpage
 from shared.answers import MAIN, Run
 
-from explore.evidence import COLOURS, Finding, findings
+from explore.evidence import COLOURS, Evidence, evidence_of
 
 PARTS = Path(__file__).parent
 SCRIPTS = ("chart.js", "page.js", "controls.js")
@@ -60,8 +60,9 @@ class Sentence:
         panel: the picture.
         anchor: the place of its claim in docs/claims.md.
         shown: the runs that it is seen in.
-        proved: the tests that prove it, where it is an identity.
-        findings: what was found on hypotheses that test it.
+        identity: what of it is an identity; "" where nothing is.
+        proved: the tests that prove that.
+        evidence: what was found on hypotheses that test it.
         questions: those that were asked, or are to be asked, for it.
         open: those of them that were not answered yet.
     """
@@ -73,15 +74,16 @@ class Sentence:
     panel: str
     anchor: str
     shown: list[Shown]
+    identity: str
     proved: list[str]
-    findings: list[Finding]
+    evidence: list[Evidence]
     questions: list[str]
     open: list[str]
 
     @property
     def tally(self) -> list[tuple[str, str]]:
         """What stands beside its text in the list: each side with the number of findings on it, and its colour."""
-        counted = Counter(each.side for each in self.findings)
+        counted = Counter(each.side for each in self.evidence)
         judged = [(f"{counted[side]} {side}", COLOURS[side]) for side in COLOURS if counted[side]]
         return [*([("proved", COLOURS["for"])] if self.proved else []), *judged]
 
@@ -124,8 +126,8 @@ def sentence(
     each: dict[str, Any], usual: Settings, kept: dict[str, Any], runs: list[Run], claims: str
 ) -> Sentence:
     """One entry of sentences.json."""
-    evidence = each.get("evidence", [])
-    found, unanswered = findings(evidence, runs)
+    asked = each.get("evidence", [])
+    evidence, unanswered = evidence_of(asked, runs)
     return Sentence(
         each["name"],
         each["group"],
@@ -134,9 +136,10 @@ def sentence(
         each.get("panel", ""),
         anchor(each["claim"], claims),
         shown(kept, [usual | settings for settings in each.get("show", [])]),
+        each.get("identity", ""),
         each.get("proved", []),
-        found,
-        list(dict.fromkeys(asked["question"] for asked in evidence)),
+        evidence,
+        list(dict.fromkeys(part["question"] for part in asked)),
         unanswered,
     )
 
@@ -185,11 +188,16 @@ def figures(kept: dict[str, Any], settings: Settings) -> str:
     run = kept["runs"][key(settings)]
     if run["diverged"] is not None:
         return f"diverged at step {run['diverged']}"
-    in_training = run["train"]["accuracy"][-1]
+    in_training = percent(run["train"]["accuracy"][-1])
     evaluation = run["evaluation"].get(f"{settings['momentum']:g}")
     if evaluation is None:
-        return f"{in_training} % in both modes"
-    return f"{evaluation['accuracy'][-1]} % in evaluation, {in_training} % in training mode"
+        return f"{in_training} in both modes"
+    return f"{percent(evaluation['accuracy'][-1])} in evaluation, {in_training} in training mode"
+
+
+def percent(accuracy: float) -> str:
+    """An accuracy, and what chance would be where it is near that, as page.js has it."""
+    return f"{accuracy} % (chance is 10 %)" if accuracy < 15 else f"{accuracy} %"
 
 
 def anchor(claim: str, claims: str) -> str:

@@ -69,7 +69,7 @@ def test_a_changed_verdict_or_run_is_seen_on_the_page() -> None:
 
 def test_what_no_study_answered_is_said_to_be_open() -> None:
     nothing = page.sentences(KEPT, [], CLAIMS)
-    assert all(sentence.findings == [] and sentence.open == sentence.questions for sentence in nothing)
+    assert all(sentence.evidence == [] and sentence.open == sentence.questions for sentence in nothing)
     text = page.rendered(KEPT, [], CLAIMS)
     assert text.count("Not answered yet:") == sum(len(sentence.open) for sentence in nothing) > 10
     with pytest.raises(ValueError, match=r"expected a claim of docs/claims\.md, got 'Magic'"):
@@ -80,11 +80,11 @@ def test_every_sentence_has_hypotheses_that_test_it_or_tests_that_prove_it() -> 
     """An effect that was given another name would go missing without a word."""
     proofs = (ROOT / page.PROOFS).read_text(encoding="utf-8")
     for sentence in page.sentences(KEPT, STUDIES, CLAIMS):
-        assert sentence.findings or sentence.open or sentence.proved, sentence.name
+        assert sentence.evidence or sentence.open or sentence.proved, sentence.name
         assert all(f"def {proof}(" in proofs for proof in sentence.proved), sentence.name
     for each in json.loads((page.PARTS / "sentences.json").read_text(encoding="utf-8"))["sentences"]:
         for asked in each.get("evidence", []):
-            found, unanswered = evidence.findings([asked], STUDIES)
+            found, unanswered = evidence.evidence_of([asked], STUDIES)
             assert found or unanswered, (each["name"], asked)
 
 
@@ -104,7 +104,7 @@ def test_a_verdict_is_for_or_against_a_sentence(verdict: str, says: str, denies:
         "answers": [{"question": "asked", "notes": [], "effects": [EFFECT | {"verdict": verdict}]}],
     }
     sides = [
-        evidence.findings([{"question": "asked", "against": against}], [run])[0][0].side
+        evidence.evidence_of([{"question": "asked", "against": against}], [run])[0][0].side
         for against in (False, True)
     ]
     assert sides == [says, denies]
@@ -112,9 +112,10 @@ def test_a_verdict_is_for_or_against_a_sentence(verdict: str, says: str, denies:
 
 def test_a_hypothesis_that_a_ceiling_made_impossible_is_no_finding_against_it() -> None:
     note = "A ceiling: “no norm” is at 96.4 of 100 points, if the metric ends at 1."
-    answer = {"question": "asked", "notes": [note], "effects": [EFFECT | {"verdict": "does not hold here"}]}
-    (found,), _ = evidence.findings([{"question": "asked"}], [{"task": "digits-mlp", "answers": [answer]}])
-    assert found.side == "could not be shown"
+    points = {"unit": "points", "scale": "difference", "better": "higher", "verdict": "does not hold here"}
+    answer = {"question": "asked", "notes": [note], "effects": [EFFECT | points]}
+    (found,), _ = evidence.evidence_of([{"question": "asked"}], [{"task": "digits-mlp", "answers": [answer]}])
+    assert found.side == "could not be shown here"
 
 
 def test_every_sentence_that_is_seen_compares_runs_that_differ() -> None:
