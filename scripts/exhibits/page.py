@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from shared import webpage
 from shared.claims import CLAIMS, MAIN, Claim, Line, lines
 from shared.findings import IMPOSSIBLE, Finding, findings_of
+from shared.seen import seen
 
 from exhibits.facts import facts
 from normsmith._text import exact, number
@@ -119,6 +120,7 @@ def rendered(runs: Sequence[Run]) -> str:
         network=network(runs),
         impossible=IMPOSSIBLE,
         verdicts=Verdict,
+        seen=seen,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
@@ -125,3 +126,11 @@ def test_every_sentence_that_is_seen_compares_runs_that_differ() -> None:
         assert bool(sentence.shown) == bool(sentence.look) == bool(sentence.panel), sentence.name
         assert all(shown.settings["gain"] == 1 or {**shown.settings, **KEPT["scaled"]} == shown.settings
                    for shown in sentence.shown), sentence.name  # fmt: skip
+
+
+def test_gallery_and_explorer_lead_to_places_of_each_other() -> None:
+    texts = {name: (DOCS / f"{name}.html").read_text(encoding="utf-8") for name in ("gallery", "explorer")}
+    for name, other in (("gallery", "explorer"), ("explorer", "gallery")):
+        led_to = re.findall(rf'href="{other}\.html#([^"]+)"', texts[name])
+        assert len(set(led_to)) > 8
+        assert all(f'id="{place}"' in texts[other] for place in led_to)
