@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from normsmith.errors import TaskError
+from normsmith.errors import StudyError, TaskError
 from normsmith.studies.executors import _worker
 from normsmith.studies.executors._worker import TRAINING, _Clock, reason_of
 from normsmith.tasks import load
@@ -17,6 +17,11 @@ def test_a_clock_stands_while_something_compiles(tmp_path):
         said.append((tmp_path / "clock").read_bytes() == TRAINING)
     clock.close()
     assert said == [False, False, False, True, True]
+
+
+def test_a_clock_that_cannot_be_written_is_no_trials_fault(tmp_path):
+    with pytest.raises(StudyError, match="got No such file or directory; make room"):
+        _Clock(tmp_path / "gone" / "clock")
 
 
 def test_a_reason_says_where_it_comes_from():

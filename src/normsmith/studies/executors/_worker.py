@@ -17,6 +17,7 @@ from pathlib import Path
 import cloudpickle
 import torch
 
+from normsmith._files import explained
 from normsmith._text import error_text, one_line
 from normsmith.errors import NormsmithError, StudyError
 from normsmith.studies.trial import Outcome, Trial, train
@@ -27,6 +28,15 @@ from normsmith.tasks.imports import UserFile, imported
 WATCH = 1.0
 """Seconds between two checks of a worker whether its parent process still runs."""
 TRAINING, _COMPILING = b"t", b"c"
+
+
+def no_workers(reason: str) -> StudyError:
+    """The error for a machine that lacks what worker processes need: it is no trial's fault."""
+    return StudyError(
+        f"expected memory for worker processes and space for their temporary files, got {reason}; make room, "
+        "name another folder in TMPDIR, or ask for fewer with --jobs; finished trials are stored, the same command "
+        "goes on from them"
+    )
 
 
 class _Worker:
@@ -42,8 +52,10 @@ class _Clock:
     """Says in a file of one byte whether a trial's time counts: while it trains, but not while kernels compile."""
 
     def __init__(self, file: Path) -> None:
-        self._file, self._depth = os.open(file, os.O_CREAT | os.O_WRONLY), 0
-        self._say(TRAINING)
+        self._depth = 0
+        with explained(no_workers):
+            self._file = os.open(file, os.O_CREAT | os.O_WRONLY)
+            self._say(TRAINING)
 
     def compiling(self, change: int) -> None:
         """A compilation has begun (1) or has ended (-1)."""
