@@ -38,12 +38,25 @@ def test_stores_that_agree_and_do_not(normsmith, stores):
     assert [each["key"] for each in whole["same_key"]["unequal"]] == [a_record("x").key]
 
 
+def test_stores_with_nothing_in_common_do_not_agree(normsmith, stores):
+    stores(a=[a_record("x")], b=[a_record("y")])
+    ran = normsmith("compare", "a.db", "b.db")
+    assert (ran.code, ran.err) == (1, "")
+    assert ran.out.splitlines()[-1].startswith("Nothing was compared: the stores have no trial")
+
+
 @pytest.mark.parametrize(
-    ("second", "word"), [("no.db", "got no file there"), ("empty.db", "got an empty store")]
+    ("second", "word"),
+    [
+        ("no.db", "got no file there"),
+        ("empty.db", "got an empty store"),
+        ("a.db", "expected two stores to compare, got sqlite:///a.db twice"),
+        ("sqlite:///../{here}/a.db", "twice"),
+    ],
 )
 def test_mistakes_are_one_line(normsmith, stores, second, word, tmp_path):
     stores(a=[a_record()], empty=[])
-    ran = normsmith("compare", "a.db", second)
+    ran = normsmith("compare", "a.db", second.format(here=tmp_path.name))
     assert (ran.code, ran.out, len(ran.err.splitlines())) == (2, "", 1)
     assert word in ran.err
     assert not (tmp_path / "no.db").exists()

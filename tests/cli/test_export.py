@@ -30,10 +30,10 @@ def test_trials_curves_and_those_of_a_study_go_to_files(normsmith, filled, tmp_p
     assert (ran.code, ran.out) == (0, "")
     assert "3 rows: sqlite:///study.db to trials.csv" in ran.err
     assert {row["arm"] for row in rows(tmp_path / "trials.csv")} == {"norm", "batch norm"}
-    normsmith("export", f"sqlite:///{filled}", "--to", "one.csv", "--study", "1")
-    assert [row["arm"] for row in rows(tmp_path / "one.csv")] == ["batch norm"]
+    normsmith("export", f"sqlite:///{filled}", "--to", "one.CSV", "--study", "1")
+    assert [row["arm"] for row in rows(tmp_path / "one.CSV")] == ["batch norm"]
     assert normsmith("export", "study.db", "--to", "curves.parquet", "--rows", "evaluations").code == 0
-    assert normsmith("export", "study.db", "--to", "tensorboard:runs").code == 0
+    assert normsmith("export", "study.db", "--to", "tensorboard").code == 0
     assert len({path.parent for path in (tmp_path / "runs").rglob("events.*")}) == 3
 
 
@@ -45,6 +45,9 @@ def test_trials_curves_and_those_of_a_study_go_to_files(normsmith, filled, tmp_p
         (("empty.db", "--to", "t.csv"), "got an empty store"),
         (("study.db", "--to", "there.csv"), "--force overwrites it"),
         (("study.db", "--to", "t.xlsx"), "ends in .csv or .parquet"),
+        (("study.db", "--to", "t.parqet"), "did you mean .parquet?"),
+        (("study.db", "--to", "tensorbord:runs"), "did you mean tensorboard?"),
+        (("study.db", "--to", "no/such/t.csv"), "which does not exist. Create it"),
         (("study.db", "--to", "t.csv", "--study", "7"), "got 7"),
         (("study.db", "--to", "mlflow:", "--rows", "probes"), "expected --rows with"),
     ],

@@ -90,11 +90,13 @@ def test_a_study_of_which_nothing_finished_is_exit_code_1(normsmith, tmp_path):
     ("arguments", "word"),
     [
         (("no.db",), "got no file there"),
+        (("empty.db",), "got an empty store; `normsmith study --store sqlite:///empty.db` fills it"),
         (("old.db",), "1 trial and no study (earlier versions kept none): ask it again"),
         (("study.db", "--study", "7"), "expected one of the studies 1, 2 of"),
     ],
 )
 def test_mistakes_are_one_line(normsmith, kept, arguments, word):
+    Store("sqlite:///empty.db").close()
     with Store("sqlite:///old.db") as store:
         store.put(a_record())
     ran = normsmith("report", *arguments)

@@ -110,6 +110,7 @@ def test_one_failed_arm_among_good_ones_is_exit_code_1(normsmith, tiny):
         (("digits-mlp", "--jobs", "0"), ("--jobs",)),
         (("digits-mlp", "--timeout", "0"), ("timeout",)),
         (("digits-mlp", "--budget", "30"), ("budget", "90s, 30m, 2h", "'30'")),
+        (("digits-mlp", "--budget", "9" * 30 + "h"), ("budget", "a year at most")),
         (("digits-mlp", "--budget", "1h", "--seeds", "5"), ("budget", "10 and at 20 seeds")),
         (("digits-mlp", "--again-with", "refrence"), ("refrence", "did you mean reference?")),
         (("digits-mlp", "--report", "no/such/folder/report.html"), ("no/such/folder",)),
@@ -307,6 +308,6 @@ def test_a_sink_that_there_is_not_is_refused_before_a_store_is_made(normsmith, t
     refused(
         normsmith("study", tiny(), *SMALL, "--sink", "tensorbord:runs"),
         "expected a sink such as",
-        "tensorbord",
+        "did you mean tensorboard?",
     )
     assert not (tmp_path / "study.db").exists()

@@ -33,6 +33,7 @@ def test_an_option_of_the_other_executor_is_refused():
     ("arguments", "words"),
     [
         (["--devices", "cuda:0"], "expected a task on the device 'cuda'"),
+        (["--devices", "cuda:0", "--jobs", "1"], "expected a task on the device 'cuda'"),
         (["--ray-address", "auto"], "--ray-address: expected it with --executor ray"),
         (["--executor", "ray", "--ray-address", "nowhere"], "expected the address of a Ray cluster"),
         (["--executor", "ray", "--ray-gpus", "1.5"], "expected GPUs per trial of at most 1"),

@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.contracts.store import fill_up
 
-from normsmith.errors import StudyError
+from normsmith.errors import StoreError, StudyError
 from normsmith.studies.arms import AS_IS
 from normsmith.studies.costs import one_thread
 from normsmith.studies.executors.executor import Executor, Workers
 from normsmith.studies.executors.reference import TaskReference
+from normsmith.studies.rescue import FILE, rescuing
+from normsmith.studies.store import Record, Store
 from normsmith.studies.trial import Outcome, Trial, train
 from normsmith.tasks import load
 
@@ -49,10 +52,38 @@ class ExecutorContract:
         assert executor.width("cpu") >= self.jobs
         assert str(executor)
 
-    def test_every_trial_is_reported_once_and_bad_ones_take_no_good_one_with_them(self, executor):
+    @pytest.fixture
+    def full_store(self, tmp_path, monkeypatch):
+        """Runs a trial whose result goes to a store on a full disk, and looks that it is not lost."""
+        monkeypatch.chdir(tmp_path)
+
+        def run(workers: Workers, trial: Trial) -> None:
+            with Store(f"sqlite:///{tmp_path}/study.db") as store:
+                fill_up(store)
+                records: dict[str, Record] = {}
+
+                def put(trial: Trial, outcome: Outcome) -> None:
+                    measured = outcome.measurements() | {"padding": [0.5] * 2000}
+                    record = Record(
+                        trial.spec(), outcome.status, outcome.reason, measured, outcome.seconds, {}
+                    )
+                    records[record.key] = record
+                    store.put(record)
+
+                try:
+                    with rescuing(store, records):
+                        workers.run([trial], put)
+                finally:
+                    with Store(f"sqlite:///{tmp_path / FILE}") as refuge:
+                        assert list(refuge.get(records)) == [record.key for record in records.values()]
+
+        return run
+
+    def test_every_trial_is_reported_once_and_bad_ones_take_no_good_one_with_them(self, executor, full_store):
         """One that raises, eats memory, kills its worker or never ends; the good ones have the numbers of any process.
 
-        Trials may come late: None means that there is none now.
+        Trials may come late: None means that there is none now. Before them a trial ends whose result the store does
+        not take, since its disk is full: that ends a study, and leaves the workers as they are.
         """
         task, reports, ticks = load(HOSTILE), Reports(), []
 
@@ -66,6 +97,8 @@ class ExecutorContract:
         with executor.open(TaskReference.to(task, HOSTILE), self.jobs, 4.0) as workers:
             assert isinstance(workers, Workers)
             workers.start()
+            with pytest.raises(StoreError, match=r"its disk is full: make free space.*the 1 trial .* saved"):
+                full_store(workers, GOOD[0])
             workers.run(trials(), reports, lambda: ticks.append(1))
         said = {trial: (outcome.status, outcome.reason) for trial, outcome in reports.items()}
         with one_thread():

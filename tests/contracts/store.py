@@ -10,6 +10,7 @@ from threading import Barrier
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +29,16 @@ def a_record(name: str = "a", status: Status = "finished", **changes: Any) -> Re
         versions={"torch": "2.13"},
     )
     return replace(record, **changes)
+
+
+def fill_up(store: Store) -> None:
+    """Let a store in a file grow no further, and have the database say what it does on a full disk."""
+    engine = store._database.engine
+    engine.dispose()  # connections that are open already
+
+    @sa.event.listens_for(engine, "connect")
+    def _(connection: Any, _record: object) -> None:
+        connection.execute("PRAGMA max_page_count = 1")  # as many as there are
 
 
 json_values = st.recursive(

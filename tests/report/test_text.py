@@ -114,8 +114,10 @@ def test_a_name_cannot_steer_the_terminal_or_use_markup():
 
 
 def test_skipped_questions_are_told():
-    text = printed(samples.study(samples.placement(), skipped={"saturation": "The task has no sigmoid."}))
-    assert "Not asked: saturation: The task has no sigmoid." in text
+    skipped = {"saturation": "no sigmoid", "own-norms": "no norms", "dropout": "no sigmoid"}
+    text = printed(samples.study(samples.placement(), skipped=skipped))
+    assert "Not asked: saturation, dropout: no sigmoid\n" in text
+    assert "Not asked: own-norms: no norms" in text
 
 
 def test_looks_and_the_recommendation_are_said_and_the_latter_comes_last():

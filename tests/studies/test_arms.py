@@ -149,7 +149,7 @@ def test_dropout_stands_between_layers_or_last(where, expected):
 
 
 def test_one_activation_has_nothing_between():
-    with pytest.raises(StudyError, match=r"two or more hidden activations .*, and found "):
+    with pytest.raises(StudyError, match=r"two or more hidden activations .*, and there "):
         built(
             AS_IS.but("x", edit(arms.insert_dropout, share=0.5, where="between")),
             make("one", model=one_layer),

@@ -48,6 +48,14 @@ def test_trials_of_one_key_are_the_same_or_named(two):
     ]
     assert not compare_stores(first, second).agree
     assert compare_stores(first, first).agree
+    assert not compare_stores(first, first).is_empty
+
+
+def test_stores_with_nothing_in_common_say_nothing(two):
+    first, second = two
+    fill(first, record(0, 0.9))
+    fill(second, record(1, 0.9))
+    assert compare_stores(first, second).is_empty
 
 
 def test_other_versions_are_grouped_and_measured_in_points(two):

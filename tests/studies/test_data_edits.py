@@ -88,7 +88,7 @@ def test_the_edited_task_is_made_once_and_an_unedited_one_is_the_task_itself():
 @pytest.mark.parametrize(
     ("change", "other", "message"),
     [
-        (lambda t: label_noise(t, 0.1), LISTED, "expected train as a pair of tensors"),
+        (lambda t: label_noise(t, 0.1), LISTED, "expected the train data as a pair of tensors.*a list of samples"),
         (lambda t: label_noise(t, 0.1), REGRESSION, "expected one class a sample"),
         (lambda t: few_classes(t, 3), task, "more than 3 classes, got 3"),
         (lambda t: few_samples(t, 0.001), task, "a share of 192 training samples that leaves one or more, got 0.001"),

@@ -62,6 +62,10 @@ def another_application(path: Path) -> None:
     a_database(path, "UPDATE meta SET application = 'optimiser'")
 
 
+def no_tables(path: Path) -> None:
+    a_database(path, "CREATE TABLE thesis (chapter)", "DROP TABLE thesis")
+
+
 def newer_schema(path: Path) -> None:
     Store(f"sqlite:///{path}").close()
     a_database(path, f"UPDATE meta SET schema_version = {SCHEMA_VERSION + 1}")
@@ -83,6 +87,7 @@ class TestBadStores:
             (other_tables_with_a_log, "another application's database"),
             (same_tables, "another application's database"),
             (another_application, "another application's database"),
+            (no_tables, "got a database without tables; choose another path"),
             (
                 newer_schema,
                 f"expected schema {SCHEMA_VERSION} .* got {SCHEMA_VERSION + 1}: .* upgrade normsmith",
@@ -111,6 +116,18 @@ class TestBadStores:
         assert "upgrade normsmith" in refusal(f"sqlite:///{tmp_path}/study.db")
         assert {name: (tmp_path / name).read_bytes() for name in before} == before
         user.close()
+
+    def test_a_damaged_file_is_said_to_be_one(self, tmp_path):
+        with Store(f"sqlite:///{tmp_path}/study.db") as store:
+            for name in map(str, range(40)):
+                store.put(a_record(name))
+        whole = (tmp_path / "study.db").read_bytes()
+        (tmp_path / "study.db").write_bytes(whole[: len(whole) // 2])
+        with (
+            pytest.raises(StoreError, match="malformed; the file is damaged: put a copy of it back"),
+            Store(f"sqlite:///{tmp_path}/study.db", create=False) as store,
+        ):
+            list(store.pages())
 
     def test_a_directory_is_refused(self, tmp_path):
         assert "which is none; choose another path" in refusal(f"sqlite:///{tmp_path}")
@@ -149,6 +166,9 @@ class TestBadStores:
         monkeypatch.chdir(tmp_path)
         assert "sqlite:///study.db or postgresql://" in refusal(url)
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_file_without_its_scheme_is_told_how_to_write_it(self):
+        assert refusal("some/study.db").endswith("; for that file write sqlite:///some/study.db")
 
     @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "mysql", "postgresql+asyncpg"])
     def test_passwords_are_not_repeated(self, scheme, monkeypatch):
@@ -256,6 +276,17 @@ class TestStoresThatMustBeThere:
         not_a_database(tmp_path / "study.db")
         with pytest.raises(StoreError, match="got another file"):
             Store(f"sqlite:///{tmp_path}/study.db", create=False)
+
+    def test_what_a_server_refuses_says_what_to_do(self, postgresql, server):
+        other = postgresql.replace("/postgres?", "/nowhere?")
+        for url, said in (
+            (postgresql, r"without tables; `normsmith study --store postgresql.* makes one there"),
+            (other, '"nowhere" does not exist; make that database with `createdb`, or correct its name'),
+            (postgresql.replace("//postgres@", "//nobody@"), "check the user and the password"),
+        ):
+            with pytest.raises(StoreError, match=said) as caught:
+                Store(url, create=False)
+            assert "\n" not in str(caught.value)
 
     def test_one_is_read_beside_a_study_and_left_without_further_files(self, tmp_path):
         with Store(f"sqlite:///{tmp_path}/study.db") as writing:

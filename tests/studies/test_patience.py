@@ -71,15 +71,61 @@ def test_several_studies_may_make_one_store_at_once(url):
         assert store.count() == 3
 
 
-def test_a_server_that_restarts_is_waited_for(postgresql, server):
+def test_a_server_that_stops_within_a_transaction_and_comes_back_is_waited_for(postgresql, server):
+    starting = Timer(1.0, server.start)
     with Store(postgresql) as store:
         store.put(RECORDS[0])
-        server.stop()
-        starting = Timer(1.0, server.start)
-        starting.start()
+
+        @sa.event.listens_for(store._database.engine, "before_cursor_execute")
+        def _(connection, cursor, statement, *_):
+            if "INSERT INTO trials" in statement and starting.ident is None:
+                server.stop()
+                starting.start()
+
         store.put(RECORDS[1])
         starting.join()
         assert store.count() == 2
+
+
+REFUSING = """
+CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION USING ERRCODE = TG_ARGV[0], MESSAGE = TG_ARGV[1]; END $$;
+CREATE CONSTRAINT TRIGGER refusing AFTER INSERT ON trials DEFERRABLE INITIALLY {when}
+    FOR EACH ROW EXECUTE FUNCTION refuse('{code}', '{words}')
+"""
+"""Has a server say, of each trial that is put, what it says when it lacks something."""
+
+
+@pytest.mark.parametrize(
+    ("when", "code", "words", "advice"),
+    [
+        # as a row is written, which needs a larger table
+        ("IMMEDIATE", "53100", "could not extend file: No space left on device", "is full: make free space"),
+        # as the transaction is committed, in a language that we do not read
+        ("DEFERRED", "53100", "konnte Datei nicht erweitern", "its disk is full: make free space"),
+        ("IMMEDIATE", "53200", "out of memory", "no memory left: end what takes it"),
+    ],
+)
+def test_a_server_that_lacks_space_or_memory_loses_nothing_and_goes_on_when_it_has_some(
+    postgresql, server, monkeypatch, tmp_path, when, code, words, advice
+):
+    monkeypatch.chdir(tmp_path)
+    there = {record.key: record for record in RECORDS[:2]}
+    with Store(postgresql) as store:
+        store.put(RECORDS[0])
+        with server.engine().begin() as connection:
+            connection.exec_driver_sql(REFUSING.format(when=when, code=code, words=words))
+        with (
+            pytest.raises(StoreError, match=f"{words}.*{advice}.* the 1 trial of this study .* saved"),
+            rescuing(store, there),
+        ):
+            store.put(RECORDS[1])
+        with Store(f"sqlite:///{tmp_path / FILE}") as refuge:
+            assert refuge.get(there) == {RECORDS[1].key: RECORDS[1]}
+        with server.engine().begin() as connection:
+            connection.exec_driver_sql("DROP TRIGGER refusing ON trials")
+        store.put(RECORDS[2])
+        assert set(store.get(record.key for record in RECORDS)) == {RECORDS[0].key, RECORDS[2].key}
 
 
 def test_a_connection_that_is_cut_in_the_middle_is_made_again(postgresql, server):

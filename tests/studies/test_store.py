@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
@@ -226,3 +227,23 @@ class TestSeveralStudies:
             store.put(a_record("after"))
         with Store(url) as store:
             assert store.get([a_record("after").key])
+
+
+def test_stores_are_the_same_by_whatever_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.db").symlink_to("a.db")
+    names = (
+        "sqlite:///a.db",
+        f"sqlite:///{tmp_path}/a.db",
+        "sqlite:///link.db",
+        "sqlite:///b.db",
+        "sqlite://",
+        "sqlite://",
+    )
+    with ExitStack() as stack:
+        first, absolute, linked, other, memory, another = (stack.enter_context(Store(name)) for name in names)
+        assert [first.is_same(store) for store in (first, absolute, linked, other, memory)] == [
+            True, True, True, False, False,
+        ]  # fmt: skip
+        assert memory.is_same(memory)
+        assert not memory.is_same(another)

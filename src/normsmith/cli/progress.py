@@ -33,7 +33,8 @@ class StudyProgress:
             disable=not console.is_terminal,
         )
         self._row: TaskID | None = None
-        self._new = self._done = self._said = 0
+        self._new = self._done = 0
+        self._said: int | None = None  # how many trials a plan had when it was last said
 
     def __enter__(self) -> StudyProgress:
         self._bar.start()
@@ -63,9 +64,9 @@ class StudyProgress:
     def planned(self, new: int, reused: int, seconds: float) -> None:
         """The whole study is now expected to run `new` trials, and to take so many more seconds."""
         if new < self._done:  # another round of trials, such as those that are run again on another backend
-            self._said = self._done = 0
+            self._said, self._done = None, 0
         about = f", about {rough_duration(seconds)} on {count(self._jobs, 'worker process')}" if new else ""
-        if not self._said:
+        if self._said is None:
             kept = f", {reused:,} more found in the store" if reused else ""
             self._say(f"{count(new, 'trial')} to run{kept}{about}")
             self._said = new

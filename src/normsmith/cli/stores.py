@@ -31,6 +31,7 @@ def chosen(store: Store, number: int | None) -> KeptStudy:
     """
     studies = store.studies.all()
     if not studies:
+        check_filled(store)
         raise StoreError(
             f"expected a study in {store.url}, got {count(store.count(), 'trial')} and no study (earlier versions kept "
             f"none): ask it again with `normsmith study … --store {store.url}`, which runs no trial that is there"

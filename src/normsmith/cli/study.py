@@ -94,8 +94,8 @@ def study(
     here, name, sinks = Path.cwd(), absolute(task), [open_sink(to) for to in sink or ()]
     with prints_aside():
         # before a store is made, to say what is wrong with it; it may change the working directory
-        device = load(task).device
-        settings = replace(settings, jobs=jobs or place.width(device))
+        width = place.width(load(task).device)  # also where --jobs is given: it refuses what is not there
+        settings = replace(settings, jobs=jobs or width)
         with chdir(here):
             trials = Store(store)
         with trials, StudyProgress(terminal, settings.jobs) as progress:
@@ -120,7 +120,10 @@ def _command(shown: Mapping[str, str]) -> str:
     """The command line, with addresses as they may be shown, without passwords."""
     words = sys.argv[1:]
     for address, as_shown in shown.items():
-        words = [word.replace(address, as_shown) for word in words]
+        words = [
+            word.removesuffix(address) + as_shown if word == address or word.endswith(f"={address}") else word
+            for word in words
+        ]
     return shlex.join(["normsmith", *words])
 
 

@@ -14,7 +14,7 @@ _MOST = 5  # trials named one by one
 
 def comparison_to_json(comparison: Comparison) -> str:
     """The whole comparison."""
-    whole = {**asdict(comparison), "agree": comparison.agree}
+    whole = {**asdict(comparison), "agree": comparison.agree, "is_empty": comparison.is_empty}
     return json.dumps(whole, indent=2)
 
 
@@ -69,6 +69,11 @@ def _said(said: Said) -> str:
 
 
 def _conclusion(comparison: Comparison) -> str:
+    if comparison.is_empty:
+        return (
+            "Nothing was compared: the stores have no trial and no hypothesis in common, as those of other tasks or "
+            "questions have not."
+        )
     if comparison.agree:
         return "Nothing contradicts."
     parts = []

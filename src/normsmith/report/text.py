@@ -55,9 +55,9 @@ def print_verdicts(result: StudyResult, console: Console) -> None:
     for answer in result.answers:
         console.print()
         _print_answer(answer, safe, console)
-    for question, reason in result.skipped.items():
+    for questions, reason in result.not_asked:
         console.print()
-        _say(console, safe(f"Not asked: {question}: {reason}"))
+        _say(console, safe(f"Not asked: {questions}: {reason}"))
     if not result.answers:
         _say(console, safe("No question was answered."))
     console.print()

@@ -8,8 +8,8 @@ from normsmith import _files
 from normsmith.errors import ReportError
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raise `ReportError` unless a report can be written at `path`; nothing is left behind.
+def check_writable(path: str | os.PathLike[str], what: str = "report", ending: str = ".html") -> None:
+    """Raise `ReportError` unless a report, or what it is, can be written at `path`; nothing is left behind.
 
     Called before a study starts, so that minutes of work do not end at a mistyped folder.
 
@@ -19,21 +19,21 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     exist. Create it, or name another path.
     """
     target = Path(path)
-    with _files.explained(_failure(path)):
+    with _files.explained(_failure(path, what)):
         parent = target.parent
         if not parent.exists():
             raise ReportError(
-                f"expected a folder to write the report in, got {parent}, which does not exist. "
+                f"expected a folder to write the {what} in, got {parent}, which does not exist. "
                 "Create it, or name another path."
             )
         if not parent.is_dir():
             raise ReportError(
-                f"expected a folder to write the report in, got {parent}, which is a file. Name another path."
+                f"expected a folder to write the {what} in, got {parent}, which is a file. Name another path."
             )
         if target.is_dir():
             raise ReportError(
-                f"expected the path of a report file, got {target}, which is a folder. "
-                f"Name a file in it, such as {target / 'report.html'}."
+                f"expected the path of a {what} file, got {target}, which is a folder. "
+                f"Name a file in it, such as {target / (what + ending)}."
             )
         if target.exists() and not (stat.S_ISREG(target.stat().st_mode) and os.access(target, os.W_OK)):
             raise ReportError(
@@ -52,8 +52,8 @@ def write_text(text: str, path: str | os.PathLike[str]) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _failure(path: str | os.PathLike[str]) -> _files.Failure:
+def _failure(path: str | os.PathLike[str], what: str = "report") -> _files.Failure:
     """The error for a report that the file system does not take."""
     return lambda reason: ReportError(
-        f"expected to write the report at {os.fspath(path)}, got {reason}. Name another path."
+        f"expected to write the {what} at {os.fspath(path)}, got {reason}. Name another path."
     )

@@ -117,7 +117,7 @@ def open_database(url: str, *, create: bool = True) -> Database:
         MissingExtraError: the database's driver is not installed.
     """
     parsed = _parse(url)
-    shown = parsed.render_as_string(hide_password=True)
+    shown = parsed.set(drivername=parsed.get_backend_name()).render_as_string(hide_password=True)
     file = _file(parsed)
     with explained(shown):
         if file is not None:
@@ -148,27 +148,47 @@ def explained(url: str) -> Iterator[None]:
     except StatementError as error:
         if isinstance(error.orig, InputError):
             raise error.orig from None
-        raise _failure(url, error_text(error.orig or error)) from error
+        raise _failure(url, error_text(error.orig or error), _state(error)) from error
     except (SQLAlchemyError, OSError, sqlite3.Error, json.JSONDecodeError) as error:
         raise _failure(url, error_text(error)) from error
 
 
-def _failure(url: str, said: str) -> StoreError:
+def _failure(url: str, said: str, state: str = "") -> StoreError:
     return StoreError(
-        f"expected a database that can be read and written at {url}, got {said}; {_advice(url, said)}, "
+        f"expected a database that can be read and written at {url}, got {said}; {_advice(url, said, state)}, "
         "or choose another store"
     )
 
 
-def _advice(url: str, said: str) -> str:
+def _state(error: StatementError) -> str:
+    """The code (SQLSTATE) of what a server said, which is the same in every language; empty for other databases."""
+    return getattr(error.orig, "sqlstate", None) or ""
+
+
+_DISK, _MEMORY, _LOCKED = "53100", "53200", "55P03"
+"""Codes (SQLSTATE) of a server: in any language it says them alike."""
+_ADVICE = (
+    (
+        ("locked", _LOCKED),
+        "another process has kept it locked for {seconds} s: end that process, or what it is doing",
+    ),
+    (("disk is full", "No space left", _DISK), "its disk is full: make free space"),
+    ((_MEMORY,), "its server has no memory left: end what takes it there"),
+    (("disk image is malformed",), "the file is damaged: put a copy of it back"),
+    (("authentication", "password", 'role "'), "check the user and the password"),
+    (('" does not exist',), "make that database with `createdb`, or correct its name"),
+)
+"""What to do about a database that says one of these words, or has one of these codes."""
+
+
+def _advice(url: str, said: str, state: str) -> str:
     """What to do about a database that says this."""
-    if "locked" in said or "lock timeout" in said:
-        return (
-            f"another process has kept it locked for {LOCK_SECONDS} s: end that process, or what it is doing"
-        )
+    for words, advice in _ADVICE:
+        if any(word in said or word == state for word in words):
+            return advice.format(seconds=LOCK_SECONDS)
     if url.startswith("sqlite"):
         return "check the path, its permissions and the free space"
-    return "check that its server runs, can be reached and has free space, and the user and password"
+    return "check that its server runs, can be reached and has free space"
 
 
 # From a URL to an engine.
@@ -184,13 +204,19 @@ def _parse(url: str) -> sa.URL:
         asynchronous = parsed.get_dialect().is_async
     except (ArgumentError, NoSuchModuleError, ValueError):
         hidden = re.sub(r":[^:/@]*@", ":***@", url)
-        raise StoreError(f"expected a database URL such as {_FORMS}, got {hidden!r}") from None
+        file = f"; for that file write sqlite:///{url}" if url and ":" not in url else ""
+        raise StoreError(f"expected a database URL such as {_FORMS}, got {hidden!r}{file}") from None
     plain = backend == "postgresql" or (
         parsed.drivername in ("sqlite", "sqlite+pysqlite") and not parsed.query
     )
     if asynchronous or not plain or (parsed.database or "").startswith("file:"):
         raise StoreError(f"expected a plain database URL such as {_FORMS}, got {shown!r}")
     return parsed
+
+
+def _shown(url: sa.URL) -> str:
+    """A URL as people write it, without its password."""
+    return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
 
 
 def _file(url: sa.URL) -> Path | None:
@@ -228,7 +254,7 @@ def _engine(url: sa.URL, file: Path | None, mode: str) -> sa.Engine:
         )  # it may have been restarted
     except ImportError as error:
         raise MissingExtraError(
-            f"the store {url.render_as_string(hide_password=True)} needs the driver {error.name}, "
+            f"the store {_shown(url)} needs the driver {error.name}, "
             "which is not installed: pip install 'normsmith[postgres]'"
         ) from error
 
@@ -334,7 +360,12 @@ def _verify(engine: sa.Engine, url: str) -> None:
         "choose another path or database"
     )
     needed = {name for name, table in schema.tables.items() if not table.info.get("optional")}
-    if not needed <= set(sa.inspect(engine).get_table_names()):
+    there = set(sa.inspect(engine).get_table_names())
+    if not there:
+        on_server = engine.dialect.name != "sqlite"
+        how = f"`normsmith study --store {url}` makes one there" if on_server else "choose another path"
+        raise StoreError(f"expected a store of normsmith at {url}, got a database without tables; {how}")
+    if not needed <= there:
         raise foreign
     try:
         with engine.connect() as connection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -144,6 +144,17 @@ def insert_whitening(model: nn.Module, task: Task, where: str, method: str, most
         return _applied(plan, f"whitening cannot be put {where} its activations")
 
 
+def _there(paths: Sequence[str]) -> str:
+    """How many activations there are, and where.
+
+    >>> _there([]), _there(["2"]), _there(["act", "act"])
+    ('are none', 'is one: 2', 'are 2: act, act')
+    """
+    if not paths:
+        return "are none"
+    return f"{'is one' if len(paths) == 1 else f'are {len(paths)}'}: {', '.join(map(path_text, paths))}"
+
+
 @named("insert-dropout")
 def insert_dropout(model: nn.Module, task: Task, share: float, where: str) -> nn.Module:
     """Put dropout after hidden activations: the "last" one, or all others ("between" layers with weights).
@@ -155,8 +166,8 @@ def insert_dropout(model: nn.Module, task: Task, share: float, where: str) -> nn
     paths = [event.path for event in hidden_activations(graph)]
     if len(set(paths)) < max(2, len(paths)):
         raise StudyError(
-            "it puts dropout after two or more hidden activations that are modules, each called once, and found "
-            f"{', '.join(map(path_text, paths)) or 'none'}"
+            "it puts dropout after two or more hidden activations that are modules, each called once, and there "
+            f"{_there(paths)}"
         )
     chosen = paths[-1:] if where == "last" else paths[:-1]
 

@@ -87,9 +87,8 @@ class _Within:
         firsts = [self._missing_seconds(part) for part in parts if part.look.number == 1]
         if firsts and min(firsts) > budget:
             raise StudyError(
-                f"budget: expected at least about {_text.rough_duration(min(firsts))}, which the cheapest first look "
-                f"takes on {_text.count(self._session.settings.jobs, 'worker process')}, got "
-                f"{_text.rough_duration(budget)}"
+                f"budget: expected at least about {_text.duration(min(firsts))}, which the cheapest first look still "
+                f"takes on {_text.count(self._session.settings.jobs, 'worker process')}, got {_text.duration(budget)}"
             )
         with self._session.workers() as workers:
             for part in parts:

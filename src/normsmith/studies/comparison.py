@@ -110,6 +110,11 @@ class Comparison:
         return tuple(each for each in self.hypotheses if each.is_contradiction)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether there was nothing to compare: no trial and no hypothesis that both stores have."""
+        return not (self.same_key.both or self.other_versions or self.hypotheses)
+
+    @property
     def agree(self) -> bool:
         """Whether no verdict contradicts another, and no trial has other results under the same key."""
         return not self.contradictions and not self.same_key.unequal

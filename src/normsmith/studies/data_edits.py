@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
+from normsmith._text import count
 from normsmith.errors import StudyError
 from normsmith.studies.names import named
 from normsmith.tasks import Task
-from normsmith.tasks.datasets import length
+from normsmith.tasks.datasets import ListedDataset, length
 from normsmith.tasks.task import SPLITS
 
 _SEED = 20150211
@@ -116,11 +117,19 @@ def tensors(task: Task, split: str) -> tuple[Tensor, Tensor]:
     dataset = task.dataset(split)
     if not (isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2):
         raise StudyError(
-            f"expected {split} as a pair of tensors, (inputs, targets), which this question can change; got "
-            f"{type(dataset).__name__}"
+            f"expected the {split} data as a pair of tensors, (inputs, targets), which this question can change; got "
+            f"{_kind(dataset)}"
         )
     inputs, targets = dataset.tensors
     return inputs, targets
+
+
+def _kind(dataset: Dataset[Any]) -> str:
+    """What a dataset is, in the words of whoever gave it."""
+    if isinstance(dataset, TensorDataset):
+        return count(len(dataset.tensors), "tensor")
+    whole = dataset.dataset if isinstance(dataset, Subset) else dataset
+    return "a list of samples" if isinstance(whole, ListedDataset) else type(dataset).__name__
 
 
 def features_of(task: Task, split: str = "train") -> Tensor:

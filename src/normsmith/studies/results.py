@@ -1,5 +1,6 @@
 """What a study returns: plain data that a report can draw and JSON can hold."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -291,6 +292,23 @@ class StudyResult(_Data):
         return " ".join(filter(None, (answer.recommendation for answer in self.answers)))
 
     @property
+    def not_asked(self) -> tuple[tuple[str, str], ...]:
+        """Each reason why questions were not asked, after the names of all of these questions."""
+        return questions_by_reason(self.skipped)
+
+    @property
     def nothing_finished(self) -> bool:
         """Whether trials ran and none came to its last step: nothing can be said then."""
         return 0 < self.trials_new + self.trials_reused <= len(self.failures)
+
+
+def questions_by_reason(skipped: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Each reason once, after the names of the questions that it holds for.
+
+    >>> questions_by_reason({"one": "no norms", "two": "no data", "three": "no norms"})
+    (('one, three', 'no norms'), ('two', 'no data'))
+    """
+    reasons: dict[str, list[str]] = {}
+    for question, why in skipped.items():
+        reasons.setdefault(why, []).append(question)
+    return tuple((", ".join(questions), why) for why, questions in reasons.items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 
@@ -15,6 +14,9 @@ from normsmith.studies.looks import LOOKS
 
 SEEDS: dict[Profile, int] = {"quick": 10, "full": 20}
 """How many seeds a profile takes when the user names no number."""
+
+LONGEST = 366 * 86400.0
+"""The longest budget, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,11 @@ class Settings:
             raise StudyError(
                 f"timeout: expected at least {POLL:g} seconds, so often are workers looked at, got {self.timeout}"
             )
-        if self.budget is not None and not 0 < self.budget < math.inf:
-            raise StudyError(f"budget: expected a time above zero, got {self.budget:g} s")
+        if self.budget is not None and not 0 < self.budget <= LONGEST:
+            raise StudyError(
+                f"budget: expected a time above zero and of a year at most, got {self.budget:g} s; without a budget a "
+                "study takes the time that it needs"
+            )
         if self.budget is not None and self.seeds is not None:
             raise StudyError(
                 f"budget: expected no number of seeds beside it, got {self.seeds}: a study with a budget looks at "

@@ -201,6 +201,15 @@ class Store:
         """Whether the trials outlast the process: in memory they do not."""
         return self._database.is_kept
 
+    def is_same(self, other: Store) -> bool:
+        """Whether another store is the same database as this one, by whatever name."""
+        mine, theirs = self._database, other._database
+        if not (mine.is_kept and theirs.is_kept):
+            return self is other
+        if mine.file is None or theirs.file is None:
+            return mine.url == theirs.url
+        return mine.file[1] == theirs.file[1]
+
     @once_more
     def get(self, keys: Iterable[str]) -> dict[str, Record]:
         """The records that are there, by key, in the order asked for.

@@ -15,7 +15,7 @@ from normsmith.studies.lab import Lab
 from normsmith.studies.progress import Progress, Silent
 from normsmith.studies.question import Question
 from normsmith.studies.rescue import rescuing
-from normsmith.studies.results import Answer, Budget, StudyResult
+from normsmith.studies.results import Answer, Budget, StudyResult, questions_by_reason
 from normsmith.studies.session import Session
 from normsmith.studies.settings import SEEDS, Settings
 from normsmith.studies.sinks import Sink, Sinks
@@ -145,10 +145,7 @@ def _refusals(skipped: Mapping[str, str]) -> str:
     >>> print(_refusals({"one": "no norms", "two": "no norms"}))
     one, two cannot be asked: no norms
     """
-    reasons: dict[str, list[str]] = {}
-    for question, why in skipped.items():
-        reasons.setdefault(why, []).append(question)
-    lines = [f"{', '.join(questions)} cannot be asked: {why}" for why, questions in reasons.items()]
+    lines = [f"{questions} cannot be asked: {why}" for questions, why in questions_by_reason(skipped)]
     return lines[0] if len(lines) == 1 else "\n  ".join(["no question can be asked:", *lines])
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import time
+
 import pytest
 from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 from tests.report.trials.made import nasty, trial
 
-from normsmith.errors import ReportError
+from normsmith.errors import MissingExtraError, ReportError
 from normsmith.report.trials.mlflow_sink import KEY, MLflow
 from normsmith.studies.sinks import Sink
 
@@ -77,5 +81,30 @@ def test_where_there_is_no_mlflow_the_error_says_so(tmp_path, monkeypatch):
         ReportError, match="expected an MLflow that takes runs at mlflow:nonsense://\\*\\*\\*@here"
     ):
         MLflow("nonsense://me:secret@here")
-    with pytest.raises(ReportError, match="MLflow"):
+    with pytest.raises(ReportError, match="; name a database, such as mlflow:sqlite:"):
         MLflow(str(tmp_path / "mlruns"))
+
+
+def test_a_server_that_is_not_there_is_refused_in_seconds(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    started = time.monotonic()
+    with pytest.raises(
+        ReportError, match=r"takes runs at mlflow:http://localhost:1, got .*Connection refused"
+    ):
+        MLflow("http://localhost:1")
+    assert time.monotonic() - started < 60
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+def test_without_an_address_runs_go_where_mlflow_itself_puts_them(uri, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert str(MLflow()) == f"mlflow:{uri}"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "alembic", None)  # as if it were not installed
+    with pytest.raises(
+        MissingExtraError,
+        match=r"MLflow in a database needs alembic, which is not installed: pip install 'normsmith\[mlflow\]'",
+    ):
+        MLflow()
+    assert not (tmp_path / "mlflow.db").exists()

@@ -1,14 +1,18 @@
 """Whatever becomes of a worker, every trial is reported once."""
 
+import errno
+import os
 import sys
+import tempfile
 import time
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.contracts.executor import ExecutorContract
+from tests.contracts.executor import ExecutorContract, Reports
 
+from normsmith.errors import StudyError
 from normsmith.studies.arms import AS_IS, Arm
 from normsmith.studies.executors import local
 from normsmith.studies.executors.local import LocalExecutor, LocalWorkers, _Attempt
@@ -109,6 +113,32 @@ def test_a_worker_that_never_begins_is_stopped(monkeypatch):
         running.run(TRIALS[:1], lambda trial, outcome: outcomes.update({trial: outcome}))
     assert outcomes[TRIALS[0]].status == "timeout"
     assert "3 s to start, to load the task" in outcomes[TRIALS[0]].reason
+
+
+def test_a_full_disk_for_temporary_files_is_no_trials_fault(tmp_path, monkeypatch):
+    said = r"temporary files, got No space left on device; make room, .* finished trials are stored"
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with LocalWorkers(TaskReference("", None, "", {}, frozenset()), 1, 60.0) as workers:
+        monkeypatch.setattr(workers, "_open_pool", full)
+        for use in (workers.start, lambda: workers.run(TRIALS, Reports())):
+            with pytest.raises(StudyError, match=said):
+                use()
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", full)
+    with pytest.raises(StudyError, match=said):
+        LocalWorkers(TaskReference("", None, "", {}, frozenset()), 1, 60.0)
+
+
+def test_workers_that_end_before_a_trial_begins_end_the_study(tmp_path, monkeypatch):
+    attempt = _Attempt(TRIALS[0], tmp_path / "clock", time.monotonic())
+    with LocalWorkers(TaskReference("", None, "", {}, frozenset()), 1, 60.0) as workers:
+        monkeypatch.setattr(workers, "_drain", lambda supply, *_: [attempt])
+        with pytest.raises(
+            StudyError, match=r"got two that ended before that; .* finished trials are stored"
+        ):
+            workers.run(TRIALS, Reports())
 
 
 @warm

@@ -22,7 +22,7 @@ from tests.contracts.executor import (
 
 from normsmith.errors import StudyError
 from normsmith.studies import Store
-from normsmith.studies.executors import remote
+from normsmith.studies.executors import _worker, remote
 from normsmith.studies.executors.cluster import RayExecutor, connect
 from normsmith.studies.executors.reference import TaskReference
 from normsmith.studies.executors.remote import RayWorkers
@@ -149,9 +149,9 @@ class Actor:
     begin, run, close = Method(False), Method(True), Method(False)
 
 
-def run(fake, trials, retries=1):
+def run(fake, trials, retries=1, check_head=lambda: None):
     reports = Reports()
-    with RayWorkers(fake, {}, REFERENCE, 1, 60.0, retries, lambda: "") as workers:
+    with RayWorkers(fake, {}, REFERENCE, 1, 60.0, retries, lambda: "", check_head) as workers:
         workers.run(trials, reports)
     return [(outcome.status, outcome.reason) for outcome in reports.values()]
 
@@ -186,6 +186,28 @@ def test_a_worker_that_cannot_start_says_what_to_install(monkeypatch):
         StudyError, match="No module named 'normsmith'; install the same versions of normsmith"
     ):
         run(Fake(), GOOD)
+
+
+def test_what_a_node_lacks_is_said_as_it_is(monkeypatch):
+    error = Fake.exceptions.RayTaskError("in a worker")
+    error.cause = _worker.no_workers("No space left on device")
+    monkeypatch.setattr(Fake, "get", lambda self, ref: (_ for _ in ()).throw(error))
+    with pytest.raises(StudyError, match=r"^expected memory for worker processes .*No space left on device"):
+        run(Fake(), GOOD)
+
+
+def test_a_lost_head_ends_the_study_and_is_asked_for_nothing_more():
+    ended = []
+
+    def check_head():
+        if len(fake.answers) < 2:
+            ended.append(fake.made)
+            raise StudyError("the head is lost")
+
+    fake = Fake(Outcome("finished"), Outcome("finished"))
+    with pytest.raises(StudyError, match="the head is lost"):
+        run(fake, GOOD, check_head=check_head)
+    assert (ended, fake.killed) == ([1], 0)
 
 
 def test_a_cluster_whose_room_others_take_is_not_waited_for_without_end(monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from normsmith._choices import check_choice
+from normsmith._choices import check_choice, did_you_mean
 from normsmith.errors import ReportError
 from normsmith.report.trials.files import write_table
 from normsmith.report.trials.mlflow_sink import MLflow
@@ -14,27 +14,31 @@ from normsmith.report.trials.tensorboard_sink import TensorBoard
 from normsmith.studies.named_trials import NamedTrial
 from normsmith.studies.sinks import Sink
 
-_SINKS: dict[str, Callable[[str], Sink]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
-SINK_FORMS = "tensorboard:FOLDER, mlflow:URI"
+_SINKS: dict[str, Callable[..., Sink]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
+SINK_FORMS = "tensorboard:FOLDER, mlflow:URI, or tensorboard or mlflow alone for their usual places"
 """How sinks are named on the command line."""
 
 
 def open_sink(to: str) -> Sink:
-    """The sink that `tensorboard:FOLDER` or `mlflow:URI` names.
+    """The sink that `tensorboard:FOLDER` or `mlflow:URI` names; without what follows, it is where it is usually.
 
     Raises:
         ReportError: another word, or nothing can be written there.
         MissingExtraError: an extra is not installed.
     """
-    kind, _, where = to.partition(":")
-    if kind not in _SINKS or not where:
-        raise ReportError(f"expected a sink such as tensorboard:runs or mlflow:sqlite:///mlflow.db, got {to}")
-    return _SINKS[kind](where)
+    kind, colon, where = to.partition(":")
+    if kind not in _SINKS or (colon and not where):
+        hint = "" if kind in _SINKS else did_you_mean(kind, _SINKS)
+        raise ReportError(
+            f"expected a sink such as tensorboard:runs or mlflow:sqlite:///mlflow.db, got {to!r}{hint}"
+        )
+    return _SINKS[kind](*([where] if where else []))
 
 
 def is_sink(to: str) -> bool:
-    """Whether a word names a sink rather than a file."""
-    return to.partition(":")[0] in _SINKS and ":" in to
+    """Whether a word names a sink, or was meant to, rather than a file."""
+    kind, colon, _ = to.partition(":")
+    return kind in _SINKS or (colon != "" and did_you_mean(kind, _SINKS) != "")
 
 
 def export_trials(trials: Iterable[NamedTrial], to: str, *, rows: str = "trials", force: bool = False) -> int:
@@ -42,7 +46,8 @@ def export_trials(trials: Iterable[NamedTrial], to: str, *, rows: str = "trials"
 
     Args:
         trials: what to write; see `normsmith.studies.named_trials`. It is read once, a few at a time.
-        to: where to. A file is written whole or not at all; a sink gets the trials that it lacks.
+        to: where to, a sink as `open_sink` takes it. A file is written whole or not at all; a sink gets the trials
+            that it lacks.
         rows: of a file: a row for each of the `trials`, or of their `evaluations` or `probes`.
         force: whether a file that exists is overwritten.
 

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from normsmith._choices import did_you_mean
 from normsmith._extras import imports_of_extra
 from normsmith._files import Failure, replacing
 from normsmith.errors import ReportError
@@ -34,12 +35,14 @@ def check_table(path: str | os.PathLike[str], *, force: bool) -> None:
         MissingExtraError: it is a Parquet file, and the extra is not installed.
     """
     target = Path(path)
-    if target.suffix not in _WRITERS:
-        raise ReportError(f"expected a file name that ends in {' or '.join(_WRITERS)}, got {target}")
-    if target.suffix == ".parquet":
+    ending = target.suffix.lower()
+    if ending not in _WRITERS:
+        hint = did_you_mean(ending, _WRITERS)
+        raise ReportError(f"expected a file name that ends in {' or '.join(_WRITERS)}, got {target}{hint}")
+    if ending == ".parquet":
         with imports_of_extra("parquet", "a Parquet file"):
             import pyarrow  # noqa: F401
-    check_writable(target)
+    check_writable(target, "table", ending)
     if target.exists() and not force:
         raise ReportError(
             f"expected the path of a new file, got {target}, which exists; --force overwrites it"
@@ -61,7 +64,7 @@ def write_table(
     check_table(path, force=force)
     rows = (row for trial in trials for row in table.of(trial))
     with replacing(path, _failure(path)) as temporary:
-        return _WRITERS[Path(path).suffix](table, rows, temporary)
+        return _WRITERS[Path(path).suffix.lower()](table, rows, temporary)
 
 
 def _to_csv(table: Rows, rows: Iterator[Row], path: Path) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ KEY = "normsmith.key"
 _METRICS_A_CALL = 1000  # MLflow takes no more
 _LONGEST = 250  # characters of a parameter, a name or a tag, which every MLflow takes
 _RUNS_A_PAGE = 1000
+_BRIEFLY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+_DATABASES = r"(sqlite|postgresql|mysql|mssql)(\+\w+)?:"
 
 
 class MLflow:
@@ -35,22 +39,26 @@ class MLflow:
     not written to its end is written anew.
 
     Args:
-        uri: where MLflow keeps runs: `http://host:5000` or `sqlite:///mlflow.db`.
+        uri: where MLflow keeps runs: `http://host:5000` or `sqlite:///mlflow.db`. By default where MLflow itself would:
+            what MLFLOW_TRACKING_URI names, or else `sqlite:///mlflow.db` in the working directory.
 
     Raises:
         ReportError: MLflow cannot be reached there, with what it says.
         MissingExtraError: the extra `mlflow` is not installed.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str = "") -> None:
         with imports_of_extra("mlflow", "the sink for MLflow"):
             from mlflow.entities import Metric, Param, RunTag
             from mlflow.tracking import MlflowClient
         self._kinds: Any = (Metric, Param, RunTag)
-        self._uri = uri = _absolute(uri)
+        self._uri = uri = _absolute(uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db")
+        if re.match(_DATABASES, uri):
+            with imports_of_extra("mlflow", "MLflow in a database"):
+                import_module("alembic")  # MLflow itself says so by a traceback, and not before it writes
         self._experiments: dict[str, str] = {}
         self._there: dict[str, set[str]] = {}
-        with self._explained():
+        with self._explained(), _asked_briefly():
             self._client: Any = MlflowClient(tracking_uri=uri)
             self._client.search_experiments(max_results=1)
 
@@ -141,8 +149,21 @@ class MLflow:
             raise
         except Exception as error:
             raise ReportError(
-                f"expected an MLflow that takes runs at {self}, got {error_text(error)}"
+                f"expected an MLflow that takes runs at {self}, got {error_text(error).rstrip('.')}; name a database, "
+                "such as mlflow:sqlite:///mlflow.db, or a server that runs"
             ) from error
+
+
+@contextmanager
+def _asked_briefly() -> Iterator[None]:
+    """Have MLflow ask a server once or twice: by default it asks one that is not there for minutes."""
+    briefly = {name: value for name, value in _BRIEFLY.items() if name not in os.environ}
+    os.environ.update(briefly)
+    try:
+        yield
+    finally:
+        for name in briefly:
+            del os.environ[name]
 
 
 def _absolute(uri: str) -> str:

@@ -28,14 +28,14 @@ class TensorBoard:
     A run that is there already is left as it is, and one is there only when it was written to its end.
 
     Args:
-        folder: where the runs are; made if it is not there.
+        folder: where the runs are; made if it is not there. By default `runs`, where TensorBoard's writer puts them.
 
     Raises:
         ReportError: the folder cannot be made or written.
         MissingExtraError: the extra `tensorboard` is not installed.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str] = "runs") -> None:
         with imports_of_extra("tensorboard", "the sink for TensorBoard"):
             from torch.utils.tensorboard import SummaryWriter
         self._writer: Any = SummaryWriter

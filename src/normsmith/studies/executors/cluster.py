@@ -13,6 +13,7 @@ from normsmith._choices import did_you_mean
 from normsmith._extras import imports_of_extra
 from normsmith._text import error_text
 from normsmith.errors import StudyError
+from normsmith.studies.executors.head import Head
 from normsmith.studies.executors.reference import TaskReference
 from normsmith.studies.executors.remote import RayWorkers
 
@@ -123,7 +124,14 @@ class RayExecutor:
         }
         ray = connect(self.address)
         return RayWorkers(
-            ray, options, reference, jobs, timeout, self.retries, lambda: self._fits_no_more(reference.device)
+            ray,
+            options,
+            reference,
+            jobs,
+            timeout,
+            self.retries,
+            lambda: self._fits_no_more(reference.device),
+            Head(ray.get_runtime_context().gcs_address).check,
         )
 
     def _fits_no_more(self, device: str) -> str:

@@ -34,7 +34,7 @@ def devices_for(device: str, wanted: Sequence[str] = ()) -> tuple[str, ...]:
     if device != "cuda":
         if wanted:
             raise StudyError(
-                f"devices {', '.join(wanted)}: expected a task on the device 'cuda', by which name each worker finds "
+                f"devices {', '.join(wanted)!r}: expected a task on the device 'cuda', by which name each worker finds "
                 f"its own, got one on {device!r}; write Task(device='cuda')"
             )
         return ()

@@ -15,6 +15,8 @@ from typing import Any
 import cloudpickle
 from loky import ProcessPoolExecutor, cpu_count
 
+from normsmith._files import explained
+from normsmith.errors import StudyError
 from normsmith.studies.executors import _worker
 from normsmith.studies.executors.devices import Assigned, devices_for, visible
 from normsmith.studies.executors.executor import Report, nothing
@@ -73,6 +75,18 @@ class _Attempt:
         """Whether a worker has it in hand."""
         return self.clock.exists()
 
+    def check_begun(self) -> None:
+        """A worker has ended that had nothing else in hand.
+
+        Raises:
+            StudyError: it did so before this trial began: so will others.
+        """
+        if not self.has_begun:
+            raise StudyError(
+                "expected worker processes that start and load the task, got two that ended before that; what they "
+                "said stands on standard error, or in the logs of Ray; finished trials are stored"
+            )
+
     def look(self, now: float, *, waits: bool) -> None:
         """Count the time since the last look: as training, if the worker says so; not at all while it `waits`."""
         passed, self.seen = now - self.seen, now
@@ -113,7 +127,8 @@ class LocalWorkers:
     ) -> None:
         self._reference, self._jobs, self._timeout = reference, jobs, timeout
         self._pool: ProcessPoolExecutor | None = None
-        self._clocks = tempfile.TemporaryDirectory(prefix="normsmith-")
+        with explained(_worker.no_workers):
+            self._clocks = tempfile.TemporaryDirectory(prefix="normsmith-")
         self._attempts = 0
         told = [visible(device) for device in devices]
         self._places = tuple(told[number % len(told)] for number in range(jobs)) if told else ()
@@ -135,13 +150,18 @@ class LocalWorkers:
 
         `trials` may be endless for a while: it is asked for the next one when a worker is free, and None means that
         there is none now. `tick` is called about twice a second.
+
+        Raises:
+            StudyError: the task cannot be had in a worker, or workers cannot start.
         """
         supply, suspects = Supply(trials), deque[Trial]()
         while True:
-            suspects.extend(self._drain(supply, self._jobs * (1 + AHEAD), report, tick))
+            in_hand = self._drain(supply, self._jobs * (1 + AHEAD), report, tick)
+            suspects.extend(attempt.trial for attempt in in_hand)
             if suspects:
                 trial = suspects.popleft()
-                if self._drain(Supply([trial]), 1, report, tick):
+                for attempt in self._drain(Supply([trial]), 1, report, tick):
+                    attempt.check_begun()
                     report(trial, Outcome("killed", "its worker process was killed, twice (out of memory?)"))
             elif not supply.more:
                 return
@@ -152,7 +172,7 @@ class LocalWorkers:
         width: int,
         report: Report,
         tick: Callable[[], None],
-    ) -> list[Trial]:
+    ) -> list[_Attempt]:
         """Run from `supply` until it is empty or the pool breaks; returns what was under way when it broke.
 
         `width` is the number of trials that the workers have in hand together.
@@ -178,7 +198,7 @@ class LocalWorkers:
         in_hand, waiting = self._divided(running.values())
         for attempt in reversed(waiting):
             supply.again(attempt.trial)
-        return [attempt.trial for attempt in in_hand]
+        return in_hand
 
     def _divided(self, attempts: Iterable[_Attempt]) -> tuple[list[_Attempt], list[_Attempt]]:
         """Those that workers have in hand, and those that wait for one of them; workers take them in their order."""
@@ -217,7 +237,9 @@ class LocalWorkers:
         self._attempts += 1
         attempt = _Attempt(trial, Path(self._clocks.name, str(self._attempts)), time.monotonic())
         try:
-            running[self._open_pool().submit(_worker.run, cloudpickle.dumps(trial), attempt.clock)] = attempt
+            with explained(_worker.no_workers):
+                future = self._open_pool().submit(_worker.run, cloudpickle.dumps(trial), attempt.clock)
+            running[future] = attempt
         except BaseException:
             supply.again(trial)
             raise
@@ -225,7 +247,8 @@ class LocalWorkers:
     def start(self) -> None:
         """Have the workers start, which takes seconds in which this process can do something else."""
         if self._pool is None:
-            self._open_pool().submit(os.getpid)
+            with explained(_worker.no_workers):
+                self._open_pool().submit(os.getpid)
 
     def _open_pool(self) -> ProcessPoolExecutor:
         if self._pool is None:

@@ -42,11 +42,16 @@ class RemoteWorker:
         sys.path.extend(
             folder for folder in path if folder not in sys.path
         )  # the user's modules may be there
-        self._workers = LocalWorkers(cloudpickle.loads(reference), 1, timeout)
-        self._workers.start()
+        self._reference, self._timeout = reference, timeout
 
     def begin(self) -> None:
-        """Answer, which says that there was room for this worker."""
+        """Have the worker process start; an answer says that there was room for this worker.
+
+        Raises:
+            StudyError: the node lacks what a worker process needs.
+        """
+        self._workers = LocalWorkers(cloudpickle.loads(self._reference), 1, self._timeout)
+        self._workers.start()
 
     def run(self, pickled: bytes) -> Outcome:
         """Run a trial, and return its outcome."""
@@ -75,6 +80,7 @@ class RayWorkers:
         reference, jobs, timeout: the task; how many actors; how many seconds a trial may train.
         retries: how often a lost trial is begun again.
         fits_no_more: why the cluster has no room for any actor, now; nothing if it has.
+        check_head: raises StudyError where the head of the cluster is lost.
     """
 
     def __init__(
@@ -86,8 +92,10 @@ class RayWorkers:
         timeout: float,
         retries: int,
         fits_no_more: Callable[[], str],
+        check_head: Callable[[], None] = nothing,
     ) -> None:
         self._ray, self._jobs, self._retries, self._fits_no_more = ray, jobs, retries, fits_no_more
+        self._check_head = check_head
         self._actor = ray.remote(RemoteWorker).options(**options)
         self._arguments = cloudpickle.dumps(reference), timeout, chosen_by_environment(), [*sys.path]
         self._starting: dict[Any, Any] = {}  # actors that have not answered yet, by their answers to come
@@ -106,6 +114,10 @@ class RayWorkers:
         actors = [*self._starting.values(), *self._idle, *(actor for _, actor in self._running.values())]
         for actor in actors:
             self._kill(actor)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Have no actors any more."""
         self._starting, self._running = {}, {}
         self._idle.clear()
 
@@ -119,10 +131,12 @@ class RayWorkers:
         """Run every trial once and call `report` in this process as each ends.
 
         Raises:
-            StudyError: the task cannot be had on a node, or the cluster has no room for a worker any more.
+            StudyError: the task cannot be had on a node, the cluster has no room for a worker any more, or its head is
+                lost.
         """
         supply, worked = Supply(trials), time.monotonic()
         while True:
+            self._look_at_head()
             self.start()
             while self._idle and (trial := supply.next()) is not None:
                 actor = self._idle.popleft()
@@ -139,6 +153,14 @@ class RayWorkers:
             else:
                 self._check_room(time.monotonic() - worked)
             tick()
+
+    def _look_at_head(self) -> None:
+        """Without its head a cluster cannot be told to end actors: they are forgotten, and end with it."""
+        try:
+            self._check_head()
+        except StudyError:
+            self._forget()
+            raise
 
     def _ended(self) -> list[Any]:
         """What has an answer now, after a short time in which there may come one."""
@@ -159,6 +181,8 @@ class RayWorkers:
             self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
             self._kill(actor)
+            if isinstance(cause := getattr(error, "cause", None), NormsmithError):
+                raise cause from error
             if isinstance(error, self._ray.exceptions.RayTaskError) or getattr(
                 error, "actor_init_failed", False
             ):
