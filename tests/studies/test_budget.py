@@ -154,7 +154,8 @@ def test_what_does_not_fit_is_not_begun(within):
 
 def test_a_budget_for_nothing_is_refused_with_what_is_needed(within):
     with pytest.raises(
-        StudyError, match=r"budget: expected at least about [\d.]+ s, which the cheapest first look still takes"
+        StudyError,
+        match=r"budget: expected at least about [\d.]+ s, which the cheapest first look still takes",
     ):
         within(1e-6, CLEAR)
 
