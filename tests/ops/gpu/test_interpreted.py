@@ -16,7 +16,7 @@ pytest.importorskip("triton", minversion="3.6")  # older ones the row refuses
     [
         (["test_kernels.py"], 50, "not full"),
         (["test_compiled_graphs.py", "test_ranks.py"], 35, "not full"),
-        pytest.param(["test_kernels.py"], 1, "full", marks=pytest.mark.full),
+        pytest.param(["test_kernels.py"], 45, "full", marks=pytest.mark.full),
         pytest.param(["test_compiled_graphs.py", "test_ranks.py"], 50, "full", marks=pytest.mark.full),
     ],
 )

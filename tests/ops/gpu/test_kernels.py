@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
+from itertools import product
 
 import pytest
 import torch
@@ -151,7 +152,10 @@ def agree(
             )
 
 
-@pytest.fixture(params=["one launch, held", "one launch, read again", "split"])
+REGIMES = ["one launch, held", "one launch, read again", "split"]
+
+
+@pytest.fixture(params=REGIMES)
 def regime(request, monkeypatch):
     """Shapes too small to reach a regime by themselves are sent there."""
     if request.param != "one launch, held":
@@ -173,13 +177,44 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize(("shape", "options"), LAYOUTS)
+def in_every_regime(layouts, ways):
+    """Each layout in each way in each regime, every other one under `full`: each pair of them is in both halves."""
+    cases = product(enumerate(REGIMES), enumerate(layouts), enumerate(ways.items()))
+    return pytest.mark.parametrize(
+        ("regime", "shape", "options"),
+        [
+            pytest.param(
+                regime,
+                layout.values[0],
+                {**layout.values[1], **way},
+                id=f"{regime}-{layout.id}-{name}",
+                marks=[] if (one + two + three) % 2 == 0 else pytest.mark.full,
+            )
+            for (one, regime), (two, layout), (three, (name, way)) in cases
+        ],
+        indirect=["regime"],
+    )
+
+
+RELU_OF_A_SUM = {"activation": "relu", "residual": True}
+RARE = {"mask": True, "weight": True, "ghost": 2, "renorm": True}
+WAYS = {
+    "far from 0": {"mean": 1e4},
+    "bfloat16": {"dtype": torch.bfloat16, **RELU_OF_A_SUM},
+    "all that is rare": {**RARE, **RELU_OF_A_SUM},
+    "float16, by running statistics": {
+        "dtype": torch.float16,
+        "by_batch": False,
+        "residual": True,
+        "mask": True,
+    },
+    "ghost batches of a rank": {"mask": True, "ghost": 2, "sync": Alone(), **RELU_OF_A_SUM},
+}
+
+
+@in_every_regime(LAYOUTS, WAYS)
 def test_every_regime_of_every_layout(regime, shape, options):
-    agree(shape, mean=1e4, **options)
-    agree(shape, torch.bfloat16, activation="relu", residual=True, **options)
-    agree(shape, mask=True, weight=True, ghost=2, renorm=True, activation="relu", residual=True, **options)
-    agree(shape, torch.float16, by_batch=False, residual=True, mask=True, **options)
-    agree(shape, mask=True, ghost=2, sync=Alone(), activation="relu", residual=True, **options)
+    agree(shape, **options)
 
 
 OCTETS = [
@@ -189,7 +224,15 @@ OCTETS = [
 ]
 
 
-@pytest.mark.parametrize(("shape", "options"), OCTETS)
+OCTET_WAYS = {
+    "far from 0": {"mean": 1e4},
+    "bfloat16, frozen inputs": {"dtype": torch.bfloat16, "wants_x": False},
+    "float16, all that is rare": {"dtype": torch.float16, **RARE},
+    "ghost batches of a rank": {"ghost": 2, "sync": Alone()},
+}
+
+
+@in_every_regime(OCTETS, OCTET_WAYS)
 def test_the_bits_of_relu_stand_for_the_residual(regime, shape, options, monkeypatch):
     """The backward is given no residual to read: NaN instead."""
     backward = TRITON.backward
@@ -199,11 +242,7 @@ def test_the_bits_of_relu_stand_for_the_residual(regime, shape, options, monkeyp
         return backward(g, x, torch.full_like(z, torch.nan), kept, call, wants_x)
 
     monkeypatch.setattr(TRITON, "backward", blind)
-    options = {"activation": "relu", "residual": True, **options}
-    agree(shape, mean=1e4, **options)
-    agree(shape, torch.bfloat16, wants_x=False, **options)
-    agree(shape, torch.float16, mask=True, weight=True, ghost=2, renorm=True, **options)
-    agree(shape, ghost=2, sync=Alone(), **options)
+    agree(shape, **RELU_OF_A_SUM, **options)
 
 
 def test_relu_lets_nan_pass_with_a_residual_too():
