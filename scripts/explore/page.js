@@ -194,7 +194,7 @@ function drawNumbers() {
     : [["Diverged", `at step ${run.diverged}`]];
   if (typeof run["measured anew"] === "number") facts.push(["On test images, statistics measured anew", `${run["measured anew"]} %`]);
   if (run.noise !== undefined) facts.push(["Normalisation noise of the second norm, in standard deviations", number(run.noise)]);
-  const at = `at the steps ${data.probed.slice(0, run.beta.length).join(", ")}`, all = (values) => values.map(number).join(", ");
+  const at = `at ${run.beta.length > 1 ? "the steps" : "step"} ${data.probed.slice(0, run.beta.length).join(", ")}`, all = (values) => values.map(number).join(", ");
   facts.push([`Effective β of the loss along the gradient (the smaller, the smoother) ${at}`, all(run.beta)]);
   facts.push([`Third layer's gradient, before and after the layers below take their step: cosine ${at}`, all(run.agreement)]);
   $("numbers").querySelector(".drawn").innerHTML = facts.map(([name, value]) => `<div><dt>${name}</dt><dd>${value}</dd></div>`).join("");
