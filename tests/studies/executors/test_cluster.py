@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from normsmith.errors import MissingExtraError, StudyError
+from normsmith.studies.executors import cluster as cluster_module
 from normsmith.studies.executors.cluster import RayExecutor, connect
 from normsmith.studies.versions import chosen_by_environment
 
@@ -98,6 +99,16 @@ def test_room_is_counted_by_nodes_and_what_fits_on_none_is_refused(cluster):
         one.width("cuda")
     with pytest.raises(StudyError, match="to which this process is connected; use that one"):
         connect("localhost:1")
+
+
+def test_a_cluster_without_a_node_that_runs_says_so(monkeypatch):
+    class Deserted:
+        def nodes(self):
+            return [{"Alive": False, "Resources": {"CPU": 2.0}}]
+
+    monkeypatch.setattr(cluster_module, "connect", lambda address: Deserted())
+    with pytest.raises(StudyError, match="nodes in the Ray cluster auto, got none that runs; start some"):
+        RayExecutor("auto").width("cpu")
 
 
 def test_what_chooses_the_computation_is_told_to_other_machines(monkeypatch):

@@ -106,11 +106,15 @@ class RayExecutor:
         ray = connect(self.address)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         fits = sum(_fits(node, {"CPU": self.cpus, "GPU": gpus}) for node in nodes)
+        if not nodes:
+            raise StudyError(
+                f"expected nodes in the Ray cluster {self.address}, got none that runs; start some with `ray start`"
+            )
         if not fits:
             there = "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes)
             raise StudyError(
                 f"expected a node with {self.cpus:g} CPU and {gpus:g} GPU for a trial in the Ray cluster "
-                f"{self.address}, got nodes with {there or 'nothing'}; ask for less, or add a node"
+                f"{self.address}, got nodes with {there}; ask for less, or add a node"
             )
         return fits
 
