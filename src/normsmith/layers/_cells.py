@@ -163,12 +163,22 @@ class CellBase(Ours, nn.Module):
             for norm in self.children()
             if isinstance(norm, StepNorm)
         }
-        inputs = self._inputs(F.linear(x, self.weight_ih), alive, forwards)
+        products = F.linear(x, self.weight_ih)
         constants: dict[StepNorm, Constants] = {}
         for norm, started in forwards.items():
-            rows = norm.constants(started, inputs)
+            rows = norm.constants(started, products)
             if rows is not None:
                 constants[norm] = rows
+        norm_ih = self.norm_ih
+        if (
+            alive is None
+            and norm_ih in constants
+            and not self._learns(products, *states)
+            and can_run(products)
+        ):
+            inputs = norm_ih.by_constants(forwards[norm_ih], products, self.bias)
+        else:
+            inputs = self._inputs(products, alive, forwards)
         maps = None if alive is not None else self._maps(inputs, states, forwards, constants)
         if maps is None:
             outputs, states = self._one_by_one(inputs, states, alive, forwards, constants)
@@ -217,8 +227,7 @@ class CellBase(Ours, nn.Module):
         The gradients of norms by running statistics are left to autograd.
         """
         given = (inputs, self.weight_hh, *states)
-        learns = torch.is_grad_enabled() and any(each.requires_grad for each in (*given, *self.parameters()))
-        if (constants and learns) or not can_run(*given):
+        if (constants and self._learns(*given)) or not can_run(*given):
             return None
         maps: Maps = {}
         for norm, started in forwards.items():
@@ -233,6 +242,10 @@ class CellBase(Ours, nn.Module):
             vectors = tuple(vector for vector in (norm.weight, norm.bias) if vector is not None)
             maps[norm] = ByBatch(call, len(inputs), vectors)
         return maps
+
+    def _learns(self, *given: Tensor) -> bool:
+        """Whether gradients of a parameter, or of what is given, may be asked for."""
+        return torch.is_grad_enabled() and any(each.requires_grad for each in (*given, *self.parameters()))
 
     def _all_steps(
         self, inputs: Tensor, states: tuple[Tensor, ...], maps: Maps

@@ -211,6 +211,12 @@ class StepNorm(StatisticsBase):
             return None
         return list(zip(scale.unbind(), shift.unbind(), strict=True))
 
+    def by_constants(self, this: StepwiseForward, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Normalise all steps of x where `constants` are given, and add a bias, in the memory of x."""
+        scale, shift = self._scale_and_shift(this)
+        shift = shift if bias is None else shift + bias
+        return torch.addcmul(shift.unsqueeze(1), x, scale.unsqueeze(1), out=x)
+
     def prepared(self, this: StepwiseForward, like: Tensor) -> PreparedSteps | None:
         """The kernels, where all steps are normalised by their batches, shaped as `like`, and nothing looks on.
 
