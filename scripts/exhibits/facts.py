@@ -54,6 +54,19 @@ FACTS: Mapping[str, tuple[str, ...]] = {
 """By question; `{arm}` is the test metric of an arm, `{arm|column}` what stands in another column."""
 
 
+def near_target(chart: Mapping[str, object], target: str) -> list[str]:
+    """How close the target is to what a network without a norm reaches at all, on charts of one against batch norm."""
+    lines = chart.get("lines", ())
+    plain = [line for line in lines if line["label"] == "no norm"] if isinstance(lines, list) else []
+    if not (target and plain and chart.get("name") in ("sweep", "gains")):
+        return []
+    best = _percent(str(max(value for value in plain[0]["y"] if value is not None)))
+    return [
+        f"Without a norm the network reaches {best} at its best (median), so that a target of {_percent(target)} is "
+        "near what it can; what reaches a lower target may be more."
+    ]
+
+
 def facts(question: str, arms: Table) -> list[str]:
     """The sentences on a question all of whose arms were run."""
     cells = {

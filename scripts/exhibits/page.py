@@ -14,7 +14,7 @@ from shared.claims import CLAIMS, MAIN, Claim, Line, lines
 from shared.findings import IMPOSSIBLE, Finding, findings_of
 from shared.seen import seen
 
-from exhibits.facts import facts
+from exhibits.facts import facts, near_target
 from normsmith._text import exact, number
 from normsmith.report.forest import forest_figures
 from normsmith.report.page import template_text
@@ -162,7 +162,10 @@ def exhibit(run: Run, answer: dict[str, Any]) -> Exhibit:
         findings=findings_of(question, effects, notes),
         figures={f"{place}-f{i}": figure for i, figure in enumerate(drawn, start=1)},
         arms=arms,
-        facts=facts(question, arms),
+        facts=[
+            *facts(question, arms),
+            *near_target(answer.get("chart", {}), run["task_facts"].get("target", "")),
+        ],
         remarks=remarks(question, run["task"], effects),
         notes=notes,
         trials=answer.get("trials"),

@@ -6,6 +6,7 @@ stands in `shared/wording.py`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -63,6 +64,9 @@ class Finding:
     @property
     def sentence(self) -> str:
         """Direction and size first, then what was asked and whether so many seeds decide it, then what that means."""
+        if all(math.isinf(low) and math.isinf(high) for low, high in self.effect.effects):
+            seeds = count(len(self.effect.seeds), "seed")
+            return f"Nothing can be said: in none of {seeds} did either network get to where they are compared."
         parts = [f"{self.words.lead} {_direction(self.effect, self.words)}", self._decided()]
         means = self.words.means.get(self.effect.verdict, "")
         failed = _failed(self.effect)
@@ -156,7 +160,8 @@ def _direction(effect: Effect, words: Wording) -> str:
     seeds = len(effect.seeds)
     more, less = (sum(low > 0 for low, _ in effect.effects), sum(high < 0 for _, high in effect.effects))
     level = sum(low == high == 0 for low, high in effect.effects)
-    sides = [(more, words.more), (less, words.less), (level, words.level)]
+    hidden = seeds - more - less - level  # neither arm got there
+    sides = [(more, words.more), (less, words.less), (level, words.level), (hidden, "not known")]
     most, *others = sorted((side for side in sides if side[0]), key=lambda side: -side[0])
     rest = ", ".join(f"{word} in {n}" for n, word in others)
     aside = f" ({rest})" if rest else ""
@@ -167,6 +172,8 @@ def _size(effect: Effect, words: Wording) -> str:
     """The effect of the typical seed, one number where its two ends are nearly one."""
     low, high = effect.median
     middle = (low + high) / 2
+    if math.isnan(middle):  # it is open on both sides
+        return "not known"
     if words.size == "value":
         return number(words.zero + notation.shown(effect, middle))
     if effect.median == (0.0, 0.0):

@@ -71,6 +71,7 @@ WORDINGS: Mapping[str, tuple[Wording, ...]] = {
             "With batch norm, the largest learning rate that still reaches the target is",
             size="octaves",
             asked="at least 4× (2 octaves) larger",
+            asks="with batch norm the largest learning rate that reaches the target is at least 4× (2 octaves) larger",
         ),
         Wording(
             "range of rates that reach .*",
@@ -79,6 +80,7 @@ WORDINGS: Mapping[str, tuple[Wording, ...]] = {
             less="narrower",
             size="octaves",
             asked="at least 4× (2 octaves) wider",
+            asks="with batch norm at least 2 octaves more of learning rates reach the target",
         ),
     ),
     "fewer-steps": (
@@ -94,18 +96,21 @@ WORDINGS: Mapping[str, tuple[Wording, ...]] = {
             "Of 11 factors on the initial weights, those with which the target is reached are, with batch norm,",
             more="more",
             less="fewer",
+            asks="with batch norm at least 3 more of 11 factors on the initial weights reach the target",
         ),
         Wording(
             "small gains that reach .*",
             "Of the 6 factors below 1, those with which the target is reached are, with batch norm,",
             more="more",
             less="fewer",
+            asks="of the 6 factors below 1, at least 1 more reaches the target with batch norm",
         ),
         Wording(
             "large gains that reach .*",
             "Of the 4 factors above 1, those with which the target is reached are, with batch norm,",
             more="more",
             less="fewer",
+            asks="of the 4 factors above 1, at least 1 more reaches the target with batch norm",
         ),
     ),
     "saturation": (
@@ -113,12 +118,14 @@ WORDINGS: Mapping[str, tuple[Wording, ...]] = {
             "final metric, sigmoid: batch norm vs none",
             "Against a sigmoid network with good initial weights, batch norm is",
             asked="at least 20 points better",
+            asks="a sigmoid network ends at least 20 points better with batch norm than well initialised without",
         ),
         Wording(
             "final metric, sigmoid: batch norm vs none as initialised",
             "Against the sigmoid network with the initial weights it came with, which is the comparison of the "
             "literature, batch norm is",
             asked="at least 20 points better",
+            asks="a sigmoid network ends at least 20 points better with batch norm than as it came, without",
         ),
         _smaller(
             "share of flat units, .*",
@@ -354,7 +361,7 @@ WORDINGS: Mapping[str, tuple[Wording, ...]] = {
     "domain-norms": (
         Wording(
             "final metric, (?P<what>.*): a norm for each style vs one",
-            "On data in two styles, a batch norm for each ({what}) is, against one for both,",
+            "A batch norm for each style ({what}) is, against one for both,",
         ),
         Wording(
             "final metric, (?P<what>.*): a norm for each style vs one, each style standardised before",

@@ -29,20 +29,20 @@ FOUND = [
 ]
 
 
-def effect_of(effects: list[float], verdict: Verdict, **changes: object) -> Effect:
+def effect_of(logs: list[float], verdict: Verdict, **changes: object) -> Effect:
     """A made-up effect on steps, as natural logarithms, positive where the treatment is faster."""
-    middle = sorted(effects)[len(effects) // 2]
+    middle = sorted(logs)[len(logs) // 2]
     margin = 0.4
     fields = {
         **fewer_steps().effects[0].model_dump(),
         "name": "steps to 0.95, relu: batch norm vs none",
-        "seeds": tuple(range(len(effects))),
-        "effects": tuple((each, each) for each in effects),
+        "seeds": tuple(range(len(logs))),
+        "effects": tuple((each, each) for each in logs),
         "median": (middle, middle),
-        "interval": (min(effects), max(effects)),
+        "interval": (min(logs), max(logs)),
         "margin": margin,
-        "beyond": sum(each > margin for each in effects),
-        "short": sum(each < margin for each in effects),
+        "beyond": sum(each > margin for each in logs),
+        "short": sum(each < margin for each in logs),
         "failed": (0, 0),
         "test_error": None,
         "after": None,
@@ -124,3 +124,24 @@ def test_every_claim_is_answered_by_what_was_asked_of_the_main_network() -> None
             answers = [line for line in lines(claim, RUNS) if line.task == MAIN]
             assert answers
             assert all(pattern for pattern in claim.answers[0][1])
+
+
+def test_where_no_network_got_there_nothing_is_said() -> None:
+    open_ = (float("-inf"), float("inf"))
+    changes = {
+        "effects": (open_,) * 20,
+        "median": open_,
+        "interval": open_,
+        "beyond": 0,
+        "short": 0,
+        "p": 1.0,
+    }
+    (finding,) = findings_of(
+        "fewer-steps", [effect_of([0.0] * 20, Verdict.INCONCLUSIVE, p_adjusted=1.0, **changes)]
+    )
+    assert finding.sentence.startswith("Nothing can be said: in none of 20 seeds did either network")
+    some = {**changes, "effects": ((0.5, 0.5), *[open_] * 19)}
+    (finding,) = findings_of(
+        "fewer-steps", [effect_of([0.0] * 20, Verdict.INCONCLUSIVE, p_adjusted=1.0, **some)]
+    )
+    assert "not known in 19 of 20 seeds (faster in 1), typically not known" in finding.sentence

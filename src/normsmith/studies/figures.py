@@ -120,16 +120,20 @@ def response(
     title: str,
     to: str,
     measures: Mapping[str, Measure] | None = None,
+    of: str = "test ",
+    log_x: bool = True,
 ) -> Chart:
-    """The final test metric against something that was varied: for each line, an arm at each of its values.
+    """The final metric against something that was varied: for each line, an arm at each of its values.
 
     Args:
         lab: the study.
-        arms: by the label of the line, then by the value, which is drawn on a logarithmic axis.
+        arms: by the label of the line, then by the value.
         name: of the chart, for its place in a page.
         title: of the chart.
         to: what was varied: the title of the axis.
         measures: by the label of a line, what is read off its trials if it is not the final test metric as it is.
+        of: the split that the metric is of, with a space; empty where lines are of several.
+        log_x: whether what was varied is drawn on a logarithmic axis.
     """
     read = dict(measures or {})
     lines = [
@@ -146,11 +150,11 @@ def response(
         name=name,
         title=title,
         x_title=to,
-        y_title=f"final test {name_of(lab.task.metric)}",
-        log_x=True,
+        y_title=f"final {of}{name_of(lab.task.metric)}",
+        log_x=log_x,
         log_y=_spans_decades(lines),
         lines=tuple(lines),
-        description=f"Final test metric against {to}, median over seeds, band between quartiles.",
+        description=f"Final {of}metric against {to}, median over seeds, band between quartiles.",
     )
 
 
@@ -244,6 +248,20 @@ def middle(lab: Lab, tuned: Tuned, measure: Measure) -> str:
     return f"{text} ({censored} never)" if censored else text
 
 
+def counted(values: Iterable[float]) -> str:
+    """What the seeds have, as the median, the quartiles and how many have which: `2 (1 to 2); 1: 6, 2: 14`.
+
+    >>> counted([1.0, 2.0, 2.0, 2.0])
+    '2 (1.75 to 2); 1: 1, 2: 3'
+    """
+    ordered = sorted(values)
+    if not ordered:
+        return "–"
+    low, middle_one, high = np.quantile(ordered, (0.25, 0.5, 0.75)).tolist()
+    seeds = ", ".join(f"{exact(value)}: {n}" for value, n in Counter(ordered).items())
+    return f"{exact(middle_one)} ({exact(low)} to {exact(high)}); {seeds}"
+
+
 def probe(name: str, missing: float = math.nan) -> Measure:
     """The last value of a probe; `missing` where the trial has none (it diverged before the first)."""
 
@@ -275,7 +293,8 @@ def ceiling_notes(lab: Lab, pairs: Iterable[Pairs]) -> tuple[str, ...]:
         if (claim.unit, claim.better) == ("points", "higher") and is_share and control + claim.margin >= most:
             notes.append(
                 f"A ceiling: “{claim.control}” is at {number(control, 3)} of {number(most, 3)} points, if the metric "
-                f"ends at 1. An effect of more than {number(claim.margin, 3)} points was not possible."
+                f"ends at 1. More than {number(most - control, 2)} points above it were not possible, and more than "
+                f"{number(claim.margin, 3)} are claimed."
             )
     return tuple(notes)
 

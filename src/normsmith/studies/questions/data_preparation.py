@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from statistics import median
 
+from normsmith._text import number
 from normsmith.studies.arms import Arm, edit
 from normsmith.studies.figures import (
     arms_table,
@@ -16,8 +19,10 @@ from normsmith.studies.figures import (
 from normsmith.studies.inputs import distort, norm_first, prepare, standardised_outside
 from normsmith.studies.lab import Lab
 from normsmith.studies.question import Findings, Question
+from normsmith.studies.results import Strip, StripChart
 from normsmith.studies.statistics import Hypothesis, Pairs
 from normsmith.studies.tuning import Requests, Tuned
+from normsmith.tasks.metrics import name_of
 
 RAW = {"scales": "raw scales", "tails": "heavy tails", "outliers": "outliers"}
 ASKED = {
@@ -29,6 +34,14 @@ ASKED = {
     "full": tuple((how, raw) for raw in RAW for how in ("raw", "standard", "quantile", "first")),
 }
 """Which preparation is tried on which data; the quick profile has those that a hypothesis is about."""
+
+PREPARED = {
+    "raw": "as they are",
+    "standard": "standard scaler",
+    "quantile": "quantile transform",
+    "first": "batch norm first",
+}
+"""The preparations, as arms are called."""
 
 WAY = 0.97
 """A batch norm replaces a scaler if it goes so much of the way from the inputs as they are to the scaled ones."""
@@ -47,7 +60,7 @@ def ask(lab: Lab) -> Requests[Findings]:
             "A batch norm on the inputs replaces a scaler, and not a quantile transform", effects
         ),
         effects=effects,
-        charts=(rate_response(lab, best), chosen_settings(best)),
+        charts=(_by_preparation(lab, tuned), rate_response(lab, best), chosen_settings(best)),
         tables=(arms_table(lab, best),),
         notes=(
             "The same changes are made to the inputs of training, validation and test; what prepares them is fitted on "
@@ -62,12 +75,30 @@ def _arm(lab: Lab, how: str, raw: str) -> Arm:
     """The network without norms on raw data of a kind, as they are or prepared, or with a batch norm first."""
     arm = lab.network(None)
     data = *standardised_outside(lab.task), edit(distort, how=raw)
+    name = f"{RAW[raw]}, {PREPARED[how]}"
     if how == "first":
-        return arm.but("", edit(norm_first)).on(f"{RAW[raw]}, batch norm first", *data)
-    if how == "raw":
-        return arm.on(f"{RAW[raw]}, as they are", *data)
-    label = {"standard": "standard scaler", "quantile": "quantile transform"}[how]
-    return arm.on(f"{RAW[raw]}, {label}", *data, edit(prepare, how=how))
+        return arm.but("", edit(norm_first)).on(name, *data)
+    return arm.on(name, *data, *(() if how == "raw" else (edit(prepare, how=how),)))
+
+
+def _by_preparation(lab: Lab, tuned: Mapping[tuple[str, str], Tuned]) -> StripChart:
+    """The median final test metric of each preparation, a row for each kind of raw data."""
+    medians: dict[str, dict[str, float]] = {}
+    for (how, raw), arm in tuned.items():
+        if values := [value for value, _ in lab.series(arm, lab.final).values() if math.isfinite(value)]:
+            medians.setdefault(RAW[raw], {})[PREPARED[how]] = median(values)
+    metric = name_of(lab.task.metric)
+    said = "; ".join(
+        f"{raw}: " + ", ".join(f"{how} {number(value)}" for how, value in row.items())
+        for raw, row in medians.items()
+    )
+    return StripChart(
+        name="preparations",
+        title="Final test metric by preparation",
+        x_title=f"final test {metric}, median over seeds",
+        rows=tuple(Strip(label=raw, x=tuple(row.values()), kinds=tuple(row)) for raw, row in medians.items()),
+        description=f"Each preparation's median over seeds. {said}.",
+    )
 
 
 def _hypotheses(lab: Lab, tuned: Mapping[tuple[str, str], Tuned]) -> list[Pairs]:
@@ -120,9 +151,9 @@ QUESTION = Question(
     source="LeCun et al. 1998, section 4.3 (inputs of equal variance train faster); common practice since (batch norm "
     "as first layer)",
     method="Every feature gets a unit of its own between 10⁻³ and 10³, or heavy tails, or one value in a hundred is an "
-    "outlier; a table that the network itself would standardise is standardised before that, and not within. On these "
-    "inputs a network without norms is trained as they are, after a standard scaler or a quantile transform, and with "
-    "a batch norm as first layer; each arm and seed at its own best initial weights and learning rate; final test "
+    "outlier. A table in its own units is standardised first, before it is made so, and not within the network. On "
+    "these inputs a network without norms is trained as they are, after a standard scaler or a quantile transform, and "
+    "with a batch norm as first layer; each arm and seed at its own best initial weights and learning rate; final test "
     "metric, paired by seed.",
     ask=ask,
     profiles=("full",),

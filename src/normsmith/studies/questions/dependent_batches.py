@@ -1,4 +1,4 @@
-"""Does batch norm fail where the samples of a batch are not independent, and does batch renorm cure it?"""
+"""Does batch norm fail where the samples of a batch are not independent, and does batch renorm help there?"""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def ask(lab: Lab) -> Requests[Findings]:
         tables=(arms_table(lab, best), _both_modes(lab, both.values())),
         notes=(
             f"Batches of {lab.task.batch_size}, whose samples come from so many classes, which differ from batch to "
-            "batch; validation and test are as they are. Renorm's limits follow its schedule over the trial's steps, "
-            "and were active.",
+            "batch; validation and test are as they are. How far renorm may correct grows over the trial's steps, and "
+            "it did correct.",
             *ceiling_notes(lab, pairs),
             *edge_notes(best),
         ),
@@ -127,7 +127,7 @@ def _by_classes(lab: Lab, tuned: Mapping[tuple[str, int], Tuned]) -> Chart:
 
 QUESTION = Question(
     name="dependent-batches",
-    title="Does batch norm fail where the samples of a batch are not independent, and does renorm cure it?",
+    title="Does batch norm fail where the samples of a batch are not independent, and does renorm help there?",
     claim="Where a batch holds few classes, batch norm learns to rely on what else is in it, which is missing at "
     "inference; batch renormalization keeps most of the accuracy.",
     source="Ioffe 2017, section 4.3: Inception with 16 labels × 2 samples in a micro-batch, 67.0 % with batch norm, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from normsmith.studies.arms import Arm, edit, insert_dropout
@@ -15,11 +15,13 @@ from normsmith.studies.figures import (
     headline,
     probe,
     rate_response,
+    response,
 )
 from normsmith.studies.lab import Lab
 from normsmith.studies.other_statistics import final_by, points_by, recalibrated_metric
 from normsmith.studies.probes import largest_variance_shift
 from normsmith.studies.question import Findings, Question
+from normsmith.studies.results import Chart
 from normsmith.studies.statistics import Hypothesis, Pairs
 from normsmith.studies.tuning import Requests, Setting, Tuned
 
@@ -46,7 +48,7 @@ def ask(lab: Lab) -> Requests[Findings]:
     if others:
         pairs.append(_interaction(lab, measured["between", HALF], without, *(flat[arm] for arm in others)))
     effects = lab.judge(pairs)
-    best = [without, *measured.values()]
+    best = [without, *measured.values(), *(flat[arm] for arm in others)]
     shown = {"recalibrated": final_by(lab, "recalibrated"), "variance shift": SHIFT}
     return Findings(
         headline=headline(
@@ -54,6 +56,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         ),
         effects=effects,
         charts=(
+            _by_share(lab, without, measured, [flat[arm] for arm in others]),
             rate_response(lab, flat.values()),
             chosen_settings(flat.values()),
         ),
@@ -61,7 +64,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         notes=(
             "“Between” is dropout after every hidden activation but the last, so that a batch norm comes after it; "
             "“last” is dropout after the last one, with no norm after it. The variance shift is the largest of the "
-            "norms: 1 where the running variance is that of the input in evaluation.",
+            "norms: by what factor the variance that it keeps is off that of its input in evaluation; 1 is right.",
             *ceiling_notes(lab, pairs),
             *edge_notes(flat.values()),
         ),
@@ -77,6 +80,32 @@ def _measured(tuned: Tuned, arm: Arm) -> Tuned:
     probes = (largest_variance_shift, recalibrated_metric)
     changed = tuned.changed(arm, lambda best: Setting(best.arm.but(arm.name, probes=probes), best.rate))
     return replace(changed, ends=False)
+
+
+def _by_share(
+    lab: Lab, without: Tuned, measured: Mapping[tuple[str, float], Tuned], plain: Sequence[Tuned]
+) -> Chart:
+    """The final test metric against the share that is dropped, for each place, and without norms where that ran."""
+    lines: dict[str, dict[float, Tuned]] = {
+        f"batch norm, dropout {place}": {
+            0.0: without,
+            **{share: arm for (where, share), arm in measured.items() if where == place},
+        }
+        for place in ("between", "last")
+    }
+    recalibrated = "batch norm, dropout between, recalibrated"
+    lines[recalibrated] = lines["batch norm, dropout between"]
+    if plain:
+        lines["no norm, dropout between"] = dict(zip((0.0, HALF), plain, strict=True))
+    return response(
+        lab,
+        lines,
+        name="shares",
+        title="Final test metric by dropout rate",
+        to="share of units that is dropped",
+        measures={recalibrated: final_by(lab, "recalibrated")},
+        log_x=False,
+    )
 
 
 def _hypotheses(lab: Lab, measured: Mapping[tuple[str, float], Tuned], without: Tuned) -> list[Pairs]:

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from normsmith._text import exact, number
 from normsmith.studies.arms import Arm
-from normsmith.studies.figures import chosen_settings, edge_notes, headline, response, target_note, unreached
+from normsmith.studies.figures import (
+    chosen_settings,
+    counted,
+    edge_notes,
+    headline,
+    response,
+    target_note,
+    unreached,
+)
 from normsmith.studies.initial_weights import scaled
 from normsmith.studies.lab import Lab, Sample
 from normsmith.studies.question import Findings, Question
@@ -106,17 +114,13 @@ def _by_gain(of: _Response) -> Chart:
 
 
 def _by_seed(of: _Response) -> Table:
-    """For each arm and seed, how many gains reach the target."""
+    """For each arm, how many gains reach the target: the seeds in numbers."""
     rows = [
-        (
-            arm.name,
-            " · ".join(exact(n) for n, _ in of.reaching(arm, GAINS[0], GAINS[-1]).values()),
-        )
-        for arm in of.tuned
+        (arm.name, counted(n for n, _ in of.reaching(arm, GAINS[0], GAINS[-1]).values())) for arm in of.tuned
     ]
     return Table(
-        title=f"Gains that reach the target, of {len(GAINS)}, by seed",
-        columns=("arm", "gains"),
+        title=f"Gains that reach the target, of {len(GAINS)}: median (quartiles); how many seeds have which",
+        columns=("arm", f"how many of {len(GAINS)} gains"),
         rows=tuple(rows),
     )
 

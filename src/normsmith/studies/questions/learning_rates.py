@@ -9,7 +9,15 @@ from functools import partial
 
 from normsmith._text import exact, number
 from normsmith.studies.arms import Arm
-from normsmith.studies.figures import chosen_settings, edge_notes, headline, response, target_note, unreached
+from normsmith.studies.figures import (
+    chosen_settings,
+    counted,
+    edge_notes,
+    headline,
+    response,
+    target_note,
+    unreached,
+)
 from normsmith.studies.lab import LESS, MORE, Lab, Sample
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Chart, Table
@@ -133,15 +141,22 @@ def _by_rate(sweep: _Sweep) -> Chart:
 
 
 def _by_seed(sweep: _Sweep, arms: tuple[Arm, ...]) -> Table:
-    """For each arm and seed, the largest rate that reaches the target, and how many rates do."""
+    """For each arm, the largest rate that reaches the target, and how many rates do: the seeds in numbers."""
     rows = []
     for arm in arms:
         reaching = sweep.reaching(arm).values()
-        largest = [exact(max(rates)) if rates else "none" for rates in reaching]
-        rows.append((arm.name, " · ".join(largest), " · ".join(str(len(rates)) for rates in reaching)))
+        none = sum(not rates for rates in reaching)
+        largest = counted(max(rates) for rates in reaching if rates)
+        rows.append(
+            (
+                arm.name,
+                f"{largest}, none: {none}" if none else largest,
+                counted(float(len(rates)) for rates in reaching),
+            )
+        )
     return Table(
-        title="Learning rates that reach the target, by seed",
-        columns=("arm", "largest", f"how many of {len(sweep.rates)}"),
+        title="Learning rates that reach the target: median (quartiles); how many seeds have which",
+        columns=("arm", "largest rate", f"how many of {len(sweep.rates)} rates"),
         rows=tuple(rows),
     )
 
@@ -151,7 +166,8 @@ QUESTION = Question(
     title="Does batch norm allow larger learning rates?",
     claim="Batch norm keeps training stable at learning rates that are much larger.",
     source="Ioffe & Szegedy 2015, section 3.3; Bjorck et al. 2018",
-    method="The learning rate is swept in octaves, at the initial weights that are best for the seed; per seed, the "
-    "largest rate at which the target is reached at the end of the budget, and the number of rates at which it is.",
+    method="The learning rate is swept in octaves (factors of 2), at the initial weights that are best for the seed; "
+    "per seed, the largest rate at which the target is reached at the end of the budget, and the number of rates at "
+    "which it is.",
     ask=ask,
 )

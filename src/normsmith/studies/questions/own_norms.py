@@ -26,6 +26,8 @@ from normsmith.studies.tuning import Requests, Tuned
 from normsmith.tasks import build
 
 STRIPPED = AS_IS.but("stripped", edit(strip_batch_norm))
+SMALL = 16
+"""Samples in a batch, at most, where renorm is claimed to help: at larger ones it is shown, and not judged."""
 SHOWN = 3
 """Reasons that are told why norms stay."""
 
@@ -39,7 +41,10 @@ def ask(lab: Lab) -> Requests[Findings]:
     tuned = yield from lab.tune([AS_IS, STRIPPED, *changed.values()], lab.shortfall)
     as_initialised = yield from lab.tune([STRIPPED], lab.shortfall, own_weights=True)
     pairs = [_better(lab, tuned[AS_IS], tuned[STRIPPED])]
-    pairs += [_better(lab, tuned[arm], tuned[AS_IS]) for arm in changed.values()]
+    large = lab.task.batch_size > SMALL
+    pairs += [
+        _better(lab, tuned[arm], tuned[AS_IS], beside=arm == renorm and large) for arm in changed.values()
+    ]
     pairs += [_better(lab, tuned[AS_IS], as_initialised[STRIPPED], beside=True)]
     effects = lab.judge(pairs)
     best = [*tuned.values(), *as_initialised.values()]
@@ -143,7 +148,8 @@ QUESTION = Question(
     "and by the advice of practitioners so does the other side of the activation.",
     source="Ioffe & Szegedy 2015 (that they help); Ioffe 2017 (renorm); common practice since (the side)",
     method="The network as it is, stripped of its batch norms, with batch renorm in their place, and with its norms "
-    "moved to the other side of their activations; its batch size stays, each arm and seed at its own best initial "
-    "weights and learning rate; final test metric, paired by seed. A change has to be worth more than a point.",
+    "moved to the other side of their activations; its batch size stays, and renorm is judged at 16 samples and fewer. "
+    "Each arm and seed at its own best initial weights and learning rate; final test metric, paired by seed. A change "
+    "has to be worth more than a point.",
     ask=ask,
 )

@@ -181,6 +181,7 @@ def _gaps(lab: Lab, measured: Mapping[int, Tuned], few: Mapping[int, Tuned]) -> 
         title="Final metric by the number of samples that are normalised together",
         to="samples normalised together",
         measures={f"{data}, training": probe("training metric") for data in lines},
+        of="",
     )
 
 

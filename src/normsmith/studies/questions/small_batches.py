@@ -1,4 +1,4 @@
-"""Does batch norm fail at small batches, and does batch renorm cure it?"""
+"""Does batch norm fail at small batches, and does batch renorm help there?"""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         tables=(arms_table(lab, best),),
         notes=(
             f"The SGD batch stays at {lab.task.batch_size}: only the number of samples that are normalised together "
-            "changes. Renorm's limits follow its schedule over the trial's steps, and were active.",
+            "changes. How far renorm may correct grows over the trial's steps, and it did correct.",
             *ceiling_notes(lab, pairs),
             *edge_notes(best),
         ),
@@ -139,7 +139,7 @@ def _by_size(lab: Lab, sizes: tuple[int, ...], tuned: dict[tuple[str, int], Tune
 
 QUESTION = Question(
     name="small-batches",
-    title="Does batch norm fail at small batches, and does renorm cure it?",
+    title="Does batch norm fail at small batches, and does renorm help there?",
     claim="With few samples a batch, batch norm's statistics are noise and differ from those of inference; batch "
     "renormalization corrects towards the moving averages and keeps most of the accuracy.",
     source="Ioffe 2017: Inception at micro-batches of 4, 74.2 % with batch norm, 76.5 % with renorm",
