@@ -66,7 +66,9 @@ class Finding:
         """Direction and size first, then what was asked and whether so many seeds decide it, then what that means."""
         if all(math.isinf(low) and math.isinf(high) for low, high in self.effect.effects):
             seeds = count(len(self.effect.seeds), "seed")
-            return f"Nothing can be said: in none of {seeds} did either network get to where they are compared."
+            return (
+                f"Nothing can be said: in none of {seeds} did either network get to where they are compared."
+            )
         parts = [f"{self.words.lead} {_direction(self.effect, self.words)}", self._decided()]
         means = self.words.means.get(self.effect.verdict, "")
         failed = _failed(self.effect)

@@ -68,3 +68,8 @@ def test_what_has_no_place_on_the_axis_is_in_the_table_alone():
 def test_many_values_are_said_by_their_middle_and_their_ends():
     figure = drawn(Strip(label="arm", x=tuple(float(x) for x in range(1, 10))), log_x=False)
     assert figure.panels[0].note == "median 5, from 1 to 9"
+
+
+def test_a_point_for_each_kind_is_said_with_its_kind():
+    figure = drawn(Strip(label="arm", x=(0.25, 0.5), kinds=("own", "He")))
+    assert figure.panels[0].note == "own 0.25, He 0.5"

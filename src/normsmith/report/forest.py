@@ -48,9 +48,11 @@ def _axis_of(effect: Effect) -> tuple[str, str, bool, str]:
 
 def _of_one_size(effects: Sequence[Effect]) -> list[list[Effect]]:
     """Those that can share an axis without some being pressed flat, each group in the order given."""
-    by_size = sorted(effects, key=_extent)
-    ends = [i for i in range(1, len(by_size)) if _extent(by_size[i]) > _MANY_TIMES * _extent(by_size[i - 1])]
-    parts = [by_size[start:end] for start, end in zip([0, *ends], [*ends, len(by_size)], strict=True)]
+    parts: list[list[Effect]] = []
+    for effect in sorted(effects, key=_extent):
+        if not parts or _extent(effect) > _MANY_TIMES * _extent(parts[-1][0]):
+            parts.append([])
+        parts[-1].append(effect)
     in_order = [[effect for effect in effects if effect in part] for part in parts]
     return sorted(in_order, key=lambda part: effects.index(part[0]))
 

@@ -12,6 +12,7 @@ from normsmith.report.axes import Axis, axis_of, share_axis
 from normsmith.studies.results import Chart, Line
 
 SHOW_MARKERS_UP_TO = 40  # points in a line; beyond it symbols would run into each other
+_FEWEST = 2  # ticks of a stretched axis, which has them at fixed places only, that would not be enough
 _HEIGHT = 290
 _LETTER = 7.5  # pixels that a character of a label takes
 
@@ -72,14 +73,14 @@ def chart_figure(chart: Chart, *, shares: bool = False, target: float | None = N
 
     Args:
         chart: what to draw.
-        shares: that its values are shares of 1; their axis is then stretched towards 1, if all of them are.
+        shares: that its values are shares of 1; their axis is then stretched towards 1, where that has ticks enough.
         target: a value to be reached, drawn across.
     """
     x_axis = axis_of((x for line in chart.lines for x in line.x), log=chart.log_x, pad=0.02)
     edges = [
         v for line in chart.lines for part in (line.y, line.low, line.high) for v in part if v is not None
     ]
-    stretched = shares and all(0 <= edge <= 1 for edge in edges)
+    stretched = shares and all(0 <= edge <= 1 for edge in edges) and len(share_axis(edges).ticks) > _FEWEST
     y_axis = share_axis(edges) if stretched else axis_of(edges, log=chart.log_y)
     plane = _Plane(x_axis, y_axis)
     styles = [line_style(i) for i in range(len(chart.lines))]

@@ -9,7 +9,7 @@ from statistics import median
 
 from markupsafe import Markup
 
-from normsmith._text import exact
+from normsmith._text import exact, number
 from normsmith.report import svg
 from normsmith.report.axes import Axis, axis_of
 from normsmith.report.palette import SERIES, SYMBOLS
@@ -46,6 +46,8 @@ def _choices(row: Strip) -> Counter[tuple[float, str]]:
 
 def _in_words(row: Strip) -> str:
     counted = Counter(sorted(row.x))
+    if row.kinds and len(set(row.kinds)) == len(row.x) > 1:  # a point for each kind
+        return ", ".join(f"{kind} {number(x)}" for kind, x in zip(row.kinds, row.x, strict=True))
     if len(counted) > _SAID:
         return f"median {exact(median(row.x))}, from {exact(min(row.x))} to {exact(max(row.x))}"
     return ", ".join(

@@ -237,9 +237,9 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def middle(lab: Lab, tuned: Tuned, measure: Measure) -> str:
-    """The median over seeds as text; 'never' where more than half of them are censored."""
+    """The median over seeds as text; 'never' where more than half of them are censored, a dash where none has one."""
     samples = [*lab.series(tuned, measure).values()]
-    if not samples:
+    if all(math.isnan(value) for value, _ in samples):
         return "–"
     censored = sum(bool(censored) for _, censored in samples)
     if 2 * censored > len(samples):

@@ -17,12 +17,13 @@ from normsmith.studies.figures import (
     rate_response,
     response,
 )
-from normsmith.studies.lab import Lab
+from normsmith.studies.lab import Lab, Measure, Sample
 from normsmith.studies.other_statistics import final_by, points_by, recalibrated_metric
 from normsmith.studies.probes import largest_variance_shift
 from normsmith.studies.question import Findings, Question
 from normsmith.studies.results import Chart
 from normsmith.studies.statistics import Hypothesis, Pairs
+from normsmith.studies.trial import Outcome
 from normsmith.studies.tuning import Requests, Setting, Tuned
 
 HALF = 0.5
@@ -49,7 +50,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         pairs.append(_interaction(lab, measured["between", HALF], without, *(flat[arm] for arm in others)))
     effects = lab.judge(pairs)
     best = [without, *measured.values(), *(flat[arm] for arm in others)]
-    shown = {"recalibrated": final_by(lab, "recalibrated"), "variance shift": SHIFT}
+    shown = {"recalibrated": _recalibrated(lab), "variance shift": SHIFT}
     return Findings(
         headline=headline(
             "Dropout before a batch norm shifts its variance, and recalibration repairs it", effects
@@ -80,6 +81,17 @@ def _measured(tuned: Tuned, arm: Arm) -> Tuned:
     probes = (largest_variance_shift, recalibrated_metric)
     changed = tuned.changed(arm, lambda best: Setting(best.arm.but(arm.name, probes=probes), best.rate))
     return replace(changed, ends=False)
+
+
+def _recalibrated(lab: Lab) -> Measure:
+    """The test metric by recalibrated statistics; NaN for a network that has none."""
+    by = final_by(lab, "recalibrated")
+
+    def measure(outcome: Outcome) -> Sample:
+        there = "recalibrated" in outcome.probes or outcome.status != "finished"
+        return by(outcome) if there else (math.nan, 0)
+
+    return measure
 
 
 def _by_share(
