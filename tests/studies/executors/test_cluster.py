@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import sys
+from contextlib import suppress
+from threading import Thread
 
 import pytest
 
@@ -73,6 +75,28 @@ def test_an_address_where_nobody_listens_is_refused_at_once(monkeypatch):
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(StudyError, match=f"expected a Ray cluster at {address}"):
             connect("auto")
+
+
+@pytest.mark.parametrize(
+    ("said", "words"), [(b"HTTP/1.1 400 Bad Request", "another server than one of Ray"), (b"", "timed out")]
+)
+def test_a_server_that_is_not_rays_is_refused_before_ray_tries_for_minutes(said, words, monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr(cluster_module, "SETTINGS_SECONDS", 0.2)
+    with socket.create_server(("localhost", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection, suppress(ConnectionResetError):
+                connection.sendall(said)
+                connection.recv(100)  # until the other side leaves
+                connection.recv(1)
+
+        answering = Thread(target=answer)
+        answering.start()
+        with pytest.raises(StudyError, match=f"got .*{words}; start one there"):
+            connect(f"localhost:{server.getsockname()[1]}")
+        answering.join()
 
 
 def test_what_ray_says_of_a_cluster_that_is_not_there_is_one_line(monkeypatch):

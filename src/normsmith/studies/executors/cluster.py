@@ -21,6 +21,8 @@ LOCAL, RUNNING = "local", "auto"
 """Addresses: a cluster of this machine alone, for this process; the cluster that runs here, or is in RAY_ADDRESS."""
 ANSWER_SECONDS = 5.0
 """How long a cluster may take to answer at its address."""
+SETTINGS_SECONDS = 20.0
+"""How long it may take to say what it is."""
 _FORMS = "local, auto or host:port"
 _PLACEMENTS = ("pack", "spread")
 _joined: list[str] = []
@@ -199,11 +201,25 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def _check_answers(host: str, port: int) -> None:
-    """Refuse an address at which nobody listens, at once: Ray itself tries for minutes."""
+    """Refuse an address at which nobody listens, or what is no Ray, at once: Ray itself tries for minutes."""
     try:
-        socket.create_connection((host, port), timeout=ANSWER_SECONDS).close()
+        with socket.create_connection((host, port), timeout=ANSWER_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS") != "1":
+                _check_is_http2(connection)
     except (OSError, OverflowError) as error:
         raise StudyError(
             f"expected a Ray cluster at {host}:{port}, got {error_text(error)}; start one there with `ray start "
             "--head`, or choose another address"
         ) from error
+
+
+def _check_is_http2(connection: socket.socket) -> None:
+    """Refuse a server that does not begin with its settings, as the head of a cluster does, which speaks HTTP/2.
+
+    Raises:
+        OSError: it says something else, or nothing for a while.
+    """
+    connection.settimeout(SETTINGS_SECONDS)
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+    if connection.recv(4)[3:] != b"\4":  # three bytes of length, and the kind of the frame: settings
+        raise ConnectionError("another server than one of Ray")
