@@ -95,6 +95,8 @@ class Finding:
             return f"{asked} {IMPOSSIBLE}, as {self.ceiling} are reached without it already"
         if effect.verdict is Verdict.NOT_JUDGED:
             return f"{self.margin} in {effect.beyond} of {seeds} (not judged)"
+        if reason := _reason(effect):
+            return f"{asked} is not decided, as {reason}"
         needed = f"{self.needed} needed" if self.needed else "more seeds needed"
         if effect.verdict is Verdict.HOLDS:
             return f"{asked} is shown ({effect.beyond} of {seeds}, {needed})"
@@ -116,6 +118,18 @@ def findings_of(question: str, effects: Sequence[Effect], notes: Iterable[str] =
         )
         for effect in effects
     ]
+
+
+def _p(effect: Effect) -> float:
+    """The p-value by which a hypothesis is judged: where something else decided, the numbers do not speak."""
+    return 1.0 if _reason(effect) else effect.p
+
+
+def _reason(effect: Effect) -> str:
+    """Why the numbers may not speak, if something else decided: its sentence has no interval then."""
+    if notation.interval_name([effect]) in effect.sentence:
+        return ""
+    return effect.sentence.partition(": ")[2].rstrip(".")
 
 
 def _without_room(effect: Effect) -> bool:
@@ -140,9 +154,9 @@ def _needed(effects: Sequence[Effect]) -> dict[str, int | None]:
     waiting = [name for name, effect in judged.items() if effect.after not in judged]
     needed: dict[str, int | None] = {}
     while waiting:
-        clearest = judged[min(waiting, key=lambda name: judged[name].p)]
+        clearest = judged[min(waiting, key=lambda name: _p(judged[name]))]
         level = len(waiting)
-        if clearest.p * level > ALPHA * clearest.share:
+        if _p(clearest) * level > ALPHA * clearest.share:
             break
         needed[clearest.name] = pairs_needed(len(clearest.seeds), level, clearest.share)
         waiting.remove(clearest.name)

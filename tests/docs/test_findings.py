@@ -47,6 +47,7 @@ def effect_of(logs: list[float], verdict: Verdict, **changes: object) -> Effect:
         "test_error": None,
         "after": None,
         "verdict": verdict,
+        "sentence": f"{verdict.value.capitalize()}: so many (95 % interval so wide).",
     }
     return Effect.model_validate({**fields, **changes})
 
@@ -68,6 +69,17 @@ def test_two_ends_that_are_nearly_one_are_one_number_and_others_are_bounds() -> 
 
     assert "typically 0.547× the steps;" in said((0.597, 0.61))
     assert "typically at most 0.248× the steps;" in said((1.3946, float("inf")))
+
+
+def test_what_something_else_decided_is_said_with_the_reason() -> None:
+    sentence = "Inconclusive: no norm did not learn, and a network that does not learn is smooth."
+    effect = effect_of([0.6] * 20, Verdict.INCONCLUSIVE, p=1e-5, p_adjusted=1.0, sentence=sentence)
+    (finding,) = findings_of("fewer-steps", [effect])
+    assert (
+        "is not decided, as no norm did not learn, and a network that does not learn is smooth."
+        in finding.sentence
+    )
+    assert "needed" not in finding.sentence
 
 
 def test_a_hypothesis_that_a_ceiling_made_impossible_is_no_no() -> None:
@@ -99,14 +111,16 @@ def test_the_seeds_needed_agree_with_the_verdicts(task, answer, found) -> None:
     for each in judged:
         effect = each.effect
         assert each.needed
-        if effect.kind == "superiority" and effect.after is None:
+        if effect.kind == "superiority" and effect.after is None and "not decided, as" not in each.sentence:
             assert (max(effect.beyond, effect.short) >= each.needed) == (
                 effect.verdict is not Verdict.INCONCLUSIVE
             )
     names = [each.effect.name for each in judged]
     after = [names.index(each.effect.after) if each.effect.after in names else None for each in judged]
     holds = [each.effect.verdict is Verdict.HOLDS for each in judged]
-    adjusted = holm([each.effect.p for each in judged], holds, after)
+    adjusted = holm(
+        [1.0 if "not decided, as" in each.sentence else each.effect.p for each in judged], holds, after
+    )
     assert adjusted == pytest.approx([each.effect.p_adjusted for each in judged])
 
 
