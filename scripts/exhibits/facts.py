@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from shared.claims import Run
+
 from normsmith._text import number
 from normsmith.studies.results import Table
 
@@ -52,6 +54,12 @@ FACTS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 """By question; `{arm}` is the test metric of an arm, `{arm|column}` what stands in another column."""
+
+
+def fixed_target(run: Run) -> str:
+    """The task's target as its facts say it, such as `0.95`; empty where each question takes one from its controls."""
+    said: str = run["task_facts"].get("target", "")
+    return said if re.fullmatch(r"[\d.]+", said) else ""
 
 
 def near_target(chart: Mapping[str, object], target: str) -> list[str]:

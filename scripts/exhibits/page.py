@@ -14,7 +14,7 @@ from shared.claims import CLAIMS, MAIN, Claim, Line, lines
 from shared.findings import IMPOSSIBLE, Finding, findings_of
 from shared.seen import seen
 
-from exhibits.facts import facts, near_target
+from exhibits.facts import facts, fixed_target, near_target
 from normsmith._text import exact, number
 from normsmith.report.forest import forest_figures
 from normsmith.report.page import template_text
@@ -164,7 +164,7 @@ def exhibit(run: Run, answer: dict[str, Any]) -> Exhibit:
         arms=arms,
         facts=[
             *facts(question, arms),
-            *near_target(answer.get("chart", {}), run["task_facts"].get("target", "")),
+            *near_target(answer.get("chart", {}), fixed_target(run)),
         ],
         remarks=remarks(question, run["task"], effects),
         notes=notes,
@@ -198,5 +198,5 @@ def _drawn(chart: Chart | StripChart, run: Run) -> Figure:
     if isinstance(chart, StripChart):
         return strip_figure(chart)
     accuracy = chart.y_title.endswith("accuracy")
-    target = run["task_facts"].get("target", "") if accuracy else ""
+    target = fixed_target(run) if accuracy else ""
     return chart_figure(chart, shares=accuracy, target=float(target) if target else None)

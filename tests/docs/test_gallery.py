@@ -19,6 +19,7 @@ from normsmith.tasks import EMBEDDED, load
 sys.path.insert(0, str(ROOT / "scripts"))
 import gallery
 from exhibits import page
+from exhibits.facts import fixed_target
 from shared import answers
 
 sys.path.remove(str(ROOT / "scripts"))
@@ -236,3 +237,9 @@ def test_the_page_is_offered_where_readers_look() -> None:
     assert "gallery.html" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert '<a href="gallery.html">' in (DOCS / "index.md").read_text(encoding="utf-8")
     assert "gallery.html" in (DOCS / "conf.py").read_text(encoding="utf-8")
+
+
+def test_a_target_that_each_question_takes_from_its_controls_is_no_line_in_a_chart():
+    runs = {run["task"]: run for run in answers.kept_runs()}
+    assert fixed_target(runs["digits-mlp"]) == "0.95"
+    assert fixed_target(runs["diabetes"]) == ""

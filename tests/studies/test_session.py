@@ -33,7 +33,9 @@ def test_arms_that_have_results_are_not_built_again(store, tiny, monkeypatch):
     monkeypatch.setattr(Arm, "build", lambda arm, *rest: (built.append(arm.name), build(arm, *rest))[1])
     again = run_study(tiny(), select(("fewer-steps",)), store, Settings(seeds=1, steps=5))
     assert (again.trials_new, again.trials_reused) == (0, first.trials_new + first.trials_reused)
-    assert set(built) == {"batch norm before activation"}  # to see on which side of an activation a norm may stand
+    assert set(built) == {
+        "batch norm before activation"
+    }  # to see on which side of an activation a norm may stand
 
 
 def test_what_cannot_be_asked_is_skipped_with_its_reason(store, tiny):
