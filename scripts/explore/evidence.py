@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shared import findings
@@ -39,11 +40,13 @@ class Evidence:
         found: the hypothesis and what was found, in words.
         task: what it was asked of.
         opposite: whether the hypothesis says the opposite of the sentence, so that it speaks against it where it holds.
+        otherwise: whether it is there because the answer is another than on the first network.
     """
 
     found: findings.Finding
     task: str
     opposite: bool
+    otherwise: bool = False
 
     @property
     def side(self) -> str:
@@ -61,28 +64,72 @@ class Evidence:
     @property
     def on(self) -> str:
         """The task, where it is another than the explorer's network."""
+        if self.otherwise:
+            return f"Otherwise on {self.task}."
         return "" if self.task == MAIN else f"On {self.task}."
 
 
 def evidence_of(asked: Iterable[dict[str, Any]], runs: list[Run]) -> tuple[list[Evidence], list[str]]:
     """What was answered for a sentence, and the questions that were not answered yet.
 
+    After each answer stands what other networks say otherwise: where the sentence has something for it, all that have
+    not; where it has not, those that decide the other way.
+
     Args:
         asked: the `evidence` of a sentence in sentences.json; each has a `question`, of which all effects count or
-            those whose names have the pattern `effects`, and says whether a hypothesis that holds speaks `against` it.
+            those whose names have the pattern `effects`, says whether a hypothesis that holds speaks `against` it, and
+            may name the `task` whose answer counts.
         runs: the answers of the studies, as `scripts/shared/answers.py` has them.
     """
     answered, unanswered = [], []
     for each in asked:
-        known = answer_of(each["question"], runs)
+        known = answer_of(each["question"], [run for run in runs if each.get("task") in (None, run["task"])])
         if known is None:
             unanswered.append(each["question"])
             continue
-        run, answer = known
-        effects = [Effect.model_validate(effect) for effect in answer["effects"]]
-        answered += [
-            Evidence(found, run["task"], each.get("against", False))
-            for found in findings.findings_of(each["question"], effects, answer["notes"])
-            if re.search(each.get("effects", ""), found.effect.name)
+        first = _of_run(each, known[0])
+        others = [] if "task" in each else [run for run in runs if run["task"] != known[0]["task"]]
+        answered += first + [
+            replace(found, otherwise=True)
+            for run in others
+            for found in _of_run(each, run, telling=True)
+            if any(_same(found, one) and _otherwise(found.side, one.side) for one in first)
         ]
     return answered, list(dict.fromkeys(unanswered))
+
+
+def _of_run(each: dict[str, Any], run: Run, *, telling: bool = False) -> list[Evidence]:
+    """What one run answered to one entry of a sentence's evidence, if `telling` only where its target was in reach."""
+    return [
+        Evidence(found, run["task"], each.get("against", False))
+        for answer in run["answers"]
+        if answer["question"] == each["question"] and not (telling and _out_of_reach(answer))
+        for found in findings.findings_of(
+            each["question"], [Effect.model_validate(effect) for effect in answer["effects"]], answer["notes"]
+        )
+        if re.search(each.get("effects", ""), found.effect.name)
+    ]
+
+
+def _out_of_reach(answer: dict[str, Any]) -> bool:
+    """Whether in no seed either network got to where they are compared: an equal count of nothing says nothing."""
+    return any(
+        all(math.isinf(float(end)) for ends in effect["effects"] for end in ends)
+        for effect in answer["effects"]
+    )
+
+
+def _same(one: Evidence, other: Evidence) -> bool:
+    """Whether two networks were asked the same: each has a target of its own."""
+    return _without_target(one) == _without_target(other)
+
+
+def _without_target(evidence: Evidence) -> str:
+    return re.sub(r"\b(to|reach|reaches) [\d.]+", r"\1", evidence.found.effect.name)
+
+
+def _otherwise(side: str, first: str) -> bool:
+    """Whether an answer is worth a word beside the first: one that decides nothing contradicts only a yes."""
+    if "not judged" in (side, first) or side == first:
+        return False
+    return first == "for" or side in OPPOSITE

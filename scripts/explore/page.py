@@ -15,6 +15,8 @@ from shared import webpage
 from shared.answers import MAIN, Run
 
 from explore.evidence import COLOURS, Evidence, evidence_of
+from explore.levels import levels_of
+from explore.margins import asked
 
 PARTS = Path(__file__).parent
 SCRIPTS = ("chart.js", "page.js", "controls.js")
@@ -63,6 +65,8 @@ class Sentence:
         identity: what of it is an identity; "" where nothing is.
         proved: the tests that prove that.
         evidence: what was found on hypotheses that test it.
+        levels: what networks reached that are compared; "" where none are named.
+        note: what else a reader must know; "" where that is nothing.
         questions: those that were asked, or are to be asked, for it.
         open: those of them that were not answered yet.
     """
@@ -77,15 +81,37 @@ class Sentence:
     identity: str
     proved: list[str]
     evidence: list[Evidence]
+    levels: str
+    note: str
     questions: list[str]
     open: list[str]
 
     @property
     def tally(self) -> list[tuple[str, str]]:
         """What stands beside its text in the list: each side with the number of findings on it, and its colour."""
-        counted = Counter(each.side for each in self.evidence)
+        counted = Counter(each.side for each in self.first)
         judged = [(f"{counted[side]} {side}", COLOURS[side]) for side in COLOURS if counted[side]]
+        if self.levels and not judged:
+            judged = [("not judged", COLOURS["not judged"])]
         return [*([("proved", COLOURS["for"])] if self.proved else []), *judged]
+
+    @property
+    def first(self) -> list[Evidence]:
+        """What was found, without what other networks say otherwise."""
+        return [each for each in self.evidence if not each.otherwise]
+
+    @property
+    def margins(self) -> list[str]:
+        """What stands below its text in the list: what is asked for, in how many seeds it is so, and where not."""
+        others = [each for each in self.evidence if each.otherwise]
+        counted = {each.task: Counter(one.side for one in others if one.task == each.task) for each in others}
+        return [
+            *asked(self.first),
+            *(
+                f"Otherwise on {task}: {', '.join(f'{n} {side}'.removesuffix(' here') for side, n in sides.items())}."
+                for task, sides in counted.items()
+            ),
+        ]
 
 
 def rendered(kept: dict[str, Any], runs: list[Run], claims: str) -> str:
@@ -96,6 +122,7 @@ def rendered(kept: dict[str, Any], runs: list[Run], claims: str) -> str:
         runs: the answers of the studies, as `scripts/shared/answers.py` has them.
         claims: the text of docs/claims.md, whose headings are the claims.
     """
+    usual = listed()["usual"]
     every = sentences(kept, runs, claims)
     return webpage.rendered(
         PARTS,
@@ -105,6 +132,7 @@ def rendered(kept: dict[str, Any], runs: list[Run], claims: str) -> str:
         studies=[run for run in runs if run["task"] == MAIN],
         proofs=PROOFS,
         choice=choice,
+        usual=", ".join(choice(name, usual[name], alone=False) for name in ("batch", "rate", "momentum")),
         labels=LABELS,
         data=data(kept),
     )
@@ -116,9 +144,15 @@ def data(kept: dict[str, Any]) -> Markup:
     return Markup(json.dumps(content, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"))
 
 
+def listed() -> dict[str, Any]:
+    """What sentences.json holds: the usual settings of runs, and the sentences."""
+    read: dict[str, Any] = json.loads((PARTS / "sentences.json").read_text(encoding="utf-8"))
+    return read
+
+
 def sentences(kept: dict[str, Any], runs: list[Run], claims: str) -> list[Sentence]:
     """All sentences of sentences.json, with the figures of their runs and what was found."""
-    read = json.loads((PARTS / "sentences.json").read_text(encoding="utf-8"))
+    read = listed()
     return [sentence(each, read["usual"], kept, runs, claims) for each in read["sentences"]]
 
 
@@ -126,8 +160,11 @@ def sentence(
     each: dict[str, Any], usual: Settings, kept: dict[str, Any], runs: list[Run], claims: str
 ) -> Sentence:
     """One entry of sentences.json."""
-    asked = each.get("evidence", [])
-    evidence, unanswered = evidence_of(asked, runs)
+    parts = [*each.get("evidence", []), *([each["levels"]] if "levels" in each else [])]
+    evidence, unanswered = evidence_of(each.get("evidence", []), runs)
+    levels = levels_of(each["levels"], runs) if "levels" in each else ""
+    if "levels" in each and not levels:
+        unanswered.append(each["levels"]["question"])
     return Sentence(
         each["name"],
         each["group"],
@@ -135,23 +172,32 @@ def sentence(
         each.get("look", ""),
         each.get("panel", ""),
         anchor(each["claim"], claims),
-        shown(kept, [usual | settings for settings in each.get("show", [])]),
+        shown(kept, usual, each.get("show", [])),
         each.get("identity", ""),
         each.get("proved", []),
         evidence,
-        list(dict.fromkeys(part["question"] for part in asked)),
-        unanswered,
+        levels,
+        each.get("note", ""),
+        list(dict.fromkeys(part["question"] for part in parts)),
+        list(dict.fromkeys(unanswered)),
     )
 
 
-def shown(kept: dict[str, Any], settings: list[Settings]) -> list[Shown]:
-    """The runs of a sentence, called by what they differ in."""
-    differing = [name for name in LABELS if len({str(each[name]) for each in settings}) > 1]
+def shown(kept: dict[str, Any], usual: Settings, chosen: list[Settings]) -> list[Shown]:
+    """The runs of a sentence, called by what they differ in, and by what is not as usual."""
+    every = [usual | settings for settings in chosen]
+    differing = {name for name in LABELS if len({str(each[name]) for each in every}) > 1}
     return [
         Shown(
-            each, ", ".join(choice(name, each[name], alone=False) for name in differing), figures(kept, each)
+            each,
+            ", ".join(
+                choice(name, each[name], alone=False)
+                for name in LABELS
+                if name in differing or each[name] != usual[name]
+            ),
+            figures(kept, each),
         )
-        for each in settings
+        for each in every
     ]
 
 

@@ -11,7 +11,7 @@ from tests.docs.pages import DOCS, ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import explorer
-from explore import evidence, page, runs
+from explore import evidence, levels, margins, page, runs
 from shared.answers import answer_of, kept_runs
 
 sys.path.remove(str(ROOT / "scripts"))
@@ -81,7 +81,7 @@ def test_every_sentence_has_hypotheses_that_test_it_or_tests_that_prove_it() -> 
     """An effect that was given another name would go missing without a word."""
     proofs = (ROOT / page.PROOFS).read_text(encoding="utf-8")
     for sentence in page.sentences(KEPT, STUDIES, CLAIMS):
-        assert sentence.evidence or sentence.open or sentence.proved, sentence.name
+        assert sentence.evidence or sentence.open or sentence.proved or sentence.levels, sentence.name
         assert all(f"def {proof}(" in proofs for proof in sentence.proved), sentence.name
     for each in json.loads((page.PARTS / "sentences.json").read_text(encoding="utf-8"))["sentences"]:
         for asked in each.get("evidence", []):
@@ -109,6 +109,74 @@ def test_a_verdict_is_for_or_against_a_sentence(verdict: str, says: str, denies:
         for against in (False, True)
     ]
     assert sides == [says, denies]
+
+
+def test_what_another_network_answers_otherwise_is_said_and_what_says_nothing_is_not() -> None:
+    def run(task: str, verdict: str, **changed: object) -> dict[str, object]:
+        effect = EFFECT | {"verdict": verdict, "name": f"steps to {len(task)}"} | changed
+        return {
+            "task": task,
+            "answers": [{"question": "asked", "notes": [], "effects": [effect]}],
+        }
+
+    def otherwise(main: str, *others: dict[str, object], **asked: object) -> list[tuple[str, str]]:
+        found, _ = evidence.evidence_of(
+            [{"question": "asked", **asked}], [run("digits-mlp", main, name="steps to 0.95"), *others]
+        )
+        return [(each.on, each.side) for each in found if each.otherwise]
+
+    assert otherwise("holds", run("shapes", "inconclusive"), run("wine", "holds")) == [
+        ("Otherwise on shapes.", "undecided")
+    ]
+    assert otherwise("inconclusive", run("shapes", "reversed"), run("wine", "not judged")) == [
+        ("Otherwise on shapes.", "against")
+    ]
+    assert otherwise("does not hold here", run("shapes", "inconclusive")) == []
+    assert otherwise("holds", run("shapes", "reversed", name="another hypothesis")) == []
+    unknown = [["-Infinity", "Infinity"]] * 6
+    assert otherwise("holds", run("shapes", "does not hold here", effects=unknown)) == []
+    assert otherwise("holds", run("shapes", "reversed"), task="digits-mlp") == []
+
+
+def test_a_margin_stands_beside_the_seeds_that_have_it_and_those_in_its_direction() -> None:
+    def asked(*effects: dict[str, object], **entry: object) -> list[str]:
+        answer = {"question": "asked", "notes": [], "effects": [EFFECT | effect for effect in effects]}
+        found, _ = evidence.evidence_of(
+            [{"question": "asked", **entry}], [{"task": "digits-mlp", "answers": [answer]}]
+        )
+        return margins.asked(found)
+
+    assert asked({}) == ["Asked: at most 0.67× the steps; so in 3 of 6 seeds (faster at all in 4)."]
+    assert asked({}, {"name": "b", "beyond": 1}, against=True) == [
+        "Asked as its opposite: at most 0.67× the steps; so in 3 and 1 of 6 seeds (faster at all in 4 each)."
+    ]
+    assert asked({"verdict": "not judged"}) == []
+
+
+def test_what_networks_reached_is_read_from_the_table_of_their_answer() -> None:
+    table = {
+        "columns": ["arm", "test metric", "steps to target"],
+        "rows": [["a", "0.95", "250 (3 never)"], ["b", "0.9139", "never"]],
+    }
+    run = {
+        "task": "digits-rnn",
+        "seeds": 10,
+        "task_facts": {"metric": "accuracy, higher is better"},
+        "answers": [{"question": "asked", "arms": table}],
+    }
+    assert levels.levels_of({"question": "asked", "arms": ["b", "a"]}, [run]) == (
+        "Test accuracy at the end, median of 10 seeds, not judged: b 91.4 % (in most seeds never at the target); "
+        "a 95 % (at the target after 250 steps, in 3 of 10 seeds never)."
+    )
+    assert levels.levels_of({"question": "asked", "arms": ["a"]}, []) == ""
+    with pytest.raises(KeyError):
+        levels.levels_of({"question": "asked", "arms": ["c"]}, [run])
+
+
+def test_a_button_says_all_that_is_not_as_usual() -> None:
+    usual = page.listed()["usual"]
+    labels = [each.label for each in page.shown(KEPT, usual, [{"batch": 4}, {"batch": 4, "norm": "layer"}])]
+    assert labels == ["batch norm, batch size 4", "layer norm, batch size 4"]
 
 
 def test_a_hypothesis_that_a_ceiling_made_impossible_is_no_finding_against_it() -> None:

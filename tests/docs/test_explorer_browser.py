@@ -105,7 +105,10 @@ def test_the_address_keeps_the_settings_and_the_sentence(visit):
     page.go_back()
     assert page.url == renorm
     assert "batch renorm before the activation" in said.text_content()
-    assert beside.locator("[aria-pressed=true]").text_content() == "Show batch renorm"
+    assert (
+        beside.locator("[aria-pressed=true]").text_content()
+        == "Show batch renorm, batch size 2, learning rate 1/16"
+    )
     page.go_back()
     assert said.text_content().startswith("At batch size 8 and learning rate 1/4, batch norm")
     assert not beside.is_visible()
