@@ -11,10 +11,10 @@ from typing import Any
 from pydantic import TypeAdapter
 from shared import webpage
 from shared.claims import CLAIMS, MAIN, Claim, Line, lines
-from shared.findings import IMPOSSIBLE, Finding, findings_of
+from shared.facts import fixed_target, hinders, near_target, out_of_reach, told
+from shared.findings import CEILING, IMPOSSIBLE, Finding, findings_in
 from shared.seen import seen
 
-from exhibits.facts import facts, fixed_target, near_target
 from normsmith._text import exact, number
 from normsmith.report.forest import forest_figures
 from normsmith.report.page import template_text
@@ -22,11 +22,14 @@ from normsmith.report.plots import Figure, chart_figure
 from normsmith.report.strips import strip_figure
 from normsmith.studies.question import Question, every_question
 from normsmith.studies.results import Chart, Effect, StripChart, Table, Verdict
-from normsmith.tasks import digits_mlp
+from normsmith.studies.trial import evaluation_steps
+from normsmith.tasks import digits_mlp, load
 from normsmith.tasks.datasets import length
 
 PARTS = Path(__file__).parent
 REMARKS = PARTS / "remarks"
+SMALL = ("wine", "breast-cancer")
+"""Tasks with so few test samples that one of them weighs about a point of accuracy or more."""
 AGAINST = (Verdict.NOT_HERE, Verdict.REVERSED)
 """Verdicts that a claim did not hold."""
 ONE_PICTURE = ("shifted-inputs",)
@@ -51,6 +54,7 @@ class Exhibit:
         facts: what the arms say that no hypothesis asks.
         remarks: why it may be so, as far as the verdicts are those which a remark was written for.
         notes: what the study says of how it was done.
+        measured: how often accuracy is measured, and what one test sample weighs.
         trials: how many there were, if that is kept.
     """
 
@@ -62,12 +66,13 @@ class Exhibit:
     facts: Sequence[str]
     remarks: Sequence[str]
     notes: Sequence[str]
+    measured: str
     trials: int | None
 
     @property
     def against(self) -> list[Finding]:
         """The hypotheses that did not hold, though they could have."""
-        return [each for each in self.findings if each.effect.verdict in AGAINST and not each.ceiling]
+        return [each for each in self.findings if each.shown in AGAINST]
 
     @property
     def tuned_for(self) -> str:
@@ -119,6 +124,7 @@ def rendered(runs: Sequence[Run]) -> str:
         claims=[Row(claim, lines(claim, runs)) for claim in CLAIMS],
         network=network(runs),
         impossible=IMPOSSIBLE,
+        every=first_measurements(runs),
         verdicts=Verdict,
         seen=seen,
     )
@@ -153,23 +159,50 @@ def exhibit(run: Run, answer: dict[str, Any]) -> Exhibit:
     effects = [Effect.model_validate(each) for each in answer["effects"]]
     question, notes = answer["question"], answer.get("notes", ())
     place, arms = f"{question}-{run['task']}", Table.model_validate(answer["arms"])
-    drawn = forest_figures(effects)
+    findings = findings_in(answer, run)
+    shown = [each.effect.model_copy(update={"verdict": each.shown}) for each in findings]
+    drawn = forest_figures(shown, {each.effect.name: each.verdict for each in findings})
     if "chart" in answer and question not in ONE_PICTURE:
         drawn.append(_drawn(_CHARTS.validate_python(answer["chart"]), run))
     return Exhibit(
         id=place,
         run=run,
-        findings=findings_of(question, effects, notes),
+        findings=findings,
         figures={f"{place}-f{i}": figure for i, figure in enumerate(drawn, start=1)},
         arms=arms,
         facts=[
-            *facts(question, arms),
+            *(text for _, text in told(question, answer, run)),
+            *filter(None, [out_of_reach(answer)]),
             *near_target(answer.get("chart", {}), fixed_target(run)),
         ],
         remarks=remarks(question, run["task"], effects),
-        notes=notes,
+        notes=[note for note in notes if not (hinders(note) or CEILING.match(note))],  # said by the findings
+        measured=measured(run, steps=question in TUNED_BY_STEPS),
         trials=answer.get("trials"),
     )
+
+
+def measured(run: Run, *, steps: bool) -> str:
+    """How often the metric is measured where steps are compared, and what one sample of a small test set weighs."""
+    said = [f"measured after every {first} steps at first" for first in _first_measured(run) if steps]
+    if run["task"] in SMALL:
+        said.append(f"one test sample is {number(100 / length(load(run['task']).test))} points")
+    return "; ".join(said)
+
+
+def first_measurements(runs: Iterable[Run]) -> dict[int, list[str]]:
+    """By the number of steps after which trials are measured first: the tasks of which that is so."""
+    tasks: dict[int, list[str]] = {}
+    for run in runs:
+        for first in _first_measured(run):
+            tasks.setdefault(first, []).append(run["task"])
+    return tasks
+
+
+def _first_measured(run: Run) -> tuple[int, ...]:
+    """After how many steps a trial is measured first, if that is known."""
+    steps = run.get("task_facts", {}).get("steps", "")
+    return evaluation_steps(int(steps))[:1] if steps.isdigit() else ()
 
 
 def remarks(question: str, task: str, effects: Iterable[Effect]) -> list[str]:

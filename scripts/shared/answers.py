@@ -71,7 +71,7 @@ def cell(question: str, runs: list[Run], *, about: str = "") -> str:
     if claim is None:
         claim = Claim(question, "", ((question, (".*",)),))
     return "<br>".join(
-        f"**{line.finding.verdict}** ({line.finding.sides}): {line.sentence}"
+        f"**{line.finding.verdict}** ({line.finding.sides}): {line.sentence}".replace(" (–)", "")
         for line in lines(claim, runs)
         if about in line.finding.effect.name
     ) or (Verdict.NOT_JUDGED.value)

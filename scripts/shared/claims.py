@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from normsmith.studies.results import Effect
-from shared.findings import Finding, findings_of
+from normsmith.studies.results import Verdict
+from shared.facts import out_of_reach, told
+from shared.findings import Finding, findings_in
 
 MAIN = "digits-mlp"
 """The network that a sentence is on where it names no other."""
@@ -29,6 +30,7 @@ class Claim:
         text: the claim as the notes put it.
         answers: where its answers stand: a question, and the patterns of its hypotheses, the main ones first.
         on: the networks whose answers count, where the claim is about these.
+        opposite: the pattern of hypotheses that say the opposite of the claim: where one holds, that is against it.
         beyond: whether it is one that the notes do not make.
     """
 
@@ -37,6 +39,7 @@ class Claim:
     answers: tuple[tuple[str, tuple[str, ...]], ...]
     on: tuple[str, ...] = ()
     beyond: bool = False
+    opposite: str = ""
 
     @property
     def question(self) -> str:
@@ -79,6 +82,7 @@ CLAIMS = (
         "Internal covariate shift",
         "Batch norm is fast because it reduces internal covariate shift.",
         (("covariate-shift", ("relative shift, batch norm vs none", "steps to .*, noisy.*")),),
+        opposite=".*",
     ),
     Claim(
         "Regularisation",
@@ -98,7 +102,7 @@ CLAIMS = (
     Claim(
         "Small batches",
         "Batch norm fails at small batches, and batch renormalization keeps the accuracy.",
-        (("small-batches", ("final metric, batch norm.*", "final metric, .*renorm.*")),),
+        (("small-batches", ("final metric, batch norm.*", "final metric, .*renorm.*", "renorm recovers.*")),),
     ),
     Claim(
         "Batches of few classes",
@@ -109,7 +113,14 @@ CLAIMS = (
         "Network types",
         "Batch norm works in dense, convolutional and recurrent networks.",
         (
-            ("recurrent-norms", ("steps to .*per step vs none", "final metric: per step vs shared")),
+            (
+                "recurrent-norms",
+                (
+                    "steps to .*per step vs none",
+                    "steps to .*inputs only vs none",
+                    "final metric: per step vs shared",
+                ),
+            ),
             ("fewer-steps", ("steps to .*: batch norm vs none",)),
         ),
         on=("digits-rnn", "digits-cnn"),
@@ -127,7 +138,8 @@ CLAIMS = (
     Claim(
         "Data preparation",
         "A batch norm as first layer replaces the preparation of data.",
-        (("data-preparation", ("final metric, .*",)),),
+        (("data-preparation", ("final metric, raw.*", "raw scales: .*", "final metric, .*quantile.*")),),
+        opposite="final metric, .*quantile.*",
     ),
     Claim(
         "γ, β and ε",
@@ -148,7 +160,7 @@ CLAIMS = (
     Claim(
         "Several domains",
         "Data in several styles need a batch norm for each.",
-        (("domain-norms", ("final metric, .* vs one",)),),
+        (("domain-norms", ("final metric, .* vs one", "final metric, .*each style standardised before")),),
         beyond=True,
     ),
 )
@@ -156,25 +168,37 @@ CLAIMS = (
 
 @dataclass(frozen=True)
 class Line:
-    """One sentence that answers a claim: what was found, on which network, and where on the page it stands."""
+    """What answers a claim.
+
+    Attributes:
+        finding: what was found.
+        task: on which network.
+        place: where on the page it stands.
+        opposite: whether the opposite of the claim was asked.
+        asides: what else the networks that were compared say.
+    """
 
     finding: Finding
     task: str
     place: str
+    opposite: bool = False
+    asides: Sequence[str] = ()
 
     @property
     def sentence(self) -> str:
-        """The sentence, with the network where it is not the main one."""
+        """The sentence, with the network where it is not the main one, and what was asked if the opposite."""
         said = self.finding.sentence
-        return (
-            said
-            if self.task == MAIN
-            else f"On {self.task}: {said[0].lower() if said[1].islower() else said[0]}{said[1:]}"
-        )
+        if self.opposite and not self.finding.nothing:
+            said = f"Asked, as the opposite of the claim: {_within(said)}"
+        if self.task != MAIN:
+            said = f"On {self.task}: {_within(said)}"
+        return " ".join((said, *self.asides))
 
 
 def lines(claim: Claim, runs: Sequence[Run]) -> list[Line]:
-    """What answers a claim, those of the main network first; of another network the first hypothesis of each question.
+    """What answers a claim, those of the main network first.
+
+    Of another network the first hypothesis of each question counts, and others that are decided.
 
     Args:
         claim: one of `CLAIMS`.
@@ -188,8 +212,19 @@ def lines(claim: Claim, runs: Sequence[Run]) -> list[Line]:
             for answer in run["answers"]:
                 if answer["question"] == question:
                     whole = run["task"] == MAIN or not _on_main(question, runs)
-                    found += _chosen(run["task"], answer, patterns)[: None if whole else 1]
+                    chosen = _chosen(claim, run, answer, patterns)
+                    found += [line for line in chosen if whole or line is chosen[0] or _decided(line)]
     return found
+
+
+def _decided(line: Line) -> bool:
+    """Whether its numbers answer what was asked."""
+    return line.finding.shown not in (Verdict.INCONCLUSIVE, Verdict.NOT_JUDGED)
+
+
+def _within(sentence: str) -> str:
+    """A sentence after a colon: in lower case, but for names."""
+    return f"{sentence[0].lower()}{sentence[1:]}" if sentence[1].islower() or sentence[1] == " " else sentence
 
 
 def _on_main(question: str, runs: Sequence[Run]) -> bool:
@@ -199,12 +234,21 @@ def _on_main(question: str, runs: Sequence[Run]) -> bool:
     )
 
 
-def _chosen(task: str, answer: dict[str, Any], patterns: Sequence[str]) -> list[Line]:
+def _chosen(claim: Claim, run: Run, answer: dict[str, Any], patterns: Sequence[str]) -> list[Line]:
     """The findings whose names fit, in the order of the patterns."""
-    effects = [Effect.model_validate(effect) for effect in answer["effects"]]
-    findings = findings_of(answer["question"], effects, answer.get("notes", ()))
+    task, question = run["task"], answer["question"]
+    findings, facts = findings_in(answer, run), told(question, answer, run)
     return [
-        Line(finding, task, f"{answer['question']}-{task}")
+        Line(
+            finding,
+            task,
+            f"{question}-{task}",
+            re.fullmatch(claim.opposite, finding.effect.name) is not None,
+            (
+                *([out_of_reach(answer)] if finding.nothing else ()),
+                *(text for fact, text in facts if re.fullmatch(fact.beside, finding.effect.name)),
+            ),
+        )
         for pattern in patterns
         for finding in findings
         if re.fullmatch(pattern, finding.effect.name)

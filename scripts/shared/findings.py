@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from normsmith._text import count, exact, number, ratio
 from normsmith.studies import notation
 from normsmith.studies.results import Effect, Verdict
 from normsmith.studies.statistics import ALPHA, pairs_needed
+from normsmith.studies.trial import evaluation_steps
+from shared.facts import hinders
 from shared.wording import Wording, wording
 
 IMPOSSIBLE = "could not be shown here"
 """In place of a verdict, where the control was so good that there was no room for what was claimed."""
-_CEILING = re.compile(r"A ceiling: “(?P<control>.*?)” is at (?P<at>[\d.]+) of (?P<most>[\d.]+) points")
+CEILING = re.compile(r"A ceiling: “(?P<control>.*?)” is at (?P<at>[\d.]+) of (?P<most>[\d.]+) points")
+_NEITHER = "either network reach the target"
 _CLOSE = 1.05
 """Two ends of an estimate that differ by less than this factor are one number to a reader."""
 
@@ -31,19 +35,33 @@ class Finding:
     Attributes:
         effect: the hypothesis with its effects.
         needed: how many seeds on one side decide it where it stands in its question; None where none suffice.
-        ceiling: what the control reached, as `96.4 of 100 points`, where that left no room for the claim.
+        ceiling: why there was no room for the claim, as `96.4 of 100 points are reached without it already`.
         words: what the hypothesis is about.
+        out_of_reach: whether no network of the question reached the target.
     """
 
     effect: Effect
     needed: int | None
     ceiling: str
     words: Wording
+    out_of_reach: bool = False
+
+    @property
+    def nothing(self) -> bool:
+        """Whether nothing can be said, as neither network got to where they are compared."""
+        return self.out_of_reach or all(map(_unknown, self.effect.effects))
+
+    @property
+    def shown(self) -> Verdict:
+        """The verdict in whose colour it is shown: what could not come out otherwise is no answer."""
+        if self.nothing:
+            return Verdict.INCONCLUSIVE
+        return Verdict.NOT_JUDGED if self.ceiling else self.effect.verdict
 
     @property
     def verdict(self) -> str:
         """The verdict as a reader should take it."""
-        return IMPOSSIBLE if self.ceiling else self.effect.verdict.value
+        return IMPOSSIBLE if self.ceiling else self.shown.value
 
     @property
     def hypothesis(self) -> str:
@@ -58,30 +76,35 @@ class Finding:
 
     @property
     def sides(self) -> str:
-        """How many seeds are as claimed, and how many are not: `14 : 6`."""
+        """How many seeds are beyond what was asked and how many short of it: `14 : 6`; a dash where none could be."""
+        if self.ceiling or self.nothing:
+            return "–"
         return f"{self.effect.beyond} : {self.effect.short}"
 
     @property
     def sentence(self) -> str:
         """Direction and size first, then what was asked and whether so many seeds decide it, then what that means."""
-        if all(math.isinf(low) and math.isinf(high) for low, high in self.effect.effects):
+        if self.nothing:
             seeds = count(len(self.effect.seeds), "seed")
-            return (
-                f"Nothing can be said: in none of {seeds} did either network get to where they are compared."
+            which = (
+                "either network reach the target at any rate" if self.words.size == "octaves" else _NEITHER
             )
+            return f"Nothing can be said: in none of {seeds} did {which}."
         parts = [f"{self.words.lead} {_direction(self.effect, self.words)}", self._decided()]
         means = self.words.means.get(self.effect.verdict, "")
-        failed = _failed(self.effect)
-        return " ".join(filter(None, (f"{'; '.join(filter(None, parts))}.", failed, means)))
+        asides = _never(self.effect), _failed(self.effect), means
+        return " ".join(filter(None, (f"{'; '.join(filter(None, parts))}.", *asides)))
 
     @property
     def certainty(self) -> str:
-        """The interval of the typical seed, and the p-value with what it is of."""
+        """The interval of the typical seed, and the p-value with what it is of; empty where nothing can be said."""
         effect = self.effect
+        if self.nothing:
+            return ""
         text = f"{notation.interval_name([effect])} of the typical seed: {_ends(effect, self.words)}"
         if effect.test_error is not None:
             text += f"; another sample of test data would move it by about {number(effect.test_error, 2)}"
-        if effect.verdict in (Verdict.NOT_JUDGED, Verdict.INCONCLUSIVE):
+        if self.shown in (Verdict.NOT_JUDGED, Verdict.INCONCLUSIVE):
             return text
         side = "as claimed" if effect.verdict is Verdict.HOLDS else "short of the claim"
         shown = "below 0.0001" if effect.p_adjusted < 1e-4 else f"{effect.p_adjusted:.2g}"
@@ -92,7 +115,7 @@ class Finding:
         effect, seeds = self.effect, str(len(self.effect.seeds))
         asked = f"that {'they are' if 'each other' in self.margin else 'it is'} {self.margin}"
         if self.ceiling:
-            return f"{asked} {IMPOSSIBLE}, as {self.ceiling} are reached without it already"
+            return f"{asked} {IMPOSSIBLE}, as {self.ceiling}"
         if effect.verdict is Verdict.NOT_JUDGED:
             return f"{self.margin} in {effect.beyond} of {seeds} (not judged)"
         if reason := _reason(effect):
@@ -101,23 +124,62 @@ class Finding:
         if effect.verdict is Verdict.HOLDS:
             return f"{asked} is shown ({effect.beyond} of {seeds}, {needed})"
         if effect.verdict is Verdict.INCONCLUSIVE:
-            return f"{asked} is undecided ({effect.beyond} of {seeds}, {needed})"
+            short = f", {effect.short} fall short" if effect.beyond + effect.short < len(effect.seeds) else ""
+            return f"{asked} is undecided ({effect.beyond} of {seeds}{short}, {needed})"
         reversed_ = "; the opposite is shown" if effect.verdict is Verdict.REVERSED else ""
         return f"{asked} does not hold here ({effect.short} of {seeds} fall short, {needed}){reversed_}"
 
 
 def findings_of(question: str, effects: Sequence[Effect], notes: Iterable[str] = ()) -> list[Finding]:
     """What was found on all hypotheses of a question, in their order."""
-    needed, full = _needed(effects), _ceilings(notes)
+    notes = tuple(notes)
+    needed, full, out = _needed(effects), _ceilings(notes), any(map(hinders, notes))
     return [
         Finding(
             effect,
             needed.get(effect.name),
             full.get(effect.control, "") if _without_room(effect) else "",
             wording(question, effect),
+            out,
         )
         for effect in effects
     ]
+
+
+def findings_in(answer: Mapping[str, Any], run: Mapping[str, Any]) -> list[Finding]:
+    """What was found on all hypotheses of a kept answer, where the steps of its arms are known too."""
+    effects = [Effect.model_validate(effect) for effect in answer["effects"]]
+    found = findings_of(answer["question"], effects, answer.get("notes", ()))
+    steps, medians = run.get("task_facts", {}).get("steps", ""), _steps_of_arms(answer.get("arms"))
+    if not steps.isdigit():
+        return found
+    first = evaluation_steps(int(steps))[:2]
+    return [replace(each, ceiling=each.ceiling or _at_once(each, medians, first)) for each in found]
+
+
+def _steps_of_arms(arms: Mapping[str, Any] | None) -> dict[str, float]:
+    """By arm: after how many steps the middle seed had reached the target, where it did."""
+    if not arms or "steps to target" not in arms["columns"]:
+        return {}
+    column = arms["columns"].index("steps to target")
+    known = ((row[0], re.match(r"[\d.]+", row[column])) for row in arms["rows"])
+    return {arm: float(match[0]) for arm, match in known if match}
+
+
+def _at_once(found: Finding, medians: Mapping[str, float], first: Sequence[int]) -> str:
+    """Why fewer steps could not be shown, where the control is there at the first measurement in too many seeds."""
+    effect, seeds = found.effect, len(found.effect.seeds)
+    open_ = effect.verdict in (Verdict.NOT_HERE, Verdict.INCONCLUSIVE) and effect.better == "lower"
+    if not (open_ and effect.unit.startswith("steps") and effect.control in medians and found.needed):
+        return ""
+    middle = medians[effect.control]  # of an even number of seeds the mean of two
+    at_once = seeds // 2 + 1 if middle <= first[0] else seeds // 2 if middle < first[1] else 0
+    if seeds - at_once >= found.needed:
+        return ""
+    return (
+        f"without it the target is there at the first measurement, step {first[0]}, in at least {at_once} of {seeds} "
+        "seeds"
+    )
 
 
 def _p(effect: Effect) -> float:
@@ -140,8 +202,11 @@ def _without_room(effect: Effect) -> bool:
 
 def _ceilings(notes: Iterable[str]) -> dict[str, str]:
     """By the name of a control, what it reached where that left no room for an effect."""
-    found = (match for note in notes for match in _CEILING.finditer(note))
-    return {match["control"]: f"{match['at']} of {match['most']} points" for match in found}
+    found = (match for note in notes for match in CEILING.finditer(note))
+    return {
+        match["control"]: f"{match['at']} of {match['most']} points are reached without it already"
+        for match in found
+    }
 
 
 def _needed(effects: Sequence[Effect]) -> dict[str, int | None]:
@@ -209,6 +274,8 @@ def _ends(effect: Effect, words: Wording) -> str:
     """The ends of the interval with their unit."""
     if words.size == "value":
         return " to ".join(number(words.zero + notation.shown(effect, end)) for end in effect.interval)
+    if effect.unit.startswith("steps") and any(map(math.isinf, effect.interval)):
+        return f"steps: {notation.ends(effect)}"
     return f"{notation.ends(effect)}{_unit(effect, effect.interval[1])}"
 
 
@@ -245,3 +312,20 @@ def _failed(effect: Effect) -> str:
     named = zip((effect.treatment, effect.control), effect.failed, strict=True)
     said = [f"{arm} diverged in {n} of {count(len(effect.seeds), 'seed')}" for arm, n in named if n]
     return f"But {' and '.join(said)}." if said else ""
+
+
+def _never(effect: Effect) -> str:
+    """In how many seeds the networks did not reach the target, where steps to it are compared and some did not."""
+    if not effect.unit.startswith("steps"):
+        return ""
+    never = (
+        sum(math.isinf(low) for low, _ in effect.effects),
+        sum(math.isinf(high) for _, high in effect.effects),
+    )
+    named = zip((effect.treatment, effect.control), never, strict=True)
+    said = [f"“{arm}” in {n} of {count(len(effect.seeds), 'seed')}" for arm, n in named if n]
+    return f"The target was never reached by {' and by '.join(said)}." if said else ""
+
+
+def _unknown(ends: tuple[float, float]) -> bool:
+    return all(map(math.isinf, ends))

@@ -209,11 +209,12 @@ WORDINGS: Mapping[str, tuple[Wording, ...]] = {
         ),
         Wording(
             "what dropout gains: .*",
-            "With batch norm, against without it, dropout gains",
-            more="less",
-            less="more",
-            asked="more than 1 point less",
-            means={NOT_HERE: "So dropout and batch norm do not clash in accuracy here."},
+            "What dropout does to accuracy is, with batch norm against without a norm,",
+            more="worse",
+            less="better",
+            asked="more than 1 point worse",
+            asks="what dropout does to accuracy is more than 1 point worse with batch norm than without",
+            means={NOT_HERE: "So a clash of so much in accuracy is not seen here."},
         ),
     ),
     "placement": tuple(
@@ -243,7 +244,7 @@ WORDINGS: Mapping[str, tuple[Wording, ...]] = {
     "dependent-batches": (
         Wording(
             r"final metric, batch norm: all vs (?P<what>\d+) classes a batch",
-            "Trained on batches of all classes, against {what} at a time, batch norm is",
+            "Trained on batches of all classes, against batches of {what} classes, batch norm is",
             means={HOLDS: "So batches of few classes cost it that much."},
         ),
         Wording(
@@ -256,10 +257,17 @@ WORDINGS: Mapping[str, tuple[Wording, ...]] = {
         _faster(
             "steps to .*, per step vs none", "With a batch norm for each time step, a recurrent network is"
         ),
-        _faster("steps to .*, inputs only vs none", "With a batch norm on the inputs alone, it is"),
-        _faster("steps to .*, shared vs none", "With one batch norm that all time steps share, it is"),
+        _faster(
+            "steps to .*, inputs only vs none",
+            "With a batch norm on the inputs alone, a recurrent network is",
+        ),
+        _faster(
+            "steps to .*, shared vs none",
+            "With one batch norm that all time steps share, a recurrent network is",
+        ),
         Wording(
-            "final metric: per step vs shared", "Statistics for each time step are, against shared ones,"
+            "final metric: per step vs shared",
+            "In a recurrent network, norms with statistics for each time step are, against shared ones,",
         ),
         Wording(
             "final metric, per step: γ from .*", "γ that starts at 0.1 is, against one that starts at 1,"
@@ -334,7 +342,7 @@ WORDINGS: Mapping[str, tuple[Wording, ...]] = {
         _faster("steps to .*, whitening vs batch norm", "Whitening is, against batch norm,"),
         _faster(
             "steps to .*, whitening by iterations vs batch norm",
-            "Whitening by iterations is, against it,",
+            "Whitening by iterations is, against batch norm,",
         ),
     ),
     "own-norms": (

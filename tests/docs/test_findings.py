@@ -11,7 +11,8 @@ from tests.report.samples import fewer_steps
 sys.path.insert(0, str(ROOT / "scripts"))
 from shared.answers import kept_runs
 from shared.claims import CLAIMS, MAIN, lines
-from shared.findings import IMPOSSIBLE, findings_of
+from shared.facts import told
+from shared.findings import IMPOSSIBLE, Finding, findings_in, findings_of
 from shared.wording import WORDINGS
 
 sys.path.remove(str(ROOT / "scripts"))
@@ -159,3 +160,55 @@ def test_where_no_network_got_there_nothing_is_said() -> None:
         "fewer-steps", [effect_of([0.0] * 20, Verdict.INCONCLUSIVE, p_adjusted=1.0, **some)]
     )
     assert "not known in 19 of 20 seeds (faster in 1), typically not known" in finding.sentence
+
+
+def test_fewer_steps_than_one_measurement_cannot_be_shown() -> None:
+    effect = effect_of([0.0] * 20, Verdict.NOT_HERE, p=1e-5, p_adjusted=1e-5, control="relu, no norm")
+    run = {"task": "wine", "task_facts": {"steps": "150"}}
+
+    def found(median: str) -> Finding:
+        arms = {"columns": ["arm", "steps to target"], "rows": [["relu, no norm", median]]}
+        answer = {"question": "fewer-steps", "effects": [effect.model_dump()], "arms": arms}
+        return findings_in(answer, run)[0]
+
+    assert (found("3").verdict, found("3").sides) == (IMPOSSIBLE, "–")
+    assert "at the first measurement, step 3, in at least 11 of 20 seeds" in found("3").sentence
+    assert "in at least 10 of 20 seeds" in found("4.5").sentence, "the middle of 3 and 6"
+    for later in ("6", "30 (1 never)", "never"):
+        assert (found(later).verdict, found(later).sides) == ("does not hold here", "0 : 20")
+
+
+def test_where_the_target_is_out_of_reach_nothing_is_said_of_rates_either() -> None:
+    name = "range of rates that reach 0.489: batch norm vs none"
+    effect = effect_of([0.0] * 20, Verdict.NOT_HERE, name=name, unit="octaves", scale="difference")
+    note = "No arm reached the target within 150 steps for any seed"
+    within, out = (findings_of("learning-rates", [effect], notes)[0] for notes in ((), (note,)))
+    assert (within.shown, within.nothing) == (Verdict.NOT_HERE, False)
+    assert (out.shown, out.sides, out.certainty) == (Verdict.INCONCLUSIVE, "–", "")
+    assert (
+        out.sentence
+        == "Nothing can be said: in none of 20 seeds did either network reach the target at any rate."
+    )
+
+
+def test_facts_are_figures_of_the_arms_and_of_the_task_itself() -> None:
+    rows = [["none", "0.9", "–"], ["contrast", "0.2", "0.8"], ["invert", "0.2", "0.3"]]
+    arms = {"title": "", "columns": ["shift", "statistics of training", "adapted"], "rows": rows}
+    said = {
+        task: " ".join(text for _, text in told("shifted-inputs", {"arms": arms}, {"task": task}))
+        for task in ("shapes", "digits-mlp")
+    }
+    assert "guessing gives 12.5 %" in said["shapes"]
+    assert "guessing gives 10 %" in said["digits-mlp"]
+    assert all("Hardly less" not in text and "beat those" not in text for text in said.values())
+
+
+def test_what_asks_the_opposite_of_a_claim_says_so_in_its_row() -> None:
+    for claim in CLAIMS:
+        for line in lines(claim, RUNS):
+            said = "as the opposite of the claim: " in line.sentence
+            assert said == (line.opposite and not line.finding.nothing)
+    assert {claim.title for claim in CLAIMS if claim.opposite} == {
+        "Internal covariate shift",
+        "Data preparation",
+    }

@@ -19,8 +19,8 @@ from normsmith.tasks import EMBEDDED, load
 sys.path.insert(0, str(ROOT / "scripts"))
 import gallery
 from exhibits import page
-from exhibits.facts import fixed_target
 from shared import answers
+from shared.facts import fixed_target
 
 sys.path.remove(str(ROOT / "scripts"))
 

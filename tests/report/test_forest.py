@@ -105,3 +105,13 @@ def test_an_equivalence_has_its_claim_near_no_effect_and_a_figure_of_its_own():
     near, far = forest_figures([equal, other])
     assert "nearer to 0: more as claimed" in near.x_title
     assert "farther right: more as claimed" in far.x_title
+
+
+def test_what_is_said_in_place_of_a_verdict_stands_in_key_and_description() -> None:
+    effect = samples.fewer_steps().effects[0]
+    (plain,), (other,) = forest_figures([effect]), forest_figures([effect], {effect.name: "not to be shown"})
+    assert plain.key[-1].label == effect.verdict.value
+    assert f": {effect.verdict.value}<" in plain.panels[0].drawing
+    assert other.key[-1].label == "not to be shown"
+    assert other.description.endswith(", not to be shown.")
+    assert ": not to be shown<" in other.panels[0].drawing

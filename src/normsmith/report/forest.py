@@ -5,7 +5,7 @@ A row is a drawing with its label above rather than beside it: the same figure r
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, groupby
 
@@ -27,12 +27,18 @@ _PLACE = 100  # of so many places of an axis, seeds at one would hide each other
 _MANY_TIMES = 8.0  # rows of effects so many times as large as others would press those flat
 
 
-def forest_figures(effects: Sequence[Effect]) -> list[Figure]:
-    """One figure for each axis that `effects` need, in the order they come; those of one title are counted."""
+def forest_figures(effects: Sequence[Effect], words: Mapping[str, str] | None = None) -> list[Figure]:
+    """One figure for each axis that `effects` need, in the order they come; those of one title are counted.
+
+    Args:
+        effects: what is drawn.
+        words: by the name of an effect, what is said in place of its verdict.
+    """
+    said = {effect.name: effect.verdict.value for effect in effects} | dict(words or {})
     order = {_axis_of(e): i for i, e in reversed(list(enumerate(effects)))}
     together = sorted(effects, key=lambda e: order[_axis_of(e)])
     groups = (list(group) for _, group in groupby(together, key=_axis_of))
-    figures = [_figure(rows) for group in groups for rows in _of_one_size(group)]
+    figures = [_figure(rows, said) for group in groups for rows in _of_one_size(group)]
     titles = [figure.title for figure in figures]
     return [
         replace(figure, title=f"{title} ({titles[: i + 1].count(title)} of {titles.count(title)})")
@@ -68,19 +74,24 @@ def points_left(effect: Effect) -> bool:
     return notation.position(effect, 1.0) < 0
 
 
-def _figure(effects: list[Effect]) -> Figure:
+def _figure(effects: list[Effect], said: Mapping[str, str]) -> Figure:
     axis = _axis(effects)
     panels = [
-        Panel(effect.name, notation.estimate_and_interval(effect), _row(effect, axis), _class(effect))
+        Panel(
+            effect.name,
+            notation.estimate_and_interval(effect),
+            _row(effect, axis, said[effect.name]),
+            _class(effect),
+        )
         for effect in effects
     ]
     columns, rows = _table(effects)
     return Figure(
         title=": ".join(filter(None, ("Paired effects", _measure(effects[0])))),
-        description=_description(effects),
+        description=_description(effects, said),
         panels=(*panels, axis_panel(axis)),
         x_title=" · ".join(filter(None, (_measure(effects[0]), *_direction(effects)))),
-        key=_key(effects),
+        key=_key(effects, said),
         columns=columns,
         rows=rows,
     )
@@ -123,22 +134,19 @@ def _direction(effects: Sequence[Effect]) -> Iterator[str]:
         yield "triangles: a seed whose effect is at least so large"
 
 
-def _key(effects: Sequence[Effect]) -> tuple[KeyEntry, ...]:
+def _key(effects: Sequence[Effect], said: Mapping[str, str]) -> tuple[KeyEntry, ...]:
     """What is drawn, and the colours and shapes of the verdicts that are there."""
-    verdicts = dict.fromkeys(effect.verdict for effect in effects)
+    verdicts = {said[effect.name]: VERDICT_COLOURS[effect.verdict] for effect in effects}
     return (
         KeyEntry(f"estimate, {notation.interval_name(effects)}", "muted", "solid", "circle"),
         KeyEntry("one seed each", "muted faint", "", "circle"),
         KeyEntry("margin, and the side of the claim", "muted", "", "margin"),
         KeyEntry("no effect", "muted", "", "zero"),
-        *(
-            KeyEntry(verdict.value, VERDICT_COLOURS[verdict], "", VERDICT_COLOURS[verdict])
-            for verdict in verdicts
-        ),
+        *(KeyEntry(verdict, colour, "", colour) for verdict, colour in verdicts.items()),
     )
 
 
-def _row(effect: Effect, axis: Axis) -> Markup:
+def _row(effect: Effect, axis: Axis, said: str) -> Markup:
     colour = VERDICT_COLOURS[effect.verdict]
     margin = notation.position(effect, effect.margin)
     seeds, depth = _seeds(effect, axis, colour)
@@ -148,13 +156,15 @@ def _row(effect: Effect, axis: Axis) -> Markup:
         *backdrop(axis, margin, height, both=effect.kind == "equivalence"),
         *seeds,
         *interval(axis, sorted(notation.position(effect, end) for end in effect.interval), _INTERVAL, colour),
-        svg.mark(colour, _at(effect, axis, known(effect.median)[0]), _INTERVAL, colour, in_words(effect)),
+        svg.mark(
+            colour, _at(effect, axis, known(effect.median)[0]), _INTERVAL, colour, in_words(effect, said)
+        ),
     )
 
 
-def in_words(effect: Effect) -> str:
-    """What a row says, where the pointer rests on its estimate."""
-    return f"{effect.name}: {notation.estimate_and_interval(effect)}: {effect.verdict.value}"
+def in_words(effect: Effect, said: str = "") -> str:
+    """What a row says, where the pointer rests on its estimate; its verdict unless something else is said of it."""
+    return f"{effect.name}: {notation.estimate_and_interval(effect)}: {said or effect.verdict.value}"
 
 
 def backdrop(axis: Axis, margin: float, height: int, *, both: bool) -> Iterator[Markup]:
@@ -211,9 +221,9 @@ def _at(effect: Effect, axis: Axis, value: float) -> float:
     return axis.share(notation.position(effect, value))
 
 
-def _description(effects: Sequence[Effect]) -> str:
+def _description(effects: Sequence[Effect], said: Mapping[str, str]) -> str:
     """The figure in words, for those who do not see it."""
-    rows = "; ".join(f"{e.name}: {notation.estimate_and_interval(e)}, {e.verdict.value}" for e in effects)
+    rows = "; ".join(f"{e.name}: {notation.estimate_and_interval(e)}, {said[e.name]}" for e in effects)
     what = "Ratio of treatment to control" if effects[0].scale == "ratio" else "Treatment minus control"
     return f"{what}, with its {notation.interval_name(effects)}. {rows}."
 

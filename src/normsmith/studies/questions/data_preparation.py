@@ -151,10 +151,10 @@ QUESTION = Question(
     source="LeCun et al. 1998, section 4.3 (inputs of equal variance train faster); common practice since (batch norm "
     "as first layer)",
     method="Every feature gets a unit of its own between 10⁻³ and 10³, or heavy tails, or one value in a hundred is an "
-    "outlier. A table in its own units is standardised first, before it is made so, and not within the network. On "
-    "these inputs a network without norms is trained as they are, after a standard scaler or a quantile transform, and "
-    "with a batch norm as first layer; each arm and seed at its own best initial weights and learning rate; final test "
-    "metric, paired by seed.",
+    "outlier. Tables are standardised before their units are changed, and the network standardises nothing itself. "
+    "On these inputs a network without norms is trained as they are, after a standard scaler or a quantile transform, "
+    "and with a batch norm as first layer; each arm and seed at its own best initial weights and learning rate; final "
+    "test metric, paired by seed.",
     ask=ask,
     profiles=("full",),
 )

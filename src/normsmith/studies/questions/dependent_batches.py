@@ -61,8 +61,8 @@ def ask(lab: Lab) -> Requests[Findings]:
         tables=(arms_table(lab, best), _both_modes(lab, both.values())),
         notes=(
             f"Batches of {lab.task.batch_size}, whose samples come from so many classes, which differ from batch to "
-            "batch; validation and test are as they are. How far renorm may correct grows over the trial's steps, and "
-            "it did correct.",
+            "batch; validation and test are as they are. Renorm begins as batch norm and is allowed larger corrections "
+            "as training goes on.",
             *ceiling_notes(lab, pairs),
             *edge_notes(best),
         ),

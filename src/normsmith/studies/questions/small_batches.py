@@ -56,7 +56,7 @@ def ask(lab: Lab) -> Requests[Findings]:
         tables=(arms_table(lab, best),),
         notes=(
             f"The SGD batch stays at {lab.task.batch_size}: only the number of samples that are normalised together "
-            "changes. How far renorm may correct grows over the trial's steps, and it did correct.",
+            "changes. Renorm begins as batch norm and is allowed larger corrections as training goes on.",
             *ceiling_notes(lab, pairs),
             *edge_notes(best),
         ),

@@ -98,8 +98,8 @@ QUESTION = Question(
     claim="Inputs of a layer that are uncorrelated, and not only of equal variance, make gradient descent better "
     "conditioned, so that fewer steps are needed; each step costs more.",
     source="LeCun et al. 1998, section 4.3; Huang et al. 2018 (decorrelated batch norm); Huang et al. 2019 (IterNorm)",
-    method="Inputs mixed by a matrix of condition 30, of a table that the network itself would standardise once they "
-    "are standardised; batch norm, whitening by eigendecomposition (ZCA) and by Newton's iterations (IterNorm) in the "
+    method="Inputs are mixed by a matrix of condition number 30 so that they correlate, those of tables after they are "
+    "standardised; batch norm, whitening by eigendecomposition (ZCA) and by Newton's iterations (IterNorm) in the "
     "same places; each arm and seed at its own best initial weights and learning rate, chosen on validation by the "
     "steps to the target; steps after which the target holds on test, by seed.",
     ask=ask,
