@@ -27,7 +27,7 @@ OF_OTHERS = {
 }
 """Of tensors, process groups, functions that are compiled, forward-mode autograd; torch's private modules."""
 OVERRIDDEN = {"_apply", "_load_from_state_dict"}
-OURS = {("studies/executors/local.py", "self._timeout")}
+OURS = {(f"studies/executors/{name}.py", "self._timeout") for name in ("local", "remote")}
 """Attributes of our own classes that are called like one of torch's."""
 
 

@@ -41,9 +41,11 @@ def check(function: Callable[..., Any]) -> Callable[..., Any]:
 def _checked(typechecker: Callable[..., Any], target: Any) -> Any:
     """A function, or a class with an `__init__` that was generated, with its checks."""
     if inspect.isfunction(target):
-        return (
-            _with_shapes(target, typechecker=typechecker) if _knows_shapes(target) else _types_alone(target)
-        )
+        if _knows_shapes(target) or inspect.isgeneratorfunction(
+            target
+        ):  # which beartype would run in another
+            return _with_shapes(target, typechecker=typechecker)
+        return _types_alone(target)
     if dataclasses.is_dataclass(target) and "__init__" in vars(target):
         target.__init__ = _checked(typechecker, target.__init__)
     return target

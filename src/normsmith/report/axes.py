@@ -8,6 +8,7 @@ from normsmith._text import exact
 
 MOST_TICKS = 7
 _SHARES = (0.0, 0.1, 0.5, 0.8, 0.9, 0.95, 0.98, 1.0)  # ticks of an axis of shares
+_APART = 0.05  # of the length: labels that are nearer to each other cannot be read
 _LARGEST = 1e300  # beyond, the length of an axis would not be finite
 _RAISED = str.maketrans("0123456789−.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·")
 
@@ -72,8 +73,12 @@ def share_axis(values: Iterable[float]) -> ShareAxis:
     places = [_stretched(value) for value in values] or [_stretched(0.0), _stretched(1.0)]
     room = 0.04 * (max(places) - min(places)) or 0.1
     low, high = min(places) - room, max(places) + room
-    shown = ((_share(_stretched(tick), low, high), exact(tick)) for tick in _SHARES)
-    return ShareAxis(low, high, False, tuple((at, label) for at, label in shown if 0 <= at <= 1))
+    ticks: list[tuple[float, str]] = []
+    for tick in reversed(_SHARES):
+        at = _share(_stretched(tick), low, high)
+        if 0 <= at <= 1 and not (ticks and ticks[0][0] - at < _APART):
+            ticks.insert(0, (at, exact(tick)))
+    return ShareAxis(low, high, False, tuple(ticks))
 
 
 def _stretched(value: float) -> float:
