@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from typing import Any
 from shared import findings
 from shared.answers import MAIN, Run, answer_of
 
-from normsmith.studies.results import Effect, Verdict
+from normsmith.studies.results import Verdict
 
 SIDES = {
     Verdict.HOLDS: "for",
@@ -53,7 +52,7 @@ class Evidence:
         """Whether it is for the sentence or against it."""
         if self.found.ceiling:
             return findings.IMPOSSIBLE
-        side = SIDES[self.found.effect.verdict]
+        side = SIDES[self.found.shown]
         return OPPOSITE.get(side, side) if self.opposite else side
 
     @property
@@ -92,31 +91,21 @@ def evidence_of(asked: Iterable[dict[str, Any]], runs: list[Run]) -> tuple[list[
         answered += first + [
             replace(found, otherwise=True)
             for run in others
-            for found in _of_run(each, run, telling=True)
-            if any(_same(found, one) and _otherwise(found.side, one.side) for one in first)
+            for found in _of_run(each, run)
+            if any(_same(found, one) and _otherwise(found, one.side) for one in first)
         ]
     return answered, list(dict.fromkeys(unanswered))
 
 
-def _of_run(each: dict[str, Any], run: Run, *, telling: bool = False) -> list[Evidence]:
-    """What one run answered to one entry of a sentence's evidence, if `telling` only where its target was in reach."""
+def _of_run(each: dict[str, Any], run: Run) -> list[Evidence]:
+    """What one run answered to one entry of a sentence's evidence."""
     return [
         Evidence(found, run["task"], each.get("against", False))
         for answer in run["answers"]
-        if answer["question"] == each["question"] and not (telling and _out_of_reach(answer))
-        for found in findings.findings_of(
-            each["question"], [Effect.model_validate(effect) for effect in answer["effects"]], answer["notes"]
-        )
+        if answer["question"] == each["question"]
+        for found in findings.findings_in(answer, run)
         if re.search(each.get("effects", ""), found.effect.name)
     ]
-
-
-def _out_of_reach(answer: dict[str, Any]) -> bool:
-    """Whether in no seed either network got to where they are compared: an equal count of nothing says nothing."""
-    return any(
-        all(math.isinf(float(end)) for ends in effect["effects"] for end in ends)
-        for effect in answer["effects"]
-    )
 
 
 def _same(one: Evidence, other: Evidence) -> bool:
@@ -128,8 +117,8 @@ def _without_target(evidence: Evidence) -> str:
     return re.sub(r"\b(to|reach|reaches) [\d.]+", r"\1", evidence.found.effect.name)
 
 
-def _otherwise(side: str, first: str) -> bool:
+def _otherwise(other: Evidence, first: str) -> bool:
     """Whether an answer is worth a word beside the first: one that decides nothing contradicts only a yes."""
-    if "not judged" in (side, first) or side == first:
+    if other.found.nothing or "not judged" in (other.side, first) or other.side == first:
         return False
-    return first == "for" or side in OPPOSITE
+    return first == "for" or other.side in OPPOSITE

@@ -11,12 +11,14 @@ from normsmith.studies.results import Verdict
 
 def asked(evidence: Iterable[Evidence]) -> list[str]:
     """`At most 0.67× the steps: in 14 and 0 of 20 seeds (faster at all in 17 and 5).`, a line for each margin."""
-    groups: dict[tuple[str, str, bool, int], list[Evidence]] = {}
+    groups: dict[tuple[str, str, str, bool, int], list[Evidence]] = {}
     for each in evidence:
-        effect = each.found.effect
-        if effect.verdict is not Verdict.NOT_JUDGED and not each.found.ceiling:
-            more = "" if effect.kind == "equivalence" else each.found.words.more
-            groups.setdefault((_margin(each), more, each.opposite, len(effect.seeds)), []).append(each)
+        effect, words = each.found.effect, each.found.words
+        if not (effect.verdict is Verdict.NOT_JUDGED or each.found.ceiling or each.found.nothing):
+            directed = effect.kind != "equivalence"
+            more, less = (words.more, words.less) if directed else ("", "")
+            key = _margin(each), more, less, each.opposite, len(effect.seeds)
+            groups.setdefault(key, []).append(each)
     return [_line(*key, group) for key, group in groups.items()]
 
 
@@ -26,13 +28,23 @@ def _margin(evidence: Evidence) -> str:
     return f"“{hypothesis.rstrip('.')}”" if re.search(r"\bthat\b", margin) else margin
 
 
-def _line(margin: str, more: str, opposite: bool, seeds: int, group: Sequence[Evidence]) -> str:
+def _line(margin: str, more: str, less: str, opposite: bool, seeds: int, group: Sequence[Evidence]) -> str:
+    asked = "Asked as its opposite" if opposite else "Asked"
     met = _and(each.found.effect.beyond for each in group)
-    at_all = _and(sum(low > 0 for low, _ in each.found.effect.effects) for each in group)
-    direction = f" ({more} at all in {at_all})" if more and at_all != met else ""
-    return (
-        f"Asked{' as its opposite' if opposite else ''}: {margin}; so in {met} of {seeds} seeds{direction}."
+    return f"{asked}: {margin}; so in {met} of {seeds} seeds{_direction(met, more, less, group) if more else ''}."
+
+
+def _direction(met: str, more: str, less: str, group: Sequence[Evidence]) -> str:
+    """In how many seeds there is anything of what is asked for, and of its contrary where that is in more of them."""
+    effects = [each.found.effect.effects for each in group]
+    with_, against = (
+        [sum(low > 0 for low, _ in seeds) for seeds in effects],
+        [sum(high < 0 for _, high in seeds) for seeds in effects],
     )
+    said = [f"{more} at all in {_and(with_)}"] if _and(with_) != met else []
+    if any(n > m for n, m in zip(against, with_, strict=True)):
+        said.append(f"{less} in {_and(against)}")
+    return f" ({', '.join(said)})" if said else ""
 
 
 def _and(numbers: Iterable[int]) -> str:
