@@ -125,6 +125,7 @@ def rendered(runs: Sequence[Run]) -> str:
         network=network(runs),
         impossible=IMPOSSIBLE,
         every=first_measurements(runs),
+        weights={run["task"]: one_sample(run["task"]) for run in runs if run["task"] in SMALL},
         verdicts=Verdict,
         seen=seen,
     )
@@ -186,8 +187,13 @@ def measured(run: Run, *, steps: bool) -> str:
     """How often the metric is measured where steps are compared, and what one sample of a small test set weighs."""
     said = [f"measured after every {first} steps at first" for first in _first_measured(run) if steps]
     if run["task"] in SMALL:
-        said.append(f"one test sample is {number(100 / length(load(run['task']).test))} points")
+        said.append(f"one test sample is {one_sample(run['task'])} points")
     return "; ".join(said)
+
+
+def one_sample(task: str) -> str:
+    """How many points of accuracy one test sample of a task is."""
+    return number(100 / length(load(task).test))
 
 
 def first_measurements(runs: Iterable[Run]) -> dict[int, list[str]]:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from normsmith.studies.results import Effect, Verdict
 
-HOLDS, NOT_HERE, REVERSED, OPEN = Verdict.HOLDS, Verdict.NOT_HERE, Verdict.REVERSED, Verdict.INCONCLUSIVE
+HOLDS, NOT_HERE = Verdict.HOLDS, Verdict.NOT_HERE
 
 
 @dataclass(frozen=True)
@@ -261,10 +261,7 @@ WORDINGS: Mapping[str, tuple[Wording, ...]] = {
             "steps to .*, inputs only vs none",
             "With a batch norm on the inputs alone, a recurrent network is",
         ),
-        _faster(
-            "steps to .*, shared vs none",
-            "With one batch norm that all time steps share, a recurrent network is",
-        ),
+        _faster("steps to .*, shared vs none", "With one batch norm for all time steps, a recurrent network is"),
         Wording(
             "final metric: per step vs shared",
             "In a recurrent network, norms with statistics for each time step are, against shared ones,",
