@@ -66,7 +66,7 @@ class Exhibit:
     facts: Sequence[str]
     remarks: Sequence[str]
     notes: Sequence[str]
-    measured: str
+    measured: Sequence[str]
     trials: int | None
 
     @property
@@ -183,12 +183,12 @@ def exhibit(run: Run, answer: dict[str, Any]) -> Exhibit:
     )
 
 
-def measured(run: Run, *, steps: bool) -> str:
+def measured(run: Run, *, steps: bool) -> list[str]:
     """How often the metric is measured where steps are compared, and what one sample of a small test set weighs."""
     said = [f"measured after every {first} steps at first" for first in _first_measured(run) if steps]
     if run["task"] in SMALL:
         said.append(f"one test sample is {one_sample(run['task'])} points")
-    return "; ".join(said)
+    return said
 
 
 def one_sample(task: str) -> str:

@@ -261,7 +261,9 @@ WORDINGS: Mapping[str, tuple[Wording, ...]] = {
             "steps to .*, inputs only vs none",
             "With a batch norm on the inputs alone, a recurrent network is",
         ),
-        _faster("steps to .*, shared vs none", "With one batch norm for all time steps, a recurrent network is"),
+        _faster(
+            "steps to .*, shared vs none", "With one batch norm for all time steps, a recurrent network is"
+        ),
         Wording(
             "final metric: per step vs shared",
             "In a recurrent network, norms with statistics for each time step are, against shared ones,",

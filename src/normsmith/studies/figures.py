@@ -293,8 +293,8 @@ def ceiling_notes(lab: Lab, pairs: Iterable[Pairs]) -> tuple[str, ...]:
         if (claim.unit, claim.better) == ("points", "higher") and is_share and control + claim.margin >= most:
             notes.append(
                 f"A ceiling: “{claim.control}” is at {number(control, 3)} of {number(most, 3)} points, if the metric "
-                f"ends at 1. More than {number(most - control, 2)} points above it were not possible, which is less than "
-                "is claimed."
+                f"ends at 1. More than {number(most - control, 2)} points above it were not possible, which is less "
+                "than is claimed."
             )
     return tuple(notes)
 
