@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 venv: $(STAMP)
 
 demo: $(STAMP)
-	@echo "normsmith: studying the embedded digits (two to three minutes on two cores)"
+	@echo "normsmith: studying the embedded digits (one to two minutes on two cores)"
 	@$(BIN)/normsmith study --profile quick --report report.html
 
 test: $(STAMP)
