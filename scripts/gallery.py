@@ -28,7 +28,8 @@ from exhibits import page  # noqa: E402
 from figures import CLAIMS, where  # noqa: E402
 from shared.answers import GALLERY, Run, kept_runs, with_verdicts  # noqa: E402  beside this file
 
-from normsmith.studies import StudyResult  # noqa: E402
+from normsmith.studies import Store, StudyResult  # noqa: E402
+from normsmith.studies.named_trials import named_trials  # noqa: E402
 
 STORES, PAGE = ROOT / ".gallery", ROOT / "docs/gallery.html"
 
@@ -146,17 +147,25 @@ def answered(asked: Asked, words: Sequence[str] = ()) -> Run:
     STORES.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "normsmith", "study", asked.of or asked.task, "--profile", asked.profile]
     command += [word for question in asked.questions for word in ("-q", question)]
-    command += ["--no-report", "--format", "json", "--store", f"sqlite:///{STORES / f'{asked.task}.db'}"]
+    url = f"sqlite:///{STORES / f'{asked.task}.db'}"
+    command += ["--no-report", "--format", "json", "--store", url]
     done = subprocess.run([*command, *words], stdout=subprocess.PIPE, text=True, cwd=ROOT, check=False)
     if done.returncode not in (0, 1):  # 1: a trial failed, which its result says
         raise SystemExit(
             f"expected an answer of the study of {asked.task}, got exit status {done.returncode}"
         )
     (STORES / f"{asked.task}.json").write_text(done.stdout, encoding="utf-8")
-    return as_run(asked, StudyResult.model_validate_json(done.stdout)) | where()
+    return as_run(asked, StudyResult.model_validate_json(done.stdout), worker_seconds(url)) | where()
 
 
-def as_run(asked: Asked, result: StudyResult) -> Run:
+def worker_seconds(url: str) -> int:
+    """What the trials of a store's last study took when they ran, one after the other."""
+    with Store(url) as store:
+        last = max(store.studies.all(), key=lambda kept: kept.ended).number
+        return round(sum(named.record.seconds for named in named_trials(store, last)))
+
+
+def as_run(asked: Asked, result: StudyResult, seconds: int) -> Run:
     """What is kept of a study: for each question its effects, its first chart, which is the picture, and its arms."""
     data = json.loads(result.model_dump_json())
     answers = [
@@ -171,6 +180,7 @@ def as_run(asked: Asked, result: StudyResult) -> Run:
         **facts,
         "seeds": len(result.seeds),
         "trials": result.trials_new + result.trials_reused,
+        "worker_seconds": seconds,
         "answers": answers,
     }
 

@@ -30,7 +30,7 @@ REMARKS = [
     for path in sorted(page.REMARKS.glob("*.json"))
     for remark in json.loads(path.read_text(encoding="utf-8"))
 ]
-SAMPLE = gallery.as_run(gallery.ASKED[0], study(fewer_steps())) | {
+SAMPLE = gallery.as_run(gallery.ASKED[0], study(fewer_steps()), 7200) | {
     "machine": "2 cores",
     "instruction_set": "AVX2",
     "commit": "0",
