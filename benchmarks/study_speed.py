@@ -1,11 +1,12 @@
 """A studied trial against a bare PyTorch loop of the same steps and evaluations, on the embedded digits.
 
-Goal: at least 0.9 of the bare loop's speed.
+Goal: at least 0.95 of the bare loop's speed without probes, which the bare loop has none of; 0.9 with them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -46,24 +47,26 @@ def bare(task: Task, arm: Arm) -> None:
 
 
 def studied(task: Task, arm: Arm) -> None:
-    """The same through the study's engine, probes and all."""
+    """The same through the study's engine."""
     assert train(task, Trial(arm, 0.1, 0, STEPS)).status == "finished"
 
 
 def main() -> None:
     """Measure both networks of the embedded task, without and with batch norm."""
     torch.set_num_threads(1)
-    rows = ["| task | arm | speed against the bare loop (quartiles) | rounds |", "|---|---|---|---|"]
+    rows = ["| task | arm | probes | speed against the bare loop (quartiles) | rounds |", "|---|---|---|---|---|"]
     for name in ("digits-mlp", "digits-cnn"):
         task = load(name)
         for arm in (network(None), normalized(None)):
             candidates: dict[str, Callable[[], None]] = {
                 "bare": partial(bare, task, arm),
-                "studied": partial(studied, task, arm),
+                "without": partial(studied, task, replace(arm, probes=())),
+                "with": partial(studied, task, arm),
             }
             times = interleave(candidates)
-            speed = ratio(times["bare"], times["studied"])
-            rows.append(f"| {name} | {arm.name} | {speed} | {speed.rounds} |")
+            for probes in ("without", "with"):
+                speed = ratio(times["bare"], times[probes])
+                rows.append(f"| {name} | {arm.name} | {probes} | {speed} | {speed.rounds} |")
     write(
         "study_speed", f"A studied trial of {STEPS} steps, as a share of a bare loop's speed", "\n".join(rows)
     )
