@@ -54,7 +54,10 @@ def studied(task: Task, arm: Arm) -> None:
 def main() -> None:
     """Measure both networks of the embedded task, without and with batch norm."""
     torch.set_num_threads(1)
-    rows = ["| task | arm | probes | speed against the bare loop (quartiles) | rounds |", "|---|---|---|---|---|"]
+    rows = [
+        "| task | arm | probes | speed against the bare loop (quartiles) | rounds |",
+        "|---|---|---|---|---|",
+    ]
     for name in ("digits-mlp", "digits-cnn"):
         task = load(name)
         for arm in (network(None), normalized(None)):
