@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shared.answers import Run, answer_of
-
-from normsmith._text import number
+from shared.facts import cells_of, figure, metric_of
 
 
 def levels_of(asked: dict[str, Any], runs: list[Run]) -> str:
@@ -20,8 +19,6 @@ def levels_of(asked: dict[str, Any], runs: list[Run]) -> str:
     if known is None:
         return ""
     run, answer = known
-    table = answer["arms"]
-    rows = {row[0]: dict(zip(table["columns"], row, strict=True)) for row in table["rows"]}
-    metric = run["task_facts"]["metric"].partition(",")[0]
-    said = "; ".join(f"{arm} {number(100 * float(rows[arm]['test metric']))} %" for arm in asked["arms"])
-    return f"Test {metric} at the end, median of {run['seeds']} seeds, not judged: {said}."
+    cells = cells_of(answer)
+    said = "; ".join(f"{arm} {figure(cells[arm, 'test metric'])}" for arm in asked["arms"])
+    return f"Test {metric_of(run)} at the end, median of {run['seeds']} seeds, not judged: {said}."

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from normsmith._text import number
-from normsmith.studies.results import Table
 from normsmith.tasks.shapes import CLASSES
 
 _NORM, _RENORM = "batch norm before activation", "batch renorm before activation"
@@ -172,9 +171,9 @@ def near_target(chart: Mapping[str, object], target: str) -> list[str]:
     plain = [line for line in lines if line["label"] == "no norm"] if isinstance(lines, list) else []
     if not (target and plain and chart.get("name") in ("sweep", "gains")):
         return []
-    best = _figure(str(max(value for value in plain[0]["y"] if value is not None)))
+    best = figure(str(max(value for value in plain[0]["y"] if value is not None)))
     return [
-        f"Without a norm the network reaches {best} at its best (median), so that a target of {_figure(target)} is "
+        f"Without a norm the network reaches {best} at its best (median), so that a target of {figure(target)} is "
         "near what it can; what reaches a lower target may be more."
     ]
 
@@ -205,15 +204,24 @@ def told(question: str, answer: Mapping[str, Any], run: Mapping[str, Any]) -> li
     """The sentences on a question all of whose arms were run, each with its figures."""
     if "arms" not in answer:
         return []
-    arms = Table.model_validate(answer["arms"])
-    cells = {
-        (row[0], column): cell for row in arms.rows for column, cell in zip(arms.columns, row, strict=True)
-    }
+    cells = cells_of(answer)
     if run["task"] in _CHANCE:
         cells["chance", "test metric"] = str(_CHANCE[run["task"]])
-    metric = run.get("task_facts", {}).get("metric", "accuracy").partition(",")[0]
+    metric = metric_of(run)
     filled = ((fact, _filled(fact, cells, metric)) for fact in FACTS.get(question, ()))
     return [(fact, sentence) for fact, sentence in filled if sentence]
+
+
+def cells_of(answer: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+    """The table of an answer's arms, by arm and column."""
+    columns, rows = answer["arms"]["columns"], answer["arms"]["rows"]
+    return {(row[0], column): cell for row in rows for column, cell in zip(columns, row, strict=True)}
+
+
+def metric_of(run: Mapping[str, Any]) -> str:
+    """What a run's task measures, such as `accuracy`."""
+    said: str = run.get("task_facts", {}).get("metric", "accuracy").partition(",")[0]
+    return said
 
 
 def _filled(fact: Fact, cells: Mapping[tuple[str, str], str], metric: str) -> str:
@@ -225,10 +233,10 @@ def _filled(fact: Fact, cells: Mapping[tuple[str, str], str], metric: str) -> st
     sentence = fact.text.replace("{metric}", {"r squared": "R²"}.get(metric, metric))
     wanted = {match[0]: _key(match[0][1:-1]) for match in _CELL.finditer(sentence)}
     for place, key in wanted.items():
-        figure = _figure(cells.get(key, ""), share=metric == "accuracy")
-        if not figure:
+        said = figure(cells.get(key, ""), share=metric == "accuracy")
+        if not said:
             return ""
-        sentence = sentence.replace(place, figure)
+        sentence = sentence.replace(place, said)
     arms = dict.fromkeys(arm for arm, _ in wanted.values())
     diverged = [
         f"{arm}: {n} runs" for arm in arms if not (n := cells.get((arm, "diverged"), "0 ")).startswith("0 ")
@@ -242,7 +250,7 @@ def _key(name: str) -> tuple[str, str]:
     return arm, column or "test metric"
 
 
-def _figure(cell: str, *, share: bool = True) -> str:
+def figure(cell: str, *, share: bool = True) -> str:
     """`97.2 %` for `0.9722`, or the number itself where the metric is no share; empty for what is none."""
     if not _is_number(cell):
         return ""

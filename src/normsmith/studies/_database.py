@@ -117,7 +117,7 @@ def open_database(url: str, *, create: bool = True) -> Database:
         MissingExtraError: the database's driver is not installed.
     """
     parsed = _parse(url)
-    shown = parsed.set(drivername=parsed.get_backend_name()).render_as_string(hide_password=True)
+    shown = _shown(parsed)
     file = _file(parsed)
     with explained(shown):
         if file is not None:
