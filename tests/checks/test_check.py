@@ -101,6 +101,8 @@ def test_what_is_no_loader_is_refused(unchecked):
         normsmith.check(mlp(), level="standart")
     with pytest.raises(InputError, match="model"):
         normsmith.check("model")
+    with pytest.raises(InputError, match="optimizer: expected an Optimizer of torch, got generator"):
+        normsmith.check(model := mlp(), optimizer=model.parameters())
 
 
 def test_a_model_without_norms_is_clean():

@@ -16,7 +16,7 @@ import normsmith
 from normsmith import surgery
 from normsmith.checks import Finding, Findings, Fix, NotRun
 from normsmith.checks.findings import sorted_findings
-from normsmith.errors import SurgeryError
+from normsmith.errors import InputError, SurgeryError
 
 
 def row(severity="warning", code="NS1", path="0", fix=None, **changes) -> Finding:
@@ -133,6 +133,20 @@ def test_the_optimizer_follows_and_is_changed():
     assert optimizer.param_groups[0]["weight_decay"] == 0.0
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert {id(p) for p in changed.parameters()} == held
+
+
+def test_an_optimizer_of_another_network_changes_nothing(unchecked):
+    model, other = mlp(), mlp()
+    foreign = torch.optim.SGD(other.parameters(), lr=0.1)
+    left_out = torch.optim.SGD([p for p in model.parameters() if p.ndim > 1], lr=0.1)
+    found = normsmith.check(model, optimizer=left_out, select=["NS207"])
+    assert found[0].fix.can_be_applied
+    held = [id(p) for p in foreign.param_groups[0]["params"]]
+    with pytest.raises(InputError, match=r"got SGD with .* none of them the model's"):
+        found.fix(model, optimizer=foreign)
+    with pytest.raises(InputError, match="expected Optimizers of torch, got StepLR"):
+        found.fix(model, optimizer=torch.optim.lr_scheduler.StepLR(left_out, 1))
+    assert [id(p) for p in foreign.param_groups[0]["params"]] == held
 
 
 @pytest.fixture

@@ -67,6 +67,11 @@ def test_lazy_layers_pass():
         ({"loss": lambda o, t: o.detach().sum()}, "without a gradient", None),
         ({"optimizer": lambda p, rate: None}, "must return a torch.optim.Optimizer, got NoneType", None),
         ({"optimizer": raising(ValueError("rate"))}, "the optimizer raised ValueError: rate", ValueError),
+        (
+            {"optimizer": lambda p, rate: torch.optim.SGD(backbone.parameters(), lr=rate)},
+            "optimizer must train the parameters that it is called with, got SGD with 2 parameters, none of them",
+            None,
+        ),
         ({"metric": raising(KeyError("k"))}, "metric raised on validation: KeyError: 'k'", KeyError),
         ({"metric": lambda o, t: "good"}, "metric must return a number, got str", None),
         ({"metric": lambda o, t: None}, "metric must return a number, got None; does it lack a return?", None),

@@ -85,6 +85,8 @@ def check(
             f"batches: expected a DataLoader or a list of batches, got {type(batches).__name__}; for a single "
             "batch give [batch]"
         )
+    if optimizer is not None and not hasattr(optimizer, "param_groups"):
+        raise InputError(f"optimizer: expected an Optimizer of torch, got {type(optimizer).__name__}")
     context = Context(
         model,
         batches,

@@ -15,6 +15,7 @@ from normsmith.checks.finding import SEVERITIES, Finding, Fix, NotRun
 from normsmith.checks.notebook import html_of
 from normsmith.errors import SurgeryError
 from normsmith.surgery import Plan
+from normsmith.surgery.plans.optimizers import check_own
 
 _SHOWN = 3
 """Layers of one rule that the text names before it only counts them."""
@@ -90,7 +91,10 @@ class Findings(Sequence[Finding]):
 
         Raises:
             SurgeryError: with the model as it was: a fix is not possible.
+            InputError: the optimizer is not one of torch's, or trains another network.
         """
+        if optimizer is not None:
+            check_own([optimizer], model)
         fixes = self.fixes(codes, keep_outputs=keep_outputs)
         inner = network = unwrapped(model)
         held = {id(parameter) for parameter in network.parameters()}

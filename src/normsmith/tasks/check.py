@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from normsmith._text import error_text
+from normsmith._text import count, error_text
 from normsmith._torch import leaves_of
 from normsmith.errors import TaskError
 from normsmith.tasks.build import build, seeded
@@ -98,6 +98,12 @@ def _step(task: Task, model: nn.Module, loss: Tensor) -> None:
         optimizer: Any = task.optimizer(model.parameters(), task.learning_rates[0])
     if not isinstance(optimizer, Optimizer):
         raise task.error(f"optimizer must return a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if held.isdisjoint(map(id, model.parameters())):
+        raise task.error(
+            f"optimizer must train the parameters that it is called with, got {type(optimizer).__name__} with "
+            f"{count(len(held), 'parameter')}, none of them the network's"
+        )
     with _naming(task, "the first training step raised"):
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

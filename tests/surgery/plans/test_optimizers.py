@@ -9,8 +9,9 @@ from tests.surgery.small import BATCH, add_norms, normed, plain
 from tests.surgery.states import state_of
 from torch import nn
 
+import normsmith
 from normsmith import surgery
-from normsmith.errors import SurgeryError
+from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery import Plan, convert
 from normsmith.surgery.plans.edits import ParameterEdit
 from normsmith.surgery.plans.optimizers import Following
@@ -111,6 +112,29 @@ def test_an_optimizer_with_one_history_for_all_is_refused():
     convert(normed_model, to="renorm", schedule="keras", track="var").apply(
         optimizer=torch.optim.LBFGS(normed_model.parameters())
     )
+
+
+@pytest.mark.parametrize(
+    "apply",
+    [
+        lambda model, optimizer: surgery.convert(model, "group").apply(optimizer=optimizer),
+        lambda model, optimizer: normsmith.convert(model, "group", optimizer=optimizer),
+        lambda model, optimizer: surgery.swap_activation(model, "tanh").apply(optimizer=optimizer),
+    ],
+    ids=["a plan", "normsmith.convert", "a plan without new parameters"],
+)
+def test_an_optimizer_of_another_network_is_refused(apply):
+    model = normed()
+    own, foreign = (torch.optim.SGD(net.parameters(), lr=0.1) for net in (model, copy.deepcopy(model)))
+    before = state_of(model), groups(own), groups(foreign)
+    with pytest.raises(
+        InputError, match=r"optimizer: expected one .* this Sequential, got SGD with 6 parameters, none"
+    ):
+        apply(model, foreign)
+    with pytest.raises(InputError, match="optimizer 2 of 2"):
+        apply(model, [own, foreign])
+    assert (state_of(model), groups(own), groups(foreign)) == before
+    apply(model, own)
 
 
 def test_new_vectors_join_the_biases_where_weights_are_apart():

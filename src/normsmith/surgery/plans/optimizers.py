@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
+from normsmith._text import count
 from normsmith._torch import parameters_of
-from normsmith.errors import SurgeryError
+from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery.plans.edits import Cut
 from normsmith.surgery.plans.groups import Companions, Member, members
+
+
+def check_own(optimizers: Sequence[Optimizer], model: nn.Module) -> None:
+    """Raise InputError for what is no optimizer, or one that has none of a model's parameters: it trains another."""
+    own = set(map(id, model.parameters()))
+    for number, optimizer in enumerate(optimizers, 1):
+        if not isinstance(optimizer, Optimizer):
+            raise InputError(f"optimizer: expected Optimizers of torch, got {type(optimizer).__name__}")
+        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if own.isdisjoint(map(id, held)):
+            which = "optimizer" if len(optimizers) == 1 else f"optimizer {number} of {len(optimizers)}"
+            raise InputError(
+                f"{which}: expected one that trains parameters of this {type(model).__name__}, got "
+                f"{type(optimizer).__name__} with {count(len(held), 'parameter')}, none of them the model's; give the "
+                "one that was made from model.parameters(), and make it anew if the model was copied after that"
+            )
 
 
 class Following:

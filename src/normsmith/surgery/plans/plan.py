@@ -20,7 +20,7 @@ from normsmith.errors import InputError, SurgeryError
 from normsmith.surgery.plans.edits import Edit, do_all, done, undo_all
 from normsmith.surgery.plans.in_float64 import decided_in_float64
 from normsmith.surgery.plans.operation import Operation
-from normsmith.surgery.plans.optimizers import Following
+from normsmith.surgery.plans.optimizers import Following, check_own
 from normsmith.surgery.plans.saved import FORMAT, check_format, refusing
 from normsmith.surgery.plans.table import WIDTH, table
 from normsmith.surgery.plans.verify import DifferenceError, Expectation, Verification, verify
@@ -109,7 +109,8 @@ class Plan:
         Raises:
             SurgeryError: with everything untouched: there are refusals, the plan was applied before, the model
                 changed since it was made, a copy is not the model's, or a wrapper (DDP, FSDP) cannot follow.
-            InputError: an optimizer or an EMA together with `copy`, which they do not belong to, or of another type.
+            InputError: an optimizer or an EMA together with `copy`, which they do not belong to, or of another type; an
+                optimizer of another network.
         """
         optimizers = _several("optimizer", optimizer, Optimizer)
         emas = _several("ema", ema, nn.Module)
@@ -120,6 +121,7 @@ class Plan:
                     "copy=True: expected neither optimizer nor ema, which belong to the model itself"
                 )
             return self._apply_to_copy(partial)
+        check_own(optimizers, self.model)
         twins = [self.on(averaged(copied, self.model)) for copied in emas]
         plans = (self, *twins)
         edits = [edit for plan in plans for edit in plan.edits]
