@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from shared.answers import kept_runs, with_verdicts  # noqa: E402  beside this file
 
-KEPT, README, CLAIMS = ROOT / "docs/demo.json", ROOT / "README.md", ROOT / "docs/claims.md"
+KEPT, README, CLAIMS_PAGE = ROOT / "docs/demo.json", ROOT / "README.md", ROOT / "docs/claims.md"
 SIZES = ROOT / "docs/howto/which-norm.md"
 BEGIN, END = "<!-- from docs/demo.json: make figures -->", "<!-- end of the figures -->"
 
@@ -41,7 +41,9 @@ def main() -> None:
         KEPT.write_text(json.dumps(asked(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     kept = json.loads(KEPT.read_text(encoding="utf-8"))
     README.write_text(with_figures(README.read_text(encoding="utf-8"), kept), encoding="utf-8")
-    CLAIMS.write_text(with_verdicts(CLAIMS.read_text(encoding="utf-8"), kept_runs()), encoding="utf-8")
+    CLAIMS_PAGE.write_text(
+        with_verdicts(CLAIMS_PAGE.read_text(encoding="utf-8"), kept_runs()), encoding="utf-8"
+    )
     SIZES.write_text(with_sizes(SIZES.read_text(encoding="utf-8"), kept), encoding="utf-8")
 
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from exhibits import page  # noqa: E402
-from figures import CLAIMS, where  # noqa: E402
+from figures import CLAIMS_PAGE, where  # noqa: E402
 from shared.answers import GALLERY, Run, kept_runs, with_verdicts  # noqa: E402  beside this file
 
 from normsmith.studies import Store, StudyResult  # noqa: E402
@@ -118,7 +118,7 @@ def main() -> None:
             GALLERY.write_text(as_text(with_run(kept(), answered(each))), encoding="utf-8")
     runs = kept_runs()
     PAGE.write_text(page.rendered(runs), encoding="utf-8")
-    CLAIMS.write_text(with_verdicts(CLAIMS.read_text(encoding="utf-8"), runs), encoding="utf-8")
+    CLAIMS_PAGE.write_text(with_verdicts(CLAIMS_PAGE.read_text(encoding="utf-8"), runs), encoding="utf-8")
 
 
 def chosen(tasks: Sequence[str]) -> list[Asked]:

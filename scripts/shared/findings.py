@@ -1,7 +1,7 @@
 """What was found on a hypothesis, in one plain sentence: direction and size first, then whether the margin is decided.
 
 All figures come from the effects as they are kept. What a hypothesis is about, and which words its two directions have,
-stands in `shared/wording.py`.
+stands in `shared/hypotheses.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from normsmith.studies.results import Effect, Verdict
 from normsmith.studies.statistics import ALPHA, pairs_needed
 from normsmith.studies.trial import evaluation_steps
 from shared.facts import hinders
-from shared.wording import Wording, wording
+from shared.hypotheses import wording
+from shared.wording import Wording
 
 IMPOSSIBLE = "could not be shown here"
 """In place of a verdict, where the control was so good that there was no room for what was claimed."""

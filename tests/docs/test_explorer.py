@@ -18,7 +18,7 @@ sys.path.remove(str(ROOT / "scripts"))
 
 KEPT = json.loads(explorer.RUNS.read_text(encoding="utf-8"))
 STUDIES = kept_runs()
-CLAIMS = (DOCS / "claims.md").read_text(encoding="utf-8")
+CLAIMS_PAGE = (DOCS / "claims.md").read_text(encoding="utf-8")
 
 
 def test_every_setting_was_trained_to_the_end() -> None:
@@ -60,27 +60,27 @@ def test_a_changed_verdict_or_run_is_seen_on_the_page() -> None:
     changed = json.loads(json.dumps(STUDIES))
     _, answer = answer_of("small-batches", changed)
     answer["effects"][0]["verdict"] = "reversed"
-    assert page.rendered(KEPT, changed, CLAIMS) != page.rendered(KEPT, STUDIES, CLAIMS)
+    assert page.rendered(KEPT, changed, CLAIMS_PAGE) != page.rendered(KEPT, STUDIES, CLAIMS_PAGE)
     other = {
         **KEPT,
         "runs": {**KEPT["runs"], "none//64/4/1": {**KEPT["runs"]["none//64/4/1"], "diverged": 3}},
     }
-    assert "diverged at step 3" in page.rendered(other, STUDIES, CLAIMS)
+    assert "diverged at step 3" in page.rendered(other, STUDIES, CLAIMS_PAGE)
 
 
 def test_what_no_study_answered_is_said_to_be_open() -> None:
-    nothing = page.sentences(KEPT, [], CLAIMS)
+    nothing = page.sentences(KEPT, [], CLAIMS_PAGE)
     assert all(sentence.evidence == [] and sentence.open == sentence.questions for sentence in nothing)
-    text = page.rendered(KEPT, [], CLAIMS)
+    text = page.rendered(KEPT, [], CLAIMS_PAGE)
     assert text.count("Not answered yet:") == sum(len(sentence.open) for sentence in nothing) > 10
     with pytest.raises(ValueError, match=r"expected a claim of docs/claims\.md, got 'Magic'"):
-        page.anchor("Magic", CLAIMS)
+        page.anchor("Magic", CLAIMS_PAGE)
 
 
 def test_every_sentence_has_hypotheses_that_test_it_or_tests_that_prove_it() -> None:
     """An effect that was given another name would go missing without a word."""
     proofs = (ROOT / page.PROOFS).read_text(encoding="utf-8")
-    for sentence in page.sentences(KEPT, STUDIES, CLAIMS):
+    for sentence in page.sentences(KEPT, STUDIES, CLAIMS_PAGE):
         assert sentence.evidence or sentence.open or sentence.proved or sentence.levels, sentence.name
         assert all(f"def {proof}(" in proofs for proof in sentence.proved), sentence.name
     for each in json.loads((page.PARTS / "sentences.json").read_text(encoding="utf-8"))["sentences"]:
@@ -186,7 +186,7 @@ def test_a_hypothesis_that_a_ceiling_made_impossible_is_no_finding_against_it() 
 
 
 def test_every_sentence_that_is_seen_compares_runs_that_differ() -> None:
-    for sentence in page.sentences(KEPT, STUDIES, CLAIMS):
+    for sentence in page.sentences(KEPT, STUDIES, CLAIMS_PAGE):
         labels = [shown.label for shown in sentence.shown]
         assert len(set(labels)) == len(labels) != 1, sentence.name
         assert bool(sentence.shown) == bool(sentence.look) == bool(sentence.panel), sentence.name

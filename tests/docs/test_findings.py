@@ -13,7 +13,7 @@ from shared.answers import kept_runs
 from shared.claims import CLAIMS, MAIN, lines
 from shared.facts import told
 from shared.findings import IMPOSSIBLE, Finding, findings_in, findings_of
-from shared.wording import WORDINGS
+from shared.hypotheses import WORDINGS
 
 sys.path.remove(str(ROOT / "scripts"))
 
