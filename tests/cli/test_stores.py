@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.studies.test_kept import ASKED
 
-from normsmith.cli.stores import chosen, existing_store, incomplete
-from normsmith.errors import StoreError
+from normsmith.cli.stores import chosen, existing_store, incomplete, store_of_study
+from normsmith.errors import StoreError, StudyError
 from normsmith.studies.kept import KeptStudy
 from normsmith.studies.store import Store
 
@@ -37,3 +37,13 @@ def test_a_study_from_python_is_completed_from_python():
         "run it again from Python, with the same task, questions, settings and store"
     )
     assert incomplete(KeptStudy(3, ASKED, "2026-02-03", 5, 0)) == ""
+
+
+def test_a_store_of_a_study_goes_with_a_refusal_only(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StudyError), store_of_study("sqlite:///study.db"):
+        raise StudyError("not this one")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(KeyError), store_of_study("sqlite:///study.db"):
+        raise KeyError
+    assert (tmp_path / "study.db").exists()

@@ -50,7 +50,7 @@ def test_json_and_csv_are_alone_on_standard_output(normsmith, tiny, tmp_path):
 
 
 def test_the_password_of_a_store_is_not_in_the_report(normsmith, tiny, monkeypatch):
-    import normsmith.cli.study as module
+    import normsmith.cli.stores as module
 
     opened = []
 
@@ -133,6 +133,7 @@ def test_mistakes_are_one_line(normsmith, arguments, words, tmp_path):
         ("metric=lambda o, t: float('nan')", ("metric is nan",)),
         ("model=lambda: 1 / 0", ("model", "division by zero")),
         ("forward=lambda m, b: (m(b[0][:, :3]), b[1])", ("forward",)),
+        ("train=(x, y * 0)", ("at least two classes", "class 0", "100 samples")),
     ],
 )
 def test_a_task_that_cannot_work_is_refused_before_anything_is_written(normsmith, tmp_path, source, words):
@@ -148,6 +149,16 @@ def test_a_task_that_cannot_work_is_refused_before_anything_is_written(normsmith
     said = refused(normsmith("study", "bad.py:task", *SMALL), *words)
     assert len(said.strip().splitlines()) == 1
     assert (tmp_path / "report.html").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} <= {"bad.py", "report.html", "__pycache__"}
+
+
+def test_a_refusal_leaves_what_was_there_and_nothing_else(normsmith, tiny, tmp_path):
+    questions = ("-q", "small-batches", "--seeds", "1")
+    refused(normsmith("study", tiny("pairs"), *questions, "--sink", "tensorboard:runs"), "cannot be asked")
+    assert not [*tmp_path.glob("study.db*"), *tmp_path.glob("runs")]
+    Store("sqlite:///study.db").close()
+    refused(normsmith("study", tiny("pairs"), *questions), "cannot be asked")
+    assert (tmp_path / "study.db").exists()
 
 
 def test_stores_that_are_not_ours_stay_as_they_were(normsmith, tiny, tmp_path):

@@ -1,17 +1,34 @@
-"""Stores that commands read: named by a file or a URL, never made, and the studies in them by their numbers."""
+"""Stores that commands open: a study's is made, those that are read never are, and have their studies by numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from normsmith._text import count, moment
-from normsmith.errors import StoreError
+from normsmith.errors import NormsmithError, StoreError
 from normsmith.studies import Store
 from normsmith.studies.kept import KeptStudy
 
 StoreName = Annotated[str, typer.Argument(help="A store: a file such as study.db, or its URL.")]
+
+
+@contextmanager
+def store_of_study(url: str) -> Iterator[Store]:
+    """The store that a study goes on with or begins; where the study is refused, none is left that was not there.
+
+    Raises:
+        StoreError: it cannot be made or written, or what is there is no store.
+    """
+    with Store(url) as store:
+        try:
+            yield store
+        except NormsmithError:
+            store.discard()
+            raise
 
 
 def existing_store(name: str) -> Store:

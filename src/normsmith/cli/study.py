@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import chdir
+from contextlib import ExitStack, chdir, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from normsmith.cli.output import console, write_result
 from normsmith.cli.prints import prints_aside
 from normsmith.cli.progress import StudyProgress
 from normsmith.cli.signals import Terminated, terminable
+from normsmith.cli.stores import store_of_study
 from normsmith.cli.study_options import (
     AgainWith,
     Budget,
@@ -91,23 +92,24 @@ def study(
     settings = Settings(seeds, profile.value, jobs or 1, timeout, steps, again_with, place, seconds)
     if not no_report:
         check_writable(report)
-    here, name, sinks = Path.cwd(), absolute(task), [open_sink(to) for to in sink or ()]
-    with prints_aside():
+    here, name = Path.cwd(), absolute(task)
+    with prints_aside(), ExitStack() as opened:
         # before a store is made, to say what is wrong with it; it may change the working directory
         width = place.width(load(task).device)  # also where --jobs is given: it refuses what is not there
         settings = replace(settings, jobs=jobs or width)
         with chdir(here):
-            trials = Store(store)
-        with trials, StudyProgress(terminal, settings.jobs) as progress:
-            command = _command({store: trials.url, **dict(zip(sink or (), map(str, sinks), strict=True))})
-            try:
-                with terminable():
-                    result = run_study(
-                        name, questions, trials, settings, command=command, progress=progress, sinks=sinks
-                    )
-            except KeyboardInterrupt as interrupt:
-                terminal.print(_interrupted(trials, interrupt), highlight=False, markup=False)
-                raise typer.Exit(143 if isinstance(interrupt, Terminated) else 130) from None
+            sinks = [opened.enter_context(closing(open_sink(to))) for to in sink or ()]
+            trials = opened.enter_context(store_of_study(store))
+        progress = opened.enter_context(StudyProgress(terminal, settings.jobs))
+        command = _command({store: trials.url, **dict(zip(sink or (), map(str, sinks), strict=True))})
+        try:
+            with terminable():
+                result = run_study(
+                    name, questions, trials, settings, command=command, progress=progress, sinks=sinks
+                )
+        except KeyboardInterrupt as interrupt:
+            terminal.print(_interrupted(trials, interrupt), highlight=False, markup=False)
+            raise typer.Exit(143 if isinstance(interrupt, Terminated) else 130) from None
     if not no_report:
         write_html(result, here / report)
         terminal.print(f"report: {report}", highlight=False, markup=False, soft_wrap=True)

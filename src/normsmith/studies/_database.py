@@ -78,12 +78,14 @@ class Database:
         engine: by which it is read and written.
         is_kept: whether it outlasts the process.
         file: that of SQLite, with its device and number on the disk.
+        is_new: whether that file was made by opening it.
     """
 
     url: str
     engine: sa.Engine
     is_kept: bool
     file: tuple[Path, tuple[int, int]] | None
+    is_new: bool = False
 
     def check_present(self) -> None:
         """Refuse to work with a file that was removed or replaced: what SQLite writes to it is seen by nobody.
@@ -119,6 +121,7 @@ def open_database(url: str, *, create: bool = True) -> Database:
     parsed = _parse(url)
     shown = _shown(parsed)
     file = _file(parsed)
+    is_new = file is not None and not file.exists()
     with explained(shown):
         if file is not None:
             _prepare_file(file, shown, create=create)
@@ -135,7 +138,8 @@ def open_database(url: str, *, create: bool = True) -> Database:
             raise
     identity = None if file is None else _identity(file)
     kept = file is not None or parsed.get_backend_name() != "sqlite"
-    return Database(shown, engine, kept, None if file is None or identity is None else (file, identity))
+    at = None if file is None or identity is None else (file, identity)
+    return Database(shown, engine, kept, at, is_new)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from normsmith.errors import InputError, StoreError
 from normsmith.studies._claims import CLAIM_SECONDS, Claims, claims
 from normsmith.studies._database import explained, insertion, now, open_database, schema, storable
 from normsmith.studies._patience import once_more, transaction
+from normsmith.studies._unused import remove_unused
 from normsmith.studies.kept import KeptStudies
 
 Status = Literal["finished", "diverged", "raised", "killed", "timeout"]
@@ -284,6 +285,15 @@ class Store:
         """
         with self._connection() as connection:
             return connection.execute(sa.select(sa.func.count()).select_from(_trials)).scalar_one()
+
+    def discard(self) -> None:
+        """Close the store, and take back its file where nobody needs it, so that a refused study leaves none.
+
+        It goes if opening it made it, nothing was put in, and nobody else has it open. On a server empty tables stay.
+        """
+        self.close()
+        if self._database.is_new and self._database.file is not None:
+            remove_unused(self._database.file[0])
 
     def close(self) -> None:
         """Let go of the database; closing twice is harmless."""

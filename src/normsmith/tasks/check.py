@@ -17,6 +17,7 @@ from normsmith._torch import leaves_of
 from normsmith.errors import TaskError
 from normsmith.tasks.build import build, seeded
 from normsmith.tasks.calls import users_code
+from normsmith.tasks.classes import check_classes
 from normsmith.tasks.data import batches, evaluate
 from normsmith.tasks.finite import check_finite
 from normsmith.tasks.task import SPLITS, Task
@@ -27,9 +28,9 @@ def check(task: Task) -> None:
 
     The task and the caller's random state stay as they are.
 
-    Raises TaskError, which says in one line what failed and where: the data (NaN or infinity in a split), the model
-    factory, the batch, the forward, the loss (not a scalar, not finite, no gradient), the optimizer, or the metric
-    (raises, no number, not finite).
+    Raises TaskError, which says in one line what failed and where: the data (NaN or infinity in a split, training
+    targets of a single class), the model factory, the batch, the forward, the loss (not a scalar, not finite, no
+    gradient), the optimizer (not of the network's parameters), or the metric (raises, no number, not finite).
 
     >>> from normsmith.tasks.digits import digits_mlp
     >>> check(digits_mlp())
@@ -42,7 +43,10 @@ def check(task: Task) -> None:
     with seeded(0, task.device):
         with _naming(task, "the training data raised"):
             batch = next(batches(task, torch.Generator().manual_seed(0)))
-        loss = _loss(task, model, batch)
+        output, target = _forward(task, model, batch)
+        loss = _loss(task, output, target)
+        with _naming(task, "the untrained network on the training data raised"):
+            check_classes(task, model, output, target)
         _step(task, model, loss)
     for split in ("validation", "test"):
         with _naming(task, f"evaluating the untrained network on {split} raised"):
@@ -74,14 +78,18 @@ def _model(task: Task) -> nn.Module:
     return model
 
 
-def _loss(task: Task, model: nn.Module, batch: Any) -> Tensor:
+def _forward(task: Task, model: nn.Module, batch: Any) -> tuple[Any, Any]:
     model.train()
     with _naming(task, f"forward raised on a training batch of {_shapes(batch)}"):
         pair: Any = task.forward(model, batch)
     if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
         raise task.error(f"forward must return (output, target), got {type(pair).__name__}")
-    with _naming(task, f"loss raised on output {_shapes(pair[0])} and target {_shapes(pair[1])}"):
-        loss: Any = task.loss(pair[0], pair[1])
+    return pair[0], pair[1]
+
+
+def _loss(task: Task, output: Any, target: Any) -> Tensor:
+    with _naming(task, f"loss raised on output {_shapes(output)} and target {_shapes(target)}"):
+        loss: Any = task.loss(output, target)
     if not isinstance(loss, Tensor) or loss.ndim:
         got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise task.error(f"loss must return a scalar tensor, got {got}")

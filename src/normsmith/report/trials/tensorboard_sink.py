@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         self._writer: Any = SummaryWriter
         self._folder = Path(folder).absolute()  # a study may change the working directory
+        self._is_new = not self._folder.exists()
         with explained(self._failure):
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._folder):
@@ -65,7 +67,10 @@ class TensorBoard:
                 shutil.rmtree(draft, ignore_errors=True)
 
     def close(self) -> None:
-        """Nothing is open: each run is written whole."""
+        """Nothing is open: each run is written whole. A folder that was made for runs and got none goes."""
+        if self._is_new:
+            with suppress(OSError):  # there are runs in it
+                self._folder.rmdir()
 
     def __str__(self) -> str:
         return f"tensorboard:{self._folder}"
