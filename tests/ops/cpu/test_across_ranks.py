@@ -61,7 +61,7 @@ def parts_of(batches):
             if measured is None
             else [measured.count, measured.mean.item() + measured.low.item(), measured.m2.item()]
         )
-    return torch.tensor(rows, dtype=torch.float64).view(len(rows), 1, 1, 3)
+    return torch.tensor(rows, dtype=torch.float64).view(len(rows), 1, 3, 1)
 
 
 class TestMoments:

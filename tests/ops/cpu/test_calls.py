@@ -110,22 +110,30 @@ class TestRun:
         self.start((8, 16, 20, 20))
         assert launched == [(ALL, 1, 2)]
 
-    def test_rows_that_are_shared_out_are_a_launch_for_each_phase(self, launched, two_threads):
+    def test_rows_that_are_shared_out_are_one_launch_where_threads_can_wait(self, launched, two_threads):
         self.start((1000, 200))
-        assert launched == [(MEASURE, 2, 2), (SETTLE, 2, 2), (APPLY, 2, 2)]
+        assert launched == [(ALL, 2, 2)]
         assert self.block.q[slot.BY_ROWS] == 1
 
-    def test_few_channels_are_settled_by_one_thread(self, launched, two_threads):
+    @pytest.fixture
+    def without_waiting(self, monkeypatch, two_threads):
+        monkeypatch.setattr(calls, "can_wait", lambda: False)
+
+    def test_elsewhere_they_are_a_launch_for_each_phase(self, launched, without_waiting):
+        self.start((1000, 200))
+        assert launched == [(MEASURE, 2, 2), (SETTLE, 2, 2), (APPLY, 2, 2)]
+
+    def test_few_channels_are_then_settled_by_one_thread(self, launched, without_waiting):
         self.start((2000, 70))
         assert launched == [(MEASURE, 2, 2), (SETTLE, 2, 1), (APPLY, 2, 2)]
 
-    def test_only_the_phases_asked_for(self, launched, two_threads):
+    def test_only_the_phases_asked_for(self, launched, without_waiting):
         self.start((1000, 200), SETTLE | APPLY)
         assert launched == [(SETTLE, 2, 2), (APPLY, 2, 2)]
 
     def test_somebody_elses_decisions_come_between_measuring_and_applying(self, launched):
         def settle(partial):
-            assert partial.shape == (1, 1, 70, 3)
+            assert partial.shape == (1, 1, 3, 70)
             assert partial.data_ptr() == self.block.q[slot.PARTIAL]
             launched.append("settled")
 

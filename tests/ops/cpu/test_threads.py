@@ -238,9 +238,10 @@ class TestLaunch:
         started = []
 
         def start(kernel, address, number, flags):
-            started.append((kernel, number, block[slot.GET_THREAD], block[slot.GET_THREADS]))
+            told = (block[slot.GET_THREAD], block[slot.GET_THREADS], block[slot.BARRIER])
+            started.append((kernel, number, *told))
 
-        monkeypatch.setattr(threads, "_openmp", lambda: (start, 7, 8))
+        monkeypatch.setattr(threads, "_openmp", lambda: (start, 7, 8, 9))
         threads.launch(99, None, ctypes.addressof(block), 2)
-        assert started == [(99, 2, 7, 8)]
-        assert block[slot.GET_THREAD] == 0  # for a later call on one thread
+        assert started == [(99, 2, 7, 8, 9)]
+        assert block[slot.GET_THREAD] == block[slot.BARRIER] == 0  # for a later call on one thread

@@ -56,7 +56,7 @@ def settle_gradient_across(
 ) -> None:
     """From the parts of this rank's two sums to its dγ and dβ, and to the terms of dx, whose sums cross ranks."""
     assert packed.across is not None  # as the forward was
-    plain, moment, _ = parts.sum(0).to(terms.dtype).unbind(-1)
+    plain, moment, _ = parts.sum(0).to(terms.dtype).unbind(1)
     scale, count = packed.statistics[slot.SCALE], packed.across.count
     result = gradients(packed.resolved, scale, count, plain, moment, exchange)
     affine.weight.copy_(result.weight)
@@ -67,8 +67,8 @@ def settle_gradient_across(
 
 
 def _moments(parts: Tensor, count: Tensor | float, squares: Tensor | float, work: torch.dtype) -> Moments:
-    """The moments of a batch from those of its parts, of shape (parts, groups, channels, 3), by Chan's formula."""
-    number, mean, m2 = parts.unbind(-1)
+    """The moments of a batch from those of its parts, of shape (parts, groups, 3, channels), by Chan's formula."""
+    number, mean, m2 = parts.unbind(2)
     if len(parts) == 1:
         counted = number[0] > 0
         whole, spread = (torch.where(counted, value[0], 0.0) for value in (mean, m2))

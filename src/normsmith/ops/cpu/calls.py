@@ -15,7 +15,7 @@ from normsmith.ops.cpu.kernels import arguments as slot
 from normsmith.ops.cpu.kernels.arguments import APPLY, MEASURE, SETTLE
 from normsmith.ops.cpu.layout import layout_of
 from normsmith.ops.cpu.memory import lasting
-from normsmith.ops.cpu.threads import launch, threads_for
+from normsmith.ops.cpu.threads import can_wait, launch, threads_for
 from normsmith.ops.moments import Groups
 
 ALL = MEASURE | SETTLE | APPLY
@@ -82,7 +82,7 @@ def run(
     """Run the phases of a kernel on a block whose slots are filled, on as many threads as pay.
 
     `settle` takes the place of the kernel's own phase of that name. It is given the partial sums, of shape
-    (parts, groups, channels, 3), which are overwritten by later calls.
+    (parts, groups, 3, channels), which are overwritten by later calls.
     """
     function, threads = function_of(block.layout.name, direction, dtype, extras), share_out(block)
     parts, channels = block.q[slot.PARTS], block.layout.channels
@@ -95,7 +95,7 @@ def run(
         return
     _WORKSPACE.partial = None  # a call that comes between two phases takes other memory
     try:
-        sums = partial[:room].view(parts, block.groups, channels, 3)
+        sums = partial[:room].view(parts, block.groups, 3, channels)
         start(block, function, phases, threads, settle and (lambda: settle(sums)))
     finally:
         if len(partial) == _ROOM:
@@ -106,7 +106,7 @@ def share_out(block: Block) -> int:
     """Fill in how the work on a block is shared out; the number of threads to start."""
     threads, parts = threads_for(block.elements), 1
     if block.pieces < threads:
-        # rows are shared out, and phases launched one by one: that pays from twice as many elements
+        # rows are shared out, and threads wait for one another: that pays from twice as many elements
         threads = threads_for(block.elements // 2) if block.is_columns else threads
         parts = threads
     block.q[slot.BY_ROWS] = block.is_columns and (block.pieces == 0 or parts > 1)
@@ -117,12 +117,12 @@ def share_out(block: Block) -> int:
 def start(
     block: Block, function: Function, phases: int, threads: int, decide: Callable[[], None] | None = None
 ) -> None:
-    """Run the phases of a kernel on a block that is filled: in one launch, or in one for each where work is shared out.
+    """Run the phases of a kernel on a block that is filled: in one launch, or in one for each of them.
 
     `decide` takes the place of the kernel's own phase SETTLE.
     """
     q = block.q
-    if decide is None and q[slot.PARTS] == 1:
+    if decide is None and (q[slot.PARTS] == 1 or can_wait()):
         q[slot.PHASES] = phases
         launch(*function, block.address, threads)
         return

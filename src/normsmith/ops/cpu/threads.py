@@ -44,8 +44,11 @@ def threads_for(elements: int) -> int:
 
 
 @cache
-def _openmp() -> tuple[Callable[..., None], int, int] | None:
-    """GOMP_parallel, and the addresses of omp_get_thread_num and omp_get_num_threads, of torch's own library."""
+def _openmp() -> tuple[Callable[..., None], int, int, int] | None:
+    """GOMP_parallel of torch's own library, and the addresses of what its threads call.
+
+    That is omp_get_thread_num, omp_get_num_threads, and GOMP_barrier.
+    """
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return None
@@ -55,19 +58,22 @@ def _openmp() -> tuple[Callable[..., None], int, int] | None:
         try:
             library = ctypes.CDLL(path)
             start = library.GOMP_parallel
-            addresses = [
-                ctypes.cast(function, ctypes.c_void_p).value
-                for function in (library.omp_get_thread_num, library.omp_get_num_threads)
-            ]
+            called = (library.omp_get_thread_num, library.omp_get_num_threads, library.GOMP_barrier)
+            addresses = [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in called]
         except (OSError, AttributeError):
             continue
         start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
         start.restype = None
-        return start, addresses[0] or 0, addresses[1] or 0
+        return start, addresses[0], addresses[1], addresses[2]
     return None
 
 
 _SLOT = ctypes.sizeof(ctypes.c_int64)
+
+
+def can_wait() -> bool:
+    """Whether the threads of a launch can wait for one another between phases."""
+    return _openmp() is not None
 
 
 def launch(kernel: int, run: Any, block: int, threads: int) -> None:
@@ -79,11 +85,11 @@ def launch(kernel: int, run: Any, block: int, threads: int) -> None:
     if openmp is None:
         _on_own_threads(run, block, threads)
         return
-    start, get_thread, get_threads = openmp
+    start, *addresses = openmp
     slots = (ctypes.c_int64 * slot.SLOTS).from_address(block)
-    slots[slot.GET_THREAD], slots[slot.GET_THREADS] = get_thread, get_threads
+    slots[slot.GET_THREAD], slots[slot.GET_THREADS], slots[slot.BARRIER] = addresses
     start(kernel, block, threads, 0)
-    slots[slot.GET_THREAD] = 0
+    slots[slot.GET_THREAD] = slots[slot.BARRIER] = 0
 
 
 def _on_own_threads(run: Any, block: int, threads: int) -> None:

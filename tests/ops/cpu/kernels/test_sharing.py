@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 
 pytest.importorskip("numba")
@@ -9,7 +11,7 @@ from numba import njit
 from tests.ops.cpu.kernels.programs import block_of, program
 
 from normsmith.ops.cpu.kernels import arguments as slot
-from normsmith.ops.cpu.kernels.sharing import samples_of, share_of
+from normsmith.ops.cpu.kernels.sharing import samples_of, share_of, wait_for_others
 
 
 @njit
@@ -20,6 +22,13 @@ def _share(a, f):
 @njit
 def _samples(a, f):
     a[slot.X], a[slot.Y] = samples_of(a, a[slot.ROWS], a[slot.STRIP])
+
+
+@njit
+def _wait(a, f):
+    a[slot.X] = 1
+    wait_for_others(a)
+    a[slot.X] = 2
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +69,14 @@ def test_samples_of_all_parts_of_all_groups_are_the_batch(number, size, groups, 
         assert len(mine) >= size  # the last group takes what remains
         covered += mine
     assert covered == list(range(number))
+
+
+def test_a_thread_waits_where_there_are_others():
+    wait, block = program(_wait), block_of()
+    wait(block)
+    assert block[slot.X] == 2
+    seen = []
+    barrier = ctypes.CFUNCTYPE(None)(lambda: seen.append(block[slot.X]))
+    block[slot.BARRIER] = ctypes.cast(barrier, ctypes.c_void_p).value
+    wait(block)
+    assert (seen, block[slot.X]) == ([1], 2)

@@ -6,6 +6,7 @@ import ctypes
 import math
 
 import pytest
+import torch
 
 pytest.importorskip("numba")
 from numpy import float32, float64
@@ -13,7 +14,7 @@ from tests.ops.cpu.kernels.programs import block_of, program
 
 from normsmith.ops.cpu.kernels import arguments as slot
 from normsmith.ops.cpu.kernels.arguments import SLOTS
-from normsmith.ops.cpu.kernels.lanes import size_of
+from normsmith.ops.cpu.kernels.lanes import load_some, size_of, some, store_some
 from normsmith.ops.cpu.kernels.translate import inlined, part
 
 FACTOR = 3
@@ -107,6 +108,38 @@ def test_parts_compute_what_python_does(x, eps, extras, programs):
     integers, floats = _in_python(x, eps, extras, float64 if extras is None else float32)
     assert list(block[10:18]) == integers
     assert list((ctypes.c_double * SLOTS).from_buffer(block)[20:24]) == pytest.approx(floats, rel=1e-15)
+
+
+@part
+def _lanes(a, f):
+    n = a[slot.CHANNELS]
+    x, scale = float64(load_some(a[slot.X], 0, n, float32)), some(2.0, n)
+    scale += 1  # of all
+    large = x > 1.0 and math.isfinite(x)
+    y = math.sqrt(x) * scale / 4 if large else -x
+    half = x == 0.5
+    y = y if not half or a[slot.CHANNELS] == 3 else 0.25
+    store_some(a[slot.Y], 0, float32(y), n, float32)
+
+
+@pytest.mark.parametrize("n", [1, 3, 16])
+def test_operations_on_lanes_are_done_with_each_number(n):
+    x = torch.tensor([0.5, 4.0, math.inf, math.nan, 0.0, -3.0, *range(2, 12)])
+    y = torch.full((18,), 7.0)
+    program(_lanes)(block_of(CHANNELS=n, X=x.data_ptr(), Y=y[1:].data_ptr()))
+    want = [math.sqrt(each) * 3 / 4 if 1 < each < math.inf else -each for each in x.tolist()]
+    want[0] = -0.5 if n == 3 else 0.25
+    torch.testing.assert_close(y, torch.tensor([7.0, *want[:n], *[7.0] * (17 - n)]), equal_nan=True)
+
+
+def test_an_if_on_lanes_is_refused():
+    @part
+    def branches(a, f):
+        if load_some(a[slot.X], 0, a[slot.CHANNELS], float64) > 0.0:
+            a[slot.Y] = 1
+
+    with pytest.raises(Exception, match=r"branches.*: if load_some"):
+        program(branches)
 
 
 def test_what_is_not_translated_is_named():

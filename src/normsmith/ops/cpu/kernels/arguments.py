@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 (
-    THREAD, THREADS, GET_THREAD, GET_THREADS, PHASES,
+    THREAD, THREADS, GET_THREAD, GET_THREADS, BARRIER, PHASES,
     X, Y, RESIDUAL, CODE, BITS,
     GAMMA, BETA, RUNNING_MEAN, RUNNING_VAR, RUNNING_STD, COUNTER,
     STATISTICS, PARTIAL, PARTS, SQUARES,
@@ -14,7 +14,7 @@ from __future__ import annotations
     G, DX, DRESIDUAL, TERMS, DGAMMA, DBETA,
     SELF,
     SLOTS,
-) = range(50)  # fmt: skip
+) = range(51)  # fmt: skip
 
 MEASURE, SETTLE, APPLY = 1, 2, 4
 """Phases, as bits: sums over the batch, decisions per channel, and the batch again."""

@@ -3,7 +3,7 @@
 That is (batch, channels), channels last in memory, and planes of few positions. Columns are worked on side by side,
 up to `RUN` of them, over many lines. Short rows are taken `fold` at a time, as one line. Either a thread takes a strip
 of columns, measures it, decides, and reads it again while it is in its cache; or each thread takes some of the rows of
-all columns, and the phases run one after the other. What is read again is read backwards: the cache holds the end.
+all columns, and waits for the others between the phases. What is read again is read backwards: the cache holds the end.
 """
 
 from __future__ import annotations
@@ -26,12 +26,24 @@ from normsmith.ops.cpu.kernels.elements import (
     SCALE,
     SECOND,
     SHIFT,
+    SHIFTS,
     operations,
     stack_of_tables,
 )
-from normsmith.ops.cpu.kernels.lanes import copy, fence, fill, load, size_of, stack, store
-from normsmith.ops.cpu.kernels.settle import merge_sums, settle_channel, settle_gradient
-from normsmith.ops.cpu.kernels.sharing import share_of
+from normsmith.ops.cpu.kernels.lanes import (
+    copy,
+    fence,
+    fill,
+    load,
+    load_some,
+    size_of,
+    some,
+    stack,
+    store,
+    store_some,
+)
+from normsmith.ops.cpu.kernels.settle import merge_sums, partial_at, settle_channel, settle_gradient
+from normsmith.ops.cpu.kernels.sharing import share_of, wait_for_others
 from normsmith.ops.cpu.kernels.translate import part
 from normsmith.ops.cpu.kernels.vectors import ROWS, TABLE
 
@@ -76,17 +88,23 @@ def _spread_codes(a, row, n, codes, work):
 
 
 @part
-def _tabulate(a, source, number, group, column, n, tables, table, work):
-    """Lay out a row of statistics or terms, one number per column."""
+def _spread(a, source, n, tables, table, work):
+    """Lay out numbers that stand at an address channel by channel, one per column."""
     positions, length, size = a[slot.POSITIONS], a[slot.CHANNELS], size_of(work)
-    base = (number * a[slot.GROUPS] + group) * length + column // positions
     at = tables + table * TABLE * size
     if positions > 1:
         for k in range(0, n, positions):
-            fill(at + k * size, positions, load(source, base + k // positions, work), work)
+            fill(at + k * size, positions, load(source, k // positions, work), work)
     else:
         for k in range(0, n, length):
-            copy(at + k * size, source + base * size, min(length, n - k) * size)
+            copy(at + k * size, source, min(length, n - k) * size)
+
+
+@part
+def _tabulate(a, source, number, group, column, n, tables, table, work):
+    """Lay out a row of statistics or terms, one number per column."""
+    first = (number * a[slot.GROUPS] + group) * a[slot.CHANNELS] + column // a[slot.POSITIONS]
+    _spread(a, source + first * size_of(work), n, tables, table, work)
 
 
 @part
@@ -168,14 +186,6 @@ _sum_lines, _normalise_lines, _sum_gradient_lines, _differentiate_lines = (
 
 
 @part
-def _part_of(a, group, number, column):
-    """Where the partial sums of the channel of a column stand."""
-    return a[slot.PARTIAL] + 24 * (
-        (number * a[slot.GROUPS] + group) * a[slot.CHANNELS] + column // a[slot.POSITIONS]
-    )
-
-
-@part
 def _first_counted(a, row, last, work):
     """The number, after those of the first row, of the first position of a part that is not padding."""
     positions = a[slot.POSITIONS]
@@ -186,12 +196,12 @@ def _first_counted(a, row, last, work):
 
 
 @part
-def _about(a, at, rows, positions, like, work):
-    """The mean of the first elements of a channel, 0 if it is not finite."""
-    total = work(0)
+def _about(a, at, rows, positions, n, like, work):
+    """The mean of the first elements of channels, 0 where it is not finite."""
+    total = some(work(0), n)
     for row in range(rows):
         for k in range(positions):
-            total += load(a[slot.X], at + row * a[slot.CHANNELS] * a[slot.POSITIONS] + k, like)
+            total += load_some(a[slot.X], at + row * a[slot.CHANNELS] * a[slot.POSITIONS] + k, n, like)
     mean = total / work(rows * positions)
     return mean if math.isfinite(mean) else work(0)
 
@@ -201,7 +211,8 @@ def _measure(a, strip, group, number, tables, codes, extras, like, work):
     """Count, mean and M2 of one part of a strip."""
     positions, length = a[slot.POSITIONS], a[slot.CHANNELS] * a[slot.POSITIONS]
     _, first, full, rest, column, columns = _lines_of(a, strip, group, number)
-    channels, partial = min(columns, length) // positions, _part_of(a, group, number, column)
+    channels, row = min(columns, length) // positions, 8 * a[slot.CHANNELS]
+    partial = partial_at(a, number, group, column // positions)
     seed, masked = first * length + column, False
     # sums lose few digits around what is near the mean
     rows_about = min(full * a[slot.FOLD] + rest, FEW) if positions == 1 else 1
@@ -212,35 +223,46 @@ def _measure(a, strip, group, number, tables, codes, extras, like, work):
             rows_about, positions_about = 1, 1
             i = _first_counted(a, first, first + full * a[slot.FOLD] + rest, work)
             seed += i // positions * length + i % positions
-    for i in range(3 * channels):
-        store(partial, i, 0.0, float64)
-    shifts, last = tables + AROUND * TABLE * size_of(work), COUNT if masked else SECOND
+    for i in range(3):
+        for channel in range(channels):
+            store(partial + i * row, channel, 0.0, float64)
+    shifts, last = tables + SHIFTS * TABLE * size_of(work), COUNT if masked else SECOND
     lines = full + (1 if rest > 0 else 0)
     for begin in range(0, lines, CHUNK):
         end, n = min(begin + CHUNK, lines), columns if full > begin else rest * length
-        for channel in range(channels):
-            around = work(load(partial, 3 * channel + 1, float64))
-            if load(partial, 3 * channel, float64) == 0:
-                around = _about(a, seed + channel * positions, rows_about, positions_about, like, work)
-            fill(shifts + channel * positions * size_of(work), positions, around, work)
-        for k in range(length, n, length):
-            copy(shifts + k * size_of(work), shifts, min(length, n - k) * size_of(work))
+        if load(partial, 0, float64) > 0:
+            for channel in range(0, channels, LANES):
+                several = min(LANES, channels - channel)
+                means = load_some(partial + row, channel, several, float64)
+                store_some(shifts, channel, work(means), several, work)
+        elif positions == 1:
+            for channel in range(0, channels, LANES):
+                several = min(LANES, channels - channel)
+                about = _about(a, seed + channel, rows_about, 1, several, like, work)
+                store_some(shifts, channel, about, several, work)
+        else:
+            for channel in range(channels):
+                at = seed + channel * positions
+                store(shifts, channel, _about(a, at, rows_about, positions_about, None, like, work), work)
+        _spread(a, shifts, n, tables, AROUND, work)
         for table in range(FIRST, last + 1):
             fill(tables + table * TABLE * size_of(work), n, work(0), work)
         _sum_lines(a, strip, group, number, begin, end, tables, codes, extras, like, work)
         for table in range(FIRST, last + 1):
             _collect(a, n, table, tables, work)
-        rows = (min(end, full) - begin) * a[slot.FOLD] + (rest if end > full else 0)
-        for channel in range(channels):
-            count = float64(rows * positions)
-            if masked:
-                count = float64(load(tables, COUNT * TABLE + channel, work))
+        count = float64(((min(end, full) - begin) * a[slot.FOLD] + (rest if end > full else 0)) * positions)
+        if masked:
+            count = float64(load(tables, COUNT * TABLE, work))
+        for channel in range(0, channels, LANES):
+            several = min(LANES, channels - channel)
             merge_sums(
-                partial + 24 * channel,
+                a,
+                partial + 8 * channel,
                 count,
-                float64(load(shifts, channel * positions, work)),
-                float64(load(tables, FIRST * TABLE + channel, work)),
-                float64(load(tables, SECOND * TABLE + channel, work)),
+                float64(load_some(shifts, channel, several, work)),
+                float64(load_some(tables, FIRST * TABLE + channel, several, work)),
+                float64(load_some(tables, SECOND * TABLE + channel, several, work)),
+                several,
             )
 
 
@@ -267,9 +289,11 @@ def _reduce(a, strip, group, number, tables, codes, extras, like, work):
     """The two sums of the gradient over one part of a strip."""
     positions, length = a[slot.POSITIONS], a[slot.CHANNELS] * a[slot.POSITIONS]
     _, _, full, rest, column, columns = _lines_of(a, strip, group, number)
-    channels, partial = min(columns, length) // positions, _part_of(a, group, number, column)
-    for i in range(3 * channels):
-        store(partial, i, 0.0, float64)
+    channels, row = min(columns, length) // positions, 8 * a[slot.CHANNELS]
+    partial = partial_at(a, number, group, column // positions)
+    for i in range(3):
+        for channel in range(channels):
+            store(partial + i * row, channel, 0.0, float64)
     _tabulate_statistics(a, group, column, columns, tables, work)
     lines = full + (1 if rest > 0 else 0)
     for begin in range(0, lines, CHUNK):
@@ -281,9 +305,10 @@ def _reduce(a, strip, group, number, tables, codes, extras, like, work):
         )
         for table in range(PLAIN, MOMENT + 1):
             _collect(a, n, table, tables, work)
-            for channel in range(channels):
-                at, value = 3 * channel + table - PLAIN, load(tables, table * TABLE + channel, work)
-                store(partial, at, load(partial, at, float64) + value, float64)
+            for channel in range(0, channels, LANES):
+                at, several = partial + (table - PLAIN) * row + 8 * channel, min(LANES, channels - channel)
+                value = float64(load_some(tables, table * TABLE + channel, several, work))
+                store_some(at, 0, load_some(at, 0, several, float64) + value, several, float64)
 
 
 @part
@@ -307,7 +332,8 @@ def _kernel(measure: Any, decide: Any, apply: Any) -> Any:
         by_rows = a[slot.BY_ROWS] != 0
         # by rows: a thread has parts of all strips, and decides on some channels; else it has whole strips
         start, stop = share_of(a, a[slot.PARTS] if by_rows else strips)
-        low, high = share_of(a, a[slot.CHANNELS])
+        low, high = share_of(a, (a[slot.CHANNELS] + LANES - 1) // LANES)
+        low, high = low * LANES, min(high * LANES, a[slot.CHANNELS])
         for block in range(1 if by_rows else stop - start):
             items = strips * groups * (stop - start) if by_rows else groups
             if phases & MEASURE:
@@ -316,12 +342,16 @@ def _kernel(measure: Any, decide: Any, apply: Any) -> Any:
                     number = start + item // (groups * strips) if by_rows else 0
                     measure(a, strip, item % groups, number, tables, codes, extras, like, work)
             if phases & SETTLE:
-                if not by_rows:
+                if by_rows:
+                    wait_for_others(a)
+                else:
                     low = (start + block) * a[slot.STRIP] // a[slot.POSITIONS]
                     high = min(low + a[slot.STRIP] // a[slot.POSITIONS], a[slot.CHANNELS])
-                for channel in range(low, high):
-                    decide(a, f, channel, work)
+                for channel in range(low, high, LANES):
+                    decide(a, f, channel, min(LANES, high - channel), work)
             if phases & APPLY:
+                if by_rows and phases & SETTLE:
+                    wait_for_others(a)
                 for item in range(items):
                     strip = item // groups % strips if by_rows else start + block
                     number = start + item // (groups * strips) if by_rows else 0

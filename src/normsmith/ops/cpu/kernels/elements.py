@@ -15,8 +15,9 @@ from normsmith.ops.cpu.kernels.vectors import TABLE, Step, Vectors, operation
 
 MEAN, SCALE, SHIFT, OFFSET, SLOPE, PLAIN, MOMENT = range(7)
 """Numbers of the tables of what normalises and differentiates, and of the sums of the gradient."""
-AROUND, FIRST, SECOND, COUNT = range(4)
-"""Numbers of the tables of a batch's sums: what is subtracted first, Σ, Σ of squares, and Σ of weights."""
+AROUND, FIRST, SECOND, COUNT, SHIFTS = range(5)
+"""Numbers of the tables of a batch's sums: what is subtracted first, Σ, Σ of squares, and Σ of weights; and what is
+subtracted, once for each channel."""
 stack_of_tables = stack(7 * TABLE * 8)
 
 Lanes = Sequence[Any]

@@ -17,7 +17,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 
 from normsmith.ops.cpu.kernels.arguments import LANES
-from normsmith.ops.cpu.kernels.translate import primitive
+from normsmith.ops.cpu.kernels.translate import Lanes, primitive, splat
 
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 """Sums may be reordered and contracted; NaN and inf must come through."""
@@ -135,6 +135,76 @@ def store(typing: Any, address: Any, i: Any, value: Any, like: Any) -> Any:
     return types.void(types.int64, types.int64, stored, like), generate
 
 
+def masked(builder: Any, name: str, kind: Any) -> Any:
+    """LLVM's function that loads or stores those of 16 elements that a mask names."""
+    mask = lanes(_I1)
+    if name == "load":
+        function = ir.FunctionType(kind, [kind.as_pointer(), _I32, mask, kind])
+    else:
+        function = ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), _I32, mask])
+    element = {_F32: "f32", _F64: "f64"}.get(kind.element, "i16")
+    return cgutils.get_or_insert_function(
+        builder.module, function, f"llvm.masked.{name}.v{LANES}{element}.p0"
+    )
+
+
+def first_of(builder: Any, n: Any) -> Any:
+    """A mask of the first n of 16 elements."""
+    numbers = ir.Constant(lanes(_I32), list(range(LANES)))
+    return builder.icmp_signed("<", numbers, splat(builder, builder.trunc(n, _I32)))
+
+
+@primitive
+def load_some(typing: Any, address: Any, i: Any, n: Any, like: Any) -> Any:
+    """n elements at an address, at most 16, from the i-th on; with n = None that element alone, as `load` gives it."""
+    stored, several = like.dtype, not isinstance(n, types.NoneType)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        at = _element(builder, arguments[0], arguments[1], MEMORY[stored])
+        if not several:
+            return as_number(builder, builder.load(at), stored)
+        kind, nothing = lanes(MEMORY[stored]), constant(MEMORY[stored], 0)
+        given = [builder.bitcast(at, kind.as_pointer()), _I32(stored.bitwidth // 8)]
+        mask = first_of(builder, arguments[2])
+        return as_number(
+            builder, builder.call(masked(builder, "load", kind), [*given, mask, nothing]), stored
+        )
+
+    kind = Lanes(_NUMBER[stored]) if several else _NUMBER[stored]
+    return kind(types.int64, types.int64, types.int64 if several else n, like), generate
+
+
+@primitive
+def store_some(typing: Any, address: Any, i: Any, value: Any, n: Any, like: Any) -> Any:
+    """Write n elements at an address, at most 16, from the i-th on; with n = None that element alone."""
+    stored, several = like.dtype, not isinstance(n, types.NoneType)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        at, value = _element(builder, arguments[0], arguments[1], MEMORY[stored]), arguments[2]
+        if several:
+            to = builder.bitcast(at, lanes(MEMORY[stored]).as_pointer())
+            mask = first_of(builder, arguments[3])
+            store_masked = masked(builder, "store", value.type)
+            builder.call(store_masked, [value, to, _I32(stored.bitwidth // 8), mask])
+        else:
+            builder.store(value, at)
+        return context.get_dummy_value()
+
+    kinds = (Lanes(stored), types.int64) if several else (stored, n)
+    return types.void(types.int64, types.int64, *kinds, like), generate
+
+
+@primitive
+def some(typing: Any, value: Any, n: Any) -> Any:
+    """A number 16 times; with n = None the number."""
+    several = not isinstance(n, types.NoneType)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return splat(builder, arguments[0]) if several else arguments[0]
+
+    return (Lanes(value) if several else value)(value, types.int64 if several else n), generate
+
+
 @primitive
 def size_of(typing: Any, like: Any) -> Any:
     """Bytes of an element."""
@@ -155,6 +225,18 @@ def call_for_number(typing: Any, address: Any) -> Any:
         return builder.sext(builder.call(pointer(builder, arguments[0], function), []), _I64)
 
     return types.int64(types.int64), generate
+
+
+@primitive
+def call(typing: Any, address: Any) -> Any:
+    """Call the C function `void f(void)` at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = ir.FunctionType(ir.VoidType(), [])
+        builder.call(pointer(builder, arguments[0], function), [])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
 
 
 @primitive
@@ -265,10 +347,3 @@ def total(typing: Any, address: Any, work: Any) -> Any:
         return builder.extract_element(values, _I32(0))
 
     return work.dtype(types.int64, work), generate
-
-
-def splat(builder: Any, value: Any) -> Any:
-    """A vector that holds a value 16 times."""
-    none = ir.Constant(lanes(value.type), ir.Undefined)
-    first = builder.insert_element(none, value, _I32(0))
-    return builder.shuffle_vector(first, none, constant(_I32, 0))

@@ -1,9 +1,9 @@
 """Batches whose channels are planes of many contiguous positions: (batch, channels, *space), channels first.
 
 A thread takes whole channels: it reads the planes of one, decides, and reads them again while they are still in
-its cache. Where there are fewer channels than threads, the parts of a channel are some of the samples, and the
-phases run one after the other. The planes of four samples are worked on as four rows, which memory brings faster
-than one after the other. A plane that is left over is worked on as four rows, its quarters.
+its cache. Where there are fewer channels than threads, the parts of a channel are some of the samples, and threads
+wait for one another between the phases. The planes of four samples are worked on as four rows, which memory brings
+faster than one after the other. A plane that is left over is worked on as four rows, its quarters.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from normsmith.ops.cpu.kernels.elements import (
     stack_of_tables,
 )
 from normsmith.ops.cpu.kernels.lanes import fence, fill, load, size_of, store, total
-from normsmith.ops.cpu.kernels.settle import merge_sums, settle_channel, settle_gradient
-from normsmith.ops.cpu.kernels.sharing import samples_of, share_of
+from normsmith.ops.cpu.kernels.settle import merge_sums, partial_at, settle_channel, settle_gradient
+from normsmith.ops.cpu.kernels.sharing import samples_of, share_of, wait_for_others
 from normsmith.ops.cpu.kernels.translate import part
 from normsmith.ops.cpu.kernels.vectors import ROWS, TABLE
 
@@ -123,9 +123,9 @@ def _first_counted(a, start, stop, work):
 def _measure(a, channel, group, number, tables, extras, like, work):
     """Count, mean and M2 of one part of a channel."""
     positions = a[slot.POSITIONS]
-    partial = a[slot.PARTIAL] + 24 * ((number * a[slot.GROUPS] + group) * a[slot.CHANNELS] + channel)
+    partial, row = partial_at(a, number, group, channel), 8 * a[slot.CHANNELS]
     for i in range(3):
-        store(partial, i, 0.0, float64)
+        store(partial + i * row, 0, 0.0, float64)
     start, stop = samples_of(a, group, number)
     seed, masked = (start, 0), False
     if extras is not None:
@@ -151,9 +151,9 @@ def _measure(a, channel, group, number, tables, extras, like, work):
             _sum_planes(a, channel, sample, samples, begin, n, 0, tables, extras, like, work)
             count = _total(tables, COUNT, work) if masked else float64(samples * n)
             first, second = _total(tables, FIRST, work), _total(tables, SECOND, work)
-            merge_sums(partial, count, float64(around), first, second)
+            merge_sums(a, partial, count, float64(around), first, second, None)
             if load(partial, 0, float64) > 0:
-                around = work(load(partial, 1, float64))
+                around = work(load(partial + row, 0, float64))
 
 
 @part
@@ -192,9 +192,9 @@ def _reduce(a, channel, group, number, tables, extras, like, work):
             _sum_gradient_planes(a, channel, sample, samples, begin, n, 0, tables, extras, like, work)
             plain += _total(tables, PLAIN, work)
             moment += _total(tables, MOMENT, work)
-    partial = a[slot.PARTIAL] + 24 * ((number * a[slot.GROUPS] + group) * a[slot.CHANNELS] + channel)
+    partial = partial_at(a, number, group, channel)
     store(partial, 0, plain, float64)
-    store(partial, 1, moment, float64)
+    store(partial + 8 * a[slot.CHANNELS], 0, moment, float64)
 
 
 @part
@@ -217,17 +217,26 @@ def _kernel(measure: Any, decide: Any, apply: Any) -> Any:
     def run(a, f, extras, like, work):
         tables = stack_of_tables()
         phases, parts = a[slot.PHASES], a[slot.PARTS]
+        # one whole channel after the other; or each phase for all channels, of which others have the other parts
         start, stop = share_of(a, a[slot.CHANNELS] * parts)
-        for item in range(start, stop):
-            channel, number = item // parts, item % parts
+        for turn in range(stop - start if parts == 1 else 1):
+            first, last = start + turn, start + turn + 1 if parts == 1 else stop
             if phases & MEASURE:
-                for group in range(a[slot.GROUPS]):
-                    measure(a, channel, group, number, tables, extras, like, work)
-            if phases & SETTLE and number == 0:
-                decide(a, f, channel, work)
+                for item in range(first, last):
+                    for group in range(a[slot.GROUPS]):
+                        measure(a, item // parts, group, item % parts, tables, extras, like, work)
+            if phases & SETTLE:
+                if parts > 1:
+                    wait_for_others(a)
+                for item in range(first, last):
+                    if item % parts == 0:
+                        decide(a, f, item // parts, None, work)
             if phases & APPLY:
-                for group in range(a[slot.GROUPS]):
-                    apply(a, channel, group, number, tables, extras, like, work)
+                if parts > 1 and phases & SETTLE:
+                    wait_for_others(a)
+                for item in range(first, last):
+                    for group in range(a[slot.GROUPS]):
+                        apply(a, item // parts, group, item % parts, tables, extras, like, work)
         if a[slot.STREAM] != 0:
             fence()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from normsmith.ops.cpu.kernels import arguments as slot
-from normsmith.ops.cpu.kernels.lanes import call_for_number
+from normsmith.ops.cpu.kernels.lanes import call, call_for_number
 from normsmith.ops.cpu.kernels.translate import part
 
 
@@ -17,6 +17,13 @@ def share_of(a, items):
     if a[slot.GET_THREAD] != 0:
         thread, threads = call_for_number(a[slot.GET_THREAD]), call_for_number(a[slot.GET_THREADS])
     return items * thread // threads, items * (thread + 1) // threads
+
+
+@part
+def wait_for_others(a):
+    """Wait until every thread that has started comes here, where there are several."""
+    if a[slot.BARRIER] != 0:
+        call(a[slot.BARRIER])
 
 
 @part

@@ -7,7 +7,8 @@ still does is what it does well: the optimiser, machine code, and the cache on d
 A part may assign names (whose types are those of the first assignment), tuples, and slots; compute with integers,
 floats and conditions; and use `if`, `for … in range(…)` with steps above 0, and `return`. Functions, types, `None` and
 all that stands outside of the part are known when it is translated: a branch that such a condition excludes does not
-exist. Numbers that are divided by // and % are not negative.
+exist. Numbers that are divided by // and % are not negative. Where an operand is 16 numbers side by side (`Lanes`), the
+operation is done with each of them; `one if condition else other` then chooses number by number, and `if` refuses.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from weakref import WeakKeyDictionary
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy import float32, float64, int64
+
+from normsmith.ops.cpu.kernels.arguments import LANES
 
 _DEFINITIONS: dict[Any, Callable[..., Any]] = {}
 _I1, _I64 = ir.IntType(1), ir.IntType(64)
@@ -37,6 +41,14 @@ _MEMORY = {
 }
 _CLASSES = {int64: types.int64, float32: types.float32, float64: types.float64}
 _Types = tuple[Any, ...]
+
+
+class Lanes(types.Type):  # type: ignore[misc]  # numba has no types
+    """16 numbers of a type, side by side."""
+
+    def __init__(self, of: Any) -> None:
+        self.of = of
+        super().__init__(name=f"lanes of {of}")
 
 
 def primitive(define: Callable[..., Any]) -> Any:
@@ -215,7 +227,7 @@ class _Translation(ast.NodeVisitor):
         value = self._as_value(value)
         if not isinstance(variable, _Variable):
             with self._builder.goto_entry_block():
-                variable = _Variable(value.type, self._builder.alloca(_MEMORY[value.type], name=name))
+                variable = _Variable(value.type, self._builder.alloca(_in_memory(value.type), name=name))
         self._builder.store(self._cast(value, variable.type).ir, variable.at)
         return variable
 
@@ -241,6 +253,8 @@ class _Translation(ast.NodeVisitor):
         if not isinstance(condition, _Value):
             self._block(node.body if condition else node.orelse)
             return
+        if isinstance(condition.type, Lanes):
+            self.generic_visit(node)
         yes, no, after = (self._builder.append_basic_block() for _ in range(3))
         self._builder.cbranch(condition.ir, yes, no)
         for block, statements in ((yes, node.body), (no, node.orelse)):
@@ -305,7 +319,7 @@ class _Translation(ast.NodeVisitor):
         if isinstance(node.op, ast.Not):
             condition = self._condition(node.operand)
             if isinstance(condition, _Value):
-                return _Value(types.boolean, self._builder.not_(condition.ir))
+                return _Value(condition.type, self._builder.not_(condition.ir))
             return not condition
         assert isinstance(node.op, ast.USub)
         value = self.visit(node.operand)
@@ -323,7 +337,7 @@ class _Translation(ast.NodeVisitor):
             self.generic_visit(node)
         if not isinstance(one, _Value) and not isinstance(other, _Value):
             return _FOLDED[type(operator)](one, other)
-        kind = self._common(self._as_value(one), self._as_value(other))
+        kind = _common(self._as_value(one).type, self._as_value(other).type)
         if isinstance(operator, ast.Div) and kind == types.int64:
             kind = types.float64
         one, other = self._cast(one, kind).ir, self._cast(other, kind).ir
@@ -338,12 +352,12 @@ class _Translation(ast.NodeVisitor):
             return (one is other) == isinstance(operator, ast.Is)
         sign = _SIGNS[type(operator)]
         one, other = self._as_value(one), self._as_value(other)
-        kind = self._common(one, other)
+        kind = _common(one.type, other.type)
         one, other = self._cast(one, kind).ir, self._cast(other, kind).ir
         if kind in (types.int64, types.boolean):
             return _Value(types.boolean, self._builder.icmp_signed(sign, one, other))
         compare = self._builder.fcmp_unordered if sign == "!=" else self._builder.fcmp_ordered
-        return _Value(types.boolean, compare(sign, one, other))
+        return _Value(_condition_on(kind), compare(sign, one, other))
 
     def visit_BoolOp(self, node: ast.BoolOp) -> Any:
         first, *others = node.values
@@ -356,35 +370,41 @@ class _Translation(ast.NodeVisitor):
         return self._choose(node.test, lambda: self.visit(node.body), lambda: self.visit(node.orelse))
 
     def _choose(self, test: ast.expr, one: Callable[[], Any], other: Callable[[], Any]) -> Any:
-        """One of two expressions; only that one is computed."""
+        """One of two expressions; only that one is computed, but where each lane has a condition of its own."""
         condition = self._condition(test)
         if not isinstance(condition, _Value):
             return one() if condition else other()
         builder, ends = self._builder, []
+        if isinstance(condition.type, Lanes):
+            values = [self._as_value(expression()) for expression in (one, other)]
+            kind = _common(*(value.type for value in values))
+            kind = kind if isinstance(kind, Lanes) else Lanes(kind)
+            chosen = builder.select(condition.ir, *(self._cast(value, kind).ir for value in values))
+            return _Value(kind, chosen)
         blocks = [builder.append_basic_block() for _ in range(2)]
         builder.cbranch(condition.ir, *blocks)
         for block, expression in zip(blocks, (one, other), strict=True):
             builder.position_at_end(block)
             value = self._as_value(expression())
             ends.append((value, builder.block))
-        kind, after = self._common(*(value for value, _ in ends)), builder.append_basic_block()
+        kind, after = _common(*(value.type for value, _ in ends)), builder.append_basic_block()
         incoming = []
         for value, block in ends:
             builder.position_at_end(block)
             incoming.append((self._cast(value, kind).ir, block))
             builder.branch(after)
         builder.position_at_end(after)
-        chosen = builder.phi(_MEMORY[kind])
+        chosen = builder.phi(_in_memory(kind))
         for value, block in incoming:
             chosen.add_incoming(value, block)
         return _Value(kind, chosen)
 
     def visit_Call(self, node: ast.Call) -> Any:
         called, given = self.visit(node.func), [self.visit(each) for each in node.args]
-        if isinstance(called, types.NumberClass):
-            return self._cast(given[0], called.dtype)
-        if called in _CLASSES:
-            return self._cast(given[0], _CLASSES[called])
+        if isinstance(called, types.NumberClass) or called in _CLASSES:
+            to = called.dtype if isinstance(called, types.NumberClass) else _CLASSES[called]
+            several = isinstance(self._as_value(given[0]).type, Lanes)
+            return self._cast(given[0], Lanes(to) if several else to)
         if called in (min, max):
             return self._extreme("<" if called is min else ">", *given)
         if called in (math.sqrt, math.isfinite):
@@ -394,12 +414,20 @@ class _Translation(ast.NodeVisitor):
         return self._primitive(_DEFINITIONS[called], given)
 
     def _root(self, value: _Value) -> _Value:
-        root = self._builder.module.declare_intrinsic("llvm.sqrt", [value.ir.type])
+        name, element = "llvm.sqrt", value.ir.type
+        if isinstance(value.type, Lanes):  # llvmlite has names for types of single numbers
+            name, element = (
+                f"{name}.v{LANES}{element.element.intrinsic_name}",
+                ir.FunctionType(element, [element]),
+            )
+            root = cgutils.get_or_insert_function(self._builder.module, element, name)
+        else:
+            root = self._builder.module.declare_intrinsic(name, [element])
         return _Value(value.type, self._builder.call(root, [value.ir]))
 
     def _is_finite(self, value: _Value) -> _Value:
         nothing = self._builder.fsub(value.ir, value.ir)
-        return _Value(types.boolean, self._builder.fcmp_ordered("ord", nothing, nothing))
+        return _Value(_condition_on(value.type), self._builder.fcmp_ordered("ord", nothing, nothing))
 
     def _primitive(self, define: Callable[..., Any], given: list[Any]) -> Any:
         signature, generate = define(None, *(_type_of(each) for each in given))
@@ -428,7 +456,7 @@ class _Translation(ast.NodeVisitor):
     def _condition(self, node: ast.expr) -> Any:
         """Whether an expression is true: known already, or as a value."""
         value = self.visit(node)
-        if not isinstance(value, _Value) or value.type == types.boolean:
+        if not isinstance(value, _Value) or value.type in (types.boolean, Lanes(types.boolean)):
             return value
         return _Value(types.boolean, self._builder.icmp_signed("!=", value.ir, _I64(0)))
 
@@ -438,27 +466,44 @@ class _Translation(ast.NodeVisitor):
         kind = _type_of(known)
         return _Value(kind, ir.Constant(_MEMORY[kind], known))
 
-    def _common(self, one: _Value, other: _Value) -> Any:
-        """The type in which two values are combined: that of both; else that of integers, or float64."""
-        kinds = {one.type, other.type}
-        if len(kinds) == 1:
-            return one.type
-        return types.float64 if kinds & {types.float32, types.float64} else types.int64
-
     def _cast(self, value: Any, to: Any) -> _Value:
         given, builder = self._as_value(value), self._builder
         if given.type == to or isinstance(to, types.Array):
             return given
-        kinds, lowered = (given.type, to), _MEMORY[to]
+        if isinstance(to, Lanes) and not isinstance(given.type, Lanes):
+            return _Value(to, splat(builder, self._cast(given, to.of).ir))
+        lowered, several = _in_memory(to), isinstance(to, Lanes)
+        kinds = (given.type.of, to.of) if several else (given.type, to)
         if kinds == (types.float32, types.float64):
             return _Value(to, builder.fpext(given.ir, lowered))
         if kinds == (types.float64, types.float32):
             return _Value(to, builder.fptrunc(given.ir, lowered))
-        if given.type == types.int64 and to in (types.float32, types.float64):
+        if kinds[0] == types.int64 and kinds[1] in (types.float32, types.float64):
             return _Value(to, builder.sitofp(given.ir, lowered))
         if kinds == (types.boolean, types.int64):
             return _Value(to, builder.zext(given.ir, lowered))
         raise NotImplementedError(f"{self.function.name}: {given.type} as {to}")
+
+
+def splat(builder: Any, value: Any) -> Any:
+    """A vector that holds a value 16 times."""
+    none = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+    first = builder.insert_element(none, value, ir.IntType(32)(0))
+    return builder.shuffle_vector(first, none, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+
+
+def _common(one: Any, other: Any) -> Any:
+    """The type in which values of two are combined: that of both; else that of integers, or float64."""
+    if isinstance(one, Lanes) or isinstance(other, Lanes):
+        return Lanes(_common(getattr(one, "of", one), getattr(other, "of", other)))
+    if one == other:
+        return one
+    return types.float64 if {one, other} & {types.float32, types.float64} else types.int64
+
+
+def _condition_on(kind: Any) -> Any:
+    """The type of a condition on values of a type."""
+    return Lanes(types.boolean) if isinstance(kind, Lanes) else types.boolean
 
 
 class _NoContext:
@@ -523,4 +568,9 @@ def _lowered(kind: Any) -> Any:
         return ir.ArrayType(_MEMORY[kind.dtype], kind.count)
     if isinstance(kind, types.BaseTuple):
         return ir.LiteralStructType([_MEMORY[each] for each in kind])
-    return _MEMORY[kind]
+    return _in_memory(kind)
+
+
+def _in_memory(kind: Any) -> Any:
+    """The type of a number, or of 16 side by side, where it stands in memory."""
+    return ir.VectorType(_MEMORY[kind.of], LANES) if isinstance(kind, Lanes) else _MEMORY[kind]

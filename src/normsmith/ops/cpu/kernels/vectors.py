@@ -25,12 +25,13 @@ from normsmith.ops.cpu.kernels.lanes import (
     as_number,
     as_stored,
     constant,
+    first_of,
     lanes,
+    masked,
     over_lanes,
     pointer,
-    splat,
 )
-from normsmith.ops.cpu.kernels.translate import primitive
+from normsmith.ops.cpu.kernels.translate import primitive, splat
 
 ROWS = 4
 """Rows that are worked on at once."""
@@ -200,7 +201,7 @@ class Vectors:
         stored = as_stored(builder, values, self._like)
         to = pointer(builder, self._place(base, self._stride, self._size), stored.type)
         if self.mask is not None:
-            builder.call(self._masked("store", stored.type), [stored, to, _I32(self._size), self.mask])
+            builder.call(masked(builder, "store", stored.type), [stored, to, _I32(self._size), self.mask])
             return
         line = min(64, LANES * self._size)
 
@@ -293,8 +294,7 @@ class Vectors:
         """The elements from the k-th on; of one row, those that are among its n."""
         self.k = k
         if self.rows == 1:
-            remaining = splat(self.builder, self.builder.trunc(self.builder.sub(self.n, k), _I32))
-            self.mask = self.builder.icmp_signed("<", ir.Constant(lanes(_I32), list(range(LANES))), remaining)
+            self.mask = first_of(self.builder, self.builder.sub(self.n, k))
 
     def at_row(self, row: int) -> Vectors:
         """The elements of one of the rows."""
@@ -364,16 +364,5 @@ class Vectors:
         if self.mask is None:
             return as_number(builder, builder.load(place, align=size), stored)
         nothing = constant(MEMORY[stored], 0)
-        value = builder.call(self._masked("load", kind), [place, _I32(size), self.mask, nothing])
+        value = builder.call(masked(builder, "load", kind), [place, _I32(size), self.mask, nothing])
         return builder.select(self.mask, as_number(builder, value, stored), otherwise)
-
-    def _masked(self, name: str, kind: Any) -> Any:
-        mask = lanes(_I1)
-        if name == "load":
-            function = ir.FunctionType(kind, [kind.as_pointer(), _I32, mask, kind])
-        else:
-            function = ir.FunctionType(ir.VoidType(), [kind, kind.as_pointer(), _I32, mask])
-        element = {ir.FloatType(): "f32", ir.DoubleType(): "f64"}.get(kind.element, "i16")
-        return cgutils.get_or_insert_function(
-            self.builder.module, function, f"llvm.masked.{name}.v{LANES}{element}.p0"
-        )
