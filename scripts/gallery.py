@@ -70,7 +70,7 @@ ASKED = (
     ),
     Asked(
         "digits-rnn",
-        "What is about recurrent networks.",
+        "The question about recurrent networks.",
         ("recurrent-norms",),
     ),
     Asked(

@@ -81,7 +81,12 @@ CLAIMS = (
     Claim(
         "Internal covariate shift",
         "Batch norm is fast because it reduces internal covariate shift.",
-        (("covariate-shift", ("relative shift, batch norm vs none", "steps to .*, noisy.*")),),
+        (
+            (
+                "covariate-shift",
+                ("relative shift, batch norm vs none", "relative shift, noisy.*", "steps to .*, noisy.*"),
+            ),
+        ),
         opposite=".*",
     ),
     Claim(

@@ -36,8 +36,9 @@ class Fact:
 
 def _at_the_end(activation: str) -> Fact:
     plain, normed = f"{activation}, no norm", f"batch norm before {activation}"
+    said = {"relu": "ReLU"}.get(activation, activation)
     return Fact(
-        f"At the end: {{metric}} {{{plain}}} without and {{{normed}}} with batch norm, worst seeds "
+        f"At the end, with {said}: {{metric}} {{{plain}}} without and {{{normed}}} with batch norm, worst seeds "
         f"{{{plain}|worst seed}} and {{{normed}|worst seed}}.",
         beside=f"steps to .*, {activation}: batch norm vs none",
     )
@@ -127,7 +128,7 @@ FACTS: Mapping[str, tuple[Fact, ...]] = {
             beside="final metric, invert: .*",
         ),
         Fact(
-            "Hardly less than by the statistics of training was possible.",
+            "By the statistics of training it is so low already that adapted ones could hardly do worse.",
             above=("chance", "invert|statistics of training"),
         ),
         Fact(
@@ -149,9 +150,9 @@ FACTS: Mapping[str, tuple[Fact, ...]] = {
     ),
     "domain-norms": (
         Fact(
-            "Test accuracy: one batch norm {one batch norm}, one for each style {a norm for each style, its own γ and "
-            "β}, one norm on inputs that were standardised style by style {one batch norm, each style standardised "
-            "before}, no norm {no norm}.",
+            "Test accuracy: one batch norm {one batch norm}, one for each style, with γ and β of its own, "
+            "{a norm for each style, its own γ and β}, one norm on inputs that were standardised style by style "
+            "{one batch norm, each style standardised before}, no norm {no norm}.",
             beside="final metric, .*each style standardised before",
         ),
     ),

@@ -36,7 +36,7 @@ class Finding:
     Attributes:
         effect: the hypothesis with its effects.
         needed: how many seeds on one side decide it where it stands in its question; None where none suffice.
-        ceiling: why there was no room for the claim, as `96.4 of 100 points are reached without it already`.
+        ceiling: why there was no room for the claim, as `what it is compared with is at 96.4 of 100 points already`.
         words: what the hypothesis is about.
         out_of_reach: whether no network of the question reached the target.
     """
@@ -98,7 +98,7 @@ class Finding:
 
     @property
     def certainty(self) -> str:
-        """The interval of the typical seed, and the p-value with what it is of; empty where nothing can be said."""
+        """The interval of the typical seed, and the p-value of the side that decides; empty if nothing can be said."""
         effect = self.effect
         if self.nothing:
             return ""
@@ -107,9 +107,9 @@ class Finding:
             text += f"; another sample of test data would move it by about {number(effect.test_error, 2)}"
         if self.shown in (Verdict.NOT_JUDGED, Verdict.INCONCLUSIVE):
             return text
-        side = "as claimed" if effect.verdict is Verdict.HOLDS else "short of the claim"
+        side = "beyond" if effect.verdict is Verdict.HOLDS else "short of"
         shown = "below 0.0001" if effect.p_adjusted < 1e-4 else f"{effect.p_adjusted:.2g}"
-        return f"{text}; chance of so many seeds {side} if half of all were: {shown}"
+        return f"{text}; adjusted p-value of so many seeds {side} what was asked: {shown}"
 
     def _decided(self) -> str:
         """Whether what the claim asks for was shown."""
@@ -178,8 +178,8 @@ def _at_once(found: Finding, medians: Mapping[str, float], first: Sequence[int])
     if seeds - at_once >= found.needed:
         return ""
     return (
-        f"without it the target is there at the first measurement, step {first[0]}, in at least {at_once} of {seeds} "
-        "seeds"
+        f"what it is compared with reaches the target at the first measurement, step {first[0]}, in at least "
+        f"{at_once} of {seeds} seeds"
     )
 
 
@@ -205,7 +205,7 @@ def _ceilings(notes: Iterable[str]) -> dict[str, str]:
     """By the name of a control, what it reached where that left no room for an effect."""
     found = (match for note in notes for match in CEILING.finditer(note))
     return {
-        match["control"]: f"{match['at']} of {match['most']} points are reached without it already"
+        match["control"]: f"what it is compared with is at {match['at']} of {match['most']} points already"
         for match in found
     }
 

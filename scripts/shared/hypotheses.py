@@ -126,8 +126,9 @@ WORDINGS: Mapping[str, tuple[Wording, ...]] = {
     ),
     "regularisation": (
         Wording(
-            r"train–test gap: (?P<what>\d+) vs .*",
-            "With wrong labels and {what} samples normalised together, the gap (training less test accuracy) is",
+            r"train–test gap: (?P<what>\d+) vs (?P<other>\d+).*",
+            "With wrong labels and {what} samples normalised together, against {other}, the gap (training less test "
+            "accuracy) is",
             more="lower",
             less="higher",
             asked="more than 2 points lower",
@@ -142,8 +143,8 @@ WORDINGS: Mapping[str, tuple[Wording, ...]] = {
             asked="within 0.1 of −0.5, the square root of the batch",
         ),
         Wording(
-            r"train–test gap on few samples: (?P<what>\d+) vs .*",
-            "With few samples, right labels and {what} samples normalised together, the gap is",
+            r"train–test gap on few samples: (?P<what>\d+) vs (?P<other>\d+).*",
+            "With few samples, right labels and {what} samples normalised together, against {other}, the gap is",
             more="lower",
             less="higher",
             asked="more than 2 points lower",
@@ -158,7 +159,7 @@ WORDINGS: Mapping[str, tuple[Wording, ...]] = {
             "final metric, dropout between: recalibrated .*",
             "With dropout between the layers, recalibrated statistics are",
             asked="at least half a point better",
-            means={NOT_HERE: "So the shift of variances costs hardly any accuracy here."},
+            means={NOT_HERE: "So the shift of variances typically costs less than half a point here."},
         ),
         larger(
             "variance shift, dropout last vs none",
@@ -233,7 +234,7 @@ WORDINGS: Mapping[str, tuple[Wording, ...]] = {
         Wording(
             f"final metric, momentum {momentum}, {rate}: .*",
             f"At momentum {momentum} and {said}, statistics that are measured anew are",
-            means={NOT_HERE: "So the moving averages do match here."},
+            means={NOT_HERE: "So the moving averages typically cost no more than a point here."},
         )
         for momentum in ("0.1", "0.03", "0.01")
         for rate, said in (("best rate", "the best rate"), ("4 × the best rate", "4 times the best rate"))
@@ -262,7 +263,7 @@ WORDINGS: Mapping[str, tuple[Wording, ...]] = {
             "Against 97 % of the way from no preparation to a scaler, a batch norm as first layer is",
             more="above",
             less="below",
-            asked="above that",
+            asked="above that 97 %",
             asks="a batch norm as first layer loses at most 3 % of what a scaler gains",
         ),
         Wording(
@@ -280,17 +281,17 @@ WORDINGS: Mapping[str, tuple[Wording, ...]] = {
         Wording(
             "final metric, sigmoid: with vs without γ and β",
             "A sigmoid network with γ and β is, against one without them,",
-            means={NOT_HERE: "So γ and β are not needed here."},
+            means={NOT_HERE: "So γ and β are typically worth no more than a point here."},
         ),
         Wording(
             "final metric: ε .*",
             "ε of 0.001 is, against one of 1e-8,",
-            means={HOLDS: "So ε hardly matters here."},
+            means={HOLDS: "So between these two, ε typically matters by no more than a point here."},
         ),
         Wording(
             "final metric: without vs with γ and β",
             "A network with its own activation is without γ and β, against with them,",
-            means={HOLDS: "So γ and β are not needed there either."},
+            means={HOLDS: "So γ and β typically make no more than a point of difference there."},
         ),
         faster("steps to .*, sigmoid: with vs without γ and β", "A sigmoid network with γ and β is"),
     ),
@@ -341,6 +342,8 @@ def wording(question: str, effect: Effect) -> Wording:
     """The words for a hypothesis, those of its own arms where nothing better is known."""
     for words in WORDINGS.get(question, ()):
         if match := re.fullmatch(words.about, effect.name):
-            what = match.groupdict().get("what", "")
-            return replace(words, lead=words.lead.replace("{what}", _PLACES.get(what, what)))
+            lead = words.lead
+            for name, value in match.groupdict().items():
+                lead = lead.replace(f"{{{name}}}", _PLACES.get(value, value))
+            return replace(words, lead=lead)
     return own_words(effect)

@@ -18,7 +18,7 @@ class Wording:
 
     Attributes:
         about: a pattern that its whole name fits.
-        lead: how a sentence on it begins; `{what}` is what `about` captures by that name.
+        lead: how a sentence on it begins; `{what}` is what `about` captures by that name, as all its names are.
         more: the word for a seed whose effect is in the direction of the claim.
         less: that for the other direction.
         level: that for no difference.

@@ -100,7 +100,7 @@ def test_a_hypothesis_that_a_ceiling_made_impossible_is_no_no() -> None:
     with_room, without = (findings_of("saturation", [effect], notes)[0] for notes in ((), (note,)))
     assert with_room.verdict == "does not hold here"
     assert without.verdict == IMPOSSIBLE
-    assert "could not be shown here, as 96.4 of 100 points are reached without it" in without.sentence
+    assert "could not be shown here, as what it is compared with is at 96.4 of 100 points" in without.sentence
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,7 @@ def test_the_seeds_needed_agree_with_the_verdicts(task, answer, found) -> None:
 def test_every_kept_hypothesis_has_words_of_its_own_and_no_figure_is_typed() -> None:
     for _, answer, found in FOUND:
         assert all(each.words.about for each in found), answer["question"]
+        assert not any("{" in each.sentence for each in found)  # all names of a pattern were filled in
     assert {*WORDINGS} == {*every_question()}
 
 

@@ -63,7 +63,7 @@ QUESTION = Question(
     source="Ioffe & Szegedy 2015, section 4.2.2: Inception to 72.2 % in 13.3 instead of 31.0 million steps, "
     "2.1 at five times the learning rate (with dropout removed and other changes too)",
     method="Each arm and seed at its own best initial weights and learning rate, chosen on validation by the steps to "
-    "the target; steps after which the target holds on test, paired by seed. “Never” is known as more than the budget, "
-    "and as no more than that.",
+    "the target; steps after which the target holds on test, paired by seed. Of a network that never gets "
+    "there it is known only that it needs more steps than the budget.",
     ask=ask,
 )
