@@ -21,7 +21,7 @@ def test_without_norms_it_is_torchs(kind, theirs) -> None:
     )
     hx = tuple(state.unsqueeze(0) for state in states)
     want, last = layer(x, hx if theirs is nn.LSTM else hx[0])
-    run = kind(None, None, lambda given: pytest.fail("differentiable operations are not asked for"))
+    run = kind(None, None, None, lambda given: pytest.fail("differentiable operations are not asked for"))
     got, own = run.run(nn.functional.linear(x, layer.weight_ih_l0), layer.weight_hh_l0, states)
     torch.testing.assert_close(got, want)
     torch.testing.assert_close(torch.stack(own), torch.cat(last) if theirs is nn.LSTM else last)
@@ -31,7 +31,9 @@ def test_without_norms_it_is_torchs(kind, theirs) -> None:
 
 
 def test_nothing_is_kept_where_nothing_is_differentiated() -> None:
-    run = LSTMSteps(None, None, lambda given: ())
+    run = LSTMSteps(None, None, None, lambda given: ())
     h = torch.zeros(BATCH, SIZE)
     _, _, kept = run.forward(torch.randn(STEPS, BATCH, 4 * SIZE), torch.randn(4 * SIZE, SIZE), (h, h), False)
-    assert {len(each) for each in kept} == {1}
+    gates, products, shown, _, cs = kept
+    assert {len(each) for each in (gates, products, shown)} == {1}
+    assert len(cs) == 2

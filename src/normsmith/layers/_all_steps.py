@@ -9,7 +9,7 @@ one by one, and so do gradients of gradients; both are the same function to roun
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -80,19 +80,23 @@ StepMap = ByConstants | ByBatch
 class Recurrence(ABC):
     """All steps of a cell: its norms, and how the steps are computed one by one, which `again` does.
 
-    `hidden` normalises W_h·h, and `cell` the state c of an LSTM; None: not normalised.
+    `inputs` normalises W_x·x and adds b, `hidden` normalises W_h·h, and `cell` the state c of an LSTM; None: not
+    normalised here.
     """
 
-    def __init__(self, hidden: StepMap | None, cell: StepMap | None, again: Again) -> None:
-        self._hidden, self._cell, self._again = hidden, cell, again
-        norms = [norm for norm in (hidden, cell) if isinstance(norm, ByBatch)]
+    def __init__(
+        self, inputs: StepMap | None, hidden: StepMap | None, cell: StepMap | None, again: Again
+    ) -> None:
+        self._inputs, self._hidden, self._cell, self._again = inputs, hidden, cell, again
+        norms = [norm for norm in (inputs, hidden, cell) if isinstance(norm, ByBatch)]
         self._vectors = [vector for norm in norms for vector in norm.vectors]
 
     def run(self, inputs: Tensor, weight: Tensor, states: Tensors) -> tuple[Tensor, Tensors]:
         """The outputs of all steps and the last states.
 
         Args:
-            inputs: BN(W_x·x) + b of all steps, (steps, batch, gates·hidden_size).
+            inputs: W_x·x of all steps, (steps, batch, gates·hidden_size), or BN(W_x·x) + b where it is not normalised
+                here.
             weight: W_h.
             states: the first h (and c).
         """
@@ -110,13 +114,21 @@ class Recurrence(ABC):
         """The outputs, the last states but h, and what `backward` needs, which is only to be used if `keep`."""
 
     @abstractmethod
-    def backward(
-        self, incoming: Tensors, weight: Tensor, states: Tensors, outputs: Tensor, kept: Tensors
-    ) -> Tensors:
+    def backward(self, incoming: Tensors, inputs: Tensor, weight: Tensor, kept: Tensors) -> Tensors:
         """The gradients of the inputs, of W_h, of the first states and of the vectors.
 
         `incoming` are those of the outputs and of the last states but h.
         """
+
+    def _given(self, inputs: Tensor) -> Iterator[Tensor]:
+        """BN(W_x·x) + b of one step after the other: each only until the next."""
+        if self._inputs is None:
+            yield from inputs.unbind()
+            return
+        normed = torch.empty_like(inputs[0])
+        for step, x in enumerate(inputs.unbind()):
+            self._inputs.forward(step, normed, x)
+            yield normed
 
     def again(
         self, given: Sequence[Tensor], wanted: Sequence[bool], incoming: Tensors
@@ -130,54 +142,44 @@ class Recurrence(ABC):
             found = iter(torch.autograd.grad(results, leaves, incoming, create_graph=True, allow_unused=True))
         return [next(found) if is_wanted else None for is_wanted in wanted]
 
-    def _gates(self, step: int, y: Tensor, product: Tensor, given: Tensor, h: Tensor, turned: Tensor) -> None:
-        """Write BN(W_h·h) + what is given of a step's input to y; `turned` is the transpose of W_h."""
-        if self._hidden is None:
-            torch.addmm(given, h, turned, out=y)
-        else:
-            torch.mm(h, turned, out=product)
-            self._hidden.forward(step, y, product)
-            y.add_(given)
-
 
 class _AllSteps(torch.autograd.Function):
     """A recurrence with its gradient in closed form."""
 
     @staticmethod
     def forward(ctx: Any, run: Recurrence, number: int, *given: Tensor) -> Tensors:
-        states = given[2 : 2 + number]
-        outputs, others, kept = run.forward(given[0], given[1], states, True)
-        ctx.run = run, number, len(given)
-        ctx.save_for_backward(*given, outputs, *kept)
-        return outputs.clone(), *others  # which may be written to
+        outputs, others, kept = run.forward(given[0], given[1], given[2 : 2 + number], True)
+        ctx.run = run, len(given)
+        ctx.save_for_backward(*given, *kept)
+        return outputs, *others
 
     @staticmethod
     def backward(ctx: Any, *incoming: Any) -> tuple[Any, ...]:
-        run, number, length = ctx.run
+        run, length = ctx.run
         saved = ctx.saved_tensors
-        given, outputs, kept = saved[:length], saved[length], saved[length + 1 :]
+        given, kept = saved[:length], saved[length:]
         if torch.is_grad_enabled() or any(is_batched_gradient(each) for each in incoming):
             return None, None, *run.again(given, ctx.needs_input_grad[2:], incoming)
-        return None, None, *run.backward(incoming, given[1], given[2 : 2 + number], outputs, kept)
+        return None, None, *run.backward(incoming, given[0], given[1], kept)
 
 
-class Affine:
-    """The backward of a norm, which may be None, and the gradients of its γ and β so far."""
+class Gradients:
+    """The backward of a norm, which may be None, from step to step: of what it normalised, and of its γ and β."""
 
-    def __init__(self, norm: StepMap | None) -> None:
+    def __init__(self, norm: StepMap | None, xs: Tensor) -> None:
         assert not isinstance(norm, ByConstants)  # whose gradients are left to autograd
         self._norm = norm
-        self._of_steps = None if norm is None else norm.gradients()
+        if norm is not None:
+            self._xs, self._affine = xs.unbind(), norm.gradients()
+            self._of_step = self._affine.unbind()
 
-    def backward(self, step: int, dx: Tensor, g: Tensor, x: Tensor) -> Tensor:
-        """The gradient of a step's batch, of all whose batches are `x`: written to `dx`, or `g` without a norm."""
-        if self._norm is None or self._of_steps is None:
+    def backward(self, step: int, dx: Tensor, g: Tensor) -> Tensor:
+        """The gradient of what was normalised at a step: written to `dx`, or `g` itself without a norm."""
+        if self._norm is None:
             return g
-        self._norm.backward(step, dx, self._of_steps[step], g, x[step])
+        self._norm.backward(step, dx, self._of_step[step], g, self._xs[step])
         return dx
 
     def total(self) -> Tensors:
         """The gradients of γ and β; nothing without a norm."""
-        if self._norm is None or self._of_steps is None:
-            return ()
-        return self._of_steps.sum(0).unbind()[: len(self._norm.vectors)]
+        return () if self._norm is None else self._affine.sum(0).unbind()[: len(self._norm.vectors)]

@@ -93,8 +93,8 @@ class NormAtStep:
 
 
 NormAt = Callable[[StepNorm | None, Tensor], Tensor]
-Maps = dict[StepNorm | None, StepMap]
-"""The norms within a recurrence, and what they are to all of its steps."""
+Maps = dict[nn.Module | None, StepMap]
+"""What norms are to all steps of a recurrence."""
 
 
 class CellBase(Ours, nn.Module):
@@ -166,28 +166,20 @@ class CellBase(Ours, nn.Module):
         products = F.linear(x, self.weight_ih)
         constants: dict[StepNorm, Constants] = {}
         for norm, started in forwards.items():
-            rows = norm.constants(started, products)
+            rows = norm.constants(started, products, self.bias if norm is self.norm_ih else None)
             if rows is not None:
                 constants[norm] = rows
-        norm_ih = self.norm_ih
-        if (
-            alive is None
-            and norm_ih in constants
-            and not self._learns(products, *states)
-            and can_run(products)
-        ):
-            inputs = norm_ih.by_constants(forwards[norm_ih], products, self.bias)
-        else:
-            inputs = self._inputs(products, alive, forwards)
-        maps = None if alive is not None else self._maps(inputs, states, forwards, constants)
+        maps = None if alive is not None else self._maps(products, states, forwards, constants)
         if maps is None:
+            inputs = self._inputs(products, alive, forwards)
             outputs, states = self._one_by_one(inputs, states, alive, forwards, constants)
         else:
+            inputs = products if self.norm_ih in maps else self._inputs(products, alive, forwards)
             outputs, states = self._all_steps(inputs, states, maps)
-            for inner, by_batch in maps.items():
-                if inner is not None and isinstance(by_batch, ByBatch):
-                    forwards[inner].moments.append(by_batch.moments)
         for norm, started in forwards.items():
+            by_batch = None if maps is None else maps.get(norm)
+            if isinstance(by_batch, ByBatch):
+                started.moments.append(by_batch.moments)
             norm.finish(started)
         return outputs, states
 
@@ -217,31 +209,36 @@ class CellBase(Ours, nn.Module):
 
     def _maps(
         self,
-        inputs: Tensor,
+        products: Tensor,
         states: tuple[Tensor, ...],
         forwards: dict[StepNorm, StepwiseForward],
         constants: dict[StepNorm, Constants],
     ) -> Maps | None:
         """The norms of all steps, where these can be one operation; None where they are to be taken one by one.
 
-        The gradients of norms by running statistics are left to autograd.
+        That of W_x·x adds b; where it is not among them, it has to be called. The gradients of norms by running
+        statistics are left to autograd.
         """
-        given = (inputs, self.weight_hh, *states)
+        given = (products, self.weight_hh, *states, *(() if self.bias is None else (self.bias,)))
         if (constants and self._learns(*given)) or not can_run(*given):
             return None
         maps: Maps = {}
         for norm, started in forwards.items():
-            if norm is self.norm_ih:
-                continue
             if norm in constants:
                 maps[norm] = ByConstants(constants[norm])
                 continue
-            call = norm.prepared(started, inputs.new_empty(inputs.shape[1], norm.num_features))
-            if call is None:
+            bias = self._bias_of(norm)
+            call = norm.prepared(started, products.new_empty(products.shape[1], norm.num_features), bias)
+            if call is not None:
+                vectors = tuple(vector for vector in (norm.weight, bias) if vector is not None)
+                maps[norm] = ByBatch(call, len(products), vectors)
+            elif norm is not self.norm_ih:
                 return None
-            vectors = tuple(vector for vector in (norm.weight, norm.bias) if vector is not None)
-            maps[norm] = ByBatch(call, len(inputs), vectors)
         return maps
+
+    def _bias_of(self, norm: StepNorm) -> Tensor | None:
+        """What is added after a norm: to W_x·x b, as its norm has no β."""
+        return self.bias if norm is self.norm_ih else norm.bias
 
     def _learns(self, *given: Tensor) -> bool:
         """Whether gradients of a parameter, or of what is given, may be asked for."""
@@ -251,14 +248,19 @@ class CellBase(Ours, nn.Module):
         self, inputs: Tensor, states: tuple[Tensor, ...], maps: Maps
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The outputs and the last states, by one operation."""
-        epsilons = {norm: norm.epsilon for norm in maps if norm is not None}
+        epsilons = {
+            norm: norm.epsilon for norm in self.children() if isinstance(norm, StepNorm) and norm in maps
+        }
         return self._recurrence(maps, partial(self._again, epsilons)).run(inputs, self.weight_hh, states)
 
     def _again(self, epsilons: dict[StepNorm, float], given: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """What `_all_steps` computes, step by step, of all that it was given."""
         inputs, weight, *others = given
         states, vectors = tuple(others[: self.states]), iter(others[self.states :])
-        affine = {norm: (next(vectors), None if norm.bias is None else next(vectors)) for norm in epsilons}
+        affine = {
+            norm: (next(vectors), None if self._bias_of(norm) is None else next(vectors)) for norm in epsilons
+        }
+        norm_ih = self.norm_ih if isinstance(self.norm_ih, StepNorm) and self.norm_ih in affine else None
 
         def norm_at(norm: StepNorm | None, x: Tensor) -> Tensor:
             if norm is None:
@@ -267,7 +269,7 @@ class CellBase(Ours, nn.Module):
 
         outputs = []
         for product in inputs.unbind():
-            states = self._step(product, F.linear(states[0], weight), states, norm_at)
+            states = self._step(norm_at(norm_ih, product), F.linear(states[0], weight), states, norm_at)
             outputs.append(states[0])
         return torch.stack(outputs), *states[1:]
 
@@ -329,7 +331,8 @@ class LSTMCell(CellBase):
         return o.sigmoid() * norm_at(self.norm_c, c).tanh(), c
 
     def _recurrence(self, maps: Maps, again: Again) -> Recurrence:
-        return LSTMSteps(maps.get(self.norm_hh), maps.get(self.norm_c), again)
+        norm_ih, norm_hh, norm_c = (maps.get(norm) for norm in (self.norm_ih, self.norm_hh, self.norm_c))
+        return LSTMSteps(norm_ih, norm_hh, norm_c, again)
 
     def _fused(
         self, x: Tensor, states: tuple[Tensor, ...], weights: list[Tensor]
@@ -357,7 +360,7 @@ class GRUCell(CellBase):
         return (n + z * (h - n),)
 
     def _recurrence(self, maps: Maps, again: Again) -> Recurrence:
-        return GRUSteps(maps.get(self.norm_hh), None, again)
+        return GRUSteps(maps.get(self.norm_ih), maps.get(self.norm_hh), None, again)
 
     def _fused(
         self, x: Tensor, states: tuple[Tensor, ...], weights: list[Tensor]

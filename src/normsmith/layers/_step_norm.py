@@ -199,33 +199,34 @@ class StepNorm(StatisticsBase):
             this.scale_and_shift = scale, shift if self.bias is None else shift + self.bias
         return this.scale_and_shift
 
-    def constants(self, this: StepwiseForward, x: Tensor) -> list[tuple[Tensor, Tensor]] | None:
+    def constants(
+        self, this: StepwiseForward, x: Tensor, added: Tensor | None = None
+    ) -> list[tuple[Tensor, Tensor]] | None:
         """Scale and shift of each step, where all are normalised by running statistics and nothing looks on.
 
-        None where the norm is to be called: it normalises by the batch, has hooks, or works in another dtype than x.
+        `added` is a bias that comes after the norm. None where the norm is to be called: it normalises by the batch,
+        has hooks, or works in another dtype than x.
         """
         if this.uses_batch or forward_hooks_of(self) or forward_pre_hooks_of(self):
             return None
         scale, shift = self._scale_and_shift(this)
+        if added is not None:
+            shift = shift + added
         if not scale.dtype == shift.dtype == x.dtype:
             return None
         return list(zip(scale.unbind(), shift.unbind(), strict=True))
 
-    def by_constants(self, this: StepwiseForward, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Normalise all steps of x where `constants` are given, and add a bias, in the memory of x."""
-        scale, shift = self._scale_and_shift(this)
-        shift = shift if bias is None else shift + bias
-        return torch.addcmul(shift.unsqueeze(1), x, scale.unsqueeze(1), out=x)
-
-    def prepared(self, this: StepwiseForward, like: Tensor) -> PreparedSteps | None:
+    def prepared(self, this: StepwiseForward, like: Tensor, bias: Tensor | None) -> PreparedSteps | None:
         """The kernels, where all steps are normalised by their batches, shaped as `like`, and nothing looks on.
+
+        `bias` is added after γ: β, or what a cell adds where the norm has no β.
 
         None where the norm is to be called. Who calls the kernels adds the moments of all steps to the forward's.
         """
         looks_on = (forward_hooks_of(self), forward_pre_hooks_of(self), backward_hooks_of(self))
         if not this.uses_batch or any(looks_on):
             return None
-        return prepare_steps(like, self.weight, self.bias, self.epsilon)
+        return prepare_steps(like, self.weight, bias, self.epsilon)
 
     @torch.no_grad()
     def _commit(self, moments: Moments, first: int) -> None:
