@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,14 +22,15 @@ class LSTMSteps(Recurrence):
         """The outputs, the last c, and what `backward` needs: gates, W_h·h, tanh(BN(c)), and h and c with the first."""
         (h, c), turned, steps = states, weight.t(), len(inputs)
         size = h.shape[1]
-        gates = inputs.new_empty(steps if keep else 1, *inputs.shape[1:])
-        products = gates if self._hidden is None else torch.empty_like(gates)
-        shown = gates.new_empty(*gates.shape[:2], size)
-        hs, cs = _with_first(h, steps), _with_first(c, len(gates))
+        room, whole, part = steps if keep else 1, inputs.shape[1:], h.shape
+        gates, products, shown, hs, cs = _in_one_piece(
+            inputs, (room, *whole), (room, *whole), (room, *part), (room + 1, *part), (room + 1, *part)
+        )
+        outputs, hs[0], cs[0] = inputs.new_empty(steps, *part), h, c
         i, f, g, o = (_by_step(part, steps) for part in gates.chunk(4, 2))
         open_, every = _by_step(gates[..., : 2 * size], steps), _by_step(gates, steps)
         of_products, of_shown, of_cs = (_by_step(memory, steps) for memory in (products, shown, cs[1:]))
-        for step, (given, output) in enumerate(zip(self._given(inputs), hs[1:].unbind(), strict=True)):
+        for step, (given, output) in enumerate(zip(self._given(inputs), outputs.unbind(), strict=True)):
             if self._hidden is None:
                 torch.addmm(given, h, turned, out=every[step])
             else:
@@ -44,7 +47,9 @@ class LSTMSteps(Recurrence):
                 self._cell.forward(step, of_shown[step], c)
                 of_shown[step].tanh_()
             h = torch.mul(o[step], of_shown[step], out=output)
-        return _outputs(hs, keep), (c.clone(),), (gates, products, shown, hs, cs)
+        if keep:
+            hs[1:] = outputs  # which may be written to
+        return outputs, (c.clone(),), (gates, products, shown, hs, cs)
 
     def backward(self, incoming: Tensors, inputs: Tensor, weight: Tensor, kept: Tensors) -> Tensors:
         """The gradients of the inputs, of W_h, of the first h and c, and of the norms' γ and β."""
@@ -89,13 +94,12 @@ class GRUSteps(Recurrence):
     def forward(
         self, inputs: Tensor, weight: Tensor, states: Tensors, keep: bool
     ) -> tuple[Tensor, Tensors, Tensors]:
-        """The outputs, and what `backward` needs: gates, W_h·h, BN(W_h·h), and h with the first."""
+        """The outputs, and what `backward` needs: gates, BN(W_h·h), W_h·h, and h with the first."""
         (h,), turned, steps = states, weight.t(), len(inputs)
         size = h.shape[1]
-        gates = inputs.new_empty(steps if keep else 1, *inputs.shape[1:])
-        normed = torch.empty_like(gates)
-        products = normed if self._hidden is None else torch.empty_like(gates)
-        hs = _with_first(h, steps)
+        room, whole = steps if keep else 1, inputs.shape[1:]
+        gates, normed, products, hs = _in_one_piece(inputs, *[(room, *whole)] * 3, (room + 1, *h.shape))
+        outputs, hs[0] = inputs.new_empty(steps, *h.shape), h
         r, z, n = (_by_step(part, steps) for part in gates.chunk(3, 2))
         open_, of_normed, of_products = (
             _by_step(part, steps) for part in (gates[..., : 2 * size], normed, products)
@@ -103,18 +107,22 @@ class GRUSteps(Recurrence):
         normed_open, normed_n = (
             _by_step(part, steps) for part in (normed[..., : 2 * size], normed[..., 2 * size :])
         )
-        for step, (given, output) in enumerate(zip(self._given(inputs), hs[1:].unbind(), strict=True)):
-            torch.mm(h, turned, out=of_products[step])
-            if self._hidden is not None:
+        for step, (given, output) in enumerate(zip(self._given(inputs), outputs.unbind(), strict=True)):
+            if self._hidden is None:
+                torch.mm(h, turned, out=of_normed[step])
+            else:
+                torch.mm(h, turned, out=of_products[step])
                 self._hidden.forward(step, of_normed[step], of_products[step])
             torch.add(given[:, : 2 * size], normed_open[step], out=open_[step]).sigmoid_()
             torch.addcmul(given[:, 2 * size :], r[step], normed_n[step], out=n[step]).tanh_()
             h = torch.lerp(n[step], h, z[step], out=output)
-        return _outputs(hs, keep), (), (gates, products, normed, hs)
+        if keep:
+            hs[1:] = outputs  # which may be written to
+        return outputs, (), (gates, normed, products, hs)
 
     def backward(self, incoming: Tensors, inputs: Tensor, weight: Tensor, kept: Tensors) -> Tensors:
         """The gradients of the inputs, of W_h, of the first h, and of the norms' γ and β."""
-        (doutputs,), (gates, products, normed, hs) = incoming, kept
+        (doutputs,), (gates, normed, products, hs) = incoming, kept
         batch, size = hs.shape[1:]
         dinputs, dweight = torch.empty_like(gates), torch.zeros_like(weight)
         dh, through = torch.empty_like(hs[0]), torch.zeros_like(hs[0])
@@ -143,16 +151,15 @@ class GRUSteps(Recurrence):
         return dinputs, dweight, torch.addmm(through, dproduct, weight), *totals
 
 
-def _with_first(state: Tensor, steps: int) -> Tensor:
-    """Memory for the states before the first step, which are given, and after each step."""
-    memory = state.new_empty(steps + 1, *state.shape)
-    memory[0] = state
-    return memory
+def _in_one_piece(like: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:
+    """Memory of these shapes, asked for at once: then the process keeps it for the next forward.
 
-
-def _outputs(hs: Tensor, keep: bool) -> Tensor:
-    """The states after each step, apart from those that are kept, as outputs may be written to."""
-    return hs[1:].clone() if keep else hs[1:]
+    An allocator gives pages back to the system by how much is free beside the largest piece that it has seen, and new
+    pages take longer than what is computed in them.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    pieces = like.new_empty(sum(sizes)).split(sizes)
+    return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
 def _by_step(memory: Tensor, steps: int) -> Tensors:
