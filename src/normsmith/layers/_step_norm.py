@@ -239,7 +239,9 @@ class StepNorm(StatisticsBase):
             (shared, _of_steps(moments, slice(early, None), (-1, self.num_features))),
         ):
             if part.mean.numel():
-                counter = self.num_batches_tracked[rows].repeat_interleave(self.num_features)
+                counter = None  # averages alone need it
+                if self.momentum is None:
+                    counter = self.num_batches_tracked[rows].repeat_interleave(self.num_features)
                 commit(
                     Running(self.running_mean[rows].view(-1), self.running_var[rows].view(-1), None, counter),
                     part,
@@ -247,10 +249,13 @@ class StepNorm(StatisticsBase):
                     eps=self.epsilon,
                     on_nonfinite=self.on_nonfinite,
                 )
-        taken = torch.as_tensor(moments.enough, device=moments.mean.device)
         if self.on_nonfinite == "skip":
-            taken = taken & (moments.unbiased_variance <= torch.finfo(self.running_var.dtype).max)
-        taken = taken.expand_as(moments.mean).any(1)
+            taken = moments.unbiased_variance <= torch.finfo(self.running_var.dtype).max
+        else:
+            taken = torch.ones_like(moments.mean, dtype=torch.bool)
+        if moments.enough is not True:
+            taken = taken & moments.enough
+        taken = taken.any(1)
         counters = self.num_batches_tracked
         counters[own].add_(for_captured(counters, taken[:early]))
         counters[-1].add_(for_captured(counters, taken[early:].any()))
