@@ -9,6 +9,8 @@ Two private methods of `nn.Module` cannot stand here, because layers override th
 that torch still calls both. `_check_input_dim` of torch's norms is overridden as well; our forwards call it.
 """
 
+from normsmith._torch.alike import alike
+from normsmith._torch.allocation import empty_on_cpu
 from normsmith._torch.classes import (
     NORMS_TAKE_BIAS,
     ConvTranspose,
@@ -94,6 +96,7 @@ __all__ = [
     "NormBase",
     "TorchBatchNorm",
     "TorchInstanceNorm",
+    "alike",
     "applied",
     "backward_hooks_of",
     "backward_number",
@@ -105,6 +108,7 @@ __all__ = [
     "compiler_callback",
     "convert_tensors",
     "differentiable_sum",
+    "empty_on_cpu",
     "for_captured",
     "forward_hooks_of",
     "forward_pre_hooks_of",

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from normsmith._choices import check_choice
-from normsmith._torch import is_batched_gradient, is_exporting
+from normsmith._torch import compiler_callback, is_exporting
 from normsmith.errors import InputError
 from normsmith.ops._check import check_batch, make_call
 from normsmith.ops._shapes import Batch, PerChannel
 from normsmith.ops.call import Call, Update, eager
-from normsmith.ops.dispatch import Backend, choose
+from normsmith.ops.closed_form import closed_form
+from normsmith.ops.dispatch import choose
+from normsmith.ops.function_calls import FunctionCalls
 from normsmith.ops.moments import Moments
-from normsmith.ops.reference import Reference
-from normsmith.ops.resolve import Renorm, Resolved, Running, commit
+from normsmith.ops.resolve import Renorm, Running, commit
 from normsmith.ops.sync import Sync
 
-_ORACLE = Reference()
+_CALLS = FunctionCalls()
 
 
 def batch_norm(
@@ -95,6 +95,16 @@ def batch_norm(
 
     Source: Ioffe and Szegedy (2015), arXiv:1502.03167; renorm: Ioffe (2017), arXiv:1702.03275.
     """
+    usual = mask is None and sample_weight is None and ghost_batch_size is None and sync is None
+    if usual and collected is None and not (torch.compiler.is_compiling() or compiler_callback() is not None):
+        settings = (
+            normalize_with, update_running, momentum, eps, activation, on_small_batch, on_nonfinite
+        )  # fmt: skip
+        y = _CALLS.run(
+            settings, x, weight, bias, residual, running_mean, running_var, running_std, num_batches_tracked, renorm
+        )  # fmt: skip
+        if y is not None:
+            return y
     check_batch(
         x, residual, weight=weight, bias=bias,
         running_mean=running_mean, running_var=running_var, running_std=running_std,
@@ -118,7 +128,7 @@ def batch_norm(
     if wanted and collected is None and momentum is not None and sync is None:
         update = Update(momentum, on_nonfinite == "skip")
     if not backend.differentiates and _needs_gradient(x, weight, bias, residual) and eager():
-        y, moments = _closed_form(x, weight, bias, residual, running, call, backend, update)
+        y, moments = closed_form(x, weight, bias, residual, running, call, backend, update)
     else:
         y, _, moments = backend.forward(x, weight, bias, residual, running, call, update)
     if moments is not None and collected is not None:
@@ -144,89 +154,6 @@ def _needs_gradient(x: Tensor, weight: Tensor | None, bias: Tensor | None, resid
         or (bias is not None and bias.requires_grad)
         or (residual is not None and residual.requires_grad)
     )
-
-
-_Result = tuple[Tensor, Moments | None]
-
-
-class _ClosedForm(torch.autograd.Function):
-    """A backend's forward with its gradient in closed form.
-
-    With g the gradient before the activation, and all sums over the valid elements of a group:
-
-        dβ = Σg    dγ = r·Σg·x̂ + d·Σg    dx = (γr/σ)·(g − (w/W)·(Σg + x̂·Σg·x̂))
-
-    Groups normalised by running statistics have no sums in dx. No running buffer is kept: under
-    DistributedDataParallel the next broadcast would change the gradient silently.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        running: Running | None,
-        call: Call,
-        backend: Backend,
-        update: Update | None,
-    ) -> _Result:
-        if call.valid is not None:  # the caller's own mask, which may change before the backward
-            call = call._replace(valid=call.valid.clone())
-        y, kept, moments = backend.forward(x, weight, bias, residual, running, call, update)
-        ctx.save_for_backward(x, weight, bias, residual)
-        ctx.run = call, backend, kept
-        return y, moments
-
-    @staticmethod
-    def backward(ctx: Any, *incoming: Any) -> tuple[Tensor | None, ...]:
-        inputs, wants = ctx.saved_tensors, ctx.needs_input_grad
-        call, backend, kept = ctx.run
-        if torch.is_grad_enabled() or is_batched_gradient(incoming[0]):
-            gradients = differentiable_gradients(incoming[0], inputs, wants, kept.resolved, call)
-            return *gradients, None, None, None, None
-        x, weight, bias, residual = inputs
-        dx, dresidual, affine = backend.backward(incoming[0], x, residual, kept, call, wants[0] or wants[3])
-        return (
-            _as_wanted(dx, x, wants[0]),
-            _as_wanted(affine.weight, weight, wants[1]),
-            _as_wanted(affine.bias, bias, wants[2]),
-            _as_wanted(dresidual, residual, wants[3]),
-            None,
-            None,
-            None,
-            None,
-        )
-
-
-def _as_wanted(gradient: Tensor | None, to: Tensor | None, wanted: bool) -> Tensor | None:
-    """The gradient in the dtype of its tensor, or None where it is not wanted."""
-    if not wanted:
-        return None
-    if gradient is None or to is None or gradient.dtype == to.dtype:
-        return gradient
-    return gradient.to(to.dtype)
-
-
-_closed_form: Callable[..., _Result] = _ClosedForm.apply
-
-
-def differentiable_gradients(
-    g: Tensor, inputs: tuple[Any, ...], wants: tuple[bool, ...], resolved: Resolved, call: Call
-) -> list[Tensor | None]:
-    """The gradients as functions of g and of the inputs: autograd through the reference, with r and d as they were."""
-    with torch.enable_grad():
-        # new nodes: an input that depends on another one must not be differentiated through it
-        aliases = [tensor if tensor is None else tensor.view_as(tensor) for tensor in inputs]
-        x, weight, bias, residual = aliases
-        assert x is not None
-        y = _ORACLE.repeat(x, weight, bias, residual, resolved, call)
-        wanted = [
-            alias for alias, needed in zip(aliases, wants, strict=False) if needed and alias is not None
-        ]
-        gradients = iter(torch.autograd.grad(y, wanted, g, create_graph=True, materialize_grads=True))
-    return [next(gradients) if needed else None for needed in wants[:4]]
 
 
 def _exported(

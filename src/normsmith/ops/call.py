@@ -70,33 +70,46 @@ class Forward(NamedTuple):
     moments: Moments | None
 
 
+Buffers = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+"""Running mean, variance and standard deviation and the counter of updates, as in `Running`."""
+
+
 @runtime_checkable
 class PreparedCall(Protocol):
-    """A call that a backend has prepared, for batches of one shape whose vectors stay where they are."""
+    """A call that a backend has prepared, for batches of one shape and vectors that are like those it was given."""
 
     @property
     def call(self) -> Call:
         """What was prepared; the bounds of its renorm are those of the first call."""
 
     @property
-    def like(self) -> Tensor:
-        """Shape, strides and dtype of the batches, without memory."""
+    def is_bound(self) -> bool:
+        """Whether γ, β and the running statistics must be where they were when it was prepared."""
 
     def forward(
-        self, x: Batch, residual: Batch | None, renorm: Renorm | None, keep: bool
+        self,
+        x: Batch,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Batch | None,
+        running: Buffers | None,
+        renorm: Renorm | None,
+        keep: bool,
     ) -> tuple[Batch, Tensor, Tensor | None]:
         """The output, and two things for the backward if it will `keep` them; running statistics are updated."""
 
     def backward(
         self, g: Batch, x: Batch, statistics: Tensor, bits: Tensor | None, wants_x: bool
     ) -> tuple[Batch | None, Batch | None, Tensor, Tensor]:
-        """The gradients of x, of the residual, and of γ and β."""
+        """The gradients of x, of the residual, and of γ and β.
+
+        Gradient and batch may lie in memory in another way than the batch of the forward, and have another dtype.
+        """
 
     def resolved(self, statistics: Tensor) -> Resolved:
         """What normalised, of what a forward kept."""
 
 
-@runtime_checkable
 class PreparedSteps(Protocol):
     """A prepared call for batches that come one by one and lie side by side, as the steps of a recurrence do.
 
@@ -124,6 +137,13 @@ def eager() -> bool:
 def computing_dtype(x: Tensor) -> torch.dtype:
     """The dtype of elementwise work: float32 at least."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def as_before(x: Tensor, like: Tensor) -> Tensor:
+    """A saved batch with the strides and the dtype of its forward: a hook on saved tensors may bring back others."""
+    if x.stride() == like.stride() and x.dtype is like.dtype:
+        return x
+    return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=x.device).copy_(x)
 
 
 def promoted(x: Tensor, residual: Tensor | None, valid: Tensor | None) -> tuple[Tensor, Tensor | None]:

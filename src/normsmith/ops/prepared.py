@@ -1,9 +1,7 @@
 """Batch norm for those who call it again and again: what does not change is checked and decided once.
 
-`prepare` does what `batch_norm` does before a kernel starts, and `run` starts it. A prepared call holds as long as
-every argument stays as it was: whoever keeps one must look before each call whether shape, strides and dtype of the
-batch, settings, and the memory of γ, β and the running statistics are the same, whether the batch `is_plain`, and that
-`nothing_intervenes`.
+`prepare` does what `batch_norm` does before a kernel starts, and `run` starts it. A prepared call holds for tensors that
+are like those it was prepared for (`kinds.py` looks), with the same settings, where `nothing_intervenes`.
 """
 
 from __future__ import annotations
@@ -19,8 +17,8 @@ from torch.nn import Parameter
 from normsmith._torch import applied, is_batched_gradient, is_function_wrapper, runs_plainly
 from normsmith.errors import InputError
 from normsmith.ops._check import check_batch, make_call
-from normsmith.ops.batch_norm import differentiable_gradients
-from normsmith.ops.call import PreparedCall, Update
+from normsmith.ops.call import Buffers, PreparedCall, Update
+from normsmith.ops.closed_form import differentiable_gradients
 from normsmith.ops.dispatch import choose
 from normsmith.ops.resolve import Renorm, Running
 
@@ -71,8 +69,9 @@ def prepare(
     Returns:
         The prepared call, or None where it cannot be prepared, or `batch_norm` would refuse it.
 
-    >>> prepared = prepare(torch.zeros(8, 3), None, None, None, eps=0.0)
-    >>> torch.allclose(run(prepared, torch.arange(24.0).view(8, 3), None, None).mean(0), torch.zeros(3), atol=1e-6)
+    >>> call = prepare(torch.zeros(8, 3), None, None, None, eps=0.0)
+    >>> y = run(call, False, torch.arange(24.0).view(8, 3), None, None)
+    >>> torch.allclose(y.mean(0), torch.zeros(3), atol=1e-6)
     True
     """
     try:
@@ -96,29 +95,23 @@ def prepare(
 
 
 def run(
-    prepared: PreparedCall,
+    call: PreparedCall,
+    differentiated: bool,
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None = None,
+    running: Buffers | None = None,
     renorm: Renorm | None = None,
 ) -> Tensor:
-    """Call what was prepared. γ and β are the same tensors; `renorm` holds the bounds of this step."""
-    if torch.is_grad_enabled() and (
-        x.requires_grad
-        or (weight is not None and weight.requires_grad)
-        or (bias is not None and bias.requires_grad)
-        or (residual is not None and residual.requires_grad)
-    ):
-        return _differentiable(x, weight, bias, residual, renorm, prepared)
-    return prepared.forward(x, residual, renorm, False)[0]
+    """Call what was prepared; `renorm` holds the bounds of this step.
 
-
-def _as_prepared(x: Tensor, like: Tensor) -> Tensor:
-    """A saved batch with the strides and the dtype of its forward: a hook on saved tensors may bring back others."""
-    if x.stride() == like.stride() and x.dtype is like.dtype:
-        return x
-    return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=x.device).copy_(x)
+    Args:
+        differentiated: whether any of x, γ, β and the residual requires a gradient.
+    """
+    if differentiated and torch.is_grad_enabled():
+        return _differentiable(x, weight, bias, residual, (call, running, renorm))
+    return call.forward(x, weight, bias, residual, running, renorm, False)[0]
 
 
 class _Prepared(torch.autograd.Function):
@@ -131,31 +124,27 @@ class _Prepared(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        renorm: Renorm | None,
-        prepared: PreparedCall,
+        of_call: tuple[PreparedCall, Buffers | None, Renorm | None],
     ) -> Tensor:
-        y, statistics, bits = prepared.forward(x, residual, renorm, True)
+        call, running, renorm = of_call
+        y, statistics, bits = call.forward(x, weight, bias, residual, running, renorm, True)
         ctx.save_for_backward(x, weight, bias, residual)
-        ctx.run = prepared, statistics, bits
+        ctx.run = call, statistics, bits
         return y
 
     @staticmethod
     def backward(ctx: Any, *incoming: Any) -> tuple[Tensor | None, ...]:
         inputs, wants, (g,) = ctx.saved_tensors, ctx.needs_input_grad, incoming
-        prepared, statistics, bits = ctx.run
+        call, statistics, bits = ctx.run
         if torch.is_grad_enabled() or is_batched_gradient(g):
-            resolved = prepared.resolved(statistics)
-            return *differentiable_gradients(g, inputs, wants, resolved, prepared.call), None, None
-        of_x, _, _, of_residual, _, _ = wants
-        x = _as_prepared(inputs[0], prepared.like)
-        g = g if g.dtype is x.dtype else g.to(x.dtype)
-        dx, dresidual, dgamma, dbeta = prepared.backward(g, x, statistics, bits, of_x or of_residual)
+            return *differentiable_gradients(g, inputs, wants, call.resolved(statistics), call.call), None
+        of_x, of_weight, of_bias, of_residual, _ = wants
+        dx, dresidual, dgamma, dbeta = call.backward(g, inputs[0], statistics, bits, of_x or of_residual)
         return (
             dx if of_x else None,
-            dgamma if wants[1] else None,
-            dbeta if wants[2] else None,
+            dgamma if of_weight else None,
+            dbeta if of_bias else None,
             dresidual if of_residual else None,
-            None,
             None,
         )
 

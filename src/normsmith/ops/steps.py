@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from normsmith.ops.call import Call, PreparedSteps
+from normsmith.ops.cpu.prepared import Prepared
+from normsmith.ops.cpu.steps import Steps
 from normsmith.ops.dispatch import choose
 
 
@@ -34,4 +36,4 @@ def prepare_steps(
     call = Call(eps=eps)
     weight, bias = (None if vector is None else vector.detach() for vector in (weight, bias))
     prepared = choose(like, call).prepare(like, weight, bias, None, False, call, None)
-    return prepared if isinstance(prepared, PreparedSteps) else None
+    return Steps(prepared, weight, bias) if isinstance(prepared, Prepared) else None

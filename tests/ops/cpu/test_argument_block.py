@@ -108,18 +108,18 @@ class TestVectors:
 class TestDecisions:
     def test_of_plain_batch_norm(self):
         block = block_of(torch.empty(10, 4))
-        block.set_decisions(Call(eps=0.25), None, None, None)
+        block.set_decisions(Call(eps=0.25), None, None)
         assert block.d[slot.EPS] == 0.25
         at = (slot.BY_BATCH, slot.RENORM, slot.UPDATE, slot.SQUARES)
         assert [block.q[number] for number in at] == [1, 0, 0, 0]
 
     def test_bounds_of_renorm_never_fall_below_batch_norm(self):
         block = block_of(torch.empty(10, 4))
-        block.set_decisions(Call(renorm=Renorm(torch.tensor(3.0), 5.0)), None, None, None)
+        block.set_decisions(Call(renorm=Renorm(torch.tensor(3.0), 5.0)), None, None)
         assert (block.q[slot.RENORM], block.d[slot.R_MAX], block.d[slot.D_MAX]) == (1, 3.0, 5.0)
-        block.set_decisions(Call(renorm=Renorm(0.5, -1.0)), None, None, None)
+        block.set_decisions(Call(renorm=Renorm(0.5, -1.0)), None, None)
         assert (block.d[slot.R_MAX], block.d[slot.D_MAX]) == (1.0, 0.0)
-        block.set_decisions(Call(by_batch=False, renorm=Renorm(3.0, 5.0)), None, None, None)
+        block.set_decisions(Call(by_batch=False, renorm=Renorm(3.0, 5.0)), None, None)
         assert (block.q[slot.BY_BATCH], block.q[slot.RENORM]) == (0, 0)
 
     def test_of_an_update(self):

@@ -80,19 +80,18 @@ class Block:
         """Fill in the addresses of γ, β and the running statistics; `copies` keeps alive what had to be converted."""
         q, work = self.q, self.work
         q[slot.GAMMA], q[slot.BETA] = address_of(weight, work, copies), address_of(bias, work, copies)
-        q[slot.RUNNING_MEAN] = q[slot.RUNNING_VAR] = q[slot.RUNNING_STD] = 0
+        q[slot.RUNNING_MEAN] = q[slot.RUNNING_VAR] = q[slot.RUNNING_STD] = q[slot.COUNTER] = 0
         if running is not None:
             q[slot.RUNNING_MEAN] = address_of(running.mean, work, copies)
             q[slot.RUNNING_VAR] = address_of(running.var, work, copies)
             q[slot.RUNNING_STD] = address_of(running.std, work, copies)
+            q[slot.COUNTER] = 0 if running.batches is None else running.batches.data_ptr()
 
-    def set_decisions(
-        self, call: Call, squares: Tensor | None, running: Running | None, update: Update | None
-    ) -> None:
+    def set_decisions(self, call: Call, squares: Tensor | None, update: Update | None) -> None:
         """Fill in what the kernel decides by: eps, the bounds of renorm, and the update of the running statistics.
 
         `squares` holds Σw² of each group, in float64, where elements have weights. The kernel moves the running
-        statistics if there are both `running` and `update`.
+        statistics if there is an `update`.
         """
         q, d = self.q, self.d
         q[slot.SQUARES] = 0 if squares is None else squares.data_ptr()
@@ -100,12 +99,9 @@ class Block:
         if call.renorm is not None and call.by_batch:
             q[slot.RENORM] = True
             self.set_bounds(call.renorm)
-        if running is None or update is None:
-            q[slot.UPDATE] = False
-            return
-        q[slot.UPDATE] = True
-        d[slot.MOMENTUM], q[slot.SKIP_NONFINITE] = update
-        q[slot.COUNTER] = 0 if running.batches is None else running.batches.data_ptr()
+        q[slot.UPDATE] = update is not None
+        if update is not None:
+            d[slot.MOMENTUM], q[slot.SKIP_NONFINITE] = update
 
     def set_bounds(self, renorm: Renorm) -> None:
         """Fill in the bounds of renorm, which may change from step to step."""
@@ -167,7 +163,7 @@ def address_of(tensor: Tensor | None, dtype: torch.dtype, copies: list[Tensor]) 
             f"batch norm: expected weight, bias and running statistics on the input's device, cpu, "
             f"got one on {tensor.device}; move the layer or the input, e.g. with .to(x.device)"
         )
-    if tensor.dtype != dtype or not tensor.is_contiguous():
-        tensor = tensor.to(dtype).contiguous()
+    if tensor.dtype != dtype or not tensor.is_contiguous() or tensor.is_neg():
+        tensor = tensor.to(dtype).contiguous().resolve_neg()
         copies.append(tensor)
     return tensor.data_ptr()

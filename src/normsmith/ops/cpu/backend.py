@@ -15,7 +15,7 @@ from normsmith.ops.call import Call, Forward, PreparedCall, Update, eager
 from normsmith.ops.cpu.backward import differentiate
 from normsmith.ops.cpu.compiled_graphs import DTYPES, traced, unfit
 from normsmith.ops.cpu.forward import normalize
-from normsmith.ops.cpu.prepared import Vectors, prepare
+from normsmith.ops.cpu.prepared import prepare
 from normsmith.ops.cpu.saved import Packed
 from normsmith.ops.resolve import Gradients, Running
 
@@ -68,7 +68,7 @@ class Numba:
         update: Update | None,
     ) -> PreparedCall | None:
         """Fill the argument blocks of a plain call once for all."""
-        return prepare(x, Vectors(weight, bias, running), added, call, update)
+        return prepare(x, weight, bias, running, added, call, update)
 
 
 def _unfit_otherwise(x: Tensor, call: Call) -> str | None:

@@ -52,7 +52,7 @@ def normalize(
     # copies in another dtype are read, not written
     if running is None or enough is False or not writable(running, work):
         update = None
-    block.set_decisions(call, sums, running, update)
+    block.set_decisions(call, sums, update)
     statistics = torch.empty((slot.STATISTICS_ROWS, block.groups, x.shape[1]), dtype=work, device=CPU)
     packed = Packed(statistics, call.groups, code, bits, enough, call.renorm is not None)
     settle = None
@@ -115,7 +115,7 @@ def laid_out_like(name: str, tensor: Tensor, x: Tensor) -> Tensor:
         raise InputError(
             f"{name}: expected the input's device, cpu, got {tensor.device}; move it with .to(x.device)"
         )
-    if tensor.dtype == x.dtype and tensor.stride() == x.stride():
+    if tensor.dtype == x.dtype and tensor.stride() == x.stride() and not tensor.is_neg():
         return tensor
     return torch.empty_like(x).copy_(tensor)
 
@@ -131,7 +131,7 @@ def code_of(call: Call, x: Tensor, work: torch.dtype) -> Tensor:
 def writable(running: Running, work: torch.dtype) -> bool:
     """Whether the running buffers can be written where they are."""
     mean, var, std, batches = running
-    same = mean.dtype == work and var.dtype == work and mean.is_contiguous() and var.is_contiguous()
     if batches is not None and not (batches.dtype == torch.int64 and batches.is_cpu):
         return False
-    return same and (std is None or (std.dtype == work and std.is_contiguous()))
+    moved = (mean, var) if std is None else (mean, var, std)
+    return all(each.dtype == work and each.is_contiguous() and not each.is_neg() for each in moved)

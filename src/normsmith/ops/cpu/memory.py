@@ -19,8 +19,13 @@ def like(x: Tensor) -> Tensor:
     """New memory for an output with the strides of `x`; a large one is mapped in huge pages where the system can."""
     out = torch.empty_like(x)
     if out.nbytes >= LARGE:
-        _advise()(out.data_ptr(), out.nbytes)
+        ask_for_huge_pages(out)
     return out
+
+
+def ask_for_huge_pages(out: Tensor) -> None:
+    """Map new memory in huge pages, where the system can."""
+    _advise()(out.data_ptr(), out.nbytes)
 
 
 def lasting(*size: int, dtype: torch.dtype) -> Tensor:

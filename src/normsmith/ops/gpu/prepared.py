@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from normsmith.ops.call import Call, Update
+from normsmith.ops.call import Buffers, Call, Update, as_before
 from normsmith.ops.gpu import backward, forward, launch
 from normsmith.ops.gpu.compiled import (
     ALIGNED,
@@ -61,6 +61,8 @@ class Prepared:
         update: how the running statistics move.
     """
 
+    is_bound = True
+
     def __init__(self, x: Tensor, vectors: Vectors, added: bool, call: Call, update: Update | None) -> None:
         self.call, self._added, self.like = call, added, torch.empty_like(x, device="meta")
         self._device, self._one_of_many = x.get_device(), torch.cuda.device_count() > 1
@@ -95,12 +97,22 @@ class Prepared:
         self._backwards: dict[Any, list[Compiled]] = {}
 
     def forward(
-        self, x: Tensor, residual: Tensor | None, renorm: Renorm | None, keep: bool
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        running: Buffers | None,
+        renorm: Renorm | None,
+        keep: bool,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The output, and what `backward` needs: statistics, and the bits of a ReLU; only to be used if `keep`."""
+        """The output, and what `backward` needs: statistics, and the bits of a ReLU; only to be used if `keep`.
+
+        γ, β and the running statistics are those for which the launches were compiled.
+        """
         if self._one_of_many and current_device() != self._device:
             with torch.cuda.device(self._device):
-                return self.forward(x, residual, renorm, keep)
+                return self.forward(x, weight, bias, residual, running, renorm, keep)
         # memory of its own for each call: a CUDA graph that captures it, and another stream, read it later
         y, kept, bits, parts, z = torch.empty_like(x), torch.empty_like(self._kept), None, None, None
         batch, limits = x.data_ptr(), _NO_LIMITS if renorm is None else _limits(renorm, x.device)
@@ -134,7 +146,8 @@ class Prepared:
         if self._one_of_many and current_device() != self._device:
             with torch.cuda.device(self._device):
                 return self.backward(g, x, statistics, bits, wants_x)
-        g = launch.laid_out_like(x, g)
+        x = as_before(x, self.like)
+        g = launch.laid_out_like(x, g if g.dtype is x.dtype else g.to(x.dtype))
         grads, dx, dz, sums = torch.empty_like(self._grads), None, None, None
         if wants_x:
             dx = torch.empty_like(x)

@@ -1,0 +1,94 @@
+"""Prepared calls by kinds: by the settings of a call, and by what its tensors are like.
+
+Calls of one kind pass the same checks and are served in the same way, whatever numbers their tensors hold. So the call
+that is prepared for one of them serves all. Before each call, one look tells whether it is of that kind.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normsmith._torch import alike
+from normsmith.ops.call import PreparedCall
+from normsmith.ops.prepared import is_plain
+
+Given = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+"""The tensors of a call: x, γ, β, residual, running mean, variance and standard deviation, and the counter."""
+NO_WEIGHT, NO_BIAS, NO_RESIDUAL, NO_MEAN, NO_VARIANCE, NO_DEVIATION, NO_COUNTER = (
+    torch.empty(0, device="cpu") for _ in range(7)
+)
+"""What stands among them in the place of a tensor that a call has not got."""
+_VARIANTS = 4
+"""Kinds with the same settings and the same shape of the batch, at most."""
+
+
+class Kind:
+    """What the tensors of a call are like, and the call that was prepared for such tensors; keeps no tensor alive."""
+
+    __slots__ = ("call", "differentiated", "is_alike", "is_new", "places")
+
+    def __init__(self, given: Given) -> None:
+        self.is_alike = alike(*given)
+        """Whether the tensors of another call are like these."""
+        self.call: PreparedCall | None = None
+        """None as long as nothing is prepared, or where nothing can be."""
+        self.differentiated = any(each.requires_grad for each in given[:4])
+        """Whether any of x, γ, β and the residual requires a gradient."""
+        self.is_new = True
+        """Whether nobody has tried to prepare the call."""
+        self.places: list[int] | None = None
+        """Where γ, β and the running statistics must be; None where they may be anywhere."""
+
+    def keep(self, call: PreparedCall | None, given: Given) -> None:
+        """Keep what was prepared for these tensors; None where nothing can be."""
+        self.is_new, self.call = False, call
+        if call is not None and call.is_bound:
+            self.places = _places_of(given)
+
+
+class Kinds:
+    """The kinds of calls that somebody has met, at most so many by settings and shapes; then they are met anew."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kinds: dict[Any, tuple[Kind, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    def find(self, settings: Any, given: Given) -> Kind | None:
+        """The kind of a call with these settings, which must be hashable, and the shape of the batch among them."""
+        for kind in self._kinds.get(settings, ()):
+            if kind.is_alike(*given) and (kind.places is None or kind.places == _places_of(given)):
+                return kind
+        return None
+
+    def meet(self, settings: Any, given: Given) -> None:
+        """Take note of a kind of call, if its tensors are plain, and the residual is laid out as the batch."""
+        x, residual = given[0], given[3]
+        if not all(is_plain(each) for each in given):
+            return
+        if residual is not NO_RESIDUAL and not _is_laid_out_as(residual, x):
+            return
+        if any(each.requires_grad for each in given[4:]):  # the running statistics, which are written to
+            return
+        if len(self._kinds) >= self._most and settings not in self._kinds:
+            self._kinds.clear()
+        self._kinds[settings] = (Kind(given), *self._kinds.get(settings, ()))[:_VARIANTS]
+
+
+def _is_laid_out_as(residual: Tensor, x: Tensor) -> bool:
+    return (
+        residual.dtype is x.dtype
+        and residual.shape == x.shape
+        and residual.stride() == x.stride()
+        and residual.device == x.device
+    )
+
+
+def _places_of(given: Given) -> list[int]:
+    """Where γ, β, the running statistics and the counter are."""
+    return [each.data_ptr() for each in (*given[1:3], *given[4:])]
