@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import nn
 
 from normsmith.layers import prepared
+from normsmith.ops.function_calls import FunctionCalls
 
 
 @pytest.fixture
@@ -24,10 +29,23 @@ def taken(monkeypatch):
     return calls
 
 
+@contextmanager
+def nothing_prepared() -> Iterator[None]:
+    """A block in which every call of `batch_norm` is checked and decided anew."""
+    with mock.patch.object(FunctionCalls, "run", return_value=None):
+        yield
+
+
 def unprepared(layer: nn.Module) -> nn.Module:
     """A copy whose every call is checked and decided anew."""
     twin = copy.deepcopy(layer)
     twin._prepared_calls = None
+
+    def forward(*arguments: Any, **options: Any) -> torch.Tensor:
+        with nothing_prepared():
+            return type(twin).forward(twin, *arguments, **options)
+
+    twin.forward = forward
     return twin
 
 

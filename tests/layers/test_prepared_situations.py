@@ -18,7 +18,7 @@ from normsmith.layers import (
     use_mask,
     without_a_trace,
 )
-from normsmith.ops.cpu import memory
+from normsmith.ops.cpu import prepared
 
 __all__ = ["taken"]
 
@@ -63,15 +63,15 @@ def test_threads_share_a_layer():
 
 def test_a_call_within_a_call(monkeypatch, taken):
     layer, x, other = BatchNorm1d(5).eval(), torch.randn(6, 5), torch.randn(6, 5)
-    expected, inner, like = layer(x), layer(other), memory.like
+    expected, inner, empty, calls = layer(x), layer(other), prepared.empty_on_cpu, iter([True])
 
-    def interrupted(batch):
-        y = like(batch)
-        if batch is x:
+    def interrupted(*place):
+        y = empty(*place)
+        if next(calls, False):
             assert torch.equal(layer(other), inner)
         return y
 
-    monkeypatch.setattr(memory, "like", interrupted)
+    monkeypatch.setattr(prepared, "empty_on_cpu", interrupted)
     with torch.no_grad():
         assert torch.equal(layer(x), expected)
     assert len(taken) == 3
@@ -81,7 +81,7 @@ def test_an_error_within_a_call_leaves_the_layer_as_it_was(monkeypatch, taken):
     layer, x = BatchNorm1d(5).eval(), torch.randn(6, 5)
     meet(layer, x)
     with monkeypatch.context() as patched:
-        patched.setattr(memory, "like", lambda batch: 1 / 0)
+        patched.setattr(prepared, "empty_on_cpu", lambda *place: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             layer(x)
     assert torch.equal(layer(x), unprepared(layer)(x))
@@ -93,11 +93,11 @@ def test_an_error_within_a_call_leaves_the_layer_as_it_was(monkeypatch, taken):
 def test_gradients_of_gradients(taken):
     layer = BatchNormAct1d(5)
     twin = unprepared(layer)
-    x, g = torch.randn(6, 5), torch.randn(6, 5)
+    x, g = torch.randn(6, 5, requires_grad=True), torch.randn(6, 5)
     meet(layer, x), meet(twin, x)
     found = []
     for each in (layer, twin):
-        inputs = [x.clone().requires_grad_(), *each.parameters()]
+        inputs = [x.detach().requires_grad_(), *each.parameters()]
         first = torch.autograd.grad(each(inputs[0]), inputs, g, create_graph=True)
         second = torch.autograd.grad(sum(part.square().sum() for part in first), inputs[:2])
         found.append([*first, *second])
@@ -106,9 +106,8 @@ def test_gradients_of_gradients(taken):
 
 
 def test_batched_gradients_and_retained_graphs(taken):
-    layer = BatchNorm1d(5)
-    meet(layer, torch.randn(6, 5))
-    x = torch.randn(6, 5, requires_grad=True)
+    layer, x = BatchNorm1d(5), torch.randn(6, 5, requires_grad=True)
+    meet(layer, x)
     y, g = layer(x), torch.randn(2, 6, 5)
     batched = torch.autograd.grad(y, x, g, is_grads_batched=True, retain_graph=True)[0]
     single = [torch.autograd.grad(y, x, each, retain_graph=True)[0] for each in g]
@@ -120,25 +119,25 @@ def test_batched_gradients_and_retained_graphs(taken):
 def test_only_the_gradients_that_are_wanted(wanted, taken):
     layer, x = BatchNorm1d(5), torch.randn(6, 5)
     twin = unprepared(layer)
-    meet(layer, x), meet(twin, x)
     g, found = torch.randn(6, 5).t().contiguous().t(), []
     for each in (layer, twin):
         inputs = {"x": x.clone(), "weight": each.weight, "bias": each.bias}
         for name, value in inputs.items():
             value.requires_grad_(name in wanted)
+        meet(each, inputs["x"])
         found.append(torch.autograd.grad(each(inputs["x"]), [inputs[name] for name in wanted], g))
     assert same(*found)
     assert len(taken) == 2
 
 
-@pytest.mark.parametrize("changed", ["x", "weight"])
-def test_what_a_backward_reads_may_not_change_before_it(changed):
-    layer = BatchNorm1d(5)
-    meet(layer, torch.randn(6, 5))
-    x = torch.randn(6, 5, requires_grad=True).clone()
+@pytest.mark.parametrize("changed", ["x", "weight", "bias"])
+def test_what_a_backward_reads_may_not_change_before_it(changed, taken):
+    layer, x = BatchNorm1d(5), torch.randn(6, 5, requires_grad=True).clone()
+    meet(layer, x)
     y = layer(x)
+    assert len(taken) == 2
     with torch.no_grad():
-        {"x": x, "weight": layer.weight}[changed].add_(1)
+        {"x": x, "weight": layer.weight, "bias": layer.bias}[changed].add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
 

@@ -19,7 +19,7 @@ def test_a_prepared_call_is_batch_norm():
     call = prepare(x, weight, bias, ours)
     for _ in range(3):
         x = torch.randn(8, 3)
-        y = run(call, x, weight, bias)
+        y = run(call, False, x, weight, bias, running=ours)
         expected = batch_norm(x, theirs.mean, theirs.var, weight, bias, num_batches_tracked=theirs.batches)
         assert torch.equal(y, expected)
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None)

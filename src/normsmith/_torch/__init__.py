@@ -9,7 +9,6 @@ Two private methods of `nn.Module` cannot stand here, because layers override th
 that torch still calls both. `_check_input_dim` of torch's norms is overridden as well; our forwards call it.
 """
 
-from normsmith._torch.alike import alike
 from normsmith._torch.allocation import empty_on_cpu
 from normsmith._torch.classes import (
     NORMS_TAKE_BIAS,
@@ -41,6 +40,7 @@ from normsmith._torch.hooks import (
     keyword_pre_hooks_of,
     share_hooks,
 )
+from normsmith._torch.likeness import alike
 from normsmith._torch.modules import (
     BUFFERS,
     PARAMETERS,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from operator import itemgetter
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -18,26 +19,18 @@ from normsmith._torch import BUFFERS, PARAMETERS
 from normsmith.errors import InputError
 from normsmith.ops import Running
 from normsmith.ops.call import Buffers, PreparedCall
-from normsmith.ops.kinds import (
-    NO_BIAS,
-    NO_COUNTER,
-    NO_DEVIATION,
-    NO_MEAN,
-    NO_RESIDUAL,
-    NO_VARIANCE,
-    NO_WEIGHT,
-    Given,
-    Kinds,
-)
+from normsmith.ops.kinds import Kinds, Tensors
 from normsmith.ops.prepared import nothing_intervenes, prepare, run
 
 MOST = 16
 """Kinds of batches for which a layer keeps calls; where it meets more, it starts anew."""
 
 _settings = itemgetter(
-    "momentum", "_epsilon", "training", "pinned", "leaves_trace", "track_running_stats", "num_features", "on_small_batch", "on_nonfinite",
-    "ghost_batch_size", "process_group", "context_mask", "_collected",
+    "momentum", "_epsilon", "training", "pinned", "leaves_trace", "track_running_stats", "num_features",
+    "on_small_batch", "on_nonfinite", "ghost_batch_size", "process_group", "context_mask", "_collected",
 )  # fmt: skip
+_ELSEWHERE = torch.empty(1, device="cpu")
+"""In the place of γ and β where they are attributes and no parameters, as in parametrized layers; like no parameter."""
 _unusual = itemgetter("ghost_batch_size", "process_group", "context_mask", "_collected")
 
 
@@ -86,42 +79,32 @@ class PreparedCalls:
             return None
         held = layer.__dict__
         parameters, buffers = held[PARAMETERS], held[BUFFERS]
-        # in a parametrized or pruned layer attributes stand in the place of parameters: no kind is like the layer itself
-        weight, bias = parameters.get("weight", layer), parameters.get("bias", layer)
+        weight, bias = parameters.get("weight", _ELSEWHERE), parameters.get("bias", _ELSEWHERE)
         mean, var, std = buffers["running_mean"], buffers["running_var"], buffers.get("running_std")
         batches = buffers["num_batches_tracked"]
-        given = (
-            x,
-            NO_WEIGHT if weight is None else weight,
-            NO_BIAS if bias is None else bias,
-            NO_RESIDUAL if residual is None else residual,
-            NO_MEAN if mean is None else mean,
-            NO_VARIANCE if var is None else var,
-            NO_DEVIATION if std is None else std,
-            NO_COUNTER if batches is None else batches,
-        )
+        tensors = (x, weight, bias, residual, mean, var, std, batches)
         try:
             settings = x.shape, residual is None, layer.activation, layer.__class__, _settings(held)
-            kind = self._kinds.find(settings, given)
+            kind = self._kinds.find(settings, tensors)
         except (TypeError, RuntimeError):  # settings that cannot be hashed, and batches that have no shape
             return None
         if kind is None:
-            if _lasts(layer, given):
-                self._kinds.meet(settings, given)
+            if _lasts(layer, tensors):
+                self._kinds.meet(settings, tensors)
             return None
         call, running = kind.call, None if mean is None or var is None else (mean, var, std, batches)
         if call is None:
             if not kind.is_new:
                 return None
             call = _prepare(layer, x, weight, bias, running, residual is not None)
-            kind.keep(call, given)
+            kind.keep(call, tensors)
             if call is None:
                 return None
         renorm = None if call.call.renorm is None else layer._bounds()
         return run(call, kind.differentiated, x, weight, bias, residual, running, renorm)
 
 
-def _lasts(layer: Any, given: Given) -> bool:
+def _lasts(layer: Any, tensors: Tensors) -> bool:
     """Whether the settings of a layer are such that its calls can be prepared, and the tensors are its own.
 
     What `functional_call` passes is not its own.
@@ -132,9 +115,9 @@ def _lasts(layer: Any, given: Given) -> bool:
     numbers = (held["_epsilon"], 0.0 if held["momentum"] is None else held["momentum"])
     if not all(isinstance(number, (int, float)) for number in numbers):
         return False
-    _, weight, bias, _, *buffers = given
-    affine = [each for each, absent in ((weight, NO_WEIGHT), (bias, NO_BIAS)) if each is not absent]
-    return all(type(each) is Parameter for each in affine) and all(type(each) is Tensor for each in buffers)
+    _, weight, bias, _, *buffers = tensors
+    affine_is_its_own = all(each is None or type(each) is Parameter for each in (weight, bias))
+    return affine_is_its_own and all(each is None or type(each) is Tensor for each in buffers)
 
 
 def _prepare(

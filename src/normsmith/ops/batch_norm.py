@@ -97,23 +97,17 @@ def batch_norm(
     """
     usual = mask is None and sample_weight is None and ghost_batch_size is None and sync is None
     if usual and collected is None and not (torch.compiler.is_compiling() or compiler_callback() is not None):
-        settings = (
-            normalize_with, update_running, momentum, eps, activation, on_small_batch, on_nonfinite
-        )  # fmt: skip
-        y = _CALLS.run(
-            settings, x, weight, bias, residual, running_mean, running_var, running_std, num_batches_tracked, renorm
-        )  # fmt: skip
+        settings = normalize_with, update_running, momentum, eps, activation, on_small_batch, on_nonfinite
+        tensors = x, weight, bias, residual, running_mean, running_var, running_std, num_batches_tracked
+        y = _CALLS.run(settings, renorm, tensors)
         if y is not None:
             return y
     check_batch(
         x, residual, weight=weight, bias=bias,
         running_mean=running_mean, running_var=running_var, running_std=running_std,
     )  # fmt: skip
-    running = None
-    if running_mean is not None and running_var is not None:
-        running = Running(running_mean, running_var, running_std, num_batches_tracked)
-    elif normalize_with == "running" or renorm is not None:
-        raise InputError("batch norm: expected running_mean and running_var to normalise by, got None")
+    needed = normalize_with == "running" or renorm is not None
+    running = _running(running_mean, running_var, running_std, num_batches_tracked, needed)
     if on_nonfinite not in ("skip", "propagate"):
         check_choice("on_nonfinite", on_nonfinite, ("skip", "propagate"))
     call = make_call(
@@ -122,15 +116,11 @@ def batch_norm(
     )  # fmt: skip
     if not call.by_batch and is_exporting() and _is_plain(call, residual, running_std):
         return _exported(x, running_mean, running_var, weight, bias, eps)
-    backend = choose(x, call)
     wanted = call.by_batch and update_running and running is not None
     update = None
     if wanted and collected is None and momentum is not None and sync is None:
         update = Update(momentum, on_nonfinite == "skip")
-    if not backend.differentiates and _needs_gradient(x, weight, bias, residual) and eager():
-        y, moments = closed_form(x, weight, bias, residual, running, call, backend, update)
-    else:
-        y, _, moments = backend.forward(x, weight, bias, residual, running, call, update)
+    y, moments = _served(x, weight, bias, residual, running, call, update)
     if moments is not None and collected is not None:
         collected.append(moments.detach())
     elif moments is not None and wanted:
@@ -139,6 +129,38 @@ def batch_norm(
         with torch.no_grad():
             commit(running, moments, momentum=momentum, eps=eps, on_nonfinite=on_nonfinite, sync=ranks)
     return y
+
+
+def _running(
+    mean: Tensor | None, var: Tensor | None, std: Tensor | None, batches: Tensor | None, needed: bool
+) -> Running | None:
+    """The running statistics, if there are both.
+
+    Raises:
+        InputError: one is missing, and they are needed.
+    """
+    if mean is not None and var is not None:
+        return Running(mean, var, std, batches)
+    if needed:
+        raise InputError("batch norm: expected running_mean and running_var to normalise by, got None")
+    return None
+
+
+def _served(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    running: Running | None,
+    call: Call,
+    update: Update | None,
+) -> tuple[Tensor, Moments | None]:
+    """The output of the backend that serves a call, and the moments by which the caller shall update."""
+    backend = choose(x, call)
+    if not backend.differentiates and _needs_gradient(x, weight, bias, residual) and eager():
+        return closed_form(x, weight, bias, residual, running, call, backend, update)
+    y, _, moments = backend.forward(x, weight, bias, residual, running, call, update)
+    return y, moments
 
 
 def _is_plain(call: Call, residual: Tensor | None, running_std: Tensor | None) -> bool:

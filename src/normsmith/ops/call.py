@@ -110,6 +110,7 @@ class PreparedCall(Protocol):
         """What normalised, of what a forward kept."""
 
 
+@runtime_checkable
 class PreparedSteps(Protocol):
     """A prepared call for batches that come one by one and lie side by side, as the steps of a recurrence do.
 

@@ -8,16 +8,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from normsmith.ops.call import Buffers, PreparedCall
-from normsmith.ops.kinds import (
-    NO_BIAS,
-    NO_COUNTER,
-    NO_DEVIATION,
-    NO_MEAN,
-    NO_RESIDUAL,
-    NO_VARIANCE,
-    NO_WEIGHT,
-    Kinds,
-)
+from normsmith.ops.kinds import Kinds, Tensors
 from normsmith.ops.prepared import nothing_intervenes, prepare, run
 from normsmith.ops.resolve import Renorm, Running
 
@@ -39,66 +30,40 @@ class FunctionCalls:
     def __init__(self) -> None:
         self._kinds = Kinds(MOST)
 
-    def run(
-        self,
-        settings: tuple[Any, ...],
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        mean: Tensor | None,
-        var: Tensor | None,
-        std: Tensor | None,
-        batches: Tensor | None,
-        renorm: Renorm | None,
-    ) -> Tensor | None:
+    def run(self, settings: tuple[Any, ...], renorm: Renorm | None, tensors: Tensors) -> Tensor | None:
         """The output of `batch_norm`, if a call of this kind is prepared: when it is met for the second time."""
+        x, weight, bias, residual, mean, var, std, batches = tensors
         of_x = x.__class__
         if (of_x is not Tensor and of_x is not Parameter) or not nothing_intervenes():
             return None
-        given = (
-            x,
-            NO_WEIGHT if weight is None else weight,
-            NO_BIAS if bias is None else bias,
-            NO_RESIDUAL if residual is None else residual,
-            NO_MEAN if mean is None else mean,
-            NO_VARIANCE if var is None else var,
-            NO_DEVIATION if std is None else std,
-            NO_COUNTER if batches is None else batches,
-        )
         try:
             key = x.shape, renorm is None, settings
-            kind = self._kinds.find(key, given)
+            kind = self._kinds.find(key, tensors)
         except (TypeError, RuntimeError):  # settings that cannot be hashed, and batches that have no shape
             return None
         if kind is None:
-            if _lasts(settings, x, mean, var, std, batches):
-                self._kinds.meet(key, given)
+            if _lasts(settings, tensors):
+                self._kinds.meet(key, tensors)
             return None
         call, running = kind.call, None if mean is None or var is None else (mean, var, std, batches)
         if call is None:
             if not kind.is_new:
                 return None
             call = _prepare(settings, x, weight, bias, running, residual is not None, renorm is not None)
-            kind.keep(call, given)
+            kind.keep(call, tensors)
             if call is None:
                 return None
         return run(call, kind.differentiated, x, weight, bias, residual, running, renorm)
 
 
-def _lasts(
-    settings: tuple[Any, ...],
-    x: Tensor,
-    mean: Tensor | None,
-    var: Tensor | None,
-    std: Tensor | None,
-    batches: Tensor | None,
-) -> bool:
+def _lasts(settings: tuple[Any, ...], tensors: Tensors) -> bool:
     """Whether there are all running statistics or none, and settings that do not change where they are."""
     if not all(setting is None or type(setting) in (bool, int, float, str) for setting in settings):
         return False
-    none = mean is None and var is None and std is None and batches is None
-    return x.is_cpu and (none or (mean is not None and var is not None))
+    x, _, _, _, *running = tensors
+    mean, var = running[:2]
+    some = mean is not None and var is not None
+    return x.is_cpu and (some or all(each is None for each in running))
 
 
 def _prepare(

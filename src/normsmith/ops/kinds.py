@@ -15,12 +15,20 @@ from normsmith._torch import alike
 from normsmith.ops.call import PreparedCall
 from normsmith.ops.prepared import is_plain
 
-Given = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+Tensors = tuple[
+    Tensor,
+    Tensor | None,
+    Tensor | None,
+    Tensor | None,
+    Tensor | None,
+    Tensor | None,
+    Tensor | None,
+    Tensor | None,
+]
 """The tensors of a call: x, γ, β, residual, running mean, variance and standard deviation, and the counter."""
-NO_WEIGHT, NO_BIAS, NO_RESIDUAL, NO_MEAN, NO_VARIANCE, NO_DEVIATION, NO_COUNTER = (
+_NO_WEIGHT, _NO_BIAS, _NO_RESIDUAL, _NO_MEAN, _NO_VARIANCE, _NO_DEVIATION, _NO_COUNTER = (
     torch.empty(0, device="cpu") for _ in range(7)
 )
-"""What stands among them in the place of a tensor that a call has not got."""
 _VARIANTS = 4
 """Kinds with the same settings and the same shape of the batch, at most."""
 
@@ -30,23 +38,23 @@ class Kind:
 
     __slots__ = ("call", "differentiated", "is_alike", "is_new", "places")
 
-    def __init__(self, given: Given) -> None:
-        self.is_alike = alike(*given)
+    def __init__(self, tensors: Tensors) -> None:
+        self.is_alike = alike(*_without_gaps(tensors))
         """Whether the tensors of another call are like these."""
         self.call: PreparedCall | None = None
         """None as long as nothing is prepared, or where nothing can be."""
-        self.differentiated = any(each.requires_grad for each in given[:4])
+        self.differentiated = any(each is not None and each.requires_grad for each in tensors[:4])
         """Whether any of x, γ, β and the residual requires a gradient."""
         self.is_new = True
         """Whether nobody has tried to prepare the call."""
         self.places: list[int] | None = None
         """Where γ, β and the running statistics must be; None where they may be anywhere."""
 
-    def keep(self, call: PreparedCall | None, given: Given) -> None:
+    def keep(self, call: PreparedCall | None, tensors: Tensors) -> None:
         """Keep what was prepared for these tensors; None where nothing can be."""
         self.is_new, self.call = False, call
         if call is not None and call.is_bound:
-            self.places = _places_of(given)
+            self.places = _places_of(tensors)
 
 
 class Kinds:
@@ -59,25 +67,41 @@ class Kinds:
     def __len__(self) -> int:
         return len(self._kinds)
 
-    def find(self, settings: Any, given: Given) -> Kind | None:
+    def find(self, settings: Any, tensors: Tensors) -> Kind | None:
         """The kind of a call with these settings, which must be hashable, and the shape of the batch among them."""
+        given = _without_gaps(tensors)
         for kind in self._kinds.get(settings, ()):
-            if kind.is_alike(*given) and (kind.places is None or kind.places == _places_of(given)):
+            if kind.is_alike(*given) and (kind.places is None or kind.places == _places_of(tensors)):
                 return kind
         return None
 
-    def meet(self, settings: Any, given: Given) -> None:
+    def meet(self, settings: Any, tensors: Tensors) -> None:
         """Take note of a kind of call, if its tensors are plain, and the residual is laid out as the batch."""
-        x, residual = given[0], given[3]
-        if not all(is_plain(each) for each in given):
+        x, _, _, residual, *running = tensors
+        if not all(each is None or is_plain(each) for each in tensors):
             return
-        if residual is not NO_RESIDUAL and not _is_laid_out_as(residual, x):
+        if residual is not None and not _is_laid_out_as(residual, x):
             return
-        if any(each.requires_grad for each in given[4:]):  # the running statistics, which are written to
+        if any(each is not None and each.requires_grad for each in running):  # they are written to
             return
         if len(self._kinds) >= self._most and settings not in self._kinds:
             self._kinds.clear()
-        self._kinds[settings] = (Kind(given), *self._kinds.get(settings, ()))[:_VARIANTS]
+        self._kinds[settings] = (Kind(tensors), *self._kinds.get(settings, ()))[:_VARIANTS]
+
+
+def _without_gaps(tensors: Tensors) -> tuple[Tensor, ...]:
+    """The tensors, and what stands in the place of those that there are not."""
+    x, weight, bias, residual, mean, var, std, batches = tensors
+    return (
+        x,
+        _NO_WEIGHT if weight is None else weight,
+        _NO_BIAS if bias is None else bias,
+        _NO_RESIDUAL if residual is None else residual,
+        _NO_MEAN if mean is None else mean,
+        _NO_VARIANCE if var is None else var,
+        _NO_DEVIATION if std is None else std,
+        _NO_COUNTER if batches is None else batches,
+    )
 
 
 def _is_laid_out_as(residual: Tensor, x: Tensor) -> bool:
@@ -89,6 +113,6 @@ def _is_laid_out_as(residual: Tensor, x: Tensor) -> bool:
     )
 
 
-def _places_of(given: Given) -> list[int]:
+def _places_of(tensors: Tensors) -> list[int]:
     """Where γ, β, the running statistics and the counter are."""
-    return [each.data_ptr() for each in (*given[1:3], *given[4:])]
+    return [each.data_ptr() for each in (*tensors[1:3], *tensors[4:]) if each is not None]

@@ -1,7 +1,7 @@
 """Batch norm for those who call it again and again: what does not change is checked and decided once.
 
-`prepare` does what `batch_norm` does before a kernel starts, and `run` starts it. A prepared call holds for tensors that
-are like those it was prepared for (`kinds.py` looks), with the same settings, where `nothing_intervenes`.
+`prepare` does what `batch_norm` does before a kernel starts, and `run` starts it. A prepared call holds for tensors
+that are like those it was prepared for (`kinds.py` looks), with the same settings, where `nothing_intervenes`.
 """
 
 from __future__ import annotations

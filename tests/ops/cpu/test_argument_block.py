@@ -68,22 +68,25 @@ class TestVectors:
     def test_are_pointed_to_where_they_are(self):
         block, copies = block_of(torch.empty(10, 4)), []
         weight, bias, mean, var, std = torch.rand(5, 4)
-        block.set_vectors(weight, bias, Running(mean, var, std), copies)
+        counter = torch.tensor(0)
+        block.set_vectors(weight, bias, Running(mean, var, std, counter), copies)
         assert copies == []
-        at = (slot.GAMMA, slot.BETA, slot.RUNNING_MEAN, slot.RUNNING_VAR, slot.RUNNING_STD)
-        vectors = (weight, bias, mean, var, std)
+        at = (slot.GAMMA, slot.BETA, slot.RUNNING_MEAN, slot.RUNNING_VAR, slot.RUNNING_STD, slot.COUNTER)
+        vectors = (weight, bias, mean, var, std, counter)
         assert [block.q[number] for number in at] == [vector.data_ptr() for vector in vectors]
 
     def test_of_an_earlier_call_are_forgotten(self):
         block = block_of(torch.empty(10, 4))
         vectors = torch.rand(5, 4)
-        block.set_vectors(*vectors[:2], Running(*vectors[2:]), [])
+        block.set_vectors(*vectors[:2], Running(*vectors[2:], torch.tensor(0)), [])
         block.set_vectors(None, None, None, [])
-        at = (slot.GAMMA, slot.BETA, slot.RUNNING_MEAN, slot.RUNNING_VAR, slot.RUNNING_STD)
-        assert [block.q[number] for number in at] == [0] * 5
+        at = (slot.GAMMA, slot.BETA, slot.RUNNING_MEAN, slot.RUNNING_VAR, slot.RUNNING_STD, slot.COUNTER)
+        assert [block.q[number] for number in at] == [0] * 6
 
     @pytest.mark.parametrize(
-        "vector", [torch.rand(4).double(), torch.rand(4, 2)[:, 0]], ids=["dtype", "gaps"]
+        "vector",
+        [torch.rand(4).double(), torch.rand(4, 2)[:, 0], torch._neg_view(torch.rand(4))],
+        ids=["dtype", "gaps", "negative bit"],
     )
     def test_are_converted_and_kept_alive_where_they_do_not_fit(self, vector):
         copies = []
@@ -123,19 +126,17 @@ class TestDecisions:
         assert (block.q[slot.BY_BATCH], block.q[slot.RENORM]) == (0, 0)
 
     def test_of_an_update(self):
-        block, counter = block_of(torch.empty(10, 4)), torch.tensor(0)
-        running = Running(torch.zeros(4), torch.ones(4), batches=counter)
-        block.set_decisions(Call(), None, running, Update(0.3, True))
+        block = block_of(torch.empty(10, 4))
+        block.set_decisions(Call(), None, Update(0.3, True))
         assert (block.q[slot.UPDATE], block.d[slot.MOMENTUM], block.q[slot.SKIP_NONFINITE]) == (1, 0.3, 1)
-        assert block.q[slot.COUNTER] == counter.data_ptr()
-        block.set_decisions(Call(), None, running._replace(batches=None), Update(0.3, False))
-        assert (block.q[slot.SKIP_NONFINITE], block.q[slot.COUNTER]) == (0, 0)
-        block.set_decisions(Call(), None, running, None)
+        block.set_decisions(Call(), None, Update(0.3, False))
+        assert block.q[slot.SKIP_NONFINITE] == 0
+        block.set_decisions(Call(), None, None)
         assert block.q[slot.UPDATE] == 0
 
     def test_sums_of_squared_weights_are_pointed_to(self):
         block, squares = block_of(torch.empty(10, 4)), torch.ones(1, dtype=torch.float64)
-        block.set_decisions(Call(), squares, None, None)
+        block.set_decisions(Call(), squares, None)
         assert block.q[slot.SQUARES] == squares.data_ptr()
 
 

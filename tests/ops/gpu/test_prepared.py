@@ -125,7 +125,7 @@ def test_launches_are_those_of_other_calls(name, device, monkeypatch):
     ready = prepared.prepare(x, prepared.Vectors(weight, bias, running), residual is not None, call, update)
     for _ in range(2):
         device.started = []
-        y, statistics, bits = ready.forward(x, residual, call.renorm, True)
+        y, statistics, bits = ready.forward(x, weight, bias, residual, running, call.renorm, True)
         dx, dz, dgamma, dbeta = ready.backward(g, x, statistics, bits, True)
         known = [
             each for each in (x, g, residual, weight, bias, mean, var, running.batches) if each is not None
