@@ -120,15 +120,16 @@ class Recurrence(ABC):
         `incoming` are those of the outputs and of the last states but h.
         """
 
-    def _given(self, inputs: Tensor) -> Iterator[Tensor]:
-        """BN(W_x·x) + b of one step after the other: each only until the next."""
+    def _given(self, inputs: Tensor, *columns: slice) -> Iterator[Tensors]:
+        """BN(W_x·x) + b of one step after the other, or some columns of it: each only until the next."""
         if self._inputs is None:
-            yield from inputs.unbind()
+            yield from zip(*(inputs[..., part].unbind() for part in columns), strict=True)
             return
         normed = torch.empty_like(inputs[0])
+        parts = tuple(normed[:, part] for part in columns)
         for step, x in enumerate(inputs.unbind()):
             self._inputs.forward(step, normed, x)
-            yield normed
+            yield parts
 
     def again(
         self, given: Sequence[Tensor], wanted: Sequence[bool], incoming: Tensors

@@ -30,7 +30,9 @@ class LSTMSteps(Recurrence):
         i, f, g, o = (_by_step(part, steps) for part in gates.chunk(4, 2))
         open_, every = _by_step(gates[..., : 2 * size], steps), _by_step(gates, steps)
         of_products, of_shown, of_cs = (_by_step(memory, steps) for memory in (products, shown, cs[1:]))
-        for step, (given, output) in enumerate(zip(self._given(inputs), outputs.unbind(), strict=True)):
+        for step, ((given,), output) in enumerate(
+            zip(self._given(inputs, slice(None)), outputs.unbind(), strict=True)
+        ):
             if self._hidden is None:
                 torch.addmm(given, h, turned, out=every[step])
             else:
@@ -57,17 +59,17 @@ class LSTMSteps(Recurrence):
         steps, batch, size = shown.shape
         dinputs, dc, dweight = torch.empty_like(gates), of_c.clone(), torch.zeros_like(weight)
         dh, dshown, dcell = (torch.empty_like(dc) for _ in range(3))
-        dproduct = torch.zeros_like(gates[0])
+        dproduct, dc_of_each = torch.zeros_like(gates[0]), dc.unsqueeze(1)
         input, hidden, cell = (
             Gradients(norm, xs)
             for norm, xs in ((self._inputs, inputs), (self._hidden, products), (self._cell, cs[1:]))
         )
         of_outputs, of_inputs = doutputs.unbind(), dinputs.unbind()
         for part in _parts(steps):
-            factors, of_shown = _factors_of_lstm(gates[part], cs[part], shown[part])
+            factors, by_shown = _factors_of_lstm(gates[part], cs[part], shown[part])
             dgates = dinputs[part] if self._inputs is None else torch.empty_like(dinputs[part])
             dproducts = dgates if self._hidden is None else torch.empty_like(dgates)
-            of_gates, of_o = factors.unbind(), factors[:, :, 3].unbind()
+            of_gates, of_o, of_shown = factors.unbind(), factors[:, :, 3].unbind(), by_shown.unbind()
             f = gates[part][..., size : 2 * size].unbind()
             of_dgates, of_dproducts = dgates.unbind(), dproducts.unbind()
             apart = dgates.view(-1, batch, 4, size)
@@ -78,7 +80,7 @@ class LSTMSteps(Recurrence):
                 torch.mul(dh, of_shown[at], out=dshown)
                 dc.add_(cell.backward(step, dcell, dshown))
                 # a block without gaps takes half the time of three quarters of it
-                torch.mul(dc.unsqueeze(1), of_gates[at], out=into[at])
+                torch.mul(dc_of_each, of_gates[at], out=into[at])
                 torch.mul(dh, of_o[at], out=into_o[at])
                 dc.mul_(f[at])
                 dproduct = hidden.backward(step, of_dproducts[at], of_dgates[at])
@@ -107,14 +109,15 @@ class GRUSteps(Recurrence):
         normed_open, normed_n = (
             _by_step(part, steps) for part in (normed[..., : 2 * size], normed[..., 2 * size :])
         )
-        for step, (given, output) in enumerate(zip(self._given(inputs), outputs.unbind(), strict=True)):
+        given = self._given(inputs, slice(2 * size), slice(2 * size, None))
+        for step, ((given_open, given_n), output) in enumerate(zip(given, outputs.unbind(), strict=True)):
             if self._hidden is None:
                 torch.mm(h, turned, out=of_normed[step])
             else:
                 torch.mm(h, turned, out=of_products[step])
                 self._hidden.forward(step, of_normed[step], of_products[step])
-            torch.add(given[:, : 2 * size], normed_open[step], out=open_[step]).sigmoid_()
-            torch.addcmul(given[:, 2 * size :], r[step], normed_n[step], out=n[step]).tanh_()
+            torch.add(given_open, normed_open[step], out=open_[step]).sigmoid_()
+            torch.addcmul(given_n, r[step], normed_n[step], out=n[step]).tanh_()
             h = torch.lerp(n[step], h, z[step], out=output)
         if keep:
             hs[1:] = outputs  # which may be written to
@@ -126,11 +129,13 @@ class GRUSteps(Recurrence):
         batch, size = hs.shape[1:]
         dinputs, dweight = torch.empty_like(gates), torch.zeros_like(weight)
         dh, through = torch.empty_like(hs[0]), torch.zeros_like(hs[0])
-        dproduct = torch.zeros_like(gates[0])
+        dproduct, dh_of_each = torch.zeros_like(gates[0]), dh.unsqueeze(1)
         input, hidden = Gradients(self._inputs, inputs), Gradients(self._hidden, products)
         of_outputs, of_inputs = doutputs.unbind(), dinputs.unbind()
         for part in _parts(len(gates)):
-            by_given, by_normed = _factors_of_gru(gates[part], hs[part], normed[part])
+            by_given, by_normed = (
+                factors.unbind() for factors in _factors_of_gru(gates[part], hs[part], normed[part])
+            )
             dgiven = dinputs[part] if self._inputs is None else torch.empty_like(dinputs[part])
             dnormed = torch.empty_like(dgiven)
             dproducts = dnormed if self._hidden is None else torch.empty_like(dnormed)
@@ -141,8 +146,8 @@ class GRUSteps(Recurrence):
             for at in reversed(range(len(z))):
                 step = part.start + at
                 torch.addmm(through, dproduct, weight, out=dh).add_(of_outputs[step])
-                torch.mul(dh.unsqueeze(1), by_given[at], out=into[at])
-                torch.mul(dh.unsqueeze(1), by_normed[at], out=into_normed[at])
+                torch.mul(dh_of_each, by_given[at], out=into[at])
+                torch.mul(dh_of_each, by_normed[at], out=into_normed[at])
                 torch.mul(dh, z[at], out=through)
                 dproduct = hidden.backward(step, of_products[at], of_normed[at])
                 input.backward(step, of_inputs[step], of_given[at])
@@ -158,7 +163,7 @@ def _in_one_piece(like: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:
     pages take longer than what is computed in them.
     """
     sizes = [math.prod(shape) for shape in shapes]
-    pieces = like.new_empty(sum(sizes)).split(sizes)
+    pieces = torch.split(like.new_empty(sum(sizes)), sizes)
     return [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
