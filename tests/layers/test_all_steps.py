@@ -165,3 +165,22 @@ def test_statistics_where_nothing_is_recorded() -> None:
         layer(x)
     twin(x)
     torch.testing.assert_close(layer.state_dict(), twin.state_dict())
+
+
+@both
+@pytest.mark.parametrize("apart", ["with a hook", "frozen"])
+def test_inputs_whose_norm_stands_apart(cls: type[RecurrentBase], apart: str, together: list[int]) -> None:
+    """Where the norm of W_x·x has to be called, or running statistics normalise there, the rest is one operation."""
+    layer, x, calls = lively(cls(2, 3, dtype=torch.float64)), torch.randn(5, 4, 2, dtype=torch.float64), []
+    if apart == "frozen":
+        freeze(layer.l0.norm_ih)
+    twin = copy.deepcopy(layer)
+    if apart == "with a hook":
+        layer.l0.norm_ih.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        got = layer(x)[0]
+        torch.testing.assert_close(got, one_by_one(lambda: twin(x))[0])
+    assert together == [1]
+    assert len(calls) == (apart == "with a hook")
+    torch.testing.assert_close(layer.state_dict(), twin.state_dict())
+    assert got.untyped_storage().nbytes() == got.nbytes
