@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 LARGE = 8 << 20
-"""Bytes from which an output is written past the caches, and its memory asked for in huge pages."""
+"""Bytes from which an output is written past the caches."""
+_HUGE = 2 << 20
+"""Bytes of a huge page, and from which an output's memory is asked for in such pages."""
 _PAGE = 4096
 _HUGEPAGE = 14
 
 
 def like(x: Tensor) -> Tensor:
-    """New memory for an output with the strides of `x`; a large one is mapped in huge pages where the system can."""
+    """New memory for an output with the strides of `x`; from 2 MiB on in huge pages where the system can."""
     out = torch.empty_like(x)
-    if out.nbytes >= LARGE:
+    if out.nbytes >= _HUGE:
         ask_for_huge_pages(out)
     return out
 
