@@ -100,7 +100,7 @@ class TestRun:
     def start(self, shape, phases=ALL, settle=None):
         x = torch.empty(shape)
         _, self.block = batch_and_block(x, None)
-        run(self.block, "forward", x.dtype, False, phases, settle)
+        run(self.block, "forward", x.dtype, False, False, phases, settle)
 
     def test_small_batches_are_one_launch_on_one_thread(self, launched, two_threads):
         self.start((60, 70))

@@ -44,7 +44,8 @@ def differentiate(
         assert call.sync is not None  # as in the forward
         exchange = call.sync.sum if wants_x else None
         settle = partial(settle_gradient_across, exchange, kept, block.terms, affine)
-    extras = kept.bits is not None or kept.code is not None
-    run(block, "backward", x.dtype, extras, ALL if wants_x else MEASURE | SETTLE, settle)
+    coded = kept.code is not None
+    added = kept.bits is not None or (residual is not None and coded)
+    run(block, "backward", x.dtype, added, coded, ALL if wants_x else MEASURE | SETTLE, settle)
     block.busy = False
     return dx, dresidual, affine

@@ -75,7 +75,8 @@ def run(
     block: Block,
     direction: str,
     dtype: torch.dtype,
-    extras: bool,
+    added: bool,
+    coded: bool,
     phases: int,
     settle: Callable[[Tensor], None] | None = None,
 ) -> None:
@@ -84,7 +85,7 @@ def run(
     `settle` takes the place of the kernel's own phase of that name. It is given the partial sums, of shape
     (parts, groups, 3, channels), which are overwritten by later calls.
     """
-    function, threads = function_of(block.layout.name, direction, dtype, extras), share_out(block)
+    function, threads = function_of(block.layout.name, direction, dtype, added, coded), share_out(block)
     parts, channels = block.q[slot.PARTS], block.layout.channels
     partial, room = _WORKSPACE.partial, 3 * parts * block.groups * channels
     if partial is None or room > _ROOM:
@@ -136,9 +137,11 @@ def start(
 
 
 @cache
-def function_of(layout: str, direction: str, dtype: torch.dtype, extras: bool) -> Function:
+def function_of(
+    layout: str, direction: str, dtype: torch.dtype, added: bool = False, coded: bool = False
+) -> Function:
     """A kernel's address, and the same as a function to call from Python."""
     from normsmith.ops.cpu.kernels.compile import as_function, kernel
 
-    address = kernel(layout, direction, dtype, extras)
+    address = kernel(layout, direction, dtype, added, coded)
     return address, as_function(address)

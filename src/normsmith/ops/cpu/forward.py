@@ -100,8 +100,7 @@ def apply(
     if residual is not None:
         residual = laid_out_like("residual", residual, x)
     block.set_forward(x, y, residual, packed, relu)
-    extras = residual is not None or packed.code is not None
-    run(block, "forward", x.dtype, extras, phases, settle)
+    run(block, "forward", x.dtype, residual is not None, packed.code is not None, phases, settle)
     return y
 
 

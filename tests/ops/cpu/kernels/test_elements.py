@@ -42,7 +42,8 @@ CODE = torch.tensor([1.0, -1.0, 0.5, 0.0]).repeat(10)[:N]
 """Weights, and −1 for padding."""
 
 
-def compiled(name):
+def compiled(name, added=None, coded=None):
+    """An operation on one row; `added` and `coded` are None or True."""
     _, on_one = operations(by_column=True)[name]
 
     @njit
@@ -58,7 +59,8 @@ def compiled(name):
             0,
             0,
             a[slot.TERMS],
-            1,
+            added,
+            coded,
             float32,
             float32,
         )
@@ -84,7 +86,7 @@ def test_sums_are_weighted_and_padding_counts_nothing():
     x = torch.randn(N)
     x[CODE < 0] = torch.nan
     tables = tables_of(around=0.5)
-    compiled("add_sums")(tables, X=x.data_ptr(), CODE=CODE.data_ptr())
+    compiled("add_sums", coded=True)(tables, X=x.data_ptr(), CODE=CODE.data_ptr())
     weight = CODE.clamp(min=0)
     apart = torch.where(weight > 0, x - 0.5, 0.0)
     torch.testing.assert_close(tables[FIRST, :N], weight * apart)
@@ -96,7 +98,7 @@ def test_relu_after_a_residual_leaves_a_bit_per_element():
     x, z, y = torch.randn(3, N)
     bits = torch.zeros(3, dtype=torch.int16)
     tables = tables_of(mean=0.25, scale=2.0, shift=0.5)
-    compiled("normalise")(
+    compiled("normalise", added=True, coded=True)(
         tables, X=x.data_ptr(), Y=y.data_ptr(), RESIDUAL=z.data_ptr(), CODE=CODE.data_ptr(),
         BITS=bits.data_ptr(), RELU=1,
     )  # fmt: skip
@@ -111,15 +113,17 @@ def test_the_gradient_goes_by_the_bits_where_there_are_any():
     bits = torch.tensor([0b0101010101010101] * 3, dtype=torch.int16)
     passed = torch.arange(N) % 2 == 0
     tables = tables_of(mean=0.25, scale=2.0, shift=0.5)
-    compiled("add_gradient_sums")(tables, G=g.data_ptr(), X=x.data_ptr(), BITS=bits.data_ptr(), RELU=1)
+    run = compiled("add_gradient_sums", added=True)
+    run(tables, G=g.data_ptr(), X=x.data_ptr(), BITS=bits.data_ptr(), RELU=1)
     torch.testing.assert_close(tables[PLAIN, :N], torch.where(passed, g, 0.0))
     torch.testing.assert_close(tables[MOMENT, :N], torch.where(passed, g * (x - 0.25), 0.0))
 
 
-def test_without_bits_relu_is_looked_up_again():
+@pytest.mark.parametrize("added", [None, True])
+def test_without_bits_relu_is_looked_up_again(added):
     g, x = torch.randn(2, N)
     tables = tables_of(mean=0.25, scale=2.0, shift=0.5)
-    compiled("add_gradient_sums")(tables, G=g.data_ptr(), X=x.data_ptr(), RELU=1)
+    compiled("add_gradient_sums", added)(tables, G=g.data_ptr(), X=x.data_ptr(), RELU=1)
     passed = (x - 0.25) * 2 + 0.5 > 0
     torch.testing.assert_close(tables[PLAIN, :N], torch.where(passed, g, 0.0))
 
@@ -127,7 +131,7 @@ def test_without_bits_relu_is_looked_up_again():
 def test_dx_is_0_in_padding_and_without_the_sums_where_the_weight_is_0():
     g, x, dx, dz = torch.randn(4, N)
     tables = tables_of(mean=0.25, scale=2.0, shift=0.5, offset=0.125, slope=3.0)
-    compiled("differentiate")(
+    compiled("differentiate", added=True, coded=True)(
         tables,
         G=g.data_ptr(),
         X=x.data_ptr(),

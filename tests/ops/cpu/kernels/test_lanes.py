@@ -16,7 +16,7 @@ def test_names_of_parts_are_seen_in_their_own_kernel_alone():
 
     from normsmith.ops.cpu.kernels import compile
 
-    body = compile._body(compile._RUNS["columns", "backward"], "name", None, np.float32, np.float32)
+    body = compile._body(compile._RUNS["columns", "backward"], "name", None, None, np.float32, np.float32)
     made = numba.cfunc(compile._SIGNATURE, nopython=True, error_model="numpy")(
         body
     )  # from the cache come no names

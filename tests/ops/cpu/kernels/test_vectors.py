@@ -37,9 +37,9 @@ def compiled(dtype, by_column):
     def body(a, f):
         stride, n = a[slot.STRIP], a[slot.ROWS]
         if a[slot.FOLD] == 1:
-            on_one(a[slot.SELF], 0, stride, n, 0, 0, 0, 0, 0, a[slot.TERMS], None, like, work)
+            on_one(a[slot.SELF], 0, stride, n, 0, 0, 0, 0, 0, a[slot.TERMS], None, None, like, work)
         else:
-            on_four(a[slot.SELF], 0, stride, n, 0, 0, 0, 0, 0, a[slot.TERMS], None, like, work)
+            on_four(a[slot.SELF], 0, stride, n, 0, 0, 0, 0, 0, a[slot.TERMS], None, None, like, work)
 
     return program(body)
 

@@ -11,7 +11,7 @@ from normsmith.ops.cpu.kernels.translate import part
 
 
 @part
-def doubling(a, f, extras, like, work):
+def doubling(a, f, added, coded, like, work):
     a[1] = 2 * a[0]
 
 

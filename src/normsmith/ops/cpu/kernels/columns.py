@@ -128,7 +128,7 @@ def _over_lines(operation: tuple[Any, Any], backwards: bool) -> Any:
     """Do an operation on lines of a part, four at a time where they are whole."""
     on_four, on_one = operation
 
-    def over(a, strip, group, number, begin, end, tables, codes, extras, like, work):
+    def over(a, strip, group, number, begin, end, tables, codes, added, coded, like, work):
         length, fold, size = a[slot.CHANNELS] * a[slot.POSITIONS], a[slot.FOLD], size_of(like)
         group_first, first, full, rest, column, columns = _lines_of(a, strip, group, number)
         stride, per_line = fold * length * size, (a[slot.STRIP] + LANES - 1) // LANES * 2
@@ -142,11 +142,11 @@ def _over_lines(operation: tuple[Any, Any], backwards: bool) -> Any:
                 line, together = begin + item + fours * (ROWS - 1), 1
             n, row = columns if line < full else rest * length, first + line * fold
             at, code, bits = (row * length + column) * size, 0, 0
-            if extras is not None:
-                if a[slot.CODE] != 0:
-                    code = codes
-                    for r in range(together):
-                        _spread_codes(a, row + r * fold, n, codes + r * between, work)
+            if coded is not None:
+                code = codes
+                for r in range(together):
+                    _spread_codes(a, row + r * fold, n, codes + r * between, work)
+            if added is not None:
                 if a[slot.BITS] != 0:
                     before = (strip * a[slot.GROUPS] + group) * a[slot.BIT_LINES]
                     bits = a[slot.BITS] + (before + (row - group_first) // fold) * per_line
@@ -162,7 +162,8 @@ def _over_lines(operation: tuple[Any, Any], backwards: bool) -> Any:
                 per_line,
                 ahead,
                 tables,
-                extras,
+                added,
+                coded,
                 like,
                 work,
             )
@@ -171,7 +172,7 @@ def _over_lines(operation: tuple[Any, Any], backwards: bool) -> Any:
                     a[slot.SELF], at + r * stride + whole * size, 0, n - whole,
                     code + r * between + whole * size_of(work) if code != 0 else 0, 0,
                     bits + r * per_line + whole // 8 if bits != 0 else 0, 0, ahead,
-                    tables + whole * size_of(work), extras, like, work,
+                    tables + whole * size_of(work), added, coded, like, work,
                 )  # fmt: skip
 
     return part(over)
@@ -207,26 +208,24 @@ def _about(a, at, rows, positions, n, like, work):
 
 
 @part
-def _measure(a, strip, group, number, tables, codes, extras, like, work):
+def _measure(a, strip, group, number, tables, codes, added, coded, like, work):
     """Count, mean and M2 of one part of a strip."""
     positions, length = a[slot.POSITIONS], a[slot.CHANNELS] * a[slot.POSITIONS]
     _, first, full, rest, column, columns = _lines_of(a, strip, group, number)
     channels, row = min(columns, length) // positions, 8 * a[slot.CHANNELS]
     partial = partial_at(a, number, group, column // positions)
-    seed, masked = first * length + column, False
+    seed, last = first * length + column, SECOND
     # sums lose few digits around what is near the mean
     rows_about = min(full * a[slot.FOLD] + rest, FEW) if positions == 1 else 1
     positions_about = positions
-    if extras is not None:
-        masked = a[slot.CODE] != 0
-        if masked:
-            rows_about, positions_about = 1, 1
-            i = _first_counted(a, first, first + full * a[slot.FOLD] + rest, work)
-            seed += i // positions * length + i % positions
+    if coded is not None:
+        rows_about, positions_about, last = 1, 1, COUNT
+        i = _first_counted(a, first, first + full * a[slot.FOLD] + rest, work)
+        seed += i // positions * length + i % positions
     for i in range(3):
         for channel in range(channels):
             store(partial + i * row, channel, 0.0, float64)
-    shifts, last = tables + SHIFTS * TABLE * size_of(work), COUNT if masked else SECOND
+    shifts = tables + SHIFTS * TABLE * size_of(work)
     lines = full + (1 if rest > 0 else 0)
     for begin in range(0, lines, CHUNK):
         end, n = min(begin + CHUNK, lines), columns if full > begin else rest * length
@@ -247,11 +246,11 @@ def _measure(a, strip, group, number, tables, codes, extras, like, work):
         _spread(a, shifts, n, tables, AROUND, work)
         for table in range(FIRST, last + 1):
             fill(tables + table * TABLE * size_of(work), n, work(0), work)
-        _sum_lines(a, strip, group, number, begin, end, tables, codes, extras, like, work)
+        _sum_lines(a, strip, group, number, begin, end, tables, codes, added, coded, like, work)
         for table in range(FIRST, last + 1):
             _collect(a, n, table, tables, work)
         count = float64(((min(end, full) - begin) * a[slot.FOLD] + (rest if end > full else 0)) * positions)
-        if masked:
+        if coded is not None:
             count = float64(load(tables, COUNT * TABLE, work))
         for channel in range(0, channels, LANES):
             several = min(LANES, channels - channel)
@@ -276,16 +275,16 @@ def _tabulate_statistics(a, group, column, n, tables, work):
 
 
 @part
-def _apply(a, strip, group, number, tables, codes, extras, like, work):
+def _apply(a, strip, group, number, tables, codes, added, coded, like, work):
     """Normalise one part of a strip."""
     _, _, full, rest, column, columns = _lines_of(a, strip, group, number)
     _tabulate_statistics(a, group, column, columns, tables, work)
     lines = full + (1 if rest > 0 else 0)
-    _normalise_lines(a, strip, group, number, 0, lines, tables, codes, extras, like, work)
+    _normalise_lines(a, strip, group, number, 0, lines, tables, codes, added, coded, like, work)
 
 
 @part
-def _reduce(a, strip, group, number, tables, codes, extras, like, work):
+def _reduce(a, strip, group, number, tables, codes, added, coded, like, work):
     """The two sums of the gradient over one part of a strip."""
     positions, length = a[slot.POSITIONS], a[slot.CHANNELS] * a[slot.POSITIONS]
     _, _, full, rest, column, columns = _lines_of(a, strip, group, number)
@@ -301,7 +300,7 @@ def _reduce(a, strip, group, number, tables, codes, extras, like, work):
         for table in range(PLAIN, MOMENT + 1):
             fill(tables + table * TABLE * size_of(work), n, work(0), work)
         _sum_gradient_lines(
-            a, strip, group, number, begin, min(begin + CHUNK, lines), tables, codes, extras, like, work
+            a, strip, group, number, begin, min(begin + CHUNK, lines), tables, codes, added, coded, like, work
         )
         for table in range(PLAIN, MOMENT + 1):
             _collect(a, n, table, tables, work)
@@ -312,21 +311,21 @@ def _reduce(a, strip, group, number, tables, codes, extras, like, work):
 
 
 @part
-def _differentiate(a, strip, group, number, tables, codes, extras, like, work):
+def _differentiate(a, strip, group, number, tables, codes, added, coded, like, work):
     """dx, and the residual's gradient, of one part of a strip."""
     _, _, full, rest, column, columns = _lines_of(a, strip, group, number)
     _tabulate_statistics(a, group, column, columns, tables, work)
     for row in range(2):
         _tabulate(a, a[slot.TERMS], row, group, column, columns, tables, OFFSET + row, work)
     lines = full + (1 if rest > 0 else 0)
-    _differentiate_lines(a, strip, group, number, 0, lines, tables, codes, extras, like, work)
+    _differentiate_lines(a, strip, group, number, 0, lines, tables, codes, added, coded, like, work)
 
 
 def _kernel(measure: Any, decide: Any, apply: Any) -> Any:
     """A kernel that runs the phases it is asked for: sums, decisions, and the batch again."""
 
     @part
-    def run(a, f, extras, like, work):
+    def run(a, f, added, coded, like, work):
         tables, codes = stack_of_tables(), _stack_of_codes()
         phases, strips, groups = a[slot.PHASES], a[slot.STRIPS], a[slot.GROUPS]
         by_rows = a[slot.BY_ROWS] != 0
@@ -340,7 +339,7 @@ def _kernel(measure: Any, decide: Any, apply: Any) -> Any:
                 for item in range(items):
                     strip = item // groups % strips if by_rows else start + block
                     number = start + item // (groups * strips) if by_rows else 0
-                    measure(a, strip, item % groups, number, tables, codes, extras, like, work)
+                    measure(a, strip, item % groups, number, tables, codes, added, coded, like, work)
             if phases & SETTLE:
                 if by_rows:
                     wait_for_others(a)
@@ -355,7 +354,7 @@ def _kernel(measure: Any, decide: Any, apply: Any) -> Any:
                 for item in range(items):
                     strip = item // groups % strips if by_rows else start + block
                     number = start + item // (groups * strips) if by_rows else 0
-                    apply(a, strip, item % groups, number, tables, codes, extras, like, work)
+                    apply(a, strip, item % groups, number, tables, codes, added, coded, like, work)
         if a[slot.STREAM] != 0:
             fence()
 

@@ -37,11 +37,13 @@ _SIGNATURE = types.void(types.voidptr)
 _LOCK = threading.Lock()
 
 
-def _body(run_of_kernel: Any, name: str, extras: Any, like: Any, work: Any) -> Callable[[Any], None]:
+def _body(
+    run_of_kernel: Any, name: str, added: Any, coded: Any, like: Any, work: Any
+) -> Callable[[Any], None]:
     """The Python function that becomes a kernel. `run` is a global of it: numba's cache compares closures."""
 
     def kernel(address):  # type: ignore[no-untyped-def]
-        run(carray(address, SLOTS, int64), carray(address, SLOTS, float64), extras, like, work)  # type: ignore[name-defined]  # noqa: F821
+        run(carray(address, SLOTS, int64), carray(address, SLOTS, float64), added, coded, like, work)  # type: ignore[name-defined]  # noqa: F821
 
     body = FunctionType(kernel.__code__, {**globals(), "run": run_of_kernel}, name, None, kernel.__closure__)
     body.__qualname__ = name
@@ -66,24 +68,26 @@ class Compiled(NamedTuple):
     """Whether it came from the cache."""
 
 
-def kernel(layout: str, direction: str, dtype: torch.dtype, extras: bool = False) -> int:
+def kernel(layout: str, direction: str, dtype: torch.dtype, added: bool = False, coded: bool = False) -> int:
     """The address of a kernel, compiled if need be.
 
     >>> import torch
     >>> kernel("columns", "forward", torch.float32) != 0
     True
     """
-    return compiled(layout, direction, dtype, extras).address
+    return compiled(layout, direction, dtype, added, coded).address
 
 
 @cache
-def compiled(layout: str, direction: str, dtype: torch.dtype, extras: bool) -> Compiled:
-    """A kernel, from the cache on disk or compiled now; `extras` are a residual, masks and weights."""
+def compiled(
+    layout: str, direction: str, dtype: torch.dtype, added: bool = False, coded: bool = False
+) -> Compiled:
+    """A kernel, from the cache on disk or compiled now; `added` is a residual, `coded` are masks and weights."""
     like = _ELEMENTS[dtype]
     work = np.float64 if dtype == torch.float64 else np.float32
-    kind = f"{str(dtype).removeprefix('torch.')}{'_extras' * extras}"
+    kind = f"{str(dtype).removeprefix('torch.')}{'_added' * added}{'_coded' * coded}"
     name = f"{layout}_{direction}_{kind}_{_digest()}"
-    body = _body(_RUNS[layout, direction], name, extras or None, like, work)
+    body = _body(_RUNS[layout, direction], name, added or None, coded or None, like, work)
     with _LOCK:
         made = _compile(body)
     _KEEP.append(made)

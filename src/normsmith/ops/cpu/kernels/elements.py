@@ -1,7 +1,8 @@
 """The operations of batch norm on the elements of a row: what is summed, and what is written.
 
 The numbers of a column stand in tables, side by side at one address. A code says of each element how much it
-counts, or, below 0, that it is padding. Kernels without `extras` know no residual, no codes and no kept bits.
+counts, or, below 0, that it is padding. Kernels without `coded` know no codes, those without `added` no residual and
+no kept bits.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ Lanes = Sequence[Any]
 
 
 def _add_sums(v: Vectors, coefficients: Lanes, sums: Lanes) -> Lanes:
-    """Σ(x − around), Σ(x − around)², and with extras weighted, and Σw; padding counts nothing, whatever it holds."""
+    """Σ(x − around), Σ(x − around)², and with codes weighted, and Σw; padding counts nothing, whatever it holds."""
     (around,), (first, second, *counts) = coefficients, sums
     apart = v.sub(v.read(slot.X, around), around)
     weighted = apart
-    if v.extras:
+    if v.coded:
         weight = v.codes()
         nothing = v.at_most_zero(weight)
         weight, apart = v.where(nothing, v.zero, weight), v.where(nothing, v.zero, apart)
@@ -40,25 +41,26 @@ def _normalise(v: Vectors, coefficients: Lanes, sums: Lanes) -> Lanes:
     """y = relu((x − mean)·scale + shift + residual), and the bits of what was above 0."""
     mean, scale, shift = coefficients
     value = v.add(v.mul(v.sub(v.read(slot.X, mean), mean), scale), shift)
-    if v.extras:
-        value = v.add(value, v.read_if_there(slot.RESIDUAL))
+    if v.added:
+        value = v.add(value, v.read(slot.RESIDUAL, v.zero))
     off = v.at_most_zero(value)
-    if v.extras:
+    if v.added:
         v.write_bits(v.opposite(off))
     value = v.where(v.both(off, v.flag(slot.RELU)), v.zero, value)
-    if v.extras:
+    if v.coded:
         value = v.where(v.negative(v.codes()), v.zero, value)
     v.write(slot.Y, value)
     return sums
 
 
 def _before_activation(v: Vectors, mean: Any, scale: Any, shift: Any) -> tuple[Any, Any, Any]:
-    """The gradient before the activation, x − mean, and, with extras, the codes; 0 in padding."""
+    """The gradient before the activation, x − mean, and, where there are any, the codes; 0 in padding."""
     apart = v.sub(v.read(slot.X, mean), mean)
     off = v.both(v.at_most_zero(v.add(v.mul(apart, scale), shift)), v.flag(slot.RELU))
     code = None
-    if v.extras:
+    if v.added:
         off = v.where(v.has_bits(), v.opposite(v.bits()), off)
+    if v.coded:
         code = v.codes()
         padding = v.negative(code)
         off, apart = v.either(off, padding), v.where(padding, v.zero, apart)
@@ -77,10 +79,10 @@ def _differentiate(v: Vectors, coefficients: Lanes, sums: Lanes) -> Lanes:
     mean, scale, shift, offset, slope = coefficients
     g, apart, code = _before_activation(v, mean, scale, shift)
     through = v.add(offset, v.mul(slope, apart))
-    if v.extras:
+    if v.coded:
         through = v.where(v.negative(code), v.zero, v.mul(code, through))
     v.write(slot.DX, v.sub(v.mul(scale, g), through))
-    if v.extras:
+    if v.added:
         v.write_if_there(slot.DRESIDUAL, g)
     return sums
 

@@ -44,7 +44,7 @@ def _over_planes(operation: tuple[Any, Any]) -> Any:
     """Do an operation on a run of positions of the planes of some samples."""
     on_four, on_one = operation
 
-    def over(a, channel, sample, samples, begin, n, output, tables, extras, like, work):
+    def over(a, channel, sample, samples, begin, n, output, tables, added, coded, like, work):
         channels, positions, size, wide = a[slot.CHANNELS], a[slot.POSITIONS], size_of(like), size_of(work)
         words, ahead = (positions + LANES - 1) // LANES, positions * size  # the next channel's
         streams, line = a[slot.STREAM] != 0 and output != 0, min(64, LANES * size)
@@ -56,9 +56,9 @@ def _over_planes(operation: tuple[Any, Any]) -> Any:
         for item in range(samples - fours * (ROWS - 1)):
             plane = (sample + item + min(item, fours) * (ROWS - 1)) * channels + channel
             at, code, bits, head = (plane * positions + begin) * size, 0, 0, 0
-            if extras is not None:
-                if a[slot.CODE] != 0:
-                    code = a[slot.CODE] + (plane // channels * positions + begin) * wide
+            if coded is not None:
+                code = a[slot.CODE] + (plane // channels * positions + begin) * wide
+            if added is not None:
                 if a[slot.BITS] != 0:
                     bits = a[slot.BITS] + (plane * words + begin // LANES) * 2
             if streams and bits == 0:  # up to where the output is aligned
@@ -70,7 +70,7 @@ def _over_planes(operation: tuple[Any, Any]) -> Any:
                 between, codes, bytes_ = whole * size, whole * wide, whole // 8
             on_four(
                 a[slot.SELF], at + head * size, between, whole, code + head * wide if code != 0 else 0,
-                codes, bits, bytes_, ahead, tables, extras, like, work,
+                codes, bits, bytes_, ahead, tables, added, coded, like, work,
             )  # fmt: skip
             done = head + whole * ROWS // planes
             for r in range(planes):
@@ -79,7 +79,7 @@ def _over_planes(operation: tuple[Any, Any]) -> Any:
                     on_one(
                         a[slot.SELF], at + r * between + skip * size, 0, remaining,
                         code + r * codes + skip * wide if code != 0 else 0, 0,
-                        bits + r * bytes_ + skip // 8 if bits != 0 else 0, 0, ahead, tables, extras, like, work,
+                        bits + r * bytes_ + skip // 8 if bits != 0 else 0, 0, ahead, tables, added, coded, like, work,
                     )  # fmt: skip
                     skip, remaining = done, n - done
 
@@ -120,19 +120,17 @@ def _first_counted(a, start, stop, work):
 
 
 @part
-def _measure(a, channel, group, number, tables, extras, like, work):
+def _measure(a, channel, group, number, tables, added, coded, like, work):
     """Count, mean and M2 of one part of a channel."""
     positions = a[slot.POSITIONS]
     partial, row = partial_at(a, number, group, channel), 8 * a[slot.CHANNELS]
     for i in range(3):
         store(partial + i * row, 0, 0.0, float64)
     start, stop = samples_of(a, group, number)
-    seed, masked = (start, 0), False
-    if extras is not None:
-        masked = a[slot.CODE] != 0
-        if masked:
-            seed = _first_counted(a, start, stop, work)
-    around, few = work(0), 1 if masked else min(positions, LANES)
+    seed, few, last = (start, 0), min(positions, LANES), SECOND
+    if coded is not None:
+        seed, few, last = _first_counted(a, start, stop, work), 1, COUNT
+    around = work(0)
     if start < stop:  # sums lose few digits around what is near the mean
         at = (seed[0] * a[slot.CHANNELS] + channel) * positions + seed[1]
         for k in range(few):
@@ -146,10 +144,12 @@ def _measure(a, channel, group, number, tables, extras, like, work):
         for begin in range(0, positions, MANY // ROWS):
             n = min(MANY // ROWS, positions - begin)
             _set(tables, AROUND, around, work)
-            for table in range(FIRST, (COUNT if masked else SECOND) + 1):
+            for table in range(FIRST, last + 1):
                 _set(tables, table, work(0), work)
-            _sum_planes(a, channel, sample, samples, begin, n, 0, tables, extras, like, work)
-            count = _total(tables, COUNT, work) if masked else float64(samples * n)
+            _sum_planes(a, channel, sample, samples, begin, n, 0, tables, added, coded, like, work)
+            count = float64(samples * n)
+            if coded is not None:
+                count = _total(tables, COUNT, work)
             first, second = _total(tables, FIRST, work), _total(tables, SECOND, work)
             merge_sums(a, partial, count, float64(around), first, second, None)
             if load(partial, 0, float64) > 0:
@@ -166,17 +166,17 @@ def _set_statistics(a, channel, group, tables, work):
 
 
 @part
-def _apply(a, channel, group, number, tables, extras, like, work):
+def _apply(a, channel, group, number, tables, added, coded, like, work):
     """Normalise one part of a channel."""
     _set_statistics(a, channel, group, tables, work)
     start, stop = samples_of(a, group, number)
     _normalise_planes(
-        a, channel, start, stop - start, 0, a[slot.POSITIONS], a[slot.Y], tables, extras, like, work
+        a, channel, start, stop - start, 0, a[slot.POSITIONS], a[slot.Y], tables, added, coded, like, work
     )
 
 
 @part
-def _reduce(a, channel, group, number, tables, extras, like, work):
+def _reduce(a, channel, group, number, tables, added, coded, like, work):
     """The two sums of the gradient over one part of a channel."""
     positions = a[slot.POSITIONS]
     _set_statistics(a, channel, group, tables, work)
@@ -189,7 +189,7 @@ def _reduce(a, channel, group, number, tables, extras, like, work):
             n = min(MANY // ROWS, positions - begin)
             _set(tables, PLAIN, work(0), work)
             _set(tables, MOMENT, work(0), work)
-            _sum_gradient_planes(a, channel, sample, samples, begin, n, 0, tables, extras, like, work)
+            _sum_gradient_planes(a, channel, sample, samples, begin, n, 0, tables, added, coded, like, work)
             plain += _total(tables, PLAIN, work)
             moment += _total(tables, MOMENT, work)
     partial = partial_at(a, number, group, channel)
@@ -198,7 +198,7 @@ def _reduce(a, channel, group, number, tables, extras, like, work):
 
 
 @part
-def _differentiate(a, channel, group, number, tables, extras, like, work):
+def _differentiate(a, channel, group, number, tables, added, coded, like, work):
     """dx, and the residual's gradient, of one part of a channel."""
     _set_statistics(a, channel, group, tables, work)
     at, stride = group * a[slot.CHANNELS] + channel, a[slot.GROUPS] * a[slot.CHANNELS]
@@ -206,7 +206,7 @@ def _differentiate(a, channel, group, number, tables, extras, like, work):
     _set(tables, SLOPE, load(a[slot.TERMS], slot.TERM_SLOPE * stride + at, work), work)
     start, stop = samples_of(a, group, number)
     _differentiate_planes(
-        a, channel, start, stop - start, 0, a[slot.POSITIONS], a[slot.DX], tables, extras, like, work
+        a, channel, start, stop - start, 0, a[slot.POSITIONS], a[slot.DX], tables, added, coded, like, work
     )
 
 
@@ -214,7 +214,7 @@ def _kernel(measure: Any, decide: Any, apply: Any) -> Any:
     """A kernel that runs the phases it is asked for: sums, decisions, and the batch again."""
 
     @part
-    def run(a, f, extras, like, work):
+    def run(a, f, added, coded, like, work):
         tables = stack_of_tables()
         phases, parts = a[slot.PHASES], a[slot.PARTS]
         # one whole channel after the other; or each phase for all channels, of which others have the other parts
@@ -224,7 +224,7 @@ def _kernel(measure: Any, decide: Any, apply: Any) -> Any:
             if phases & MEASURE:
                 for item in range(first, last):
                     for group in range(a[slot.GROUPS]):
-                        measure(a, item // parts, group, item % parts, tables, extras, like, work)
+                        measure(a, item // parts, group, item % parts, tables, added, coded, like, work)
             if phases & SETTLE:
                 if parts > 1:
                     wait_for_others(a)
@@ -236,7 +236,7 @@ def _kernel(measure: Any, decide: Any, apply: Any) -> Any:
                     wait_for_others(a)
                 for item in range(first, last):
                     for group in range(a[slot.GROUPS]):
-                        apply(a, item // parts, group, item % parts, tables, extras, like, work)
+                        apply(a, item // parts, group, item % parts, tables, added, coded, like, work)
         if a[slot.STREAM] != 0:
             fence()
 

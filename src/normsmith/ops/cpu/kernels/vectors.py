@@ -50,7 +50,7 @@ def operation(
     step: Step,
     coefficients: Sequence[int],
     sums: Sequence[int],
-    sums_of_extras: Sequence[int] = (),
+    sums_of_codes: Sequence[int] = (),
     *,
     by_column: bool,
 ) -> tuple[Any, Any]:
@@ -74,17 +74,19 @@ def operation(
             bits_stride: Any,
             ahead: Any,
             tables: Any,
-            extras: Any,
+            added: Any,
+            coded: Any,
             like: Any,
             work: Any,
         ) -> Any:
             def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-                has_extras = not isinstance(extras, types.NoneType)
-                v = Vectors(builder, arguments, rows, has_extras, like.dtype, work.dtype)
-                loop(v, step, coefficients, [*sums, *(sums_of_extras if has_extras else ())])
+                has_codes = not isinstance(coded, types.NoneType)
+                has_added = not isinstance(added, types.NoneType)
+                v = Vectors(builder, arguments, rows, has_added, has_codes, like.dtype, work.dtype)
+                loop(v, step, coefficients, [*sums, *(sums_of_codes if has_codes else ())])
                 return context.get_dummy_value()
 
-            return types.void(*[types.int64] * 10, extras, like, work), generate
+            return types.void(*[types.int64] * 10, added, coded, like, work), generate
 
         return run
 
@@ -141,9 +143,16 @@ class Vectors:
     mask: Any = None
 
     def __init__(
-        self, builder: Any, arguments: Sequence[Any], rows: int, extras: bool, like: Any, work: Any
+        self,
+        builder: Any,
+        arguments: Sequence[Any],
+        rows: int,
+        added: bool,
+        coded: bool,
+        like: Any,
+        work: Any,
     ) -> None:
-        self.builder, self.rows, self.extras = builder, rows, extras
+        self.builder, self.rows, self.added, self.coded = builder, rows, added, coded
         self._like, self._work = like, work
         self._block, self._at, self._stride, self.n = arguments[:4]
         self._code, self._code_stride, self._bits, self._bits_stride, self._ahead, self._tables = arguments[
@@ -153,7 +162,7 @@ class Vectors:
         self._known: dict[Any, Any] = {}
         self._later: list[Any] = []
         self._wide, self._size = work.bitwidth // 8, like.bitwidth // 8
-        self.zero, self._one = constant(MEMORY[work], 0.0), constant(MEMORY[work], 1.0)
+        self.zero = constant(MEMORY[work], 0.0)
 
     # what stands in memory
 
@@ -161,23 +170,13 @@ class Vectors:
         """Elements of a batch, `otherwise` beyond the end of the row."""
         return self._read(self._like, self._place(self._batch(batch), self._stride, self._size), otherwise)
 
-    def read_if_there(self, batch: int) -> Any:
-        """Elements of a batch that may be absent, then 0."""
-        base = self._or_constant(
-            batch, self._slot(batch), self._batch(batch), constant(MEMORY[self._like], 0)
-        )
-        return self._read(self._like, self._place(base, self._stride, self._size, self.has(batch)), self.zero)
-
     def codes(self) -> Any:
-        """How much each element counts, below 0 where it is padding; 1 where there are no codes, 0 beyond the end."""
-        there = self._once("codes", lambda: self._is_not_zero(self._code))
-        base = self._or_constant("codes", self._code, self._code, self._one)
-        return self._read(self._work, self._place(base, self._code_stride, self._wide, there), self.zero)
+        """How much each element counts, below 0 where it is padding; 0 beyond the end."""
+        return self._read(self._work, self._place(self._code, self._code_stride, self._wide), self.zero)
 
     def bits(self) -> Any:
         """A bit per element; anything where none are kept."""
-        base = self._or_constant("bits", self._bits, self._bits, constant(_I16, 0))
-        at = self._place_of_bits(base, self._has_bits())
+        at = self._place_of_bits(self._bits_or_constant(), self._has_bits())
         return self.builder.bitcast(self.builder.load(pointer(self.builder, at, _I16)), lanes(_I1))
 
     def write(self, batch: int, values: Any) -> None:
@@ -332,26 +331,26 @@ class Vectors:
         value = self._slot(number)
         return self._once(("batch", number), lambda: self.builder.add(value, self._at))
 
-    def _or_constant(self, name: object, value: Any, address: Any, number: Any) -> Any:
-        """An address, or, where `value` is 0, that of a constant vector on the stack."""
-        if ("constant", name) not in self._known:
-            there = alloca(self.builder, LANES * 8)
+    def _bits_or_constant(self) -> Any:
+        """The address of kept bits, or, where none are kept, of some on the stack."""
+        if "bits or constant" not in self._known:
+            there, none = alloca(self.builder, 2), ir.Constant(_I16, 0)
 
             def make() -> Any:
                 at = self.builder.ptrtoint(there, _I64)
-                self.builder.store(number, pointer(self.builder, at, number.type))
-                return self.builder.select(self._is_not_zero(value), address, at)
+                self.builder.store(none, pointer(self.builder, at, _I16))
+                return self.builder.select(self._has_bits(), self._bits, at)
 
-            self._once(("constant", name), make)
-        return self._known["constant", name]
+            self._once("bits or constant", make)
+        return self._known["bits or constant"]
 
-    def _place(self, base: Any, stride: Any, size: int, there: Any = None) -> Any:
-        """The address of these elements; `base` where the batch is not there."""
+    def _place(self, base: Any, stride: Any, size: int) -> Any:
+        """The address of these elements."""
         builder = self.builder
         apart = builder.mul(self.k, _I64(size))
         if self.row:
             apart = builder.add(apart, builder.mul(stride, _I64(self.row)))
-        return builder.add(base, apart if there is None else builder.select(there, apart, _I64(0)))
+        return builder.add(base, apart)
 
     def _place_of_bits(self, base: Any, there: Any) -> Any:
         builder = self.builder
