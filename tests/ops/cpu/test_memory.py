@@ -144,10 +144,10 @@ def test_outputs_lie_as_their_inputs_do(layout):
 def test_large_outputs_ask_for_huge_pages(monkeypatch):
     advised = []
     monkeypatch.setattr(memory, "_advise", lambda: lambda address, size: advised.append((address, size)))
-    memory.like(torch.empty(memory._HUGE - 1, dtype=torch.uint8))
+    memory.like(torch.empty(memory.HUGE - 1, dtype=torch.uint8))
     assert advised == []
-    y = memory.like(torch.empty(memory._HUGE, dtype=torch.uint8))
-    assert advised == [(y.data_ptr(), memory._HUGE)]
+    y = memory.like(torch.empty(memory.HUGE, dtype=torch.uint8))
+    assert advised == [(y.data_ptr(), memory.HUGE)]
 
 
 @pytest.mark.parametrize("library", [OSError("no such library"), object()], ids=["no library", "no madvise"])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 LARGE = 8 << 20
 """Bytes from which an output is written past the caches."""
-_HUGE = 2 << 20
+HUGE = 2 << 20
 """Bytes of a huge page, and from which an output's memory is asked for in such pages."""
 _PAGE = 4096
 _HUGEPAGE = 14
@@ -20,7 +20,7 @@ _HUGEPAGE = 14
 def like(x: Tensor) -> Tensor:
     """New memory for an output with the strides of `x`; from 2 MiB on in huge pages where the system can."""
     out = torch.empty_like(x)
-    if out.nbytes >= _HUGE:
+    if out.nbytes >= HUGE:
         ask_for_huge_pages(out)
     return out
 

@@ -72,7 +72,7 @@ class Prepared:
         self.call, self._update = call, update
         self.like = torch.empty_like(x, device="meta")  # shape, strides and dtype without memory
         self._batch = _place_of(x)
-        self._is_large = x.nbytes >= memory.LARGE
+        self._is_huge = x.nbytes >= memory.HUGE
         self._added, self._relu = added, call.activation is RELU
         self._phases = ALL if call.by_batch else SETTLE | APPLY
         first = self._forward_block()
@@ -158,7 +158,7 @@ class Prepared:
     def _output(self) -> Tensor:
         """New memory that is laid out as the batch."""
         out = empty_on_cpu(*self._batch)
-        if self._is_large:
+        if self._is_huge:
             memory.ask_for_huge_pages(out)
         return out
 
@@ -208,10 +208,10 @@ class Prepared:
     def _packed(self, block: Filled) -> Packed:
         return Packed(block.statistics, None, None, None, True, False)
 
-    def _function(self, direction: str, extras: bool) -> Function:
+    def _function(self, direction: str, added: bool) -> Function:
         layout = layout_of(self.like)
         assert layout is not None  # `prepare` has refused otherwise
-        return function_of(layout.name, direction, self.like.dtype, extras)
+        return function_of(layout.name, direction, self.like.dtype, added)
 
 
 def _place_of(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], torch.dtype]:
