@@ -94,7 +94,7 @@ def test_work_is_shared_out_anew_when_the_threads_change(two_threads, monkeypatc
 
 def test_large_outputs_are_asked_for_in_huge_pages(monkeypatch):
     asked = []
-    monkeypatch.setattr(prepared.memory, "LARGE", 4 * 18)
+    monkeypatch.setattr(prepared.memory, "HUGE", 4 * 18)
     monkeypatch.setattr(prepared.memory, "ask_for_huge_pages", asked.append)
     for rows, expected in ((5, 0), (6, 1)):
         asked.clear()
