@@ -101,10 +101,13 @@ class PreparedCall(Protocol):
     def backward(
         self, g: Batch, x: Batch, statistics: Tensor, bits: Tensor | None, wants_x: bool
     ) -> tuple[Batch | None, Batch | None, Tensor, Tensor]:
-        """The gradients of x, of the residual, and of γ and β.
+        """The gradients of x, of the residual, and of γ and β; gradient and batch are as `fitted` returns them."""
 
-        Gradient and batch may lie in memory in another way than the batch of the forward, and have another dtype.
-        """
+    def fits(self, g: Tensor, x: Tensor) -> bool:
+        """Whether a gradient and a batch are known to be what `fitted` returns as it is."""
+
+    def fitted(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient and batch with the strides and the dtype of the forward's batch, copied if need be."""
 
     def resolved(self, statistics: Tensor) -> Resolved:
         """What normalised, of what a forward kept."""

@@ -26,9 +26,9 @@ Tensors = tuple[
     Tensor | None,
 ]
 """The tensors of a call: x, γ, β, residual, running mean, variance and standard deviation, and the counter."""
-_NO_WEIGHT, _NO_BIAS, _NO_RESIDUAL, _NO_MEAN, _NO_VARIANCE, _NO_DEVIATION, _NO_COUNTER = (
-    torch.empty(0, device="cpu") for _ in range(7)
-)
+_ABSENT = tuple(torch.empty(0, device="cpu") for _ in range(8))
+"""What stands in the place of a tensor that there is not."""
+_, _NO_WEIGHT, _NO_BIAS, _NO_RESIDUAL, _NO_MEAN, _NO_VARIANCE, _NO_DEVIATION, _NO_COUNTER = _ABSENT
 _VARIANTS = 4
 """Kinds with the same settings and the same shape of the batch, at most."""
 
@@ -39,7 +39,9 @@ class Kind:
     __slots__ = ("call", "differentiated", "is_alike", "is_new", "places")
 
     def __init__(self, tensors: Tensors) -> None:
-        self.is_alike = alike(*_without_gaps(tensors))
+        self.is_alike = alike(
+            *(none if each is None else each for each, none in zip(tensors, _ABSENT, strict=True))
+        )
         """Whether the tensors of another call are like these."""
         self.call: PreparedCall | None = None
         """None as long as nothing is prepared, or where nothing can be."""
@@ -69,9 +71,18 @@ class Kinds:
 
     def find(self, settings: Any, tensors: Tensors) -> Kind | None:
         """The kind of a call with these settings, which must be hashable, and the shape of the batch among them."""
-        given = _without_gaps(tensors)
+        x, weight, bias, residual, mean, var, std, batches = tensors
         for kind in self._kinds.get(settings, ()):
-            if kind.is_alike(*given) and (kind.places is None or kind.places == _places_of(tensors)):
+            if kind.is_alike(
+                x,
+                _NO_WEIGHT if weight is None else weight,
+                _NO_BIAS if bias is None else bias,
+                _NO_RESIDUAL if residual is None else residual,
+                _NO_MEAN if mean is None else mean,
+                _NO_VARIANCE if var is None else var,
+                _NO_DEVIATION if std is None else std,
+                _NO_COUNTER if batches is None else batches,
+            ) and (kind.places is None or kind.places == _places_of(tensors)):
                 return kind
         return None
 
@@ -87,21 +98,6 @@ class Kinds:
         if len(self._kinds) >= self._most and settings not in self._kinds:
             self._kinds.clear()
         self._kinds[settings] = (Kind(tensors), *self._kinds.get(settings, ()))[:_VARIANTS]
-
-
-def _without_gaps(tensors: Tensors) -> tuple[Tensor, ...]:
-    """The tensors, and what stands in the place of those that there are not."""
-    x, weight, bias, residual, mean, var, std, batches = tensors
-    return (
-        x,
-        _NO_WEIGHT if weight is None else weight,
-        _NO_BIAS if bias is None else bias,
-        _NO_RESIDUAL if residual is None else residual,
-        _NO_MEAN if mean is None else mean,
-        _NO_VARIANCE if var is None else var,
-        _NO_DEVIATION if std is None else std,
-        _NO_COUNTER if batches is None else batches,
-    )
 
 
 def _is_laid_out_as(residual: Tensor, x: Tensor) -> bool:

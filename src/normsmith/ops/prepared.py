@@ -134,12 +134,15 @@ class _Prepared(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *incoming: Any) -> tuple[Tensor | None, ...]:
-        inputs, wants, (g,) = ctx.saved_tensors, ctx.needs_input_grad, incoming
-        call, statistics, bits = ctx.run
-        if torch.is_grad_enabled() or is_batched_gradient(g):
+        inputs, (g,) = ctx.saved_tensors, incoming
+        (call, statistics, bits), x = ctx.run, inputs[0]
+        of_x, of_weight, of_bias, of_residual, _ = wants = ctx.needs_input_grad
+        fits = call.fits(g, x)
+        if torch.is_grad_enabled() or (not fits and is_batched_gradient(g)):
             return *differentiable_gradients(g, inputs, wants, call.resolved(statistics), call.call), None
-        of_x, of_weight, of_bias, of_residual, _ = wants
-        dx, dresidual, dgamma, dbeta = call.backward(g, inputs[0], statistics, bits, of_x or of_residual)
+        if not fits:
+            g, x = call.fitted(g, x)
+        dx, dresidual, dgamma, dbeta = call.backward(g, x, statistics, bits, of_x or of_residual)
         return (
             dx if of_x else None,
             dgamma if of_weight else None,

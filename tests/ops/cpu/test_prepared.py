@@ -117,9 +117,11 @@ def test_gradients_are_brought_into_the_form_of_the_batch(change):
     call = prepared_for(x)
     _, statistics, _ = forward(call, x, keep=True)
     expected = call.backward(g, x, statistics, None, True)[0]
-    for gradient in (change(g), g, change(g)):
-        assert torch.equal(call.backward(gradient, x, statistics, None, True)[0], expected)
-        assert torch.equal(call.backward(gradient, change(x), statistics, None, True)[0], expected)
+    for gradient, batch in ((change(g), x), (g, x), (change(g), x), (g, change(x)), (g, x)):
+        assert call.fits(gradient, batch) <= (gradient is g and batch is x)
+        fitted = call.fitted(gradient, batch)
+        assert torch.equal(call.backward(*fitted, statistics, None, True)[0], expected)
+    assert call.fits(g, x)
 
 
 def test_gradients_of_a_residual():

@@ -30,22 +30,23 @@ from normsmith.ops.resolve import Renorm, Resolved, Running
 class Filled(Block):
     """A block that is filled but for the addresses of one call, with its kernel and memory for what nobody keeps."""
 
-    __slots__ = ("_asked", "_is_small", "_kernel", "_partial", "_threads", "statistics", "vector")
+    __slots__ = ("_asked", "_kernel", "_partial", "_threads", "is_small", "start", "statistics", "vector")
 
     def __init__(self, like: Tensor, kernel: Function) -> None:
         layout = layout_of(like)
         assert layout is not None  # `prepare` has refused otherwise
         super().__init__(layout, like.dtype, layout.samples, 1)
-        self._kernel, self._asked, self._is_small = kernel, 0, self.elements < SERIAL_BELOW
+        self._kernel, self._asked, self.is_small = kernel, 0, self.elements < SERIAL_BELOW
+        self.start = kernel[1]
         self._share_out(threads_for(self.elements))
         self.statistics = memory.lasting(slot.STATISTICS_ROWS, 1, layout.channels, dtype=self.work)
         self.vector = memory.lasting(layout.channels, dtype=self.work)
 
     def run(self, phases: int) -> None:
         """Run phases of the kernel, on as many threads as torch now has."""
-        if self._is_small:
+        if self.is_small:
             self.q[slot.PHASES] = phases
-            self._kernel[1](self.address)
+            self.start(self.address)
             return
         asked = threads_for(self.elements)
         if asked != self._asked:
@@ -83,7 +84,8 @@ class Prepared:
         self._bits = first.words() if self._relu and added else 0
         self._statistics = _place_of(first.statistics)
         self._vector = _place_of(first.vector)
-        self._is_usual: Callable[..., bool] = _never
+        self.fits: Callable[[Tensor, Tensor], bool] = _never
+        """Whether a gradient and a batch are known to be what `fitted` returns as it is."""
 
     def forward(
         self,
@@ -96,9 +98,12 @@ class Prepared:
         keep: bool,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The output, and what `backward` needs: statistics, and the bits of a ReLU; only to be used if `keep`."""
-        block = self.free_forward()
         try:
-            y, bits, q, moved = self._output(), None, block.q, []
+            block = self.forwards.pop()
+        except IndexError:
+            block = self._forward_block()
+        try:
+            y, bits, q, moved = empty_on_cpu(*self._batch), None, block.q, []
             statistics = empty_on_cpu(*self._statistics) if keep else block.statistics
             q[slot.X], q[slot.Y], q[slot.STATISTICS] = x.data_ptr(), y.data_ptr(), statistics.data_ptr()
             q[slot.GAMMA] = 0 if weight is None else weight.data_ptr()
@@ -121,7 +126,13 @@ class Prepared:
                     q[slot.BITS] = bits.data_ptr()
             if renorm is not None:
                 block.set_bounds(renorm)
-            block.run(self._phases)
+            if self._is_huge:
+                memory.ask_for_huge_pages(y)
+            if block.is_small:  # as `run` does, without a call
+                q[slot.PHASES] = self._phases
+                block.start(block.address)
+            else:
+                block.run(self._phases)
         finally:
             self.forwards.append(block)
         if self._update is not None:
@@ -131,38 +142,41 @@ class Prepared:
     def backward(
         self, g: Tensor, x: Tensor, statistics: Tensor, bits: Tensor | None, wants_x: bool
     ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
-        """The gradients of x, of the residual, and of γ and β."""
-        if not self._is_usual(g, x):
-            g, x = self._made_usual(g, x)
-        block = self.free_backward()
+        """The gradients of x, of the residual, and of γ and β; gradient and batch are as `fitted` returns them."""
+        try:
+            block = self.backwards.pop()
+        except IndexError:
+            block = self._backward_block()
         try:
             q, dx, dresidual = block.q, None, None
             dgamma, dbeta = empty_on_cpu(*self._vector), empty_on_cpu(*self._vector)
             q[slot.G], q[slot.X], q[slot.STATISTICS] = g.data_ptr(), x.data_ptr(), statistics.data_ptr()
             q[slot.DGAMMA], q[slot.DBETA] = dgamma.data_ptr(), dbeta.data_ptr()
             if wants_x:
-                dx = self._output()
+                dx = empty_on_cpu(*self._batch)
                 q[slot.DX] = dx.data_ptr()
+                if self._is_huge:
+                    memory.ask_for_huge_pages(dx)
             if bits is not None:
                 q[slot.BITS], q[slot.DRESIDUAL] = bits.data_ptr(), 0
             if wants_x and self._added:
                 dresidual = g
                 if self._relu:
-                    dresidual = self._output()
+                    dresidual = empty_on_cpu(*self._batch)
                     q[slot.DRESIDUAL] = dresidual.data_ptr()
-            block.run(ALL if wants_x else MEASURE | SETTLE)
+                    if self._is_huge:
+                        memory.ask_for_huge_pages(dresidual)
+            phases = ALL if wants_x else MEASURE | SETTLE
+            if block.is_small:
+                q[slot.PHASES] = phases
+                block.start(block.address)
+            else:
+                block.run(phases)
         finally:
             self.backwards.append(block)
         return dx, dresidual, dgamma, dbeta
 
-    def _output(self) -> Tensor:
-        """New memory that is laid out as the batch."""
-        out = empty_on_cpu(*self._batch)
-        if self._is_huge:
-            memory.ask_for_huge_pages(out)
-        return out
-
-    def _made_usual(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def fitted(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient and batch with the strides and the dtype of the forward's batch, copied if need be.
 
         Where they need not be copied, others that are like them are taken as they are.
@@ -170,7 +184,7 @@ class Prepared:
         batch = as_before(x, self.like)
         gradient = laid_out_like("gradient", g, batch)
         if gradient is g and batch is x:
-            self._is_usual = alike(g, x)
+            self.fits = alike(g, x)
         return gradient, batch
 
     def resolved(self, statistics: Tensor) -> Resolved:
@@ -219,7 +233,7 @@ def _place_of(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], torch.d
     return tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
-def _never(*_: Tensor) -> bool:
+def _never(g: Tensor, x: Tensor) -> bool:
     """What no gradient is like before the first one."""
     return False
 

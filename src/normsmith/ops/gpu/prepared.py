@@ -146,8 +146,6 @@ class Prepared:
         if self._one_of_many and current_device() != self._device:
             with torch.cuda.device(self._device):
                 return self.backward(g, x, statistics, bits, wants_x)
-        x = as_before(x, self.like)
-        g = launch.laid_out_like(x, g if g.dtype is x.dtype else g.to(x.dtype))
         grads, dx, dz, sums = torch.empty_like(self._grads), None, None, None
         if wants_x:
             dx = torch.empty_like(x)
@@ -176,6 +174,15 @@ class Prepared:
             each.start(stream, values)
         dgamma, dbeta, _, _ = grads.unbind()
         return dx, dz, dgamma, dbeta
+
+    def fits(self, g: Tensor, x: Tensor) -> bool:
+        """Nothing is known: `fitted` looks."""
+        return False
+
+    def fitted(self, g: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient and batch with the strides and the dtype of the forward's batch, copied if need be."""
+        x = as_before(x, self.like)
+        return launch.laid_out_like(x, g if g.dtype is x.dtype else g.to(x.dtype)), x
 
     def resolved(self, statistics: Tensor) -> Resolved:
         """What normalised, of the statistics that a forward kept."""
