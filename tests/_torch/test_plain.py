@@ -37,7 +37,9 @@ def test_nothing_stands_between() -> None:
 def test_contexts_are_seen(context: Any) -> None:
     with context():
         assert not _torch.runs_plainly()
+        assert not _torch.runs_alone()
     assert _torch.runs_plainly()
+    assert _torch.runs_alone()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -15,6 +15,7 @@ import torch
 from tests.layers.prepared_calls import nothing_prepared, same
 from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from normsmith.ops import Renorm, batch_norm, function_calls
@@ -97,6 +98,7 @@ CALLS = {
     "no counter": {"num_batches_tracked": None},
     "no update": {"update_running": False},
     "running": {"normalize_with": "running"},
+    "running with bounds": {"normalize_with": "running", "renorm": Renorm("none", "none")},
     "settings": {"momentum": 1, "eps": 0.5, "on_nonfinite": "propagate", "on_small_batch": "running"},
     "relu": {"activation": "relu"},
     "residual": {"residual": randn},
@@ -241,6 +243,23 @@ def test_transforms_and_tracers_take_the_usual_path(taken, monkeypatch):
     monkeypatch.setenv("NORMSMITH_BACKEND", "reference")
     batch_norm(x)
     assert len(taken) == 1
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_recomputed_forwards_do_what_they_do_unprepared(reentrant, taken):
+    given = arguments()
+    meet(given, 3)
+    twin, found = copied(given), []
+    for each, block in ((given, torch.enable_grad), (twin, nothing_prepared)):
+        rest = {name: value for name, value in each.items() if name != "x"}
+        with block():
+            y = checkpoint(
+                lambda x, rest=rest: batch_norm(x, **rest).square(), each["x"], use_reentrant=reentrant
+            )
+            y.sum().backward()
+        found.append([y, *(each[name].grad for name in ("x", "weight", "bias")), each["running_mean"]])
+    assert same(*found)
+    assert given["num_batches_tracked"] == 5
 
 
 @pytest.mark.parametrize("context", [torch.inference_mode, torch.no_grad])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from normsmith.ops import Running, batch_norm
-from normsmith.ops.prepared import is_plain, nothing_intervenes, prepare, run
+from normsmith.ops.prepared import is_plain, nothing_intervenes, nothing_looks_on, prepare, run
 
 
 def running() -> Running:
@@ -67,8 +67,10 @@ def test_tensors_that_are_not_plain(make):
 
 
 def test_a_backend_that_is_asked_for_intervenes(monkeypatch):
-    assert nothing_intervenes()
-    monkeypatch.setenv("NORMSMITH_BACKEND", "aten")
-    assert not nothing_intervenes()
-    monkeypatch.setenv("NORMSMITH_BACKEND", "")
-    assert nothing_intervenes()
+    for free in (nothing_intervenes, nothing_looks_on):
+        monkeypatch.delenv("NORMSMITH_BACKEND", raising=False)
+        assert free()
+        monkeypatch.setenv("NORMSMITH_BACKEND", "aten")
+        assert not free()
+        monkeypatch.setenv("NORMSMITH_BACKEND", "")
+        assert free()

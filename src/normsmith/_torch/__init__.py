@@ -53,6 +53,7 @@ from normsmith._torch.modules import (
 )
 from normsmith._torch.plain import (
     applied,
+    runs_alone,
     runs_plainly,
 )
 from normsmith._torch.processes import (
@@ -135,6 +136,7 @@ __all__ = [
     "number_of_dispatch_modes",
     "parameters_of",
     "recomputed_segment",
+    "runs_alone",
     "runs_plainly",
     "share_hooks",
     "timeout_of",

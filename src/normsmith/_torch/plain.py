@@ -15,23 +15,30 @@ _tracing_state: Callable[[], Any] = torch._C._get_tracing_state
 _number_of_function_modes: Callable[[], int] = torch._C._len_torch_function_stack
 
 
-def runs_plainly() -> bool:
-    """Whether an operation on plain tensors is that operation alone, and not part of a recomputed forward.
+def runs_alone() -> bool:
+    """Whether an operation on plain tensors is that operation alone.
 
     False within a transform of `torch.func`, forward-mode autograd, `torch.jit.trace`, a mode of
-    `__torch_function__` or `__torch_dispatch__`, hooks of saved tensors, a checkpointed segment, and a backward. The
-    compiler is asked for by `torch.compiler.is_compiling`, which it knows. Needs, beside what the other files here
-    need, `torch._C._len_torch_function_stack` and `torch._C._get_tracing_state`; every forward calls them.
+    `__torch_function__` or `__torch_dispatch__`, and hooks of saved tensors. The compiler is asked for by
+    `torch.compiler.is_compiling`, which it knows. Needs, beside what the other files here need,
+    `torch._C._len_torch_function_stack` and `torch._C._get_tracing_state`; every forward calls them.
     """
     return not (
         has_function_transforms()
         or forward_ad._current_level >= 0
         or _number_of_function_modes()
         or number_of_dispatch_modes()
-        or backward_number() != -1
         or _tracing_state() is not None
         or (_top_hooks is not None and _top_hooks(False) is not None)
-        or ((_top_hooks is None or not torch.is_grad_enabled()) and checkpointed_segment() is not None)
+    )
+
+
+def runs_plainly() -> bool:
+    """Whether an operation `runs_alone`, neither in a checkpointed segment nor in a backward, which recomputes it."""
+    return (
+        runs_alone()
+        and backward_number() == -1
+        and ((_top_hooks is not None and torch.is_grad_enabled()) or checkpointed_segment() is None)
     )
 
 

@@ -129,7 +129,7 @@ class StatisticsBase(
         Raises:
             InputError: an argument does not fit. The running statistics are then as they were.
         """
-        compiled = torch.compiler.is_compiling() or compiler_callback() is not None
+        compiled = torch.compiler.is_dynamo_compiling() or compiler_callback() is not None
         calls: PreparedCalls | None = None if compiled else getattr(self, "_prepared_calls", None)
         if calls is not None and mask is None and sample_weight is None:
             y = calls.run(self, input, residual)

@@ -96,7 +96,7 @@ def batch_norm(
     Source: Ioffe and Szegedy (2015), arXiv:1502.03167; renorm: Ioffe (2017), arXiv:1702.03275.
     """
     usual = mask is None and sample_weight is None and ghost_batch_size is None and sync is None
-    if usual and collected is None and not (torch.compiler.is_compiling() or compiler_callback() is not None):
+    if usual and collected is None and not (torch.compiler.is_dynamo_compiling() or compiler_callback()):
         settings = normalize_with, update_running, momentum, eps, activation, on_small_batch, on_nonfinite
         tensors = x, weight, bias, residual, running_mean, running_var, running_std, num_batches_tracked
         y = _CALLS.run(settings, renorm, tensors)

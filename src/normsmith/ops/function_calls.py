@@ -9,7 +9,7 @@ from torch.nn import Parameter
 
 from normsmith.ops.call import Buffers, PreparedCall
 from normsmith.ops.kinds import Kinds, Tensors
-from normsmith.ops.prepared import nothing_intervenes, prepare, run
+from normsmith.ops.prepared import nothing_looks_on, prepare, run
 from normsmith.ops.resolve import Renorm, Running
 
 MOST = 128
@@ -34,7 +34,7 @@ class FunctionCalls:
         """The output of `batch_norm`, if a call of this kind is prepared: when it is met for the second time."""
         x, weight, bias, residual, mean, var, std, batches = tensors
         of_x = x.__class__
-        if (of_x is not Tensor and of_x is not Parameter) or not nothing_intervenes():
+        if (of_x is not Tensor and of_x is not Parameter) or not nothing_looks_on():
             return None
         try:
             key = x.shape, renorm is None, settings
@@ -53,7 +53,8 @@ class FunctionCalls:
             kind.keep(call, tensors)
             if call is None:
                 return None
-        return run(call, kind.differentiated, x, weight, bias, residual, running, renorm)
+        bounds = renorm if call.call.renorm is not None else None
+        return run(call, kind.differentiated, x, weight, bias, residual, running, bounds)
 
 
 def _lasts(settings: tuple[Any, ...], tensors: Tensors) -> bool:

@@ -1,7 +1,7 @@
 """Batch norm for those who call it again and again: what does not change is checked and decided once.
 
 `prepare` does what `batch_norm` does before a kernel starts, and `run` starts it. A prepared call holds for tensors
-that are like those it was prepared for (`kinds.py` looks), with the same settings, where `nothing_intervenes`.
+that are like those it was prepared for (`kinds.py` looks), with the same settings, where `nothing_looks_on`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from normsmith._torch import applied, is_batched_gradient, is_function_wrapper, runs_plainly
+from normsmith._torch import applied, is_batched_gradient, is_function_wrapper, runs_alone, runs_plainly
 from normsmith.errors import InputError
 from normsmith.ops._check import check_batch, make_call
 from normsmith.ops.call import Buffers, PreparedCall, Update
@@ -40,8 +40,13 @@ def is_plain(x: Tensor) -> bool:
     )
 
 
-def nothing_intervenes() -> bool:
+def nothing_looks_on() -> bool:
     """Whether a call is free to take the backend that serves it, and is nothing but itself to torch."""
+    return not _VARIABLES.get(_FORCED) and runs_alone()
+
+
+def nothing_intervenes() -> bool:
+    """Whether `nothing_looks_on`, and a call is no part of a recomputed forward, for which layers keep their state."""
     return not _VARIABLES.get(_FORCED) and runs_plainly()
 
 
