@@ -82,13 +82,13 @@ class PreparedCalls:
         weight, bias = parameters.get("weight", _ELSEWHERE), parameters.get("bias", _ELSEWHERE)
         mean, var, std = buffers["running_mean"], buffers["running_var"], buffers.get("running_std")
         batches = buffers["num_batches_tracked"]
-        tensors = (x, weight, bias, residual, mean, var, std, batches)
         try:
             settings = x.shape, residual is None, layer.activation, layer.__class__, _settings(held)
-            kind = self._kinds.find(settings, tensors)
+            kind = self._kinds.find(settings, x, weight, bias, residual, mean, var, std, batches)
         except (TypeError, RuntimeError):  # settings that cannot be hashed, and batches that have no shape
             return None
         if kind is None:
+            tensors = x, weight, bias, residual, mean, var, std, batches
             if _lasts(layer, tensors):
                 self._kinds.meet(settings, tensors)
             return None
@@ -97,7 +97,7 @@ class PreparedCalls:
             if not kind.is_new:
                 return None
             call = _prepare(layer, x, weight, bias, running, residual is not None)
-            kind.keep(call, tensors)
+            kind.keep(call, (x, weight, bias, residual, mean, var, std, batches))
             if call is None:
                 return None
         renorm = None if call.call.renorm is None else layer._bounds()

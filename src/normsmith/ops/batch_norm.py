@@ -97,9 +97,10 @@ def batch_norm(
     """
     usual = mask is None and sample_weight is None and ghost_batch_size is None and sync is None
     if usual and collected is None and not (torch.compiler.is_dynamo_compiling() or compiler_callback()):
-        settings = normalize_with, update_running, momentum, eps, activation, on_small_batch, on_nonfinite
-        tensors = x, weight, bias, residual, running_mean, running_var, running_std, num_batches_tracked
-        y = _CALLS.run(settings, renorm, tensors)
+        y = _CALLS.run(
+            x, weight, bias, residual, running_mean, running_var, running_std, num_batches_tracked, renorm,
+            normalize_with, update_running, momentum, eps, activation, on_small_batch, on_nonfinite,
+        )  # fmt: skip
         if y is not None:
             return y
     check_batch(

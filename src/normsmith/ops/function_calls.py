@@ -30,18 +30,30 @@ class FunctionCalls:
     def __init__(self) -> None:
         self._kinds = Kinds(MOST)
 
-    def run(self, settings: tuple[Any, ...], renorm: Renorm | None, tensors: Tensors) -> Tensor | None:
+    def run(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        mean: Tensor | None,
+        var: Tensor | None,
+        std: Tensor | None,
+        batches: Tensor | None,
+        renorm: Renorm | None,
+        *settings: Any,
+    ) -> Tensor | None:
         """The output of `batch_norm`, if a call of this kind is prepared: when it is met for the second time."""
-        x, weight, bias, residual, mean, var, std, batches = tensors
         of_x = x.__class__
         if (of_x is not Tensor and of_x is not Parameter) or not nothing_looks_on():
             return None
         try:
             key = x.shape, renorm is None, settings
-            kind = self._kinds.find(key, tensors)
+            kind = self._kinds.find(key, x, weight, bias, residual, mean, var, std, batches)
         except (TypeError, RuntimeError):  # settings that cannot be hashed, and batches that have no shape
             return None
         if kind is None:
+            tensors = x, weight, bias, residual, mean, var, std, batches
             if _lasts(settings, tensors):
                 self._kinds.meet(key, tensors)
             return None
@@ -50,7 +62,7 @@ class FunctionCalls:
             if not kind.is_new:
                 return None
             call = _prepare(settings, x, weight, bias, running, residual is not None, renorm is not None)
-            kind.keep(call, tensors)
+            kind.keep(call, (x, weight, bias, residual, mean, var, std, batches))
             if call is None:
                 return None
         bounds = renorm if call.call.renorm is not None else None

@@ -69,9 +69,19 @@ class Kinds:
     def __len__(self) -> int:
         return len(self._kinds)
 
-    def find(self, settings: Any, tensors: Tensors) -> Kind | None:
+    def find(
+        self,
+        settings: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        mean: Tensor | None,
+        var: Tensor | None,
+        std: Tensor | None,
+        batches: Tensor | None,
+    ) -> Kind | None:
         """The kind of a call with these settings, which must be hashable, and the shape of the batch among them."""
-        x, weight, bias, residual, mean, var, std, batches = tensors
         for kind in self._kinds.get(settings, ()):
             if kind.is_alike(
                 x,
@@ -82,8 +92,11 @@ class Kinds:
                 _NO_VARIANCE if var is None else var,
                 _NO_DEVIATION if std is None else std,
                 _NO_COUNTER if batches is None else batches,
-            ) and (kind.places is None or kind.places == _places_of(tensors)):
-                return kind
+            ):
+                if kind.places is None:
+                    return kind
+                if kind.places == _places_of((x, weight, bias, residual, mean, var, std, batches)):
+                    return kind
         return None
 
     def meet(self, settings: Any, tensors: Tensors) -> None:
