@@ -71,7 +71,7 @@ def outcome(given):
         y = batch_norm(**given)
         g = torch.arange(float(y.numel())).sin().view_as(y).to(y.dtype)
         gradients = torch.autograd.grad(y, inputs, g, allow_unused=True) if y.requires_grad else []
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     versions = [torch.tensor(buffer._version - was) for buffer, was in zip(buffers, before, strict=True)]
     return [y.detach(), *gradients, *buffers, *versions]
@@ -125,6 +125,26 @@ def test_numbers_are_those_of_calls_that_are_not_prepared(name, taken):
     assert len(taken) == 3
 
 
+@pytest.mark.parametrize("name", ["weight", "bias", "running_mean", "running_std", "residual"])
+def test_a_tensor_without_elements_is_refused_after_calls_without_it(name, taken, unchecked):
+    x = torch.randn(6, 5)
+    meet({"x": x}, 3)
+    with nothing_prepared():
+        expected = outcome({"x": x, name: torch.empty(0)})
+    assert isinstance(expected, str)
+    assert outcome({"x": x, name: torch.empty(0)}) == expected
+
+
+def test_a_residual_that_is_the_batch(taken):
+    for _ in range(3):
+        given = arguments(activation="relu")
+        given["residual"] = given["x"]
+        with nothing_prepared():
+            expected = outcome(copied(given))
+        assert same(outcome(given), expected)
+    assert len(taken) == 2
+
+
 def test_layouts_have_calls_of_their_own(taken):
     plain = arguments(shape=(4, 3, 5, 5))
     last = {**plain, "x": plain["x"].detach().to(memory_format=torch.channels_last).requires_grad_()}
@@ -140,6 +160,10 @@ def test_layouts_have_calls_of_their_own(taken):
 
 CHANGES = {
     "channels": lambda given: given.update(weight=torch.ones(4)),
+    "empty weight": lambda given: given.update(weight=torch.empty(0)),
+    "empty mean": lambda given: given.update(running_mean=torch.empty(0)),
+    "empty residual": lambda given: given.update(residual=torch.empty(0)),
+    "numbers": lambda given: given.update(weight=2.0, bias=3.0),
     "statistics of other channels": lambda given: given.update(running_var=torch.ones(4)),
     "weight of another dtype": lambda given: given.update(weight=given["weight"].detach().double()),
     "weight with gaps": lambda given: given.update(weight=torch.randn(10)[::2]),

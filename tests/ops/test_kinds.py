@@ -29,10 +29,10 @@ def test_a_kind_that_was_met_is_found():
 
 
 def test_several_kinds_have_the_same_settings():
-    kinds = Kinds(4)
+    kinds = Kinds(8)
     for value in (given(), given(weight=torch.ones(3)), given(weight=torch.ones(3, requires_grad=True))):
         kinds.meet("a", value)
-    assert len(kinds) == 1
+    assert len(kinds) == 3
     assert kinds.find("a", *given()).differentiated is False
     assert kinds.find("a", *given(weight=torch.ones(3, requires_grad=True))).differentiated is True
     for rows in range(2, 7):
@@ -81,3 +81,19 @@ def test_what_is_not_bound_is_found_anywhere():
     running = Running(torch.zeros(3), torch.ones(3))
     kind.keep(prepare(x, torch.ones(3), None, running), given(weight=torch.ones(3)))
     assert kinds.find("a", *given(weight=torch.ones(3))) is kind
+
+
+def test_a_tensor_without_elements_is_not_the_lack_of_one():
+    kinds = Kinds(4)
+    kinds.meet("a", given())
+    for name in ("weight", "residual", "mean"):
+        assert kinds.find("a", *given(**{name: torch.empty(0)})) is None
+
+
+def test_a_residual_that_is_the_batch():
+    kinds, x = Kinds(4), torch.randn(6, 3)
+    kinds.meet("a", given(x, residual=x))
+    y = torch.randn(6, 3)
+    assert kinds.find("a", *given(y, residual=y)) is not None
+    for other in (None, torch.randn(6, 3), torch.empty(1)):
+        assert kinds.find("a", *given(y, residual=other)) is None

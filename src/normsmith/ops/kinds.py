@@ -26,9 +26,17 @@ Tensors = tuple[
     Tensor | None,
 ]
 """The tensors of a call: x, γ, β, residual, running mean, variance and standard deviation, and the counter."""
-_ABSENT = tuple(torch.empty(0, device="cpu") for _ in range(8))
+
+
+class _Absent(Tensor):
+    """What no tensor of a caller is like, since none is of this class."""
+
+
+_ABSENT = tuple(torch.empty(0, device="cpu").as_subclass(_Absent) for _ in range(8))
 """What stands in the place of a tensor that there is not."""
 _, _NO_WEIGHT, _NO_BIAS, _NO_RESIDUAL, _NO_MEAN, _NO_VARIANCE, _NO_DEVIATION, _NO_COUNTER = _ABSENT
+_SAME = torch.empty(1, device="cpu").as_subclass(_Absent)
+"""What stands in the place of a residual that is the batch itself: no tensor is given twice."""
 _VARIANTS = 4
 """Kinds with the same settings and the same shape of the batch, at most."""
 
@@ -39,9 +47,8 @@ class Kind:
     __slots__ = ("call", "differentiated", "is_alike", "is_new", "places")
 
     def __init__(self, tensors: Tensors) -> None:
-        self.is_alike = alike(
-            *(none if each is None else each for each, none in zip(tensors, _ABSENT, strict=True))
-        )
+        x, *others = [none if each is None else each for each, none in zip(tensors, _ABSENT, strict=True)]
+        self.is_alike = alike(x, *(_SAME if each is x else each for each in others))
         """Whether the tensors of another call are like these."""
         self.call: PreparedCall | None = None
         """None as long as nothing is prepared, or where nothing can be."""
@@ -60,14 +67,14 @@ class Kind:
 
 
 class Kinds:
-    """The kinds of calls that somebody has met, at most so many by settings and shapes; then they are met anew."""
+    """The kinds of calls that somebody has met, at most so many; where there are more, they are met anew."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._kinds: dict[Any, tuple[Kind, ...]] = {}
 
     def __len__(self) -> int:
-        return len(self._kinds)
+        return sum(map(len, self._kinds.values()))
 
     def find(
         self,
@@ -87,7 +94,7 @@ class Kinds:
                 x,
                 _NO_WEIGHT if weight is None else weight,
                 _NO_BIAS if bias is None else bias,
-                _NO_RESIDUAL if residual is None else residual,
+                _NO_RESIDUAL if residual is None else _SAME if residual is x else residual,
                 _NO_MEAN if mean is None else mean,
                 _NO_VARIANCE if var is None else var,
                 _NO_DEVIATION if std is None else std,
@@ -108,7 +115,7 @@ class Kinds:
             return
         if any(each is not None and each.requires_grad for each in running):  # they are written to
             return
-        if len(self._kinds) >= self._most and settings not in self._kinds:
+        if len(self) >= self._most:
             self._kinds.clear()
         self._kinds[settings] = (Kind(tensors), *self._kinds.get(settings, ()))[:_VARIANTS]
 
