@@ -17,6 +17,8 @@ SHAPES = [
     pytest.param((CHUNK + 1, RUN), id="a chunk of lines, and one line"),
     pytest.param((4 * CHUNK - 1, RUN // 2), id="lines of two rows, the last one short"),
     pytest.param((6, RUN + 17), id="a second strip of few columns"),
+    pytest.param((6, RUN + 48), id="strips of whole vectors"),
+    pytest.param((71, 64), id="lines of rows of whole vectors"),
     pytest.param((2 * CHUNK, 3), id="hundreds of rows a line"),
     pytest.param((CHUNK + 3, 37, 7), id="planes too small to stand alone"),
     pytest.param((5, 3, PLANES_FROM - 1), id="the largest of them"),
@@ -26,7 +28,9 @@ OPTIONS = [
     pytest.param(
         {"mask": True, "sample_weight": True, "activation": "relu"}, id="mask, weights, residual, relu"
     ),
+    pytest.param({"mask": True}, id="mask"),
     pytest.param({"ghost_batch_size": True}, id="ghost"),
+    pytest.param({"ghost_batch_size": True, "mask": True, "sample_weight": True}, id="ghost, mask, weights"),
 ]
 
 

@@ -44,7 +44,7 @@ CODE = torch.tensor([1.0, -1.0, 0.5, 0.0]).repeat(10)[:N]
 
 def compiled(name, added=None, coded=None):
     """An operation on one row; `added` and `coded` are None or True."""
-    _, on_one = operations(by_column=True)[name]
+    on_one = operations(by_column=True)[name].on_one
 
     @njit
     def body(a, f):

@@ -31,7 +31,8 @@ def _plus_coefficient(v, coefficients, sums):
 def compiled(dtype, by_column):
     """y = x + c for a row, or for four; the sums of y in another table."""
     like, work = STORED[dtype]
-    on_four, on_one = operation(_plus_coefficient, (0,), (1,), by_column=by_column)
+    made = operation(_plus_coefficient, (0,), (1,), by_column=by_column)
+    on_four, on_one = made.on_four, made.on_one
 
     @njit
     def body(a, f):

@@ -45,7 +45,7 @@ from normsmith.ops.cpu.kernels.lanes import (
 from normsmith.ops.cpu.kernels.settle import merge_sums, partial_at, settle_channel, settle_gradient
 from normsmith.ops.cpu.kernels.sharing import share_of, wait_for_others
 from normsmith.ops.cpu.kernels.translate import part
-from normsmith.ops.cpu.kernels.vectors import ROWS, TABLE
+from normsmith.ops.cpu.kernels.vectors import ROWS, TABLE, Operation
 
 CHUNK = 512
 """Lines whose sums are added up in the dtype of the work."""
@@ -124,9 +124,9 @@ def _collect(a, n, table, tables, work):
                 store(tables, at + k, value, work)
 
 
-def _over_lines(operation: tuple[Any, Any], backwards: bool) -> Any:
+def _over_lines(operation: Operation, backwards: bool) -> Any:
     """Do an operation on lines of a part, four at a time where they are whole."""
-    on_four, on_one = operation
+    on_four, on_four_of_any_length, on_one, on_four_by_row, on_one_by_row = operation
 
     def over(a, strip, group, number, begin, end, tables, codes, added, coded, like, work):
         length, fold, size = a[slot.CHANNELS] * a[slot.POSITIONS], a[slot.FOLD], size_of(like)
@@ -134,7 +134,12 @@ def _over_lines(operation: tuple[Any, Any], backwards: bool) -> Any:
         stride, per_line = fold * length * size, (a[slot.STRIP] + LANES - 1) // LANES * 2
         fours = (min(end, full) - begin) // ROWS
         items = fours + end - begin - fours * ROWS
-        ahead, between = -ROWS * stride if backwards else ROWS * stride, TABLE * size_of(work)
+        ahead, positions, wide = (
+            -ROWS * stride if backwards else ROWS * stride,
+            a[slot.POSITIONS],
+            size_of(work),
+        )
+        between, sums = TABLE * wide, not backwards
         for step in range(items):
             item = items - 1 - step if backwards else step
             line, together = begin + item * ROWS, ROWS
@@ -142,38 +147,52 @@ def _over_lines(operation: tuple[Any, Any], backwards: bool) -> Any:
                 line, together = begin + item + fours * (ROWS - 1), 1
             n, row = columns if line < full else rest * length, first + line * fold
             at, code, bits = (row * length + column) * size, 0, 0
-            if coded is not None:
-                code = codes
-                for r in range(together):
-                    _spread_codes(a, row + r * fold, n, codes + r * between, work)
             if added is not None:
                 if a[slot.BITS] != 0:
                     before = (strip * a[slot.GROUPS] + group) * a[slot.BIT_LINES]
                     bits = a[slot.BITS] + (before + (row - group_first) // fold) * per_line
+            done = 0
+            if coded is not None:
+                if positions == 1 and length % LANES == 0 and length > LANES:
+                    for k in range(0, n, length):  # the rows of a line, each of which has one code
+                        where, code = at + k * size, a[slot.CODE] + (row + k // length) * wide
+                        kept, table = bits + k // 8 if bits != 0 else 0, tables + k * wide
+                        if together == ROWS:
+                            on_four_by_row(
+                                a[slot.SELF], where, stride, min(length, n), code, fold * wide, kept, per_line,
+                                ahead, table, added, coded, like, work,
+                            )  # fmt: skip
+                        else:
+                            on_one_by_row(
+                                a[slot.SELF], where, 0, min(length, n), code, 0, kept, 0, ahead, table, added,
+                                coded, like, work,
+                            )  # fmt: skip
+                    done = n
+                elif positions > 1 and together == ROWS and sums and bits == 0:
+                    # channels, which have the codes of the whole row; short pieces are slow to write
+                    for k in range(0, n, positions):
+                        on_four_of_any_length(
+                            a[slot.SELF], at + k * size, stride, positions, a[slot.CODE] + row * positions * wide,
+                            positions * wide, 0, 0, ahead, tables + k * wide, added, coded, like, work,
+                        )  # fmt: skip
+                    done = n
+                else:
+                    code = codes
+                    for r in range(together):
+                        _spread_codes(a, row + r * fold, n, codes + r * between, work)
             whole = n - n % LANES if together == ROWS else 0
-            on_four(
-                a[slot.SELF],
-                at,
-                stride,
-                whole,
-                code,
-                between,
-                bits,
-                per_line,
-                ahead,
-                tables,
-                added,
-                coded,
-                like,
-                work,
-            )
-            for r in range(together if whole < n else 0):
-                on_one(
-                    a[slot.SELF], at + r * stride + whole * size, 0, n - whole,
-                    code + r * between + whole * size_of(work) if code != 0 else 0, 0,
-                    bits + r * per_line + whole // 8 if bits != 0 else 0, 0, ahead,
-                    tables + whole * size_of(work), added, coded, like, work,
+            if done < n:
+                on_four(
+                    a[slot.SELF], at, stride, whole, code, between, bits, per_line, ahead, tables, added, coded,
+                    like, work,
                 )  # fmt: skip
+                for r in range(together if whole < n else 0):
+                    on_one(
+                        a[slot.SELF], at + r * stride + whole * size, 0, n - whole,
+                        code + r * between + whole * wide if code != 0 else 0, 0,
+                        bits + r * per_line + whole // 8 if bits != 0 else 0, 0, ahead,
+                        tables + whole * wide, added, coded, like, work,
+                    )  # fmt: skip
 
     return part(over)
 

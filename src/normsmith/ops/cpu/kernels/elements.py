@@ -12,7 +12,7 @@ from typing import Any
 
 from normsmith.ops.cpu.kernels import arguments as slot
 from normsmith.ops.cpu.kernels.lanes import stack
-from normsmith.ops.cpu.kernels.vectors import TABLE, Step, Vectors, operation
+from normsmith.ops.cpu.kernels.vectors import TABLE, Operation, Step, Vectors, operation
 
 MEAN, SCALE, SHIFT, OFFSET, SLOPE, PLAIN, MOMENT = range(7)
 """Numbers of the tables of what normalises and differentiates, and of the sums of the gradient."""
@@ -98,8 +98,8 @@ def _fetching(batches: Sequence[int], step: Step) -> Step:
     return fetching
 
 
-def operations(by_column: bool) -> dict[str, tuple[Any, Any]]:
-    """Each operation for four rows and for one.
+def operations(by_column: bool) -> dict[str, Operation]:
+    """Each operation.
 
     `by_column`: tables hold a number per column; otherwise 16 numbers, which are used, or summed, by all columns.
     """

@@ -34,15 +34,15 @@ from normsmith.ops.cpu.kernels.lanes import fence, fill, load, size_of, store, t
 from normsmith.ops.cpu.kernels.settle import merge_sums, partial_at, settle_channel, settle_gradient
 from normsmith.ops.cpu.kernels.sharing import samples_of, share_of, wait_for_others
 from normsmith.ops.cpu.kernels.translate import part
-from normsmith.ops.cpu.kernels.vectors import ROWS, TABLE
+from normsmith.ops.cpu.kernels.vectors import ROWS, TABLE, Operation
 
 MANY = 512 * ROWS * LANES
 """Elements whose sums are added up in the dtype of the work."""
 
 
-def _over_planes(operation: tuple[Any, Any]) -> Any:
+def _over_planes(operation: Operation) -> Any:
     """Do an operation on a run of positions of the planes of some samples."""
-    on_four, on_one = operation
+    on_four, on_one = operation.on_four, operation.on_one
 
     def over(a, channel, sample, samples, begin, n, output, tables, added, coded, like, work):
         channels, positions, size, wide = a[slot.CHANNELS], a[slot.POSITIONS], size_of(like), size_of(work)

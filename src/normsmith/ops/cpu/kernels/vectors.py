@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -46,6 +46,19 @@ Step = Callable[["Vectors", Sequence[Any], Sequence[Any]], Sequence[Any]]
 """`step(vectors, coefficients, sums)` gives the sums with 16 elements of a row added."""
 
 
+class Operation(NamedTuple):
+    """An operation as primitives: on four rows of whole vectors, on four rows of any length, and on one.
+
+    Those `by_row` take one code for each row, which are whole vectors.
+    """
+
+    on_four: Any
+    on_four_of_any_length: Any
+    on_one: Any
+    on_four_by_row: Any
+    on_one_by_row: Any
+
+
 def operation(
     step: Step,
     coefficients: Sequence[int],
@@ -53,14 +66,14 @@ def operation(
     sums_of_codes: Sequence[int] = (),
     *,
     by_column: bool,
-) -> tuple[Any, Any]:
-    """Primitives of an operation, for four whole rows, and for one with a masked end.
+) -> Operation:
+    """Primitives of an operation.
 
     `coefficients` and `sums` are the numbers of tables, which have an element per column, or 16 for all columns.
     """
     loop = _by_column if by_column else _for_all
 
-    def make(rows: int) -> Any:
+    def make(rows: int, ends: bool, by_row: bool = False) -> Any:
         @primitive
         def run(
             typing: Any,
@@ -82,7 +95,8 @@ def operation(
             def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
                 has_codes = not isinstance(coded, types.NoneType)
                 has_added = not isinstance(added, types.NoneType)
-                v = Vectors(builder, arguments, rows, has_added, has_codes, like.dtype, work.dtype)
+                v = Vectors(builder, arguments, rows, ends, has_added, has_codes, like.dtype, work.dtype)
+                v.codes_by_row = by_row
                 loop(v, step, coefficients, [*sums, *(sums_of_codes if has_codes else ())])
                 return context.get_dummy_value()
 
@@ -90,7 +104,8 @@ def operation(
 
         return run
 
-    return make(ROWS), make(1)
+    by_row = (make(rows, False, by_row=True) for rows in (ROWS, 1))
+    return Operation(make(ROWS, False), make(ROWS, True), make(1, True), *by_row)
 
 
 def _by_column(v: Vectors, step: Step, coefficients: Sequence[int], sums: Sequence[int]) -> None:
@@ -141,18 +156,21 @@ class Vectors:
     row: int = 0
     k: Any = None
     mask: Any = None
+    codes_by_row = False
 
     def __init__(
         self,
         builder: Any,
         arguments: Sequence[Any],
         rows: int,
+        ends: bool,
         added: bool,
         coded: bool,
         like: Any,
         work: Any,
     ) -> None:
         self.builder, self.rows, self.added, self.coded = builder, rows, added, coded
+        self._ends = ends
         self._like, self._work = like, work
         self._block, self._at, self._stride, self.n = arguments[:4]
         self._code, self._code_stride, self._bits, self._bits_stride, self._ahead, self._tables = arguments[
@@ -172,7 +190,15 @@ class Vectors:
 
     def codes(self) -> Any:
         """How much each element counts, below 0 where it is padding; 0 beyond the end."""
-        return self._read(self._work, self._place(self._code, self._code_stride, self._wide), self.zero)
+        if not self.codes_by_row:
+            return self._read(self._work, self._place(self._code, self._code_stride, self._wide), self.zero)
+        row, builder = self.row, self.builder
+
+        def make() -> Any:
+            at = builder.add(self._code, builder.mul(self._code_stride, _I64(row)))
+            return splat(builder, builder.load(pointer(builder, at, MEMORY[self._work])))
+
+        return self._once(("code", row), make)
 
     def bits(self) -> Any:
         """A bit per element; anything where none are kept."""
@@ -290,9 +316,9 @@ class Vectors:
     # how
 
     def go_to(self, k: Any) -> None:
-        """The elements from the k-th on; of one row, those that are among its n."""
+        """The elements from the k-th on, of those that are among the n of a row where it may end in between."""
         self.k = k
-        if self.rows == 1:
+        if self._ends:
             self.mask = first_of(self.builder, self.builder.sub(self.n, k))
 
     def at_row(self, row: int) -> Vectors:
@@ -345,7 +371,7 @@ class Vectors:
         return self._known["bits or constant"]
 
     def _place(self, base: Any, stride: Any, size: int) -> Any:
-        """The address of these elements."""
+        """The address of these elements, of which each has `size` bytes."""
         builder = self.builder
         apart = builder.mul(self.k, _I64(size))
         if self.row:
