@@ -1,7 +1,7 @@
 """The calls that a layer has prepared, and what they depend on, which is looked at before each of them.
 
-A layer meets the same kind of batch again and again, with the same settings, and with parameters and buffers that stay
-where they are. Then all checks and decisions of its forward have the same outcome, and the layer keeps a call that
+A layer meets the same kind of batch again and again, with the same settings, and with parameters and buffers of the
+same kind. Then all checks and decisions of its forward have the same outcome, and the layer keeps a call that
 `normsmith.ops.prepared` has prepared. There are many ways to change a layer or its tensors, and none that tells it. So
 each call looks, which takes a tenth of the time that it saves.
 """
@@ -89,9 +89,9 @@ class PreparedCalls:
             return None
         if kind is None:
             tensors = x, weight, bias, residual, mean, var, std, batches
-            if _lasts(layer, tensors):
-                self._kinds.meet(settings, tensors)
-            return None
+            kind = self._kinds.meet(settings, tensors) if _lasts(layer, tensors) else None
+            if kind is None:
+                return None
         call, running = kind.call, None if mean is None or var is None else (mean, var, std, batches)
         if call is None:
             if not kind.is_new:

@@ -54,9 +54,9 @@ class FunctionCalls:
             return None
         if kind is None:
             tensors = x, weight, bias, residual, mean, var, std, batches
-            if _lasts(settings, tensors):
-                self._kinds.meet(key, tensors)
-            return None
+            kind = self._kinds.meet(key, tensors) if _lasts(settings, tensors) else None
+            if kind is None:
+                return None
         call, running = kind.call, None if mean is None or var is None else (mean, var, std, batches)
         if call is None:
             if not kind.is_new:

@@ -106,18 +106,32 @@ class Kinds:
                     return kind
         return None
 
-    def meet(self, settings: Any, tensors: Tensors) -> None:
-        """Take note of a kind of call, if its tensors are plain, and the residual is laid out as the batch."""
+    def meet(self, settings: Any, tensors: Tensors) -> Kind | None:
+        """Take note of a call that is of no known kind; its kind, if its call shall be prepared now.
+
+        That is so when settings and shape come again. Where they are known in other kinds, a kind itself must come
+        again: `find` will say so. None, too, for tensors that are not plain, or a residual that is laid out otherwise.
+        """
+        if settings not in self._kinds:
+            self._make_room(len(self._kinds))
+            self._kinds[settings] = ()
+            return None
         x, _, _, residual, *running = tensors
         if not all(each is None or is_plain(each) for each in tensors):
-            return
+            return None
         if residual is not None and not _is_laid_out_as(residual, x):
-            return
+            return None
         if any(each is not None and each.requires_grad for each in running):  # they are written to
-            return
-        if len(self) >= self._most:
+            return None
+        self._make_room(len(self))
+        kind, known = Kind(tensors), self._kinds.get(settings, ())
+        self._kinds[settings] = (kind, *known)[:_VARIANTS]
+        return None if known else kind
+
+    def _make_room(self, number: int) -> None:
+        """Forget all kinds if there are as many as there may be."""
+        if number >= self._most:
             self._kinds.clear()
-        self._kinds[settings] = (Kind(tensors), *self._kinds.get(settings, ()))[:_VARIANTS]
 
 
 def _is_laid_out_as(residual: Tensor, x: Tensor) -> bool:
