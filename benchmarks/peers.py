@@ -238,7 +238,7 @@ def _copier() -> tuple[int, Any]:
         vectors.write(slot.Y, vectors.read(slot.X, vectors.zero))
         return sums
 
-    on_four, _ = operation(step, (), (), by_column=False)
+    on_four = operation(step, (), (), by_column=False).on_four
 
     @cfunc(types.void(types.voidptr), nopython=True)
     def kernel(address):
@@ -246,7 +246,20 @@ def _copier() -> tuple[int, Any]:
         first, last = share_of(a, a[slot.ROWS])
         quarter = last - first  # of the thread's bytes, in lines of 64 bytes
         on_four(
-            a[slot.SELF], 256 * first, 64 * quarter, 16 * quarter, 0, 0, 0, 0, 0, 0, None, float32, float32
+            a[slot.SELF],
+            256 * first,
+            64 * quarter,
+            16 * quarter,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            None,
+            None,
+            float32,
+            float32,
         )
         fence()
 

@@ -9,7 +9,7 @@ from normsmith._torch import allocation, empty_on_cpu
 
 
 @pytest.mark.parametrize("empty", [empty_on_cpu, allocation._empty_on_cpu])
-def test_new_memory(empty: allocation.Empty) -> None:
+def test_new_memory(empty: allocation._Empty) -> None:
     x = empty((2, 3, 4), (12, 1, 3), torch.bfloat16)
     assert (x.shape, x.stride(), x.dtype) == ((2, 3, 4), (12, 1, 3), torch.bfloat16)
     assert (x.is_cpu, x.requires_grad, x.is_inference()) == (True, False, False)

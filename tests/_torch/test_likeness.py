@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from normsmith import _torch
 from normsmith._torch import likeness
 
 Alike = Callable[..., Callable[..., bool]]
@@ -75,3 +76,17 @@ def test_no_tensor_is_kept_alive(alike: Alike) -> None:
     gc.collect()
     assert gone() is None
     assert check(torch.randn(3))
+
+
+def test_torchs_own_means_are_what_is_offered() -> None:
+    x = torch.randn(3)
+    assert _torch.alike(x)(torch.zeros(3))
+    assert not _torch.alike(x)(torch.zeros(4))
+
+
+def test_memory_may_hold_other_numbers_than_a_tensor() -> None:
+    x = torch.randn(3)
+    assert _torch.is_as_stored(x)
+    for other in (torch._neg_view(x), torch._efficientzerotensor((3,))):
+        assert not _torch.is_as_stored(other)
+        assert _torch.is_as_stored(other.clone())

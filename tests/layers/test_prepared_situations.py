@@ -178,6 +178,7 @@ UNUSUAL = {
     "vmap": lambda layer, x: torch.func.vmap(layer.eval())(x[None]),
     "grad": lambda layer, x: torch.func.grad(lambda x: layer.eval()(x).sum())(x),
     "negative bit": lambda layer, x: layer(torch.complex(x, x).conj().imag),
+    "zeros without memory": lambda layer, x: layer(torch._efficientzerotensor(x.shape)),
     "trace": lambda layer, x: torch.jit.trace(layer.eval(), x, check_trace=False),
 }
 

@@ -170,6 +170,7 @@ CHANGES = {
     "weight on another device": lambda given: given.update(weight=torch.ones(5, device="meta")),
     "sparse weight": lambda given: given.update(weight=torch.ones(5).to_sparse()),
     "negative bit": lambda given: given.update(weight=torch._neg_view(given["weight"].detach())),
+    "weight of zeros without memory": lambda given: given.update(weight=torch._efficientzerotensor((5,))),
     "statistics of another dtype": lambda given: given.update(running_mean=torch.zeros(5).double()),
     "statistics with gaps": lambda given: given.update(running_mean=torch.zeros(10)[::2]),
     "statistics on another device": lambda given: given.update(running_mean=torch.ones(5, device="meta")),

@@ -40,7 +40,7 @@ from normsmith._torch.hooks import (
     keyword_pre_hooks_of,
     share_hooks,
 )
-from normsmith._torch.likeness import alike
+from normsmith._torch.likeness import alike, is_as_stored
 from normsmith._torch.modules import (
     BUFFERS,
     PARAMETERS,
@@ -116,6 +116,7 @@ __all__ = [
     "hand_over_hooks",
     "has_function_transforms",
     "increment_versions",
+    "is_as_stored",
     "is_batched_gradient",
     "is_compiled_in_place",
     "is_compiler_loaded",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Empty = Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor]
+_Empty = Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor]
 """Makes a tensor of a shape, strides and a dtype."""
 _guards: Any = getattr(getattr(torch._C, "_dynamo", None), "guards", None)
 
@@ -17,7 +17,7 @@ def _empty_on_cpu(shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch
     return torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
 
 
-empty_on_cpu: Empty = getattr(_guards, "_empty_strided_cpu", _empty_on_cpu)
+empty_on_cpu: _Empty = getattr(_guards, "_empty_strided_cpu", _empty_on_cpu)
 """A new tensor on the CPU, of a shape and strides that are plain tuples; nothing is written to it.
 
 It is what the compiler's own code calls, in half the time of `torch.empty_strided`, and no dispatch mode sees it. Needs

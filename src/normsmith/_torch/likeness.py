@@ -58,3 +58,11 @@ def _kind_of(tensor: Tensor) -> tuple[Any, ...]:
         tensor.requires_grad,
         keys,
     )
+
+
+def is_as_stored(x: Tensor) -> bool:
+    """Whether the memory of a tensor holds its numbers: not their negatives, nor nothing, where all are 0.
+
+    A copy by `clone` holds them. Needs `Tensor._is_zerotensor`.
+    """
+    return not (x.is_neg() or x._is_zerotensor())

@@ -34,7 +34,10 @@ def runs_alone() -> bool:
 
 
 def runs_plainly() -> bool:
-    """Whether an operation `runs_alone`, neither in a checkpointed segment nor in a backward, which recomputes it."""
+    """Whether an operation `runs_alone`, neither in a checkpointed segment nor in a backward, which recomputes it.
+
+    Needs what `runs_alone`, `backward_number` and `checkpointed_segment` need.
+    """
     return (
         runs_alone()
         and backward_number() == -1

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from normsmith._torch import is_traced_or_transformed
+from normsmith._torch import is_as_stored, is_traced_or_transformed
 from normsmith.ops._shapes import Batch, Elements
 from normsmith.ops.activation import Activation
 from normsmith.ops.moments import Groups, Moments
@@ -145,7 +145,7 @@ def computing_dtype(x: Tensor) -> torch.dtype:
 
 def as_before(x: Tensor, like: Tensor) -> Tensor:
     """A saved batch with the strides and the dtype of its forward: a hook on saved tensors may bring back others."""
-    if x.stride() == like.stride() and x.dtype is like.dtype:
+    if x.stride() == like.stride() and x.dtype is like.dtype and is_as_stored(x):
         return x
     return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=x.device).copy_(x)
 

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from normsmith._torch import applied, is_batched_gradient, is_function_wrapper, runs_alone, runs_plainly
+from normsmith._torch import (
+    applied,
+    is_as_stored,
+    is_batched_gradient,
+    is_function_wrapper,
+    runs_alone,
+    runs_plainly,
+)
 from normsmith.errors import InputError
 from normsmith.ops._check import check_batch, make_call
 from normsmith.ops.call import Buffers, PreparedCall, Update
@@ -36,7 +43,8 @@ def is_plain(x: Tensor) -> bool:
         (kind is Tensor or kind is Parameter)
         and x.layout is torch.strided
         and (x.is_cpu or x.is_cuda)
-        and not (x.is_nested or x.is_neg() or is_function_wrapper(x))
+        and not (x.is_nested or is_function_wrapper(x))
+        and is_as_stored(x)
     )
 
 

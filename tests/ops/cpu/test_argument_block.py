@@ -85,15 +85,20 @@ class TestVectors:
 
     @pytest.mark.parametrize(
         "vector",
-        [torch.rand(4).double(), torch.rand(4, 2)[:, 0], torch._neg_view(torch.rand(4))],
-        ids=["dtype", "gaps", "negative bit"],
+        [
+            torch.rand(4).double(),
+            torch.rand(4, 2)[:, 0],
+            torch._neg_view(torch.rand(4)),
+            torch._efficientzerotensor((4,)),
+        ],
+        ids=["dtype", "gaps", "negative bit", "zeros without memory"],
     )
     def test_are_converted_and_kept_alive_where_they_do_not_fit(self, vector):
         copies = []
         address = address_of(vector, torch.float32, copies)
         (copied,) = copies
         assert address == copied.data_ptr() != vector.data_ptr()
-        torch.testing.assert_close(copied, vector.float())
+        torch.testing.assert_close(copied, vector.clone().float())
 
     def test_none_has_no_address(self):
         assert address_of(None, torch.float32, []) == 0

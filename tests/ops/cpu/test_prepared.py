@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from normsmith.layers import BatchNorm1d
 from normsmith.ops.call import Call, Update
 from normsmith.ops.cpu import prepared, threads
 from normsmith.ops.cpu.kernels import arguments as slot
@@ -122,6 +123,14 @@ def test_gradients_are_brought_into_the_form_of_the_batch(change):
         fitted = call.fitted(gradient, batch)
         assert torch.equal(call.backward(*fitted, statistics, None, True)[0], expected)
     assert call.fits(g, x)
+
+
+def test_a_gradient_of_zeros_may_have_no_memory():
+    layer, x = BatchNorm1d(3), torch.randn(6, 3, requires_grad=True)
+    for _ in range(3):  # unprepared, prepared, and prepared again
+        y = layer(x)
+        found = torch.autograd.grad(y, (x, *layer.parameters()), torch._efficientzerotensor(y.shape))
+        assert all(torch.equal(each, torch.zeros_like(each)) for each in found)
 
 
 def test_gradients_of_a_residual():

@@ -12,6 +12,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from normsmith._torch import is_as_stored
 from normsmith.errors import InputError
 from normsmith.ops.call import Call, Update
 from normsmith.ops.cpu.kernels import arguments as slot
@@ -163,7 +164,7 @@ def address_of(tensor: Tensor | None, dtype: torch.dtype, copies: list[Tensor]) 
             f"batch norm: expected weight, bias and running statistics on the input's device, cpu, "
             f"got one on {tensor.device}; move the layer or the input, e.g. with .to(x.device)"
         )
-    if tensor.dtype != dtype or not tensor.is_contiguous() or tensor.is_neg():
-        tensor = tensor.to(dtype).contiguous().resolve_neg()
+    if tensor.dtype != dtype or not tensor.is_contiguous() or not is_as_stored(tensor):
+        tensor = tensor.clone(memory_format=torch.contiguous_format).to(dtype)
         copies.append(tensor)
     return tensor.data_ptr()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from normsmith._torch import mark_constant, number_of_dispatch_modes
+from normsmith._torch import is_as_stored, mark_constant, number_of_dispatch_modes
 from normsmith.ops._shapes import Batch
 from normsmith.ops.call import Call, Forward, PreparedCall, Update, eager
 from normsmith.ops.cpu.backward import differentiate
@@ -82,8 +82,10 @@ def _unreadable(x: Tensor) -> str | None:
     """Why a kernel cannot read and write the memory of a tensor directly."""
     if x.dtype not in DTYPES:
         return f"knows float32, float64, bfloat16 and float16, got {x.dtype}"
-    if (type(x) is not Tensor and type(x) is not Parameter) or x.is_neg() or x.layout is not torch.strided:
+    if (type(x) is not Tensor and type(x) is not Parameter) or x.layout is not torch.strided:
         return f"reads the memory of plain tensors, got {type(x).__name__}"
+    if not is_as_stored(x):
+        return "reads memory, which does not hold the numbers of this tensor; its clone() does"
     return None
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from normsmith._torch import is_as_stored
 from normsmith.errors import InputError
 from normsmith.ops.activation import ACTIVATIONS
 from normsmith.ops.call import Call, Forward, Update
@@ -114,7 +115,7 @@ def laid_out_like(name: str, tensor: Tensor, x: Tensor) -> Tensor:
         raise InputError(
             f"{name}: expected the input's device, cpu, got {tensor.device}; move it with .to(x.device)"
         )
-    if tensor.dtype == x.dtype and tensor.stride() == x.stride() and not tensor.is_neg():
+    if tensor.dtype == x.dtype and tensor.stride() == x.stride() and is_as_stored(tensor):
         return tensor
     return torch.empty_like(x).copy_(tensor)
 
@@ -133,4 +134,4 @@ def writable(running: Running, work: torch.dtype) -> bool:
     if batches is not None and not (batches.dtype == torch.int64 and batches.is_cpu):
         return False
     moved = (mean, var) if std is None else (mean, var, std)
-    return all(each.dtype == work and each.is_contiguous() and not each.is_neg() for each in moved)
+    return all(each.dtype == work and each.is_contiguous() and is_as_stored(each) for each in moved)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.library import wrap_triton
 
-from normsmith._torch import is_functional
+from normsmith._torch import is_as_stored, is_functional
 from normsmith.errors import InputError
 from normsmith.ops.activation import ACTIVATIONS, Activation
 from normsmith.ops.gpu.plan import Matrix, Plan, matrix, plan
@@ -121,7 +121,7 @@ def laid_out_like(x: Tensor, tensor: Tensor) -> Tensor:
         raise InputError(
             f"residual: expected the input's device, {x.device}, got {tensor.device}; move it with .to(x.device)"
         )
-    if tensor.stride() == x.stride():
+    if tensor.stride() == x.stride() and is_as_stored(tensor):
         return tensor
     return torch.empty_like(x, dtype=tensor.dtype).copy_(tensor)
 
