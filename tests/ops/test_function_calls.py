@@ -135,6 +135,17 @@ def test_a_tensor_without_elements_is_refused_after_calls_without_it(name, taken
     assert outcome({"x": x, name: torch.empty(0)}) == expected
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_residual_is_refused_after_calls_with_a_plain_one(taken, unchecked):
+    given = arguments(residual=randn)
+    meet(given, 3)
+    nested = {**given, "residual": torch.nested.nested_tensor([torch.ones(6, 5)], layout=torch.strided)}
+    with nothing_prepared():
+        expected = outcome(nested)
+    assert isinstance(expected, str)
+    assert outcome(nested) == expected
+
+
 def test_a_residual_that_is_the_batch(taken):
     for _ in range(3):
         given = arguments(activation="relu")
@@ -187,6 +198,7 @@ CHANGES = {
     "residual of another shape": lambda given: given.update(residual=torch.ones(6, 1)),
     "residual of another dtype": lambda given: given.update(residual=torch.ones(6, 5).double()),
     "residual on another device": lambda given: given.update(residual=torch.ones(6, 5, device="meta")),
+    "residual that is no tensor": lambda given: given.update(residual=[[1.0] * 5] * 6),
     "residual is the batch": lambda given: given.update(residual=given["x"]),
     "beta is gamma": lambda given: given.update(bias=given["weight"]),
     "cumulative": lambda given: given.update(momentum=None),

@@ -85,7 +85,8 @@ class PreparedCalls:
         try:
             settings = x.shape, residual is None, layer.activation, layer.__class__, _settings(held)
             kind = self._kinds.find(settings, x, weight, bias, residual, mean, var, std, batches)
-        except (TypeError, RuntimeError):  # settings that cannot be hashed, and batches that have no shape
+        except (TypeError, RuntimeError, AttributeError):
+            # settings that cannot be hashed, batches that have no shape, residuals that are no tensors
             return None
         if kind is None:
             tensors = x, weight, bias, residual, mean, var, std, batches

@@ -50,7 +50,8 @@ class FunctionCalls:
         try:
             key = x.shape, renorm is None, settings
             kind = self._kinds.find(key, x, weight, bias, residual, mean, var, std, batches)
-        except (TypeError, RuntimeError):  # settings that cannot be hashed, and batches that have no shape
+        except (TypeError, RuntimeError, AttributeError):
+            # settings that cannot be hashed, batches that have no shape, residuals that are no tensors
             return None
         if kind is None:
             tensors = x, weight, bias, residual, mean, var, std, batches

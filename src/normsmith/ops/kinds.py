@@ -89,7 +89,11 @@ class Kinds:
         batches: Tensor | None,
     ) -> Kind | None:
         """The kind of a call with these settings, which must be hashable, and the shape of the batch among them."""
-        for kind in self._kinds.get(settings, ()):
+        kinds = self._kinds.get(settings)
+        # asked for its strides, as the look below does, a nested tensor ends the process
+        if not kinds or (residual is not None and residual.is_nested):
+            return None
+        for kind in kinds:
             if kind.is_alike(
                 x,
                 _NO_WEIGHT if weight is None else weight,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from normsmith._torch import is_as_stored
 from normsmith.errors import InputError
 from normsmith.ops import ACTIVATIONS
 from normsmith.ops.activation import Activation
@@ -59,6 +60,16 @@ def test_activations_are_known_by_name(name):
 def test_no_activation_and_unknown_ones():
     assert launch.name_of(None) == "none"
     assert launch.name_of(Activation(torch.sin, torch.mul)) is None
+
+
+@pytest.mark.parametrize(
+    "partner", [torch._neg_view(torch.ones(4, 3)), torch._efficientzerotensor(4, 3)], ids=["negated", "zeros"]
+)
+def test_partners_whose_memory_holds_other_numbers_are_copied(partner):
+    batch = launch.geometry(torch.randn(4, 3), None, None)
+    for copied, like in ((batch.like(partner), partner), (launch.flat(partner[0]), partner[0])):
+        assert is_as_stored(copied)
+        assert torch.equal(copied, like.clone())
 
 
 def test_vectors_with_gaps_are_copied():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from normsmith._torch import is_as_stored
 from normsmith.ops.call import Call, Forward, Update
 from normsmith.ops.gpu import forward_kernels as kernels
 from normsmith.ops.gpu import launch
@@ -172,7 +173,10 @@ def is_plain(running: Running) -> bool:
     buffers = (mean, var) if std is None else (mean, var, std)
     if batches is not None and (batches.dtype != torch.int64 or batches.device != mean.device):
         return False
-    return all(buffer.dtype == torch.float32 and buffer.is_contiguous() for buffer in buffers)
+    return all(
+        buffer.dtype == torch.float32 and buffer.is_contiguous() and is_as_stored(buffer)
+        for buffer in buffers
+    )
 
 
 def normalize_across(

@@ -203,8 +203,10 @@ def check_device(x: Tensor, *vectors: Tensor | None) -> None:
 
 
 def flat(vector: Tensor | None) -> Tensor | None:
-    """The vector without gaps in memory, copied if need be."""
-    return vector if vector is None or vector.is_contiguous() else vector.contiguous()
+    """The vector without gaps in memory, which holds its numbers; copied if need be."""
+    if vector is None or (vector.is_contiguous() and is_as_stored(vector)):
+        return vector
+    return vector.clone(memory_format=torch.contiguous_format)
 
 
 def dense(*values: Tensor | None) -> tuple[Tensor | None, ...]:
