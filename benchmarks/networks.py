@@ -137,7 +137,7 @@ NAMES = (*NETWORKS, STACK)
 
 
 def trainings(name: str, quick: bool, only: str | None = None) -> dict[str, Training]:
-    """The same network with torch's norms and with ours; of the stack also with ReLU fused, and without norms.
+    """The same network with torch's norms, with ours, and without norms; of the stack also with ReLU fused.
 
     `only` makes one of "ours" and "torch": what the other holds would count as its memory.
     """
@@ -151,6 +151,8 @@ def trainings(name: str, quick: bool, only: str | None = None) -> dict[str, Trai
             both["ours"] = Training(changed, x, 10)
         if only != "ours":
             both["torch"] = Training(network, x, 10)
+        if only is None:
+            both["no norm"] = Training(_without_norms(network), x, 10)
         if only is None and x.ndim == 4:  # the layout is free to choose
             last = x.is_contiguous(memory_format=torch.channels_last)
             there, key = (
@@ -170,6 +172,15 @@ def trainings(name: str, quick: bool, only: str | None = None) -> dict[str, Trai
         torch.manual_seed(0)
         found[candidate] = Training(*conv_stack(norm, quick), 10)
     return found
+
+
+def _without_norms(network: nn.Module) -> nn.Module:
+    """A copy in which norms pass on what they are given: what the fastest norm could not be faster than."""
+    bare = copy.deepcopy(network)
+    for name, module in list(bare.named_modules()):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            bare.set_submodule(name, nn.Identity())
+    return bare
 
 
 def network_times(name: str, effort: Effort, quick: bool) -> Times:

@@ -14,10 +14,8 @@ from torch import Tensor
 
 from benchmarks.cases import EPS, Case, Inputs
 from normsmith.ops import Renorm, Running, batch_norm
-from normsmith.ops._check import make_call
-from normsmith.ops.call import Update
-from normsmith.ops.cpu import memory
-from normsmith.ops.cpu.backend import Numba
+from normsmith.ops.cpu import memory, prepared
+from normsmith.ops.prepared import prepare
 
 R_MAX, D_MAX = 3.0, 5.0
 Forward = Callable[[Inputs], Tensor]
@@ -129,46 +127,48 @@ def in_other_layout(case: Case, i: Inputs) -> dict[str, tuple[Forward, Inputs]]:
 
 
 class Kernels:
-    """Our forward and backward into buffers that are there already: `y`, `dx` and `dresidual`."""
+    """Our forward and backward, called as a layer calls them, into buffers that are there: `y`, `dx`, `dresidual`."""
 
     def __init__(self, case: Case, i: Inputs) -> None:
         self.x, self.residual, self.g = i.x.detach(), None if i.residual is None else i.residual.detach(), i.g
-        self.affine = (i.weight.detach(), i.bias.detach())
-        self.running, self.call = (
-            Running(i.mean, i.var, None, None),
-            make_call(i.x, mask=i.mask, **_options(case)),
-        )
+        self.affine, self.running = (i.weight.detach(), i.bias.detach()), Running(i.mean, i.var, None, None)
         self.y, self.dx, self.dresidual = (torch.zeros_like(self.x) for _ in range(3))
-        self.row, self.update = Numba(), Update(0.1, True)
-        reason = self.row.supports(self.x, self.call)
-        if reason is not None:
-            raise RuntimeError(f"our kernels do not serve {case}: {reason}")
+        options, added = _options(case), self.residual is not None
+        self.renorm = options["renorm"]
+        call = prepare(self.x, *self.affine, self.running, added=added, eps=EPS, **options)
+        if not isinstance(call, prepared.Prepared):
+            raise RuntimeError(f"our kernels do not serve {case}")
+        self.call = call
         self.forward()
 
     def forward(self) -> None:
         """Output into `y`."""
         with _Into(self.y):
-            kept = self.row.forward(self.x, *self.affine, self.residual, self.running, self.call, self.update)
-        self.kept = kept.kept
+            _, *self.kept = self.call.forward(
+                self.x, *self.affine, self.residual, self.running, self.renorm, keep=True
+            )
 
     def backward(self) -> None:
         """Gradients into `dx` and `dresidual`."""
         with _Into(self.dx, self.dresidual):
-            self.row.backward(self.g, self.x, self.residual, self.kept, self.call, True)
+            self.call.backward(self.g, self.x, *self.kept, True)
 
 
 class _Into:
     """Within it our kernels write to these buffers, one after the other, instead of new ones."""
 
     def __init__(self, *buffers: Tensor) -> None:
-        self.buffers = iter(buffers)
+        self.shape, self.buffers = buffers[0].shape, iter(buffers)
 
     def __enter__(self) -> None:
-        self.like = memory.like
-        memory.like = lambda x: next(self.buffers)
+        self.empty = prepared.empty_on_cpu
+        prepared.empty_on_cpu = self._buffer  # type: ignore[assignment]
+
+    def _buffer(self, shape: tuple[int, ...], *place: Any) -> Tensor:
+        return next(self.buffers) if shape == self.shape else self.empty(shape, *place)
 
     def __exit__(self, *error: object) -> None:
-        memory.like = self.like
+        prepared.empty_on_cpu = self.empty  # type: ignore[assignment]
 
 
 class Native:
