@@ -124,6 +124,8 @@ def resnet_channels_last(quick: bool) -> tuple[nn.Module, Tensor]:
     return network.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+SMALL = ("MLP, batch 256", "CNN, batch 4", "CrossQ critic, batch 256", "tabular MLP, batch 512")
+"""Networks whose layers are small, so that calls count."""
 STACK = "conv+BN+ReLU ×4"
 NETWORKS = {
     "ResNet-18 (transformers)": resnet,
