@@ -42,7 +42,7 @@ from benchmarks.picture import draw
 from benchmarks.protocol import RESULTS
 from benchmarks.verify import threads
 
-LIMIT = 480
+LIMIT = 540
 """Seconds after which nothing new is started."""
 
 
