@@ -333,6 +333,15 @@ def test_few_kinds_are_kept(taken, monkeypatch):
         assert len(calls._kinds) <= function_calls.MOST
 
 
+def test_calls_of_wide_batches_are_not_kept(taken, monkeypatch):
+    monkeypatch.setattr(function_calls, "WIDEST", 5)
+    for channels, expected in ((6, 0), (5, 2)):
+        taken.clear()
+        for _ in range(3):
+            batch_norm(**arguments((6, channels)))
+        assert len(taken) == expected
+
+
 def test_two_forwards_before_one_backward(taken):
     found = []
     given = [arguments() for _ in range(4)]

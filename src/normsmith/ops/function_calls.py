@@ -14,6 +14,8 @@ from normsmith.ops.resolve import Renorm, Running
 
 MOST = 128
 """Settings and shapes for which calls are kept; where there are more, they are met anew."""
+WIDEST = 4096
+"""Channels up to which calls are kept: each has memory for every channel, and kernels of wide batches take longer."""
 SETTINGS = (
     "normalize_with", "update_running", "momentum", "eps", "activation", "on_small_batch", "on_nonfinite"
 )  # fmt: skip
@@ -71,13 +73,15 @@ class FunctionCalls:
 
 
 def _lasts(settings: tuple[Any, ...], tensors: Tensors) -> bool:
-    """Whether there are all running statistics or none, and settings that do not change where they are."""
+    """Whether there are all running statistics or none, settings that do not change, and not too many channels."""
     if not all(setting is None or type(setting) in (bool, int, float, str) for setting in settings):
         return False
     x, _, _, _, *running = tensors
     mean, var = running[:2]
     some = mean is not None and var is not None
-    return x.is_cpu and (some or all(each is None for each in running))
+    return (
+        x.is_cpu and x.dim() > 1 and x.shape[1] <= WIDEST and (some or all(each is None for each in running))
+    )
 
 
 def _prepare(
