@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from normsmith.layers.prepared import PreparedCalls
+from normsmith.ops.function_calls import FunctionCalls
 from normsmith.studies.arms import AS_IS, Arm, edit, network, normalized
 from normsmith.studies.initial_weights import scale_hidden_weights
 from normsmith.studies.store import Record
@@ -45,6 +47,16 @@ def test_the_same_trial_gives_the_same_numbers_whatever_the_random_state(tiny):
     first = train(load(tiny()), TRIAL)
     torch.manual_seed(12345)
     second = train(load(tiny()), TRIAL)
+    assert replace(first, seconds=0, loss=first.loss[1:]) == replace(second, seconds=0, loss=second.loss[1:])
+
+
+def test_numbers_do_not_depend_on_whether_calls_are_prepared(tiny, monkeypatch):
+    trial, unprepared = replace(TRIAL, arm=normalized("tanh")), []
+    first = train(load(tiny()), trial)
+    for calls in (PreparedCalls, FunctionCalls):
+        monkeypatch.setattr(calls, "run", lambda *_: unprepared.append(1))
+    second = train(load(tiny()), trial)
+    assert unprepared
     assert replace(first, seconds=0, loss=first.loss[1:]) == replace(second, seconds=0, loss=second.loss[1:])
 
 
