@@ -99,7 +99,7 @@ def _inverse(figure: Callable[[Measured], float | None]) -> Callable[[Measured],
 
 
 def goals() -> list[Goal]:
-    """Those of the issue, in its order."""
+    """What we set out to reach."""
     plain, torchs, both = plain_rows(), ("cuDNN", "native"), ("forward", "backward")
     fused = fused_rows()
     ways = ("forward", "step")

@@ -246,21 +246,8 @@ def _copier() -> tuple[int, Any]:
         first, last = share_of(a, a[slot.ROWS])
         quarter = last - first  # of the thread's bytes, in lines of 64 bytes
         on_four(
-            a[slot.SELF],
-            256 * first,
-            64 * quarter,
-            16 * quarter,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            None,
-            None,
-            float32,
-            float32,
-        )
+            a[slot.SELF], 256 * first, 64 * quarter, 16 * quarter, 0, 0, 0, 0, 0, 0, None, None, float32, float32
+        )  # fmt: skip
         fence()
 
     _KEEP.append(kernel)

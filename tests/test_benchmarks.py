@@ -245,7 +245,7 @@ def test_goals_are_judged_by_the_worst_row() -> None:
     assert goal(True, 1.0, 2.1).measured[0][0] == "2.1"
 
 
-def test_every_figure_of_the_issue_has_its_row_before_anything_is_measured() -> None:
+def test_every_goal_has_its_row_before_anything_is_measured() -> None:
     cases = suite()
     text = page(Measured(), cases, ["heading"])
     found = goals(Measured(), cases)

@@ -408,6 +408,7 @@ def test_threads_share_prepared_calls(taken):
     for thread in threads:
         thread.join()
     assert not wrong
+    assert len(taken) == 1 + 3 * 15
 
 
 def test_a_call_within_a_call(monkeypatch, taken):
