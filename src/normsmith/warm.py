@@ -50,9 +50,9 @@ def warm(*dtypes: str) -> str:
     for name in dtypes or DTYPES[:1]:
         started = time.perf_counter()
         made: list[Compiled] = [
-            compiled(layout, direction, getattr(torch, name), *extras)
-            for layout, direction, extras in product(
-                ("planes", "columns"), ("forward", "backward"), product((False, True), repeat=2)
+            compiled(layout, direction, getattr(torch, name), added, coded)
+            for layout, direction, added, coded in product(
+                ("planes", "columns"), ("forward", "backward"), (False, True), (False, True)
             )
         ]
         if any(each.folder is None for each in made):

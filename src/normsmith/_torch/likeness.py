@@ -61,8 +61,9 @@ def _kind_of(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def is_as_stored(x: Tensor) -> bool:
-    """Whether the memory of a tensor holds its numbers: not their negatives, nor nothing, where all are 0.
+    """Whether a tensor has memory that holds its numbers.
 
-    A copy by `clone` holds them. Needs `Tensor._is_zerotensor`.
+    It does not where the memory holds their negatives, or where there is none because all are 0; a copy by `clone` is
+    as stored. Needs `Tensor._is_zerotensor`.
     """
     return not (x.is_neg() or x._is_zerotensor())

@@ -121,7 +121,7 @@ class Recurrence(ABC):
         """
 
     def _given(self, inputs: Tensor, *columns: slice) -> Iterator[Tensors]:
-        """BN(W_x·x) + b of one step after the other, or some columns of it: each only until the next."""
+        """BN(W_x·x) + b of one step after the other, in these columns; a step's may be overwritten by the next."""
         if self._inputs is None:
             yield from zip(*(inputs[..., part].unbind() for part in columns), strict=True)
             return
@@ -140,8 +140,9 @@ class Recurrence(ABC):
             apart = [tensor.view_as(tensor) for tensor in given]
             results = self._again(apart)
             leaves = [tensor for tensor, is_wanted in zip(apart, wanted, strict=True) if is_wanted]
-            found = iter(torch.autograd.grad(results, leaves, incoming, create_graph=True, allow_unused=True))
-        return [next(found) if is_wanted else None for is_wanted in wanted]
+            gradients = torch.autograd.grad(results, leaves, incoming, create_graph=True, allow_unused=True)
+        each = iter(gradients)
+        return [next(each) if is_wanted else None for is_wanted in wanted]
 
 
 class _AllSteps(torch.autograd.Function):

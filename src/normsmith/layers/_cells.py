@@ -94,7 +94,7 @@ class NormAtStep:
 
 NormAt = Callable[[StepNorm | None, Tensor], Tensor]
 Maps = dict[nn.Module | None, StepMap]
-"""What norms are to all steps of a recurrence."""
+"""The norms that are part of the one operation, and how it applies each; a norm that is called apart is missing."""
 
 
 class CellBase(Ours, nn.Module):

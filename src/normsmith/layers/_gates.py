@@ -50,7 +50,7 @@ class LSTMSteps(Recurrence):
                 of_shown[step].tanh_()
             h = torch.mul(o[step], of_shown[step], out=output)
         if keep:
-            hs[1:] = outputs  # which may be written to
+            hs[1:] = outputs  # copied: a caller may write to them
         return outputs, (c.clone(),), (gates, products, shown, hs, cs)
 
     def backward(self, incoming: Tensors, inputs: Tensor, weight: Tensor, kept: Tensors) -> Tensors:
@@ -120,7 +120,7 @@ class GRUSteps(Recurrence):
             torch.addcmul(given_n, r[step], normed_n[step], out=n[step]).tanh_()
             h = torch.lerp(n[step], h, z[step], out=output)
         if keep:
-            hs[1:] = outputs  # which may be written to
+            hs[1:] = outputs  # copied: a caller may write to them
         return outputs, (), (gates, normed, products, hs)
 
     def backward(self, incoming: Tensors, inputs: Tensor, weight: Tensor, kept: Tensors) -> Tensors:

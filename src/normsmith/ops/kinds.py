@@ -44,7 +44,7 @@ _VARIANTS = 4
 class Kind:
     """What the tensors of a call are like, and the call that was prepared for such tensors; keeps no tensor alive."""
 
-    __slots__ = ("call", "differentiated", "is_alike", "is_new", "places")
+    __slots__ = ("addresses", "call", "differentiated", "is_alike", "is_new")
 
     def __init__(self, tensors: Tensors) -> None:
         x, *others = [none if each is None else each for each, none in zip(tensors, _ABSENT, strict=True)]
@@ -56,14 +56,14 @@ class Kind:
         """Whether any of x, γ, β and the residual requires a gradient."""
         self.is_new = True
         """Whether nobody has tried to prepare the call."""
-        self.places: list[int] | None = None
-        """Where γ, β and the running statistics must be; None where they may be anywhere."""
+        self.addresses: list[int] | None = None
+        """Those that γ, β and the running statistics must have; None where they may be anywhere."""
 
     def keep(self, call: PreparedCall | None, tensors: Tensors) -> None:
         """Keep what was prepared for these tensors; None where nothing can be."""
         self.is_new, self.call = False, call
         if call is not None and call.is_bound:
-            self.places = _places_of(tensors)
+            self.addresses = _addresses_of(tensors)
 
 
 class Kinds:
@@ -104,17 +104,19 @@ class Kinds:
                 _NO_DEVIATION if std is None else std,
                 _NO_COUNTER if batches is None else batches,
             ):
-                if kind.places is None:
+                if kind.addresses is None:
                     return kind
-                if kind.places == _places_of((x, weight, bias, residual, mean, var, std, batches)):
+                if kind.addresses == _addresses_of((x, weight, bias, residual, mean, var, std, batches)):
                     return kind
         return None
 
     def meet(self, settings: Any, tensors: Tensors) -> Kind | None:
-        """Take note of a call that is of no known kind; its kind, if its call shall be prepared now.
+        """Take note of a call that is of no known kind; returns its kind if the call shall be prepared now.
 
-        That is so when settings and shape come again. Where they are known in other kinds, a kind itself must come
-        again: `find` will say so. None, too, for tensors that are not plain, or a residual that is laid out otherwise.
+        That is so when settings and shape come for the second time. Where other kinds have them too, this one must come
+        again before it is prepared: `find` returns it then. Calls that cannot be prepared become no kinds: of tensors
+        that are not plain, with a residual that is not laid out as the batch, or with running statistics that require
+        gradients.
         """
         if settings not in self._kinds:
             self._make_room(len(self._kinds))
@@ -147,6 +149,6 @@ def _is_laid_out_as(residual: Tensor, x: Tensor) -> bool:
     )
 
 
-def _places_of(tensors: Tensors) -> list[int]:
-    """Where γ, β, the running statistics and the counter are."""
+def _addresses_of(tensors: Tensors) -> list[int]:
+    """The addresses of γ, β, the running statistics and the counter."""
     return [each.data_ptr() for each in (*tensors[1:3], *tensors[4:]) if each is not None]

@@ -2,7 +2,7 @@
 
 A kernel takes one address, that of a block of 64-bit slots; `kernels/arguments.py` numbers them. What the shape of a
 batch decides is filled in when the block is made. The `set_…` methods fill the rest, in every call; only phases,
-partial sums and threads are filled in where the kernel is started, by `calls.run` and `threads.launch`.
+parts, partial sums and threads are filled in where the kernel is started, by `calls.py` and `threads.launch`.
 """
 
 from __future__ import annotations

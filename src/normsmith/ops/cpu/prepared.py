@@ -72,7 +72,7 @@ class Prepared:
     def __init__(self, x: Tensor, added: bool, call: Call, update: Update | None) -> None:
         self.call, self._update = call, update
         self.like = torch.empty_like(x, device="meta")  # shape, strides and dtype without memory
-        self._batch = _place_of(x)
+        self._batch = _form_of(x)
         self._is_huge = x.nbytes >= memory.HUGE
         self._added, self._relu = added, call.activation is RELU
         self._phases = ALL if call.by_batch else SETTLE | APPLY
@@ -82,8 +82,8 @@ class Prepared:
         self.backwards: list[Filled] = []  # evaluation needs none, and its kernel may have to be compiled
         """The blocks of backwards that no call has now."""
         self._bits = first.words() if self._relu and added else 0
-        self._statistics = _place_of(first.statistics)
-        self._vector = _place_of(first.vector)
+        self._statistics = _form_of(first.statistics)
+        self._vector = _form_of(first.vector)
         self.fits: Callable[[Tensor, Tensor], bool] = _never
         """Whether a gradient and a batch are known to be what `fitted` returns as it is."""
 
@@ -98,7 +98,7 @@ class Prepared:
         keep: bool,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The output, and what `backward` needs: statistics, and the bits of a ReLU; only to be used if `keep`."""
-        try:
+        try:  # as `free_forward` does, without a call
             block = self.forwards.pop()
         except IndexError:
             block = self._forward_block()
@@ -143,7 +143,7 @@ class Prepared:
         self, g: Tensor, x: Tensor, statistics: Tensor, bits: Tensor | None, wants_x: bool
     ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
         """The gradients of x, of the residual, and of γ and β; gradient and batch are as `fitted` returns them."""
-        try:
+        try:  # as `free_backward` does, without a call
             block = self.backwards.pop()
         except IndexError:
             block = self._backward_block()
@@ -228,8 +228,8 @@ class Prepared:
         return function_of(layout.name, direction, self.like.dtype, added)
 
 
-def _place_of(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], torch.dtype]:
-    """What `empty_on_cpu` makes a tensor like this one from."""
+def _form_of(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], torch.dtype]:
+    """Shape, strides and dtype, from which `empty_on_cpu` makes a tensor like this one."""
     return tuple(tensor.shape), tensor.stride(), tensor.dtype
 
 
