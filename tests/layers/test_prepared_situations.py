@@ -40,11 +40,12 @@ def test_two_forwards_before_one_backward(taken):
     assert len(taken) == 3
 
 
-def test_threads_share_a_layer():
+def test_threads_share_a_layer(taken):
     layer = BatchNorm1d(300).eval()
     batches = [torch.randn(500, 300) for _ in range(3)]
     expected = [unprepared(layer)(x) for x in batches]
     meet(layer, batches[0])
+    taken.clear()
     wrong = []
 
     def use(x, want):
@@ -59,6 +60,7 @@ def test_threads_share_a_layer():
     for thread in threads:
         thread.join()
     assert not wrong
+    assert len(taken) == 120
 
 
 def test_a_call_within_a_call(monkeypatch, taken):

@@ -51,8 +51,15 @@ def test_the_same_trial_gives_the_same_numbers_whatever_the_random_state(tiny):
 
 
 def test_numbers_do_not_depend_on_whether_calls_are_prepared(tiny, monkeypatch):
-    trial, unprepared = replace(TRIAL, arm=normalized("tanh")), []
+    trial, unprepared, found, run = replace(TRIAL, arm=normalized("tanh")), [], [], PreparedCalls.run
+
+    def noted(*call):
+        found.append(run(*call))
+        return found[-1]
+
+    monkeypatch.setattr(PreparedCalls, "run", noted)
     first = train(load(tiny()), trial)
+    assert any(isinstance(each, torch.Tensor) for each in found)
     for calls in (PreparedCalls, FunctionCalls):
         monkeypatch.setattr(calls, "run", lambda *_: unprepared.append(1))
     second = train(load(tiny()), trial)
