@@ -86,15 +86,15 @@ class TestVectors:
     @pytest.mark.parametrize(
         "vector",
         [
-            torch.rand(4).double(),
-            torch.rand(4, 2)[:, 0],
-            torch._neg_view(torch.rand(4)),
-            torch._efficientzerotensor((4,)),
+            lambda: torch.rand(4).double(),
+            lambda: torch.rand(4, 2)[:, 0],
+            lambda: torch._neg_view(torch.rand(4)),
+            lambda: torch._efficientzerotensor((4,)),
         ],
         ids=["dtype", "gaps", "negative bit", "zeros without memory"],
     )
     def test_are_converted_and_kept_alive_where_they_do_not_fit(self, vector):
-        copies = []
+        vector, copies = vector(), []
         address = address_of(vector, torch.float32, copies)
         (copied,) = copies
         assert address == copied.data_ptr() != vector.data_ptr()

@@ -63,10 +63,12 @@ def test_no_activation_and_unknown_ones():
 
 
 @pytest.mark.parametrize(
-    "partner", [torch._neg_view(torch.ones(4, 3)), torch._efficientzerotensor(4, 3)], ids=["negated", "zeros"]
+    "made",
+    [lambda: torch._neg_view(torch.ones(4, 3)), lambda: torch._efficientzerotensor(4, 3)],
+    ids=["negated", "zeros"],
 )
-def test_partners_whose_memory_holds_other_numbers_are_copied(partner):
-    batch = launch.geometry(torch.randn(4, 3), None, None)
+def test_partners_whose_memory_holds_other_numbers_are_copied(made):
+    partner, batch = made(), launch.geometry(torch.randn(4, 3), None, None)
     for copied, like in ((batch.like(partner), partner), (launch.flat(partner[0]), partner[0])):
         assert is_as_stored(copied)
         assert torch.equal(copied, like.clone())
