@@ -80,7 +80,7 @@ def test_what_is_bound_is_found_where_it_was():
     kind = kinds.find("a", *given(weight=weight))
     call = prepare(torch.randn(6, 3), weight, None, None)
     call.is_bound = True
-    kind.keep(call, given(weight=weight))
+    kind.prepared(given(weight=weight), lambda: call)
     assert not kind.is_new
     assert kinds.find("a", *given(weight=weight)) is kind
     assert kinds.find("a", *given(weight=torch.ones(3))) is None
@@ -91,7 +91,7 @@ def test_what_is_not_bound_is_found_anywhere():
     kinds = known(4, given(x, weight=torch.ones(3)))
     kind = kinds.find("a", *given(weight=torch.ones(3)))
     running = Running(torch.zeros(3), torch.ones(3))
-    kind.keep(prepare(x, torch.ones(3), None, running), given(weight=torch.ones(3)))
+    kind.prepared(given(weight=torch.ones(3)), prepare, x, torch.ones(3), None, running)
     assert kinds.find("a", *given(weight=torch.ones(3))) is kind
 
 

@@ -95,10 +95,8 @@ class PreparedCalls:
                 return None
         call, running = kind.call, None if mean is None or var is None else (mean, var, std, batches)
         if call is None:
-            if not kind.is_new:
-                return None
-            call = _prepare(layer, x, weight, bias, running, residual is not None)
-            kind.keep(call, (x, weight, bias, residual, mean, var, std, batches))
+            tensors = x, weight, bias, residual, mean, var, std, batches
+            call = kind.prepared(tensors, _prepare, layer, x, weight, bias, running, residual is not None)
             if call is None:
                 return None
         renorm = None if call.call.renorm is None else layer._bounds()

@@ -62,10 +62,9 @@ class FunctionCalls:
                 return None
         call, running = kind.call, None if mean is None or var is None else (mean, var, std, batches)
         if call is None:
-            if not kind.is_new:
-                return None
-            call = _prepare(settings, x, weight, bias, running, residual is not None, renorm is not None)
-            kind.keep(call, (x, weight, bias, residual, mean, var, std, batches))
+            tensors = x, weight, bias, residual, mean, var, std, batches
+            added, corrected = residual is not None, renorm is not None
+            call = kind.prepared(tensors, _prepare, settings, x, weight, bias, running, added, corrected)
             if call is None:
                 return None
         bounds = renorm if call.call.renorm is not None else None

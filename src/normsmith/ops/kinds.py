@@ -6,6 +6,7 @@ that is prepared for one of them serves all. Before each call, one look tells wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -59,11 +60,15 @@ class Kind:
         self.addresses: list[int] | None = None
         """Those that γ, β and the running statistics must have; None where they may be anywhere."""
 
-    def keep(self, call: PreparedCall | None, tensors: Tensors) -> None:
-        """Keep what was prepared for these tensors; None where nothing can be."""
-        self.is_new, self.call = False, call
-        if call is not None and call.is_bound:
-            self.addresses = _addresses_of(tensors)
+    def prepared(
+        self, tensors: Tensors, prepare: Callable[..., PreparedCall | None], *arguments: Any
+    ) -> PreparedCall | None:
+        """The call, which `prepare` makes of these arguments if nobody has tried to; None where none can be made."""
+        if self.is_new:
+            self.call, self.is_new = prepare(*arguments), False
+            if self.call is not None and self.call.is_bound:
+                self.addresses = _addresses_of(tensors)
+        return self.call
 
 
 class Kinds:
